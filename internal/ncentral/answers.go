@@ -1,0 +1,323 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package ncentral
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+)
+
+const (
+	maxBodyBytes = 1 << 20
+	maxTokenSize = 16 << 10
+
+	hiddenErrorKey = "Error Message"
+)
+
+var errTooLong = errors.New("the body is over 1 MiB")
+
+// answer is a 200 or 204 that passed every check that all calls share.
+type answer struct {
+	body       []byte
+	sentAt     time.Time
+	receivedAt time.Time
+}
+
+// Session is what authenticate and refresh answer [D].
+type Session struct {
+	AccessToken  string
+	TokenType    string // as answered, "Bearer" where nothing was
+	RefreshToken string // "" where none was answered
+
+	// SentAt is when the attempt that succeeded went out, after any queueing in the
+	// transport; it keeps its monotonic reading. Lifetimes count from it.
+	SentAt time.Time
+
+	// The lifetimes are expirySeconds as answered, be they zero, negative or absurd:
+	// judging them is the caller's. Beyond some 292 years they are cut down.
+	AccessLifetime  time.Duration
+	RefreshLifetime time.Duration
+
+	// A lifetime that was not stated is 0: expirySeconds is optional [S].
+	AccessLifetimeStated  bool
+	RefreshLifetimeStated bool
+}
+
+// Links are the addresses that the server names for its authentication API, to be
+// shown, never to be followed. Nothing follows from one that is missing: logout is
+// not among them even where it exists [S].
+type Links struct {
+	Authenticate string
+	Refresh      string
+	Validate     string
+}
+
+// ServerInfo says which software the server runs.
+type ServerInfo struct {
+	Version    string // of the API service
+	NCentral   string // of N-central; "" where the server does not tell [O]
+	StartTime  string // as answered; "" where absent [S]
+	JVMVersion string
+}
+
+// Health is the server's clock.
+type Health struct {
+	CurrentTime time.Time
+
+	// ClockOffset is how far the server's clock is ahead of this machine's, negative
+	// where it is behind. It takes the time to have been read halfway between
+	// sending and receiving.
+	ClockOffset time.Duration
+}
+
+// readAnswer reads and closes the response of an attempt.
+func readAnswer(ctx context.Context, r request, response *http.Response) (answer, *Error) {
+	body, readError := readBody(response)
+	response.Body = http.NoBody // retryablehttp drains what it takes to be unread
+	received := answer{body: body, receivedAt: time.Now()}
+
+	failure := &Error{Call: r.call, Kind: KindMalformed, Status: response.StatusCode}
+	isJSON := hasJSON(response.Header)
+	switch status := response.StatusCode; {
+	case status >= http.StatusBadRequest:
+		failure.Kind = kindOfStatus(status)
+		failure.RetryAfter = retryAfter(response.Header)
+		failure.Detail = describeErrorBody(body, isJSON, response.Header, r.credential)
+		return answer{}, failure
+	case status >= http.StatusMultipleChoices:
+		failure.Detail = fmt.Sprintf("a redirect (%d); the URL is probably not that of N-central's API", status)
+		return answer{}, failure
+	case status != http.StatusOK && (status != http.StatusNoContent || r.call != CallLogout):
+		failure.Detail = "a status that the call does not have"
+		return answer{}, failure
+	case readError != nil:
+		return answer{}, brokenBody(ctx, failure, readError)
+	case len(body) == 0 && r.call == CallLogout:
+		return received, nil
+	case !isJSON:
+		failure.Detail = describeBody(body, response.Header) + "; the URL is probably not that of N-central's API"
+		return answer{}, failure
+	case !json.Valid(body):
+		failure.Detail = "a body that claims to be JSON and is not"
+		return answer{}, failure
+	}
+	if text, found := hiddenError(body); found {
+		failure.Kind, failure.Detail = KindHiddenError, filter(text, r.credential)
+		return answer{}, failure
+	}
+	return received, nil
+}
+
+func readBody(response *http.Response) ([]byte, error) {
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		return nil, nil // this body is the bare connection, which no timeout ends
+	}
+	read, err := io.ReadAll(io.LimitReader(response.Body, maxBodyBytes+1))
+	if err == nil && len(read) > maxBodyBytes {
+		err = errTooLong
+	}
+	return read, err
+}
+
+func brokenBody(ctx context.Context, failure *Error, cause error) *Error {
+	if interrupted := interruption(ctx, failure.Call, cause); interrupted != nil {
+		interrupted.Status = failure.Status
+		return interrupted
+	}
+	failure.Detail, failure.Err = "the answer broke off in the middle", cause
+	if errors.Is(cause, errTooLong) {
+		failure.Detail = "the answer is over 1 MiB; the URL is probably not that of N-central's API"
+	}
+	return failure
+}
+
+func hasJSON(header http.Header) bool {
+	mediaType := mediaTypeOf(header)
+	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+}
+
+func mediaTypeOf(header http.Header) string {
+	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
+	return mediaType
+}
+
+// describeErrorBody answers the message of an error, filtered, or says what stands
+// in its place. It is "" where there is nothing to tell.
+func describeErrorBody(body []byte, isJSON bool, header http.Header, secret string) string {
+	if isJSON {
+		var stated struct {
+			Message string `json:"message"`
+		}
+		if json.Unmarshal(body, &stated) != nil {
+			return ""
+		}
+		return filter(stated.Message, secret)
+	}
+	if len(body) == 0 {
+		return ""
+	}
+	return describeBody(body, header)
+}
+
+func describeBody(body []byte, header http.Header) string {
+	switch mediaType := mediaTypeOf(header); {
+	case len(body) == 0:
+		return "an empty body"
+	case mediaType == "text/html", mediaType == "application/xhtml+xml":
+		return "an HTML page"
+	case mediaType == "":
+		return "a body without a content type"
+	default:
+		return "a body that is not JSON"
+	}
+}
+
+// hiddenError finds an error of N-central's core that hides in a 200 [D].
+func hiddenError(body []byte) (text string, found bool) {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(body, &object) != nil {
+		return "", false // a list or a bare value has no keys
+	}
+	value, found := object[hiddenErrorKey]
+	if found && json.Unmarshal(value, &text) != nil {
+		text = ""
+	}
+	return text, found
+}
+
+func parseSession(call Call, received answer) (*Session, error) {
+	type answeredToken struct {
+		Token         string `json:"token"`
+		Type          string `json:"type"`
+		ExpirySeconds *int64 `json:"expirySeconds"`
+	}
+	var answered struct {
+		Tokens struct {
+			Access  answeredToken `json:"access"`
+			Refresh answeredToken `json:"refresh"`
+		} `json:"tokens"`
+	}
+	if err := decode(call, received.body, &answered); err != nil {
+		return nil, err
+	}
+	access, refresh := answered.Tokens.Access, answered.Tokens.Refresh
+	if access.Token == "" {
+		return nil, malformed(call, "no access token in it")
+	}
+	tokenType := cmp.Or(access.Type, "Bearer")
+	if !isToken(access.Token) || !isToken(tokenType) || (refresh.Token != "" && !isToken(refresh.Token)) {
+		return nil, malformed(call, "a token in it is too long or holds white space or other characters that no token has")
+	}
+	session := &Session{AccessToken: access.Token, TokenType: tokenType, RefreshToken: refresh.Token, SentAt: received.sentAt}
+	session.AccessLifetime, session.AccessLifetimeStated = lifetime(access.ExpirySeconds)
+	session.RefreshLifetime, session.RefreshLifetimeStated = lifetime(refresh.ExpirySeconds)
+	return session, nil
+}
+
+func lifetime(expirySeconds *int64) (stated time.Duration, isStated bool) {
+	if expirySeconds == nil {
+		return 0, false
+	}
+	return saturatedSeconds(*expirySeconds), true
+}
+
+// isToken says whether text can be sent in a header and shown on a line: visible
+// ASCII throughout, 16 KiB at most.
+func isToken(text string) bool {
+	isOther := func(character rune) bool { return character < 0x21 || character > 0x7e }
+	return text != "" && len(text) <= maxTokenSize && !strings.ContainsFunc(text, isOther)
+}
+
+func parseLinks(body []byte) (Links, error) {
+	type links struct {
+		Authenticate link `json:"authenticate"`
+		Refresh      link `json:"refresh"`
+		Validate     link `json:"validate"`
+	}
+	var answered struct {
+		links
+		Nested links `json:"_links"`
+	}
+	if err := decode(CallLinks, body, &answered); err != nil {
+		return Links{}, err
+	}
+	return Links{
+		Authenticate: filter(string(cmp.Or(answered.Authenticate, answered.Nested.Authenticate))),
+		Refresh:      filter(string(cmp.Or(answered.Refresh, answered.Nested.Refresh))),
+		Validate:     filter(string(cmp.Or(answered.Validate, answered.Nested.Validate))),
+	}, nil
+}
+
+// link is text, or an object with an href: nobody public knows how links stand under
+// _links [?], and since they are only shown, any other form is no failure.
+type link string
+
+// UnmarshalJSON never fails.
+func (l *link) UnmarshalJSON(raw []byte) error {
+	var object struct {
+		Href string `json:"href"`
+	}
+	if json.Unmarshal(raw, (*string)(l)) != nil && json.Unmarshal(raw, &object) == nil {
+		*l = link(object.Href)
+	}
+	return nil
+}
+
+func parseServerInfo(body []byte, accessToken string) (ServerInfo, error) {
+	var answered struct {
+		Version    string `json:"version"`
+		NCentral   string `json:"ncentral"`
+		StartTime  string `json:"startTime"`
+		JVMVersion string `json:"jvmVersion"`
+	}
+	if err := decode(CallServerInfo, body, &answered); err != nil {
+		return ServerInfo{}, err
+	}
+	return ServerInfo{
+		Version:    filter(answered.Version, accessToken),
+		NCentral:   filter(answered.NCentral, accessToken),
+		StartTime:  filter(answered.StartTime, accessToken),
+		JVMVersion: filter(answered.JVMVersion, accessToken),
+	}, nil
+}
+
+func parseHealth(received answer) (Health, error) {
+	var answered struct {
+		CurrentTime time.Time `json:"currentTime"`
+	}
+	if err := decode(CallHealth, received.body, &answered); err != nil {
+		return Health{}, err
+	}
+	if answered.CurrentTime.IsZero() {
+		return Health{}, malformed(CallHealth, "no currentTime in it")
+	}
+	halfway := received.sentAt.Add(received.receivedAt.Sub(received.sentAt) / 2)
+	return Health{
+		CurrentTime: answered.CurrentTime,
+		ClockOffset: answered.CurrentTime.Sub(halfway),
+	}, nil
+}
+
+// decode names the field that is wrong, never its value.
+func decode(call Call, body []byte, into any) error {
+	err := json.Unmarshal(body, into)
+	if err == nil {
+		return nil
+	}
+	detail := "its JSON is not of the form that the call answers"
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) && wrongType.Field != "" {
+		detail = "its field " + wrongType.Field + " is not of the type that it must have"
+	}
+	return malformed(call, detail)
+}

@@ -1,0 +1,221 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package ncentral
+
+import (
+	"math"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParseSession(t *testing.T) {
+	access, refresh, sentAt := newToken(), newToken(), time.Now()
+	both := Session{
+		AccessToken: access, TokenType: "Bearer", RefreshToken: refresh, SentAt: sentAt,
+		AccessLifetime: time.Hour, AccessLifetimeStated: true, RefreshLifetime: 25 * time.Hour, RefreshLifetimeStated: true,
+	}
+	alone := Session{AccessToken: access, TokenType: "Bearer", SentAt: sentAt}
+	lasting := func(lifetime time.Duration) Session {
+		session := alone
+		session.AccessLifetime, session.AccessLifetimeStated = lifetime, true
+		return session
+	}
+	ofType := alone
+	ofType.TokenType = "MAC"
+
+	tests := map[string]struct {
+		body string
+		want Session
+	}{
+		"both tokens":           {sessionBody(access, refresh), both},
+		"no refresh token":      {`{"tokens":{"access":{"token":"` + access + `","type":"Bearer"}}}`, alone},
+		"refresh token null":    {`{"tokens":{"access":{"token":"` + access + `"},"refresh":null}}`, alone},
+		"refresh token empty":   {`{"tokens":{"access":{"token":"` + access + `"},"refresh":{"token":""}}}`, alone},
+		"another type":          {`{"tokens":{"access":{"token":"` + access + `","type":"MAC"}}}`, ofType},
+		"lifetime null":         {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":null}}}`, alone},
+		"lifetime zero":         {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":0}}}`, lasting(0)},
+		"lifetime negative":     {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":-5}}}`, lasting(-5 * time.Second)},
+		"lifetime absurd":       {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":9223372036854775807}}}`, lasting(math.MaxInt64)},
+		"lifetime absurdly low": {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":-9223372036854775808}}}`, lasting(math.MinInt64)},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			session, err := parseSession(CallRefresh, answer{body: []byte(test.body), sentAt: sentAt})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if *session != test.want {
+				t.Error(cmp.Diff(test.want, *session))
+			}
+		})
+	}
+}
+
+func TestSessionsThatAreRefused(t *testing.T) {
+	token := newToken()
+	tests := map[string]string{
+		"no tokens":                 `{"tokens":{}}`,
+		"a list":                    `[]`,
+		"tokens null":               `{"tokens":null}`,
+		"refresh token alone":       `{"tokens":{"refresh":{"token":"` + token + `"}}}`,
+		"token empty":               `{"tokens":{"access":{"token":""}}}`,
+		"token a number":            `{"tokens":{"access":{"token":5}}}`,
+		"token with a line feed":    `{"tokens":{"access":{"token":"` + token + `\n"}}}`,
+		"token with a space":        `{"tokens":{"access":{"token":"` + token + ` x"}}}`,
+		"token with a control":      `{"tokens":{"access":{"token":"` + token + `\u007f"}}}`,
+		"token beyond ASCII":        `{"tokens":{"access":{"token":"` + token + `é"}}}`,
+		"token too long":            `{"tokens":{"access":{"token":"` + strings.Repeat("x", maxTokenSize+1) + `"}}}`,
+		"refresh token with a tab":  `{"tokens":{"access":{"token":"` + token + `"},"refresh":{"token":"` + token + `\t"}}}`,
+		"type with a line feed":     `{"tokens":{"access":{"token":"` + token + `","type":"Bearer\nX: y"}}}`,
+		"lifetime a fraction":       `{"tokens":{"access":{"token":"` + token + `","expirySeconds":3600.5}}}`,
+		"lifetime a text":           `{"tokens":{"access":{"token":"` + token + `","expirySeconds":"3600"}}}`,
+		"lifetime beyond 64 bits":   `{"tokens":{"access":{"token":"` + token + `","expirySeconds":9223372036854775808}}}`,
+		"refresh lifetime a text":   `{"tokens":{"access":{"token":"` + token + `"},"refresh":{"token":"` + token + `","expirySeconds":"x"}}}`,
+		"lifetime with an exponent": `{"tokens":{"access":{"token":"` + token + `","expirySeconds":1e400}}}`,
+	}
+	for name, body := range tests {
+		t.Run(name, func(t *testing.T) {
+			session, err := clientOf(reply(200, typeJSON, body)).Authenticate(t.Context(), newToken(), Overrides{})
+			failure := failureOf(t, err)
+			if session != nil || failure.Kind != KindMalformed || failure.Detail == "" || failure.Status != 200 {
+				t.Errorf("got %+v", failure)
+			}
+			if strings.Contains(err.Error(), token) {
+				t.Error("the error holds the token")
+			}
+		})
+	}
+}
+
+func TestAnswerWithoutTokens(t *testing.T) {
+	_, err := clientOf(reply(200, typeJSON, `{}`)).Authenticate(t.Context(), newToken(), Overrides{})
+	if failure := failureOf(t, err); failure.Kind != KindMalformed || failure.Detail != "no access token in it" {
+		t.Errorf("got %+v", failure)
+	}
+}
+
+func TestWrongFieldIsNamed(t *testing.T) {
+	body := `{"tokens":{"access":{"token":"` + newToken() + `","expirySeconds":"3600"}}}`
+	_, err := clientOf(reply(200, typeJSON, body)).Authenticate(t.Context(), newToken(), Overrides{})
+	if !strings.Contains(err.Error(), "tokens.access.expirySeconds") {
+		t.Errorf("%q does not name the field", err)
+	}
+}
+
+func TestLinks(t *testing.T) {
+	want := Links{Authenticate: "/api/auth/authenticate", Refresh: "/api/auth/refresh", Validate: "/api/auth/validate"}
+	flat := `{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`
+	tests := map[string]struct {
+		body string
+		want Links
+	}{
+		"flat":             {flat, want},
+		"under _links":     {`{"_links":` + flat + `}`, want},
+		"as objects":       {`{"_links":{"authenticate":{"href":"/api/auth/authenticate"}}}`, Links{Authenticate: want.Authenticate}},
+		"of other forms":   {`{"authenticate":5,"refresh":["x"],"validate":null}`, Links{}},
+		"none":             {`{}`, Links{}},
+		"with odd letters": {`{"authenticate":"/api\u001b[31m/\nauth"}`, Links{Authenticate: "/api[31m/ auth"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			links, err := clientOf(reply(200, typeJSON, test.body)).Links(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, links); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	if _, err := clientOf(reply(200, typeJSON, `["x"]`)).Links(t.Context()); KindOf(err) != KindMalformed {
+		t.Errorf("a list: got %v", err)
+	}
+}
+
+func TestServerInfo(t *testing.T) {
+	token := newToken()
+	full := `{"version":"3.1.0","ncentral":"2026.2.0.17","startTime":"2026-01-02T03:04:05Z","jvmVersion":"21.0.1"}`
+	tests := map[string]struct {
+		body string
+		want ServerInfo
+	}{
+		"full":    {full, ServerInfo{"3.1.0", "2026.2.0.17", "2026-01-02T03:04:05Z", "21.0.1"}},
+		"older":   {`{"version":"3.1.0","ncentral":null,"jvmVersion":"21.0.1"}`, ServerInfo{Version: "3.1.0", JVMVersion: "21.0.1"}},
+		"echoing": {`{"version":"` + token + `"}`, ServerInfo{Version: redacted}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			info, err := clientOf(reply(200, typeJSON, test.body)).ServerInfo(t.Context(), token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info != test.want {
+				t.Errorf("got %+v, want %+v", info, test.want)
+			}
+		})
+	}
+	if _, err := clientOf(reply(200, typeJSON, `{"version":3}`)).ServerInfo(t.Context(), token); KindOf(err) != KindMalformed {
+		t.Errorf("a version that is no text: got %v", err)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const latency, ahead = 2 * time.Second, -90 * time.Second
+		client := clientOf(transportFunc(func(r *http.Request) (*http.Response, error) {
+			time.Sleep(latency / 2)
+			body := `{"currentTime":"` + time.Now().Add(ahead).UTC().Format(time.RFC3339Nano) + `"}`
+			time.Sleep(latency / 2)
+			return reply(200, typeJSON, body)(r)
+		}))
+		start := time.Now()
+		health, err := client.Health(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if health.ClockOffset != ahead || !health.CurrentTime.Equal(start.Add(latency/2+ahead)) {
+			t.Errorf("offset %v at %v, want %v", health.ClockOffset, health.CurrentTime, ahead)
+		}
+	})
+	for _, body := range []string{`{}`, `{"currentTime":"noon"}`, `{"currentTime":5}`, `[]`} {
+		if _, err := clientOf(reply(200, typeJSON, body)).Health(t.Context()); KindOf(err) != KindMalformed {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+}
+
+func FuzzParseSession(f *testing.F) {
+	f.Add([]byte(sessionBody("access", "refresh")))
+	f.Add([]byte(`{"tokens":{"access":{"token":"a","expirySeconds":-9223372036854775808},"refresh":null}}`))
+	f.Add([]byte(`{"tokens":{"access":{"token":"a\n"}}}`))
+	f.Add([]byte(`{"tokens":{"access":{"token":"a","type":" ","expirySeconds":1.5}}}`))
+	f.Add([]byte(`[1e999]`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		session, err := parseSession(CallAuthenticate, answer{body: body})
+		if err != nil {
+			if session != nil || KindOf(err) != KindMalformed {
+				t.Fatalf("a session, or kind %q, with the error %v", KindOf(err), err)
+			}
+			return
+		}
+		for name, text := range map[string]string{"access token": session.AccessToken, "type": session.TokenType, "refresh token": session.RefreshToken} {
+			if text == "" && name == "refresh token" {
+				continue
+			}
+			if text == "" || len(text) > maxTokenSize || strings.Trim(text, visible) != "" {
+				t.Errorf("the %s cannot be sent in a header", name)
+			}
+		}
+		if !session.AccessLifetimeStated && session.AccessLifetime != 0 || !session.RefreshLifetimeStated && session.RefreshLifetime != 0 {
+			t.Error("a lifetime without its having been stated")
+		}
+	})
+}
+
+const visible = "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"

@@ -1,0 +1,177 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package ncentral is a client of N-able N-central's authentication API
+// ("API-Service"). It makes calls, repeats those that may succeed on another
+// attempt, and answers typed errors that never hold a token. It knows nothing of
+// Vault.
+//
+// Where a comment states what N-central does, a tag names the source: [D] N-able's
+// documentation, [S] the OpenAPI document that N-central serves, [O] observed in
+// public clients and issues, [?] known to nobody public.
+package ncentral
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Call names one of the calls to N-central, for errors, counters and logs.
+type Call string
+
+// The calls that a Client makes, and no other.
+const (
+	CallLinks        Call = "links"        // GET /api/auth [D]
+	CallAuthenticate Call = "authenticate" // POST /api/auth/authenticate [D]
+	CallRefresh      Call = "refresh"      // POST /api/auth/refresh [D]
+	CallValidate     Call = "validate"     // GET /api/auth/validate [D]
+	CallLogout       Call = "logout"       // POST /api/auth/logout, absent before N-central 2026 [S]
+	CallHealth       Call = "health"       // GET /api/health [S]
+	CallServerInfo   Call = "server_info"  // GET /api/server-info [S]
+	CallData         Call = "data"         // GET /api/service-orgs?pageSize=1 [S]
+)
+
+// Options describe a Client.
+type Options struct {
+	// BaseURL is the server's address as ParseBaseURL answered it.
+	BaseURL string
+
+	// Transport is what every attempt goes through. It sets each attempt's timeout:
+	// the Client sets none. An *Error that it returns is answered as it is, and the
+	// call is not repeated. A request counts as sent from httptrace's GetConn on, or
+	// from the start where the transport does not report that.
+	Transport http.RoundTripper
+
+	// MaxRetries is how many attempts a call may make beyond the first.
+	MaxRetries int
+}
+
+// Client calls one N-central server. It may be used by many goroutines at once.
+type Client struct {
+	baseURL    string
+	transport  http.RoundTripper
+	httpClient *http.Client
+	maxRetries int
+}
+
+// New makes a Client. It calls nothing.
+func New(options Options) *Client {
+	return &Client{
+		baseURL:    options.BaseURL,
+		transport:  options.Transport,
+		httpClient: &http.Client{Transport: singleAnswer{options.Transport}},
+		maxRetries: options.MaxRetries,
+	}
+}
+
+// WithoutRetries returns a Client on the same transport whose calls make one
+// attempt each.
+func (c *Client) WithoutRetries() *Client {
+	once := *c
+	once.maxRetries = 0
+	return &once
+}
+
+// CloseIdleConnections closes the connections that no call is using, if the
+// transport offers a method of that name.
+func (c *Client) CloseIdleConnections() {
+	if closer, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
+		closer.CloseIdleConnections()
+	}
+}
+
+// Overrides ask for other lifetimes than N-central's own. They are sent in whole
+// seconds, a fraction dropped; under a second nothing is sent. N-central refuses,
+// clamps or ignores what exceeds its system-wide setting [?].
+type Overrides struct {
+	Access  time.Duration
+	Refresh time.Duration
+}
+
+// Authenticate opens a session with a User-API token. A token that is unknown, or
+// that a newer one replaced, is KindRefused [O]. It succeeds on most servers even
+// where the API user's password has expired [D,O]: Data tells.
+func (c *Client) Authenticate(ctx context.Context, userAPIToken string, overrides Overrides) (*Session, error) {
+	return c.openSession(ctx, request{
+		call:       CallAuthenticate,
+		method:     http.MethodPost,
+		path:       "/api/auth/authenticate",
+		carrier:    inHeader,
+		credential: userAPIToken,
+		overrides:  overrides,
+	})
+}
+
+// Refresh opens a session with the refresh token of an earlier one. A 500 is not
+// repeated: on any bad answer, authenticating is the better next step. An expired or
+// used refresh token is KindRefused [S].
+func (c *Client) Refresh(ctx context.Context, refreshToken string, overrides Overrides) (*Session, error) {
+	return c.openSession(ctx, request{
+		call:       CallRefresh,
+		method:     http.MethodPost,
+		path:       "/api/auth/refresh",
+		carrier:    inBody,
+		credential: refreshToken,
+		overrides:  overrides,
+	})
+}
+
+// Validate asks whether an access token lives. Nil says that it does, an error of
+// KindRefused that it does not [D]; any other error leaves it open.
+func (c *Client) Validate(ctx context.Context, accessToken string) error {
+	_, err := c.do(ctx, bearerRequest(CallValidate, http.MethodGet, "/api/auth/validate", accessToken))
+	return err
+}
+
+// Logout ends the session that an access token belongs to, its refresh token
+// included [S]. KindRefused says that it had ended before, KindNotFound that this
+// server cannot log out (2025.3.1.1 and older [S]).
+func (c *Client) Logout(ctx context.Context, accessToken string) error {
+	_, err := c.do(ctx, bearerRequest(CallLogout, http.MethodPost, "/api/auth/logout", accessToken))
+	return err
+}
+
+// Links reads what the server says of its authentication API. It needs no token.
+func (c *Client) Links(ctx context.Context) (Links, error) {
+	answer, err := c.do(ctx, request{call: CallLinks, method: http.MethodGet, path: "/api/auth"})
+	if err != nil {
+		return Links{}, err
+	}
+	return parseLinks(answer.body)
+}
+
+// ServerInfo reads the server's versions.
+func (c *Client) ServerInfo(ctx context.Context, accessToken string) (ServerInfo, error) {
+	answer, err := c.do(ctx, bearerRequest(CallServerInfo, http.MethodGet, "/api/server-info", accessToken))
+	if err != nil {
+		return ServerInfo{}, err
+	}
+	return parseServerInfo(answer.body, accessToken)
+}
+
+// Health reads the server's clock. It needs no token.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	answer, err := c.do(ctx, request{call: CallHealth, method: http.MethodGet, path: "/api/health"})
+	if err != nil {
+		return Health{}, err
+	}
+	return parseHealth(answer)
+}
+
+// Data makes a call that needs a working user, and drops the answer. KindServerError
+// (500) where authenticating succeeds says that the API user's password has most
+// likely expired [D,O]; KindForbidden that the user may not see service
+// organisations [S].
+func (c *Client) Data(ctx context.Context, accessToken string) error {
+	_, err := c.do(ctx, bearerRequest(CallData, http.MethodGet, "/api/service-orgs?pageSize=1", accessToken))
+	return err
+}
+
+func (c *Client) openSession(ctx context.Context, r request) (*Session, error) {
+	answer, err := c.do(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return parseSession(r.call, answer)
+}

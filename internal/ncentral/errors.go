@@ -1,0 +1,196 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package ncentral
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+// Kind says how a call failed.
+type Kind string
+
+// The kinds of failure.
+const (
+	KindUnreachable Kind = "unreachable"  // no connection, or none that is trusted
+	KindTimeout     Kind = "timeout"      // no answer in time, of the attempt or of the call
+	KindRefused     Kind = "refused"      // 401
+	KindForbidden   Kind = "forbidden"    // 403
+	KindRateLimited Kind = "rate_limited" // 429
+	KindUnavailable Kind = "unavailable"  // 502, 503, 504
+	KindServerError Kind = "server_error" // 500 and every other 5xx
+	KindBadRequest  Kind = "bad_request"  // 400 and every other 4xx, or a token that cannot be sent
+	KindNotFound    Kind = "not_found"    // 404, 405
+	KindHiddenError Kind = "hidden_error" // "Error Message" in a 200 [D]
+	KindMalformed   Kind = "malformed"    // an answer that is not N-central's: redirect, HTML, cut short, without tokens
+	KindCanceled    Kind = "canceled"     // the caller gave the call up
+	KindQueued      Kind = "queued"       // the transport had no place for the call in time; never a Client's own finding
+)
+
+var kindPhrases = map[Kind]string{
+	KindUnreachable: "N-central cannot be reached",
+	KindTimeout:     "N-central did not answer in time",
+	KindRefused:     "N-central refused the credential",
+	KindForbidden:   "N-central denied permission",
+	KindRateLimited: "N-central has too many requests in flight",
+	KindUnavailable: "N-central is unavailable",
+	KindServerError: "N-central failed",
+	KindBadRequest:  "N-central rejected the request",
+	KindNotFound:    "N-central does not know the call",
+	KindHiddenError: "N-central answered an error",
+	KindMalformed:   "the answer is not one of N-central's API",
+	KindCanceled:    "the call was given up",
+	KindQueued:      "the call found no place in time among those in flight",
+}
+
+// Error is how every call of a Client fails.
+type Error struct {
+	Call   Call
+	Kind   Kind
+	Status int // of the answer; 0 where none came
+
+	// Detail says more, in at most 200 printable characters: N-central's message
+	// without its tokens, or what is wrong and what to do. It may be empty.
+	Detail string
+
+	// RetryAfter is how long N-central asked to be left alone; 0 where it did not.
+	RetryAfter time.Duration
+
+	// TLSProblem says that the server's certificate was not accepted.
+	TLSProblem bool
+
+	// Err is the cause, for errors.Is and errors.As. It is not part of the message,
+	// for it may quote what the server sent.
+	Err error
+}
+
+// Error answers one sentence: the call, what happened, and the status if one came.
+func (e *Error) Error() string {
+	text := string(e.Call) + ": " + kindPhrases[e.Kind]
+	if e.Status != 0 {
+		text += fmt.Sprintf(" (status %d)", e.Status)
+	}
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+// Unwrap answers the cause, nil where there is none.
+func (e *Error) Unwrap() error {
+	return e.Err
+}
+
+// KindOf answers the kind of the *Error that err is or wraps, else "".
+func KindOf(err error) Kind {
+	var failure *Error
+	if errors.As(err, &failure) {
+		return failure.Kind
+	}
+	return ""
+}
+
+// IsRefused says whether N-central answered 401: the token that was sent is dead.
+func IsRefused(err error) bool {
+	return KindOf(err) == KindRefused
+}
+
+func malformed(call Call, detail string) *Error {
+	return &Error{Call: call, Kind: KindMalformed, Status: http.StatusOK, Detail: detail}
+}
+
+func kindOfStatus(status int) Kind {
+	switch status {
+	case http.StatusUnauthorized:
+		return KindRefused
+	case http.StatusForbidden:
+		return KindForbidden
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return KindNotFound
+	case http.StatusTooManyRequests:
+		return KindRateLimited
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return KindUnavailable
+	}
+	if status >= http.StatusInternalServerError {
+		return KindServerError
+	}
+	return KindBadRequest
+}
+
+// connectionError tells why no answer came.
+func connectionError(ctx context.Context, call Call, cause error) *Error {
+	if failure := interruption(ctx, call, cause); failure != nil {
+		return failure
+	}
+	failure := &Error{Call: call, Kind: KindUnreachable, Err: cause}
+	if failure.Detail = describeCertificateProblem(cause); failure.Detail != "" {
+		failure.TLSProblem = true
+	} else {
+		failure.Detail = describeConnectionProblem(cause)
+	}
+	return failure
+}
+
+// interruption tells whether cause is that ctx has ended or that time was up.
+func interruption(ctx context.Context, call Call, cause error) *Error {
+	var netError net.Error
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &Error{Call: call, Kind: KindCanceled, Err: cause}
+	case ctx.Err() != nil:
+		return &Error{Call: call, Kind: KindTimeout, Detail: "the time for the whole call is over", Err: cause}
+	case errors.Is(cause, context.DeadlineExceeded), errors.As(cause, &netError) && netError.Timeout():
+		return &Error{Call: call, Kind: KindTimeout, Err: cause}
+	}
+	return nil
+}
+
+func describeCertificateProblem(cause error) string {
+	var (
+		unknownAuthority x509.UnknownAuthorityError
+		wrongHost        x509.HostnameError
+		invalid          x509.CertificateInvalidError
+		unverified       *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(cause, &unknownAuthority):
+		return "certificate signed by an unknown authority: set ca_cert to the certificate of the authority that signed it"
+	case errors.As(cause, &wrongHost):
+		return "certificate is for another host name: correct the URL, or set tls_server_name to a name that the certificate holds"
+	case errors.As(cause, &invalid) && invalid.Reason == x509.Expired:
+		return "certificate has expired or is not yet valid: renew it on the server or correct the clock, and if it signs itself set ca_cert to the new one"
+	case errors.As(cause, &invalid), errors.As(cause, &unverified):
+		return "certificate cannot be verified: check ca_cert and tls_server_name"
+	}
+	return ""
+}
+
+func describeConnectionProblem(cause error) string {
+	var (
+		lookup    *net.DNSError
+		operation *net.OpError
+	)
+	switch {
+	case errors.As(cause, &operation) && operation.Op == "proxyconnect":
+		return "the proxy that the environment names cannot be used"
+	case errors.As(cause, &lookup):
+		return "the host name cannot be resolved"
+	case errors.Is(cause, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(cause, http.ErrSchemeMismatch):
+		return "the server does not speak TLS on this port"
+	case errors.Is(cause, syscall.ECONNRESET), errors.Is(cause, io.EOF), errors.Is(cause, io.ErrUnexpectedEOF):
+		return "the connection was closed before an answer came"
+	}
+	return "the connection failed"
+}

@@ -1,0 +1,317 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package ncentral
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const (
+	typeJSON = "application/json"
+	typeHTML = "text/html; charset=utf-8"
+)
+
+func TestKindsOfAnswers(t *testing.T) {
+	const notTheAPI = "; the URL is probably not that of N-central's API"
+	problem := `{"status":401,"message":"[ID=ab12] UNAUTHORIZED: DmsLoginException: Login failed.","errors":[{"field":"x"}]}`
+	tests := map[string]struct {
+		status            int
+		contentType, body string
+		kind              Kind
+		detail            string
+	}{
+		"400":                    {400, typeJSON, `{"message":"BAD REQUEST: no"}`, KindBadRequest, "BAD REQUEST: no"},
+		"401":                    {401, typeJSON, problem, KindRefused, "UNAUTHORIZED: DmsLoginException: Login failed."},
+		"401, problem+json":      {401, "application/problem+json", problem, KindRefused, "UNAUTHORIZED: DmsLoginException: Login failed."},
+		"401, HTML":              {401, typeHTML, "<html>secret page</html>", KindRefused, "an HTML page"},
+		"401, no body":           {401, "", "", KindRefused, ""},
+		"401, not the JSON":      {401, typeJSON, `{"message":["x"]}`, KindRefused, ""},
+		"401, broken JSON":       {401, typeJSON, `{"message":"x`, KindRefused, ""},
+		"403":                    {403, typeJSON, `{"message":"FORBIDDEN: AccessDeniedException"}`, KindForbidden, "FORBIDDEN: AccessDeniedException"},
+		"404":                    {404, "text/plain", "not found", KindNotFound, "a body that is not JSON"},
+		"405":                    {405, "", "no", KindNotFound, "a body without a content type"},
+		"409":                    {409, typeJSON, `{}`, KindBadRequest, ""},
+		"415":                    {415, typeJSON, `{}`, KindBadRequest, ""},
+		"429":                    {429, typeJSON, `{"message":"slow down"}`, KindRateLimited, "slow down"},
+		"500":                    {500, typeJSON, `{"message":"INTERNAL SERVER ERROR: x"}`, KindServerError, "INTERNAL SERVER ERROR: x"},
+		"501":                    {501, "", "", KindServerError, ""},
+		"502":                    {502, typeHTML, "<html>", KindUnavailable, "an HTML page"},
+		"503":                    {503, "application/xhtml+xml", "<html>", KindUnavailable, "an HTML page"},
+		"504":                    {504, "", "", KindUnavailable, ""},
+		"hidden error":           {200, typeJSON, `{"Error Message":"[ID=1] core failed"}`, KindHiddenError, "core failed"},
+		"hidden error, not text": {200, typeJSON, `{"Error Message":{"a":1}}`, KindHiddenError, ""},
+		"hidden error, null":     {200, typeJSON, `{"data":[],"Error Message":null}`, KindHiddenError, ""},
+		"301":                    {301, typeHTML, "<html>", KindMalformed, "a redirect (301)" + notTheAPI},
+		"304":                    {304, "", "", KindMalformed, "a redirect (304)" + notTheAPI},
+		"200, HTML":              {200, typeHTML, "<html>login</html>", KindMalformed, "an HTML page" + notTheAPI},
+		"200, JSON as text":      {200, "text/plain", `{}`, KindMalformed, "a body that is not JSON" + notTheAPI},
+		"200, no type":           {200, "", `{}`, KindMalformed, "a body without a content type" + notTheAPI},
+		"200, empty":             {200, "", "", KindMalformed, "an empty body" + notTheAPI},
+		"200, empty JSON":        {200, typeJSON, "", KindMalformed, "a body that claims to be JSON and is not"},
+		"200, cut JSON":          {200, typeJSON, `{"data":[`, KindMalformed, "a body that claims to be JSON and is not"},
+		"200, JSON and more":     {200, typeJSON, `{} {}`, KindMalformed, "a body that claims to be JSON and is not"},
+		"200, too long":          {200, typeJSON, `"` + strings.Repeat("x", 1<<20) + `"`, KindMalformed, "the answer is over 1 MiB" + notTheAPI},
+		"201":                    {201, typeJSON, `{}`, KindMalformed, "a status that the call does not have"},
+		"204":                    {204, "", "", KindMalformed, "a status that the call does not have"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			client := clientOf(reply(test.status, test.contentType, test.body))
+			failure := failureOf(t, client.Data(t.Context(), newToken()))
+			if failure.Kind != test.kind || failure.Detail != test.detail || failure.Status != test.status || failure.Call != CallData {
+				t.Errorf("got %s %q %d of %s, want %s %q %d", failure.Kind, failure.Detail, failure.Status, failure.Call, test.kind, test.detail, test.status)
+			}
+		})
+	}
+}
+
+func TestAnswersThatAreRight(t *testing.T) {
+	list := clientOf(reply(200, "application/hal+json", `[{"Error Message":"of one item"}]`))
+	if err := list.Data(t.Context(), newToken()); err != nil {
+		t.Errorf("data answered as a list: %v", err)
+	}
+	longest := clientOf(reply(200, typeJSON, `"`+strings.Repeat("x", 1<<20-2)+`"`))
+	if err := longest.Data(t.Context(), newToken()); err != nil {
+		t.Errorf("an answer of exactly 1 MiB: %v", err)
+	}
+}
+
+func TestLogoutAnswers(t *testing.T) {
+	tests := map[string]struct {
+		status            int
+		contentType, body string
+		kind              Kind
+	}{
+		"200":               {200, "", "", ""},
+		"200, empty HTML":   {200, typeHTML, "", ""},
+		"200, JSON":         {200, typeJSON, `{}`, ""},
+		"204":               {204, "", "", ""},
+		"200, a page":       {200, typeHTML, "<html>login</html>", KindMalformed},
+		"200, hidden":       {200, typeJSON, `{"Error Message":"x"}`, KindHiddenError},
+		"202":               {202, "", "", KindMalformed},
+		"401":               {401, "", "", KindRefused},
+		"404, older server": {404, "", "", KindNotFound},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := clientOf(reply(test.status, test.contentType, test.body)).Logout(t.Context(), newToken())
+			if KindOf(err) != test.kind || (err == nil) != (test.kind == "") {
+				t.Errorf("got %v, want kind %q", err, test.kind)
+			}
+		})
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	cause := errors.New("cause with something to hide")
+	tests := map[string]*Error{
+		"validate: N-central refused the credential (status 401): UNAUTHORIZED": {
+			Call: CallValidate, Kind: KindRefused, Status: 401, Detail: "UNAUTHORIZED", Err: cause,
+		},
+		"links: N-central did not answer in time": {Call: CallLinks, Kind: KindTimeout, Err: cause},
+	}
+	for want, failure := range tests {
+		if failure.Error() != want {
+			t.Errorf("got  %q\nwant %q", failure.Error(), want)
+		}
+		if !errors.Is(failure, cause) {
+			t.Errorf("%q does not lead to its cause", want)
+		}
+	}
+	for kind, phrase := range kindPhrases {
+		if text := (&Error{Call: CallData, Kind: kind}).Error(); text != "data: "+phrase || phrase == "" {
+			t.Errorf("text of kind %s is %q", kind, text)
+		}
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	wrapped := fmt.Errorf("config: %w", &Error{Kind: KindRefused})
+	if KindOf(wrapped) != KindRefused || !IsRefused(wrapped) {
+		t.Errorf("kind of a wrapped error is %q", KindOf(wrapped))
+	}
+	if KindOf(nil) != "" || KindOf(io.EOF) != "" || IsRefused(nil) || IsRefused(&Error{Kind: KindForbidden}) {
+		t.Error("an error that is none of ours has a kind, or another kind counts as refused")
+	}
+}
+
+func TestConnectionProblems(t *testing.T) {
+	tests := map[string]struct {
+		cause  error
+		kind   Kind
+		detail string
+	}{
+		"refused":                {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, KindUnreachable, "connection refused"},
+		"reset":                  {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, KindUnreachable, "the connection was closed before an answer came"},
+		"closed":                 {io.EOF, KindUnreachable, "the connection was closed before an answer came"},
+		"lookup":                 {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, KindUnreachable, "the host name cannot be resolved"},
+		"proxy":                  {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, KindUnreachable, "the proxy that the environment names cannot be used"},
+		"no TLS":                 {http.ErrSchemeMismatch, KindUnreachable, "the server does not speak TLS on this port"},
+		"other":                  {errors.New("a text that is not shown"), KindUnreachable, "the connection failed"},
+		"timeout":                {fmt.Errorf("attempt: %w", context.DeadlineExceeded), KindTimeout, ""},
+		"timeout of the network": {&net.DNSError{IsTimeout: true}, KindTimeout, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			client := clientOf(transportFunc(func(*http.Request) (*http.Response, error) { return nil, test.cause }))
+			failure := failureOf(t, client.Validate(t.Context(), newToken()))
+			if failure.Kind != test.kind || failure.Detail != test.detail || failure.Status != 0 || failure.TLSProblem {
+				t.Errorf("got %+v, want %s %q", failure, test.kind, test.detail)
+			}
+			if !errors.Is(failure, test.cause) {
+				t.Error("the error does not lead to its cause")
+			}
+		})
+	}
+}
+
+func TestContextThatEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := transportFunc(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		client := New(Options{BaseURL: testURL, Transport: hang, MaxRetries: 3})
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		failure := failureOf(t, client.Validate(short, newToken()))
+		if failure.Kind != KindTimeout || failure.Detail == "" || !errors.Is(failure, context.DeadlineExceeded) {
+			t.Errorf("at the deadline: %+v", failure)
+		}
+
+		canceled, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		failure = failureOf(t, client.Validate(canceled, newToken()))
+		if failure.Kind != KindCanceled || !errors.Is(failure, context.Canceled) {
+			t.Errorf("when canceled: %+v", failure)
+		}
+		if failure := failureOf(t, client.Validate(canceled, newToken())); failure.Kind != KindCanceled {
+			t.Errorf("when canceled before: %+v", failure)
+		}
+	})
+}
+
+// brokenBodyReader gives some JSON and then fails.
+func brokenBodyReader(cause error) io.Reader {
+	return io.MultiReader(strings.NewReader(`{"data":`), readerFunc(func([]byte) (int, error) { return 0, cause }))
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestBodyThatBreaksOff(t *testing.T) {
+	for _, test := range []struct {
+		cause error
+		kind  Kind
+	}{
+		{io.ErrUnexpectedEOF, KindMalformed},
+		{syscall.ECONNRESET, KindMalformed},
+		{context.DeadlineExceeded, KindTimeout},
+	} {
+		attempts := 0
+		client := New(Options{BaseURL: testURL, MaxRetries: 3, Transport: transportFunc(func(*http.Request) (*http.Response, error) {
+			attempts++
+			return newResponse(200, typeJSON, brokenBodyReader(test.cause)), nil
+		})})
+		failure := failureOf(t, client.Data(t.Context(), newToken()))
+		if failure.Kind != test.kind || failure.Status != 200 || attempts != 1 || !errors.Is(failure, test.cause) {
+			t.Errorf("%v: got %+v after %d attempts, want %s after one", test.cause, failure, attempts, test.kind)
+		}
+	}
+}
+
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		for _, location := range []string{"/login", "https://example.invalid/login", "::bad::%zz"} {
+			visits := 0
+			client := serve(t, "", func(w http.ResponseWriter, _ *http.Request) {
+				visits++
+				w.Header().Set("Location", location)
+				w.WriteHeader(status)
+			})
+			failure := failureOf(t, client.Data(t.Context(), newToken()))
+			if failure.Kind != KindMalformed || failure.Status != status || visits != 1 {
+				t.Errorf("%d to %s: %+v after %d visits", status, location, failure, visits)
+			}
+		}
+	}
+}
+
+// The body of such an answer is the connection itself and has no end.
+func TestSwitchingProtocolsDoesNotHang(t *testing.T) {
+	client := serve(t, "", func(w http.ResponseWriter, _ *http.Request) {
+		connection, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer connection.Close()
+		io.WriteString(connection, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
+		bufio.NewReader(connection).ReadByte() // returns when the client hangs up
+	})
+	failure := failureOf(t, client.Data(t.Context(), newToken()))
+	if failure.Kind != KindMalformed || failure.Status != 101 {
+		t.Errorf("got %+v", failure)
+	}
+}
+
+// Whatever way a server finds to repeat what it was sent, the error does not pass it on.
+func TestErrorsHoldNoSecret(t *testing.T) {
+	secret, other := newToken(), newToken()
+	echoes := map[string]string{
+		"whole":           "no such token: " + secret + ".",
+		"beginning":       "no such token: " + secret[:20] + "…",
+		"end":             "token ending in " + secret[len(secret)-12:],
+		"middle":          "token like *" + secret[10:40] + "*",
+		"over two lines":  secret[:25] + "\n" + secret[25:],
+		"zero width":      secret[:6] + "\u200b" + secret[6:12] + "\u200b" + secret[12:],
+		"another token":   "try " + other,
+		"after long text": strings.Repeat("x ", 95) + secret,
+	}
+	calls := map[string]func(*Client) error{
+		"authenticate": func(c *Client) error { _, err := c.Authenticate(t.Context(), secret, Overrides{}); return err },
+		"refresh":      func(c *Client) error { _, err := c.Refresh(t.Context(), secret, Overrides{}); return err },
+		"validate":     func(c *Client) error { return c.Validate(t.Context(), secret) },
+	}
+	for echo, text := range echoes {
+		body := fmt.Sprintf(`{"message":%q,"Error Message":%q}`, text, text)
+		for name, call := range calls {
+			for _, transport := range []http.RoundTripper{reply(401, typeJSON, body), reply(200, typeJSON, body), reply(500, typeHTML, body)} {
+				message := call(clientOf(transport)).Error()
+				for start := range len(secret) - secretPartLength {
+					if strings.Contains(message, secret[start:start+secretPartLength]) || strings.Contains(message, other[start:start+secretPartLength]) {
+						t.Fatalf("%s, %s: the error holds a part of the token", name, echo)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestServerThatClosesTheConnection(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer server.Close()
+	transport, err := NewTransport(TransportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer transport.CloseIdleConnections()
+	failure := failureOf(t, New(Options{BaseURL: server.URL, Transport: transport}).Data(t.Context(), newToken()))
+	if failure.Kind != KindUnreachable || failure.Detail != "the connection was closed before an answer came" {
+		t.Errorf("got %+v", failure)
+	}
+}

@@ -1,0 +1,229 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package ncentral
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+)
+
+const (
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 8 * time.Second
+
+	maxRetryAfter = 24 * time.Hour
+)
+
+// N-able's recommendation for a 429 [D].
+var rateLimitBackoffs = []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second}
+
+// carrier says where a request holds its credential.
+type carrier int
+
+const (
+	nowhere  carrier = iota
+	inHeader         // Authorization: Bearer
+	inBody           // as text/plain, the way refresh tokens are sent [D]
+)
+
+// request is one call to make.
+type request struct {
+	call       Call
+	method     string
+	path       string
+	carrier    carrier
+	credential string
+	overrides  Overrides
+}
+
+func bearerRequest(call Call, method, path, accessToken string) request {
+	return request{call: call, method: method, path: path, carrier: inHeader, credential: accessToken}
+}
+
+func (r request) build(ctx context.Context, baseURL string) (*retryablehttp.Request, error) {
+	var body any
+	if r.carrier == inBody {
+		body = []byte(r.credential)
+	}
+	built, err := retryablehttp.NewRequestWithContext(ctx, r.method, baseURL+r.path, body)
+	if err != nil {
+		return nil, err
+	}
+	built.Header.Set("Accept", "application/json")
+	switch r.carrier {
+	case inHeader:
+		built.Header.Set("Authorization", "Bearer "+r.credential)
+	case inBody:
+		built.Header.Set("Content-Type", "text/plain")
+	}
+	setOverride(built.Header, "X-ACCESS-EXPIRY-OVERRIDE", r.overrides.Access)
+	setOverride(built.Header, "X-REFRESH-EXPIRY-OVERRIDE", r.overrides.Refresh)
+	return built, nil
+}
+
+func setOverride(header http.Header, name string, lifetime time.Duration) {
+	if seconds := int64(lifetime / time.Second); seconds > 0 {
+		header.Set(name, strconv.FormatInt(seconds, 10)+"s")
+	}
+}
+
+// exchange is one call with all its attempts. What it holds is that of the latest.
+type exchange struct {
+	request request
+
+	attempts     int
+	serverErrors int
+	sentAt       time.Time
+	answer       answer
+	failure      *Error
+	wait         time.Duration
+	waiting      bool
+}
+
+// do makes a call, attempt by attempt, and answers what the last one brought.
+func (c *Client) do(ctx context.Context, r request) (answer, error) {
+	if r.carrier != nowhere && !isToken(r.credential) {
+		return answer{}, &Error{
+			Call: r.call, Kind: KindBadRequest,
+			Detail: "the token is empty, too long, or holds white space or other characters that no token has, and was not sent",
+		}
+	}
+	e := &exchange{request: r}
+	// By then a request waits for a connection at most, no longer for its turn.
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { e.sentAt = time.Now() },
+	})
+	built, err := r.build(traced, c.baseURL)
+	if err != nil {
+		return answer{}, &Error{Call: r.call, Kind: KindBadRequest, Detail: "the base URL cannot be used", Err: err}
+	}
+	retrying := retryablehttp.Client{
+		HTTPClient:     c.httpClient,
+		RetryMax:       c.maxRetries,
+		RequestLogHook: func(retryablehttp.Logger, *http.Request, int) { e.sentAt = time.Now() },
+		CheckRetry:     e.checkRetry,
+		Backoff: func(_, _ time.Duration, _ int, _ *http.Response) time.Duration {
+			reportRetry(ctx, r.call, e.failure, e.wait)
+			e.waiting = true
+			return e.wait
+		},
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+	}
+	if _, err := retrying.Do(built); e.waiting {
+		// The caller went before there was another attempt to judge.
+		return answer{}, connectionError(ctx, r.call, err)
+	}
+	if e.failure != nil {
+		return answer{}, e.failure
+	}
+	return e.answer, nil
+}
+
+// checkRetry judges an attempt and says whether another one is worth making. It is
+// never an error.
+func (e *exchange) checkRetry(ctx context.Context, response *http.Response, cause error) (bool, error) {
+	e.attempts++
+	e.waiting = false
+	e.failure = nil
+	if errors.As(cause, &e.failure) {
+		return false, nil
+	}
+	if cause != nil {
+		e.failure = connectionError(ctx, e.request.call, cause)
+	} else {
+		e.answer, e.failure = readAnswer(ctx, e.request, response)
+		e.answer.sentAt = e.sentAt
+	}
+	if e.failure == nil || ctx.Err() != nil {
+		return false, nil
+	}
+	if e.failure.Status == http.StatusInternalServerError {
+		e.serverErrors++
+	}
+	if !e.mayPass() {
+		return false, nil
+	}
+	var fits bool
+	e.wait, fits = e.backoff(ctx)
+	return fits, nil
+}
+
+// mayPass says whether the failure at hand is of the sort that another attempt may
+// not meet again.
+func (e *exchange) mayPass() bool {
+	switch e.failure.Kind {
+	case KindUnreachable, KindTimeout:
+		// With a status, the answer broke off in the middle.
+		return e.failure.Status == 0 && !e.failure.TLSProblem
+	case KindRateLimited, KindUnavailable:
+		return true
+	case KindServerError:
+		return e.failure.Status == http.StatusInternalServerError && e.serverErrors == 1 && e.request.call != CallRefresh
+	}
+	return false
+}
+
+// backoff answers how long to wait before the next attempt, and whether that leaves
+// time for it before ctx's deadline.
+func (e *exchange) backoff(ctx context.Context) (wait time.Duration, fits bool) {
+	wait = e.failure.RetryAfter
+	if wait == 0 {
+		wait = scheduledBackoff(e.failure.Kind, e.attempts)
+	}
+	jitter := wait / 4
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline) - wait
+		if left <= 0 {
+			return 0, false
+		}
+		jitter = min(jitter, left/2)
+	}
+	return wait + rand.N(jitter+1), true
+}
+
+// scheduledBackoff is the wait after that many attempts where the server named none.
+func scheduledBackoff(kind Kind, attempts int) time.Duration {
+	if kind == KindRateLimited {
+		return rateLimitBackoffs[min(attempts, len(rateLimitBackoffs))-1]
+	}
+	wait := firstBackoff
+	for range attempts - 1 {
+		wait = min(2*wait, maxBackoff)
+	}
+	return wait
+}
+
+// retryAfter reads the header of that name, in seconds or as a date: a day at most,
+// and 0 where it is missing, makes no sense or names no later time.
+func retryAfter(header http.Header) time.Duration {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		return min(max(0, saturatedSeconds(seconds)), maxRetryAfter)
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return min(max(0, time.Until(date)), maxRetryAfter)
+	}
+	return 0
+}
+
+// saturatedSeconds turns seconds into a duration, the longest there is at most.
+func saturatedSeconds(seconds int64) time.Duration {
+	const limit = math.MaxInt64 / int64(time.Second)
+	switch {
+	case seconds > limit:
+		return math.MaxInt64
+	case seconds < -limit:
+		return math.MinInt64
+	}
+	return time.Duration(seconds) * time.Second
+}
