@@ -1,0 +1,218 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// AdminHandler changes and reads this server at run time, in JSON. It asks for no credentials, and hands out User-API
+// tokens: serve it on loopback only.
+//
+//	GET    /counts                            calls by endpoint and outcome
+//	POST   /counts/reset
+//	GET    /knobs
+//	PATCH  /knobs                             {"latency":"1s",...}: changes the knobs given
+//	POST   /fail                              {"endpoint":"any","count":1,"kind":"status","status":503,...}
+//	DELETE /fail                              forgets all failures asked for
+//	POST   /reboot
+//	POST   /users                             {"name":"...","lifetime":"1h"}, lifetime optional: answers user_api_token
+//	POST   /users/{name}/regenerate           answers user_api_token
+//	POST   /users/{name}/password-expired     {"expired":true}
+//	POST   /users/{name}/disabled             {"disabled":true}
+//	GET    /sessions                          {"open":n}
+//	POST   /down                              {"down":true}
+//
+// What has nothing to answer answers 204. An error is {"error":"..."}: 400 with the name of the field that is unknown or
+// bad, 404 for an unknown user, 409 where nothing listens.
+func (s *Simulator) AdminHandler() http.Handler {
+	routes := http.NewServeMux()
+	route := func(pattern string, handle func(*http.Request) (any, error)) {
+		routes.HandleFunc(pattern, func(writer http.ResponseWriter, request *http.Request) {
+			request.Body = http.MaxBytesReader(writer, request.Body, maxBodyBytes)
+			result, err := handle(request)
+			sendAdmin(writer, result, err)
+		})
+	}
+	route("GET /counts", func(*http.Request) (any, error) { return s.Counts(), nil })
+	route("POST /counts/reset", func(*http.Request) (any, error) { s.ResetCounts(); return nil, nil })
+	route("GET /knobs", func(*http.Request) (any, error) { return s.Knobs(), nil })
+	route("PATCH /knobs", s.adminKnobs)
+	route("POST /fail", s.adminFail)
+	route("DELETE /fail", func(*http.Request) (any, error) { s.ClearFailures(); return nil, nil })
+	route("POST /reboot", func(*http.Request) (any, error) { s.Reboot(); return nil, nil })
+	route("POST /users", s.adminAddUser)
+	route("POST /users/{name}/regenerate", s.adminRegenerate)
+	route("POST /users/{name}/password-expired", s.adminPasswordExpired)
+	route("POST /users/{name}/disabled", s.adminDisabled)
+	route("GET /sessions", func(*http.Request) (any, error) { return map[string]int{"open": s.OpenSessions()}, nil })
+	route("POST /down", s.adminDown)
+	return routes
+}
+
+// adminError is an error with its status; any other is a 400.
+type adminError struct {
+	status int
+	err    error
+}
+
+func (e *adminError) Error() string { return e.err.Error() }
+
+func sendAdmin(writer http.ResponseWriter, result any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		status = http.StatusBadRequest
+		var refused *adminError
+		if errors.As(err, &refused) {
+			status = refused.status
+		}
+		result = map[string]string{"error": err.Error()}
+	}
+	if result == nil {
+		writer.WriteHeader(http.StatusNoContent)
+		return
+	}
+	writer.Header().Set("Content-Type", "application/json")
+	writer.WriteHeader(status)
+	_, _ = writer.Write(append(toJSON(result), '\n')) // a client that is gone needs no answer
+}
+
+// readAdmin reads a JSON object that holds known fields only.
+func readAdmin(request *http.Request, into any) error {
+	decoder := json.NewDecoder(request.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		if errors.Is(err, io.EOF) {
+			return errors.New("the body must be a JSON object")
+		}
+		return err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("the body must be one JSON object and nothing after it")
+	}
+	return nil
+}
+
+func (s *Simulator) adminKnobs(request *http.Request) (any, error) {
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		return nil, err
+	}
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if err := json.Unmarshal(body, &s.knobs); err != nil {
+		return nil, err
+	}
+	return s.knobs, nil
+}
+
+func (s *Simulator) adminFail(request *http.Request) (any, error) {
+	body := struct {
+		Endpoint Endpoint `json:"endpoint"`
+		Count    *int     `json:"count"`
+		Failure
+	}{}
+	if err := readAdmin(request, &body); err != nil {
+		return nil, err
+	}
+	if !body.Endpoint.known() {
+		return nil, fmt.Errorf("endpoint: no endpoint %q", body.Endpoint)
+	}
+	if body.Count == nil || *body.Count == 0 {
+		return nil, errors.New("count: must be given: how many calls are to fail, negative for all until the failures are cleared")
+	}
+	if err := body.Check(); err != nil {
+		return nil, err
+	}
+	s.FailNext(body.Endpoint, *body.Count, body.Failure)
+	return nil, nil
+}
+
+func (s *Simulator) adminAddUser(request *http.Request) (any, error) {
+	var body struct {
+		Name     string  `json:"name"`
+		Lifetime *string `json:"lifetime"`
+	}
+	if err := readAdmin(request, &body); err != nil {
+		return nil, err
+	}
+	if body.Name == "" {
+		return nil, errors.New("name: must be given")
+	}
+	if s.hasUser(body.Name) {
+		return nil, fmt.Errorf("name: there is a user %q already", body.Name)
+	}
+	var lifetime time.Duration
+	if body.Lifetime != nil {
+		parsed, err := time.ParseDuration(*body.Lifetime)
+		if err != nil || parsed < time.Second {
+			return nil, errors.New("lifetime: must be a duration such as \"90s\", of at least 1s")
+		}
+		lifetime = parsed
+	}
+	return userAPITokenBody(s.AddUserExpiring(body.Name, lifetime)), nil
+}
+
+func (s *Simulator) adminRegenerate(request *http.Request) (any, error) {
+	token, err := s.RegenerateUserAPIToken(request.PathValue("name"))
+	return userAPITokenBody(token), notFound(err)
+}
+
+func userAPITokenBody(token string) map[string]string {
+	return map[string]string{"user_api_token": token}
+}
+
+func (s *Simulator) adminPasswordExpired(request *http.Request) (any, error) {
+	var body struct {
+		Expired *bool `json:"expired"`
+	}
+	if err := readAdmin(request, &body); err != nil {
+		return nil, err
+	}
+	if body.Expired == nil {
+		return nil, errors.New("expired: must be true or false")
+	}
+	return nil, notFound(s.SetPasswordExpired(request.PathValue("name"), *body.Expired))
+}
+
+func (s *Simulator) adminDisabled(request *http.Request) (any, error) {
+	var body struct {
+		Disabled *bool `json:"disabled"`
+	}
+	if err := readAdmin(request, &body); err != nil {
+		return nil, err
+	}
+	if body.Disabled == nil {
+		return nil, errors.New("disabled: must be true or false")
+	}
+	return nil, notFound(s.SetUserDisabled(request.PathValue("name"), *body.Disabled))
+}
+
+func notFound(err error) error {
+	if err != nil {
+		return &adminError{http.StatusNotFound, err}
+	}
+	return nil
+}
+
+func (s *Simulator) adminDown(request *http.Request) (any, error) {
+	var body struct {
+		Down *bool `json:"down"`
+	}
+	if err := readAdmin(request, &body); err != nil {
+		return nil, err
+	}
+	if body.Down == nil {
+		return nil, errors.New("down: must be true or false")
+	}
+	if err := s.SetDown(*body.Down); err != nil {
+		return nil, &adminError{http.StatusConflict, err}
+	}
+	return nil, nil
+}

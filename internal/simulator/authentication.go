@@ -1,0 +1,112 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strings"
+)
+
+// links answers where the authentication calls are. Logout is not among them, even where it exists [S].
+func (s *Simulator) links() *answer {
+	links := map[string]string{"authenticate": authenticatePath, "refresh": refreshPath, "validate": validatePath}
+	if s.knobs.LinksNested {
+		return okAnswer(map[string]any{"_links": links})
+	}
+	return okAnswer(links)
+}
+
+func (s *Simulator) authenticate(incoming call) *answer {
+	token, refusal := bearerToken(incoming)
+	if refusal != nil {
+		return refusal
+	}
+	u := s.userOfToken(token)
+	if u == nil || u.disabled || (u.passwordExpired && s.knobs.ExpiredPasswordRefusesAuthenticate) {
+		return s.coreError(http.StatusUnauthorized, "DmsLoginException: Login failed. Unable to obtain the login sessionId. Check the user and its token.")
+	}
+	access, refresh, refusal := s.grants(incoming)
+	if refusal != nil {
+		return refusal
+	}
+	if s.knobs.AuthenticateEndsEarlierSessions {
+		s.sessions.endAllOf(u.name)
+	}
+	return s.tokensAnswer(s.issue(EndpointAuthenticate, u.name, rand.Text(), access, refresh), access, refresh)
+}
+
+func (s *Simulator) refresh(incoming call) *answer {
+	if !s.knobs.LenientRefreshContentType && !isPlainText(incoming.contentType) {
+		return errorAnswer(http.StatusUnsupportedMediaType, "HttpMediaTypeNotSupportedException: Content-Type is not supported.")
+	}
+	if incoming.body == "" {
+		return errorAnswer(http.StatusBadRequest, "HttpMessageNotReadableException: Required request body is missing.")
+	}
+	old := s.holderOfRefresh(incoming.body)
+	if old == nil {
+		return unauthorized()
+	}
+	access, refresh, refusal := s.grants(incoming)
+	if refusal != nil {
+		return refusal
+	}
+	if s.knobs.SingleUseRefreshTokens {
+		delete(s.sessions.byRefresh, old.refresh)
+	}
+	if s.knobs.RefreshEndsPredecessor {
+		s.sessions.endAccessTokensOf(old.chain)
+	}
+	return s.tokensAnswer(s.issue(EndpointRefresh, old.user, old.chain, access, refresh), access, refresh)
+}
+
+func isPlainText(contentType string) bool {
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	return err == nil && mediaType == "text/plain"
+}
+
+func (s *Simulator) logout(p *pair) *answer {
+	s.sessions.end(p)
+	return &answer{outcome: OutcomeOK, status: http.StatusOK}
+}
+
+// bearerToken reads the Authorization header. One that is there but not understood is a 500, strange as it is [O].
+func bearerToken(incoming call) (token string, refusal *answer) {
+	if incoming.authorization == "" {
+		return "", errorAnswer(http.StatusBadRequest, "MissingRequestHeaderException: Required request header 'Authorization' for method parameter type String is not present")
+	}
+	token, ok := strings.CutPrefix(incoming.authorization, bearerPrefix)
+	if !ok {
+		return "", errorAnswer(http.StatusInternalServerError, "AuthException: Authentication header is malformed or unsupported.")
+	}
+	return token, nil
+}
+
+type tokenBody struct {
+	Token         string      `json:"token"`
+	Type          string      `json:"type"`
+	ExpirySeconds json.Number `json:"expirySeconds,omitempty"`
+}
+
+type tokensBody struct {
+	Tokens struct {
+		Access  tokenBody `json:"access"`
+		Refresh tokenBody `json:"refresh"`
+	} `json:"tokens"`
+	Refresh  string `json:"refresh"`
+	Validate string `json:"validate"`
+}
+
+// tokensAnswer is what authenticate and refresh answer [D].
+func (s *Simulator) tokensAnswer(p *pair, access, refresh grant) *answer {
+	body := tokensBody{Refresh: refreshPath, Validate: validatePath}
+	body.Tokens.Access = tokenBody{Token: p.access, Type: "Bearer", ExpirySeconds: access.stated}
+	body.Tokens.Refresh = tokenBody{Token: p.refresh, Type: "Body", ExpirySeconds: refresh.stated}
+	if s.knobs.OmitExpirySeconds {
+		body.Tokens.Access.ExpirySeconds, body.Tokens.Refresh.ExpirySeconds = "", ""
+	}
+	return okAnswer(body)
+}

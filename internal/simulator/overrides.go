@@ -1,0 +1,75 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// maxLifetime bounds lifetimes that a client or a failure made absurd: 100 years.
+const maxLifetime = 100 * 365 * 24 * time.Hour
+
+// grant is a lifetime as this server keeps it and as it states it. The two agree wherever a lifetime can be what the
+// statement says.
+type grant struct {
+	lifetime time.Duration
+	stated   json.Number
+}
+
+func newGrant(lifetime time.Duration) grant {
+	lifetime = lifetime.Truncate(time.Second)
+	return grant{lifetime: lifetime, stated: json.Number(strconv.FormatInt(int64(lifetime/time.Second), 10))}
+}
+
+// grants answers the lifetimes of the pair of tokens that the call asks for, or the refusal.
+func (s *Simulator) grants(incoming call) (access, refresh grant, refusal *answer) {
+	access, refusal = s.grantFor(accessOverrideHeader, incoming.accessOverride, s.knobs.AccessLimit)
+	if refusal != nil {
+		return grant{}, grant{}, refusal
+	}
+	refresh, refusal = s.grantFor(refreshOverrideHeader, incoming.refreshOverride, s.knobs.RefreshLimit)
+	if refusal != nil {
+		return grant{}, grant{}, refusal
+	}
+	return incoming.failure.alterGrant(access), refresh, nil
+}
+
+// grantFor honours an override within the system-wide limit [D], or does with it what the knobs say [?].
+func (s *Simulator) grantFor(header, override string, limit time.Duration) (grant, *answer) {
+	if override == "" || s.knobs.IgnoreOverrides {
+		return newGrant(limit), nil
+	}
+	asked, ok := parseOverride(override)
+	switch {
+	case !ok && s.knobs.IgnoreBadOverrides:
+		return newGrant(limit), nil
+	case !ok:
+		return grant{}, overrideRefused(header, "must be an integer followed by s, m or h")
+	case asked > limit && s.knobs.RefuseLongOverrides:
+		return grant{}, overrideRefused(header, "cannot exceed the system-wide setting")
+	}
+	return newGrant(min(asked, limit) + s.knobs.GrantLongerBy), nil
+}
+
+// parseOverride reads an override as N-able documents it: <integer><s|m|h> [D].
+func parseOverride(override string) (time.Duration, bool) {
+	units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour}
+	unit, ok := units[override[len(override)-1]]
+	if !ok {
+		return 0, false
+	}
+	count, err := strconv.ParseUint(override[:len(override)-1], 10, 63)
+	if err != nil || count == 0 {
+		return 0, false
+	}
+	return time.Duration(min(count, uint64(maxLifetime/unit))) * unit, true
+}
+
+func overrideRefused(header, reason string) *answer {
+	detail := "ConstraintViolationException: " + header + " " + reason
+	return errorAnswer(http.StatusBadRequest, detail, fieldError{Field: header, Message: reason})
+}

@@ -1,0 +1,26 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+)
+
+// reset ends the connection with a TCP reset, so that the client does not take it for an orderly end. Where there is no
+// TCP below, the connection is just closed.
+func reset(writer http.ResponseWriter) {
+	connection, _, err := http.NewResponseController(writer).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if secured, ok := connection.(*tls.Conn); ok {
+		connection = secured.NetConn() // its Close says goodbye first
+	}
+	if tcp, ok := connection.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = connection.Close()
+}

@@ -1,0 +1,148 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"crypto/rand"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// IssuedToken is a pair of tokens that this server answered.
+type IssuedToken struct {
+	Access    string
+	Refresh   string
+	IssuedAt  time.Time
+	ExpiresAt time.Time // of the access token, by the true clock
+	User      string
+	Endpoint  Endpoint // the call that answered it: authenticate or refresh
+}
+
+// Issued answers every pair of tokens ever answered, oldest first. Some of them were lost on their way, if such a failure
+// was asked for.
+func (s *Simulator) Issued() []IssuedToken {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return slices.Clone(s.issued)
+}
+
+// Secrets answers every User-API, access and refresh token ever issued, for tests that look for leaks.
+func (s *Simulator) Secrets() []string {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return slices.Clone(s.secrets)
+}
+
+// OpenSessions counts the access tokens that still live. On a server whose refresh keeps the access token before it, a
+// refreshed session counts for each of them.
+func (s *Simulator) OpenSessions() int {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	open := 0
+	for token := range s.sessions.byAccess {
+		if s.holderOfAccess(token) != nil {
+			open++
+		}
+	}
+	return open
+}
+
+// AccessTokenLives says whether a data call with this access token would be let in, without counting as a call. Injected
+// failures, and the 403 and 500 of a user who is let in, do not matter to it.
+func (s *Simulator) AccessTokenLives(token string) bool {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.holderOfAccess(token) != nil
+}
+
+// pair is an access token and its corresponding refresh token.
+type pair struct {
+	chain        string // the same for all pairs that go back to one authenticate
+	user         string
+	access       string
+	refresh      string
+	accessUntil  time.Time
+	refreshUntil time.Time
+}
+
+// sessions is the memory that a reboot empties. A token that was ended is not in it; one that expired may be.
+type sessions struct {
+	byAccess  map[string]*pair
+	byRefresh map[string]*pair
+}
+
+func newSessions() sessions {
+	return sessions{byAccess: map[string]*pair{}, byRefresh: map[string]*pair{}}
+}
+
+func (held sessions) end(p *pair) {
+	delete(held.byAccess, p.access)
+	delete(held.byRefresh, p.refresh)
+}
+
+func (held sessions) endAllOf(user string) {
+	maps.DeleteFunc(held.byAccess, func(_ string, p *pair) bool { return p.user == user })
+	maps.DeleteFunc(held.byRefresh, func(_ string, p *pair) bool { return p.user == user })
+}
+
+func (held sessions) endAccessTokensOf(chain string) {
+	maps.DeleteFunc(held.byAccess, func(_ string, p *pair) bool { return p.chain == chain })
+}
+
+// holderOfAccess answers the pair whose access token this is, if it lives and its user may use it, else nil. The caller
+// holds the mutex, as with all functions below.
+func (s *Simulator) holderOfAccess(token string) *pair {
+	p := s.sessions.byAccess[token]
+	if p == nil || !time.Now().Before(p.accessUntil) || s.users[p.user].disabled {
+		return nil
+	}
+	return p
+}
+
+// holderOfRefresh is holderOfAccess for a refresh token.
+func (s *Simulator) holderOfRefresh(token string) *pair {
+	p := s.sessions.byRefresh[token]
+	if p == nil || !time.Now().Before(p.refreshUntil) || s.users[p.user].disabled {
+		return nil
+	}
+	return p
+}
+
+// issue opens a session, or with a chain of before lengthens one.
+func (s *Simulator) issue(by Endpoint, user, chain string, access, refresh grant) *pair {
+	now := time.Now()
+	p := &pair{
+		chain:        chain,
+		user:         user,
+		access:       s.sign(user, "access", access.lifetime),
+		refresh:      s.sign(user, "refresh", refresh.lifetime),
+		accessUntil:  now.Add(access.lifetime),
+		refreshUntil: now.Add(refresh.lifetime),
+	}
+	s.sessions.byAccess[p.access] = p
+	s.sessions.byRefresh[p.refresh] = p
+	s.issued = append(s.issued, IssuedToken{
+		Access: p.access, Refresh: p.refresh, IssuedAt: now, ExpiresAt: p.accessUntil, User: user, Endpoint: by,
+	})
+	return p
+}
+
+// sign makes a token that no other is like: an HS256 JWS, as all of N-central's are. Its times are those of this server's
+// clock, right or wrong; without a lifetime it has no exp.
+func (s *Simulator) sign(user, use string, lifetime time.Duration) string {
+	now := s.serverClock()
+	claims := jwt.MapClaims{"iss": "ncentral-simulator", "sub": user, "use": use, "jti": rand.Text(), "iat": now.Unix()}
+	if lifetime > 0 {
+		claims["exp"] = now.Add(lifetime).Unix()
+	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(s.key)
+	if err != nil {
+		panic(err) // a byte key always signs
+	}
+	s.secrets = append(s.secrets, token)
+	return token
+}

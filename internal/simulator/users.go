@@ -1,0 +1,99 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"fmt"
+	"time"
+)
+
+// user is an API user of this server. There is one User-API token per user [O].
+type user struct {
+	name            string
+	token           string
+	tokenLifetime   time.Duration // 0: the token does not expire
+	tokenUntil      time.Time
+	passwordExpired bool
+	disabled        bool
+}
+
+// tokenLives says whether the user's own token, if it is the one given, is still good.
+func (u *user) tokenLives(token string) bool {
+	return token == u.token && (u.tokenLifetime == 0 || time.Now().Before(u.tokenUntil))
+}
+
+// AddUser adds a user and answers the User-API token: a JWT without an expiry. A user of that name who exists already is
+// replaced, and the old token ends.
+func (s *Simulator) AddUser(name string) (userAPIToken string) {
+	return s.AddUserExpiring(name, 0)
+}
+
+// AddUserExpiring adds a user as AddUser does, with a User-API token that expires after the lifetime, and says so in its
+// claim exp.
+func (s *Simulator) AddUserExpiring(name string, lifetime time.Duration) string {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	added := &user{name: name, tokenLifetime: lifetime}
+	s.users[name] = added
+	return s.giveUserAPIToken(added)
+}
+
+// RegenerateUserAPIToken gives the user a new User-API token, as the web UI does, and ends the old one at once. Whether
+// the user's sessions end too is a knob. An unknown user is an error.
+func (s *Simulator) RegenerateUserAPIToken(name string) (string, error) {
+	var token string
+	err := s.changeUser(name, func(u *user) {
+		token = s.giveUserAPIToken(u)
+		if s.knobs.RegenerateEndsSessions {
+			s.sessions.endAllOf(u.name)
+		}
+	})
+	return token, err
+}
+
+// SetPasswordExpired sets whether the user's password has expired: then authenticate still answers 200 and every data call
+// 500 [D,O], or authenticate answers 401, per the knob. An unknown user is an error.
+func (s *Simulator) SetPasswordExpired(name string, expired bool) error {
+	return s.changeUser(name, func(u *user) { u.passwordExpired = expired })
+}
+
+// SetUserDisabled sets whether the user is disabled: then authenticate, refresh, validate and data calls answer 401. An
+// unknown user is an error.
+func (s *Simulator) SetUserDisabled(name string, disabled bool) error {
+	return s.changeUser(name, func(u *user) { u.disabled = disabled })
+}
+
+func (s *Simulator) changeUser(name string, change func(*user)) error {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	known, ok := s.users[name]
+	if !ok {
+		return fmt.Errorf("no user %q", name)
+	}
+	change(known)
+	return nil
+}
+
+func (s *Simulator) hasUser(name string) bool {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.users[name] != nil
+}
+
+// giveUserAPIToken replaces the user's token. The caller holds the mutex.
+func (s *Simulator) giveUserAPIToken(u *user) string {
+	u.tokenUntil = time.Now().Add(u.tokenLifetime)
+	u.token = s.sign(u.name, "user-api", u.tokenLifetime)
+	return u.token
+}
+
+// userOfToken answers the user whose living User-API token this is, or nil. The caller holds the mutex.
+func (s *Simulator) userOfToken(token string) *user {
+	for _, u := range s.users {
+		if u.tokenLives(token) {
+			return u
+		}
+	}
+	return nil
+}
