@@ -1,0 +1,81 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Config is an N-central server and the credential for it.
+type Config struct {
+	Name string `json:"-"`
+
+	URL                 string        `json:"url"`
+	UserAPIToken        string        `json:"user_api_token"`
+	CACert              string        `json:"ca_cert,omitempty"`
+	TLSServerName       string        `json:"tls_server_name,omitempty"`
+	TLSSkipVerify       bool          `json:"tls_skip_verify,omitempty"`
+	RequestTimeout      time.Duration `json:"request_timeout"`
+	MaxRetries          int           `json:"max_retries"`
+	MaxRequestsInFlight int           `json:"max_requests_in_flight"`
+	RefreshTokenTTL     time.Duration `json:"refresh_token_ttl"`
+	PasswordChangedAt   time.Time     `json:"password_changed_at,omitzero"`
+	PasswordMaxAge      time.Duration `json:"password_max_age"`
+	ExpiryWarning       time.Duration `json:"expiry_warning"`
+	UserAPITokenSetAt   time.Time     `json:"user_api_token_set_at"`
+	// WrittenAt tells one version of the config from the next, also where a write changed no field.
+	WrittenAt time.Time `json:"written_at"`
+
+	fingerprint string
+}
+
+func (c *Config) prepare(name string) {
+	c.Name = name
+	c.fingerprint = fingerprint(c.URL, c.UserAPIToken, c.CACert, c.TLSServerName, fmt.Sprint(c.TLSSkipVerify))
+}
+
+// Fingerprint changes with the fields whose change retires the config's sessions: url, user_api_token and TLS trust.
+func (c *Config) Fingerprint() string { return c.fingerprint }
+
+// FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback included. It stays below the
+// 60 s after which Vault's clients give up.
+func (c *Config) FlightLimit() time.Duration { return 3 * c.RequestTimeout }
+
+// UserAPITokenSHA256 is the root token fingerprint: the SHA-256 of the User-API token, in hex.
+func (c *Config) UserAPITokenSHA256() string {
+	sum := sha256.Sum256([]byte(c.UserAPIToken))
+	return hex.EncodeToString(sum[:])
+}
+
+// UserAPITokenExpiresAt is the User-API token's `exp` claim; zero where it has none. The claim is read, never trusted:
+// N-central decides what it accepts.
+func (c *Config) UserAPITokenExpiresAt() time.Time {
+	var claims jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(c.UserAPIToken, &claims); err != nil || claims.ExpiresAt == nil {
+		return time.Time{}
+	}
+	return claims.ExpiresAt.UTC()
+}
+
+// PasswordExpiresAt is when N-central lets the API user's password expire; zero where that is not known or switched off.
+func (c *Config) PasswordExpiresAt() time.Time {
+	if c.PasswordChangedAt.IsZero() || c.PasswordMaxAge == 0 {
+		return time.Time{}
+	}
+	return c.PasswordChangedAt.Add(c.PasswordMaxAge).UTC()
+}
+
+// fingerprint is a SHA-256 over the fields, each with its length, so that no two lists of fields look alike.
+func fingerprint(fields ...string) string {
+	hash := sha256.New()
+	for _, field := range fields {
+		fmt.Fprintf(hash, "%d:%s,", len(field), field)
+	}
+	return hex.EncodeToString(hash.Sum(nil))
+}

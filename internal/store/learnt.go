@@ -1,0 +1,26 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package store
+
+import "time"
+
+// Learnt is what was learnt of the server behind a config, in no part documented for every version of N-central. A nil
+// pointer is what is not known.
+type Learnt struct {
+	URL                             string         `json:"url"`
+	ServerVersion                   string         `json:"server_version,omitempty"`
+	ClockOffset                     *time.Duration `json:"clock_offset,omitempty"` // how far the server's clock is ahead
+	CanLogOut                       *bool          `json:"can_log_out,omitempty"`
+	RefreshEndsPredecessor          *bool          `json:"refresh_ends_predecessor,omitempty"`
+	AuthenticateEndsEarlierSessions *bool          `json:"authenticate_ends_earlier_sessions,omitempty"`
+	// RefreshRefused: a refresh of a fresh session was refused, so that rotations authenticate.
+	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// OverridesRefused: the server answers 400 to a call that asks for a lifetime.
+	OverridesRefused bool `json:"overrides_refused,omitempty"`
+	// Suspicion counts the events after which the config's tokens must be validated before they are handed out again.
+	// It only grows, whatever else is forgotten.
+	Suspicion int64 `json:"suspicion"`
+}
+
+func (l *Learnt) prepare(string) {}

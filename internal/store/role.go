@@ -1,0 +1,60 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package store
+
+import "time"
+
+// CredentialType says whether a role's readers share a token.
+type CredentialType string
+
+// Shared is one session per role, reused by every reader.
+const Shared CredentialType = "shared"
+
+const (
+	// DefaultAccessLifetime is the access-token lifetime that N-central grants where nothing else was asked for, by
+	// N-able's documentation.
+	DefaultAccessLifetime = time.Hour
+	// DefaultRefreshLifetime is the same for refresh tokens.
+	DefaultRefreshLifetime = 25 * time.Hour
+
+	defaultMinTTL = 5 * time.Minute
+)
+
+// Role says who gets what: which config its tokens come from, how they are shared, and for how long.
+type Role struct {
+	Name string `json:"-"`
+
+	Config         string         `json:"config"`
+	CredentialType CredentialType `json:"credential_type"`
+	TTL            time.Duration  `json:"ttl"`
+	MinTTL         *time.Duration `json:"min_ttl,omitempty"` // nil: the default
+	Lease          bool           `json:"lease"`
+
+	fingerprint string
+}
+
+func (r *Role) prepare(name string) {
+	r.Name = name
+	r.fingerprint = fingerprint(r.Config, string(r.CredentialType), r.TTL.String())
+}
+
+// Fingerprint changes with the fields whose change retires the role's sessions: config, credential_type and ttl.
+func (r *Role) Fingerprint() string { return r.fingerprint }
+
+// ExpectedLifetime is the access-token lifetime that the role's readers may expect before N-central was asked.
+func (r *Role) ExpectedLifetime() time.Duration {
+	if r.TTL > 0 {
+		return r.TTL
+	}
+	return DefaultAccessLifetime
+}
+
+// MinTTLWithin is the least remaining lifetime of a token when it is handed out, given how long the token lives in all:
+// the role's min_ttl, and never more than half of that life, so that no token is replaced as soon as it was obtained.
+func (r *Role) MinTTLWithin(lifetime time.Duration) time.Duration {
+	if r.MinTTL != nil {
+		return min(*r.MinTTL, lifetime/2)
+	}
+	return min(defaultMinTTL, lifetime/2)
+}
