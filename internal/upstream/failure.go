@@ -1,0 +1,98 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+)
+
+// Failure is a call to N-central that did not bring what it was made for, told to the people who run the engine: which
+// config, which step, what happened, what to do, and when it is tried again.
+type Failure struct {
+	Config string
+	Step   ncentral.Call
+	Kind   ncentral.Kind
+	Cause  error
+	// Next is when the engine tries again; zero where it tries at the next request.
+	Next time.Time
+}
+
+// Error names config, step, cause, remedy and the time of the next attempt. It holds no token.
+func (f *Failure) Error() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "config %q: %s", f.Config, f.Cause)
+	if remedy := f.Remedy(); remedy != "" {
+		fmt.Fprintf(&text, "; %s", remedy)
+	}
+	if !f.Next.IsZero() {
+		fmt.Fprintf(&text, "; it is not tried again before %s", f.Next.UTC().Format(time.RFC3339))
+	}
+	return text.String()
+}
+
+// Unwrap answers the client's error.
+func (f *Failure) Unwrap() error { return f.Cause }
+
+// Refused says that N-central refused the User-API token: the caller's configuration is at fault, and time mends nothing.
+func (f *Failure) Refused() bool {
+	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindRefused || f.Kind == ncentral.KindForbidden)
+}
+
+// Down says that N-central does not answer, or is too busy to: time may mend it.
+func (f *Failure) Down() bool { return callsForPatience(f.Kind) }
+
+// Remedy is what a person can do about it; empty where that is not known.
+func (f *Failure) Remedy() string {
+	switch f.Kind {
+	case ncentral.KindRefused, ncentral.KindForbidden:
+		if f.Step == ncentral.CallAuthenticate {
+			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is locked, " +
+				"disabled or has an expired password: see to the user in N-central (Administration, User Management, " +
+				"Users, API Access), and write the token that it has now to user_api_token"
+		}
+	case ncentral.KindUnreachable, ncentral.KindTimeout:
+		return "check that url is right, that the server is up, and that this Vault node may reach it"
+	case ncentral.KindRateLimited:
+		return "N-central limits the requests in flight for all integrations together: try later, or lower " +
+			"max_requests_in_flight"
+	case ncentral.KindMalformed, ncentral.KindNotFound:
+		return "check that url is the base URL of an N-central server, without /api, and that no proxy or login page " +
+			"answers in its place"
+	case ncentral.KindServerError:
+		if f.Step == ncentral.CallData {
+			return "where authenticate works and data calls answer 500, the API user's password has most likely " +
+				"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
+		}
+	case ncentral.KindQueued:
+		return "try later, or raise max_requests_in_flight"
+	}
+	return ""
+}
+
+// callsForPatience says whether a failure of that kind is retried and then counts as the server being down.
+func callsForPatience(kind ncentral.Kind) bool {
+	switch kind {
+	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable, ncentral.KindQueued:
+		return true
+	}
+	return false
+}
+
+func (s *Server) failure(step ncentral.Call, cause error, next time.Time) *Failure {
+	var known *Failure
+	if errors.As(cause, &known) {
+		return known
+	}
+	// A failure of the transport's own does not know which call it belongs to.
+	var answered *ncentral.Error
+	if errors.As(cause, &answered) && answered.Call == "" {
+		answered.Call = step
+	}
+	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, Next: next}
+}

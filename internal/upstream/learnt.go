@@ -1,0 +1,116 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// learningPause is how long after an attempt to learn that taught nothing the next one is made.
+const learningPause = time.Hour
+
+// Learnt is what is known of this server: never nil, and empty but for the count of suspicions where what is stored
+// was learnt at another URL.
+func (s *Server) Learnt(ctx context.Context) store.Learnt {
+	stored, err := s.learnt.Get(ctx, s.config.Name)
+	if err != nil {
+		s.logger.Warn("what was learnt of the server cannot be read", "error", err)
+	}
+	switch {
+	case stored == nil:
+		return store.Learnt{URL: s.config.URL}
+	case stored.URL != s.config.URL:
+		return store.Learnt{URL: s.config.URL, Suspicion: stored.Suspicion}
+	}
+	return *stored
+}
+
+// Suspect makes every token of the config that was obtained so far suspect, and answers the new count of suspicions.
+func (s *Server) Suspect(ctx context.Context) int64 {
+	return s.teach(ctx, func(l *store.Learnt) { l.Suspicion++ }).Suspicion
+}
+
+// FoundDead notes that a token of the config was found dead before its time. Where nothing had cast suspicion on it, the
+// server has changed: what was learnt is forgotten and every token of the config is suspect.
+func (s *Server) FoundDead(ctx context.Context, token *store.Token) {
+	if token.Suspicion < s.Learnt(ctx).Suspicion {
+		return
+	}
+	s.teach(ctx, func(l *store.Learnt) { *l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion + 1} })
+}
+
+// suspectEarlier casts suspicion on the tokens that this server's authenticate may have ended, and answers the count of
+// suspicions that the new token is above. Of two authenticates that overlapped, either may have ended the other's session.
+func (s *Server) suspectEarlier(ctx context.Context, overlapped bool) int64 {
+	learnt := s.Learnt(ctx)
+	if ends := learnt.AuthenticateEndsEarlierSessions; ends != nil && !*ends {
+		return learnt.Suspicion
+	}
+	count := s.Suspect(ctx)
+	if overlapped {
+		count--
+	}
+	return count
+}
+
+// teach changes what is known of the server, in storage and memory; in memory alone where storage fails.
+func (s *Server) teach(ctx context.Context, change func(*store.Learnt)) store.Learnt {
+	s.record.learning.Lock()
+	defer s.record.learning.Unlock()
+	learnt := s.Learnt(ctx)
+	change(&learnt)
+	if err := s.learnt.Put(ctx, s.config.Name, &learnt); err != nil {
+		s.logger.Warn("what was learnt of the server could not be stored", "error", err)
+		s.learnt.Keep(s.config.Name, &learnt)
+	}
+	return learnt
+}
+
+// teachOnce is teach where known does not say that the change would bring nothing new.
+func (s *Server) teachOnce(ctx context.Context, change func(*store.Learnt), known func(*store.Learnt) bool) {
+	if learnt := s.Learnt(ctx); !known(&learnt) {
+		s.teach(ctx, change)
+	}
+}
+
+func canLogOut(can bool) func(*store.Learnt) {
+	return func(l *store.Learnt) { l.CanLogOut = &can }
+}
+
+// LearnBeforeRotating finds out whether this server's refresh ends the access token before it and whether authenticate
+// ends earlier sessions, on sessions of its own making, where that is not known. Any number of concurrent callers cause one
+// such attempt. What could not be learnt stays unknown. The sessions that could not be ended are the caller's to end: of
+// concurrent callers, one gets them.
+func (s *Server) LearnBeforeRotating(ctx context.Context) (left []Grant) {
+	now := time.Now()
+	if s.knowsHowToRotate(ctx) || !s.NextAttempt(now).IsZero() || s.learningIsPaused(now) {
+		return nil
+	}
+	s.learning.Do("", func() (any, error) {
+		report := s.examine(ctx, toRotate)
+		s.Adopt(ctx, report)
+		left = report.Left
+		if !s.knowsHowToRotate(ctx) {
+			s.mu.Lock()
+			s.learntNothingAt = time.Now()
+			s.mu.Unlock()
+		}
+		return nil, nil
+	})
+	return left
+}
+
+func (s *Server) knowsHowToRotate(ctx context.Context) bool {
+	learnt := s.Learnt(ctx)
+	return (learnt.RefreshEndsPredecessor != nil || learnt.RefreshRefused) && learnt.AuthenticateEndsEarlierSessions != nil
+}
+
+func (s *Server) learningIsPaused(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.learntNothingAt.IsZero() && now.Sub(s.learntNothingAt) < learningPause
+}

@@ -1,0 +1,183 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+const (
+	// shortestLifetime is what a granted token must outlive to be of use: with less left a token counts as dead.
+	shortestLifetime = 2 * time.Second
+	// longestLifetime is what no access or refresh token of N-central comes near: more is an answer gone wrong.
+	longestLifetime = 366 * 24 * time.Hour
+)
+
+// Grant is a session that N-central opened or refreshed.
+type Grant struct {
+	*ncentral.Session
+	Access, Refresh time.Duration // the lifetimes granted, counted from SentAt
+	// Suspicion is the count of suspicions that the token is above.
+	Suspicion int64
+	Warnings  []string
+}
+
+// openings counts the authenticate calls to one server, to see which of them overlapped.
+type openings struct{ underWay, begun int }
+
+// Authenticate opens a session. During a cool-down or back-off it answers the *Failure that began it, without a call. A
+// Grant beside an error is a session that was opened and cannot be used: it is the caller's to end.
+func (s *Server) Authenticate(ctx context.Context, asked ncentral.Overrides) (*Grant, error) {
+	if failure := s.pausedAt(time.Now(), &s.refused); failure != nil {
+		return nil, failure
+	}
+	sent := time.Now()
+	begun := s.beginOpening()
+	grant, err := s.open(ctx, ncentral.CallAuthenticate, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
+		return s.client.Authenticate(ctx, s.config.UserAPIToken, overrides)
+	})
+	overlapped := s.endOpening(begun)
+	s.noteObtained(ctx, sent, err)
+	if err != nil {
+		return grant, err
+	}
+	grant.Suspicion = s.suspectEarlier(ctx, overlapped)
+	return grant, nil
+}
+
+// Refresh renews a session: N-central answers a new access token and a new refresh token. See Authenticate.
+func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentral.Overrides) (*Grant, error) {
+	grant, err := s.open(ctx, ncentral.CallRefresh, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
+		return s.client.Refresh(ctx, refreshToken, overrides)
+	})
+	if err != nil {
+		return grant, err
+	}
+	s.record.obtained(nil)
+	grant.Suspicion = s.Learnt(ctx).Suspicion
+	return grant, nil
+}
+
+// open makes the call, once more without overrides where they were answered with 400, and judges the grant.
+func (s *Server) open(
+	ctx context.Context, step ncentral.Call, asked ncentral.Overrides,
+	send func(ncentral.Overrides) (*ncentral.Session, error),
+) (*Grant, error) {
+	var session *ncentral.Session
+	sent := asked
+	refusedOverrides := s.Learnt(ctx).OverridesRefused
+	if refusedOverrides {
+		sent = ncentral.Overrides{}
+	}
+	err := s.call(step, func() (err error) {
+		session, err = send(sent)
+		return err
+	})
+	if isBadRequest(err) && sent != (ncentral.Overrides{}) {
+		sent = ncentral.Overrides{}
+		err = s.call(step, func() (err error) {
+			session, err = send(sent)
+			return err
+		})
+		if err == nil {
+			refusedOverrides = true
+			s.teach(ctx, func(l *store.Learnt) { l.OverridesRefused = true })
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	grant, err := s.judge(step, session, sent)
+	if refusedOverrides && asked.Access > 0 && err == nil {
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refused to be asked for a lifetime of %s and granted %s",
+			asked.Access, grant.Access))
+	}
+	return grant, err
+}
+
+// isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
+func isBadRequest(err error) bool {
+	var answered *ncentral.Error
+	return errors.As(err, &answered) && answered.Status == http.StatusBadRequest
+}
+
+// judge reads the granted lifetimes. Where N-central states none, what was asked for stands, else its default.
+func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncentral.Overrides) (*Grant, error) {
+	grant := &Grant{Session: session, Access: session.AccessLifetime, Refresh: session.RefreshLifetime}
+	if !session.AccessLifetimeStated {
+		grant.Access = store.DefaultAccessLifetime
+		if asked.Access > 0 {
+			grant.Access = asked.Access
+		}
+	}
+	if !session.RefreshLifetimeStated {
+		grant.Refresh = store.DefaultRefreshLifetime
+		if asked.Refresh > 0 {
+			grant.Refresh = asked.Refresh
+		}
+	}
+	if grant.Refresh <= 0 || grant.Refresh > longestLifetime {
+		grant.RefreshToken, grant.Refresh = "", 0 // a refresh token of such a life is not worth a try
+	}
+	if grant.Access <= shortestLifetime || grant.Access > longestLifetime {
+		stated := grant.Access
+		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
+		return grant, s.failure(step, &ncentral.Error{
+			Call: step, Kind: ncentral.KindMalformed,
+			Detail: fmt.Sprintf("an access token with a lifetime of %s, which is of no use", stated),
+		}, time.Time{})
+	}
+	return grant, nil
+}
+
+// noteObtained records how an authenticate went; a refusal begins the cool-down, and the first one makes the config's
+// live tokens suspect, since a User-API token that was replaced may have ended them.
+func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
+	if err == nil {
+		s.mu.Lock()
+		s.refused.lift()
+		s.mu.Unlock()
+		s.record.obtained(nil)
+		return
+	}
+	var failure *Failure
+	if !errors.As(err, &failure) || failure.Kind == ncentral.KindCanceled {
+		return
+	}
+	defer s.record.obtained(failure)
+	if !failure.Refused() {
+		return
+	}
+	s.mu.Lock()
+	first := s.refused.cause == nil
+	s.refused.begin(sent, time.Now(), failure)
+	s.mu.Unlock()
+	s.logger.Warn("N-central refused the User-API token", "next_attempt", failure.Next.UTC().Format(time.RFC3339))
+	if first {
+		s.Suspect(ctx)
+	}
+}
+
+func (s *Server) beginOpening() (begun int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.openings.begun++
+	s.openings.underWay++
+	return s.openings.begun
+}
+
+// endOpening says whether another authenticate was under way at any time since that one began.
+func (s *Server) endOpening(begun int) (overlapped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.openings.underWay--
+	return s.openings.underWay > 0 || s.openings.begun > begun
+}

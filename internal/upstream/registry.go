@@ -1,0 +1,94 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package upstream is one N-central server as a config describes it: the client, how many requests may be in flight, when
+// it is left alone, what was learnt of it, the steps of check, and how it fared.
+package upstream
+
+import (
+	"context"
+	"net"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// DialContext opens a connection to N-central, as net.Dialer's method of that name does.
+type DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Registry knows the servers of one mount: one for each config, made anew for each version of the config.
+type Registry struct {
+	store  *store.Store
+	logger hclog.Logger
+	dial   DialContext
+
+	mu      sync.Mutex
+	servers map[string]*Server
+	records map[string]*Record
+}
+
+// NewRegistry answers a registry without servers. A nil dial is net.Dialer's.
+func NewRegistry(entries *store.Store, logger hclog.Logger, dial DialContext) *Registry {
+	return &Registry{
+		store:   entries,
+		logger:  logger,
+		dial:    dial,
+		servers: map[string]*Server{},
+		records: map[string]*Record{},
+	}
+}
+
+// Server answers the server of that version of the config. A new version starts without cool-down and back-off.
+func (r *Registry) Server(config *store.Config) (*Server, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	server, known := r.servers[config.Name]
+	if known && server.config.WrittenAt.Equal(config.WrittenAt) {
+		return server, nil
+	}
+	fresh, err := r.newServer(config, r.record(config.Name))
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		server.client.CloseIdleConnections()
+	}
+	r.servers[config.Name] = fresh
+	return fresh, nil
+}
+
+// Record is how the config's server fared since this process started.
+func (r *Registry) Record(config string) *Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.record(config)
+}
+
+// Forget drops what memory holds of a config that is no more.
+func (r *Registry) Forget(config string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if server, known := r.servers[config]; known {
+		server.client.CloseIdleConnections()
+	}
+	delete(r.servers, config)
+	delete(r.records, config)
+}
+
+// Close closes the idle connections of all servers.
+func (r *Registry) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, server := range r.servers {
+		server.client.CloseIdleConnections()
+	}
+}
+
+func (r *Registry) record(config string) *Record {
+	if r.records[config] == nil {
+		r.records[config] = newRecord()
+	}
+	return r.records[config]
+}

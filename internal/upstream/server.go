@@ -1,0 +1,168 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// Server is one N-central server as one version of a config describes it.
+type Server struct {
+	config *store.Config
+	client *ncentral.Client
+	record *Record
+	learnt *store.Collection[store.Learnt]
+	logger hclog.Logger
+
+	learning singleflight.Group
+
+	mu       sync.Mutex
+	refused  pause // after N-central refused the User-API token
+	silent   pause // after N-central did not answer
+	openings openings
+	// learntNothingAt is when an attempt to learn how the server rotates last taught nothing.
+	learntNothingAt time.Time
+}
+
+func (r *Registry) newServer(config *store.Config, record *Record) (*Server, error) {
+	transport, err := ncentral.NewTransport(ncentral.TransportOptions{
+		CACert:        config.CACert,
+		TLSServerName: config.TLSServerName,
+		TLSSkipVerify: config.TLSSkipVerify,
+		DialContext:   r.dial,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("config %q: %w", config.Name, err)
+	}
+	limited := &attempts{
+		next:    transport,
+		places:  semaphore.NewWeighted(int64(config.MaxRequestsInFlight)),
+		limit:   config.MaxRequestsInFlight,
+		timeout: config.RequestTimeout,
+	}
+	return &Server{
+		config:  config,
+		client:  ncentral.New(ncentral.Options{BaseURL: config.URL, Transport: limited, MaxRetries: config.MaxRetries}),
+		record:  record,
+		learnt:  r.store.Learnt,
+		logger:  r.logger.With("config", config.Name),
+		refused: pause{first: firstCoolDown, longest: longestCoolDown},
+		silent:  pause{first: firstBackOff, longest: longestBackOff},
+	}, nil
+}
+
+// Validate asks whether the access token lives. It answers false for a token that N-central does not accept any more, and
+// a *Failure where N-central could not be asked.
+func (s *Server) Validate(ctx context.Context, accessToken string) (lives bool, err error) {
+	err = s.call(ncentral.CallValidate, func() error { return s.client.Validate(ctx, accessToken) })
+	if ncentral.KindOf(err) == ncentral.KindRefused {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Probe makes the data call that a working user is needed for, and notes how it went. A 403 is well: the user may merely
+// not be allowed to see service organisations.
+func (s *Server) Probe(ctx context.Context, accessToken string) {
+	err := s.call(ncentral.CallData, func() error { return s.client.Data(ctx, accessToken) })
+	var failure *Failure
+	switch ncentral.KindOf(err) {
+	case ncentral.KindRefused, ncentral.KindCanceled:
+		return // the token died, or the engine stops: neither tells of the user
+	case ncentral.KindServerError:
+		errors.As(err, &failure)
+		s.logger.Warn("a data call failed though the token is valid", "error", err)
+	}
+	s.record.probed(failure)
+}
+
+// Ending is how a logout went.
+type Ending int
+
+// The ways a logout can go where N-central was asked.
+const (
+	Ended       Ending = iota // the session is no more
+	CannotEnd                 // this server has no logout: the session lapses with its token
+	NotEndedYet               // the logout failed and is worth another try
+)
+
+// Logout ends the session of the access token. The error says why for all but Ended.
+func (s *Server) Logout(ctx context.Context, accessToken string) (Ending, error) {
+	err := s.call(ncentral.CallLogout, func() error { return s.client.Logout(ctx, accessToken) })
+	switch ncentral.KindOf(err) {
+	case "":
+		s.teachOnce(ctx, canLogOut(true), func(l *store.Learnt) bool { return l.CanLogOut != nil && *l.CanLogOut })
+		return Ended, nil
+	case ncentral.KindRefused:
+		return Ended, nil
+	case ncentral.KindNotFound:
+		s.teachOnce(ctx, canLogOut(false), func(l *store.Learnt) bool { return l.CanLogOut != nil && !*l.CanLogOut })
+		return CannotEnd, err
+	}
+	return NotEndedYet, err
+}
+
+// FlightLimit is how long what is done for one request may take.
+func (s *Server) FlightLimit() time.Duration { return s.config.FlightLimit() }
+
+// NextAttempt is when the engine next asks this server for a new token; zero where it does so at the next request.
+func (s *Server) NextAttempt(now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next time.Time
+	for _, p := range []*pause{&s.refused, &s.silent} {
+		if p.active(now) != nil && p.until.After(next) {
+			next = p.until
+		}
+	}
+	return next
+}
+
+// call makes one call unless the server is being left alone, and notes whether it answered. An error is a *Failure.
+func (s *Server) call(step ncentral.Call, do func() error) error {
+	sent := time.Now()
+	if failure := s.pausedAt(sent, &s.silent); failure != nil {
+		return failure
+	}
+	err := do()
+	if err == nil {
+		s.answered()
+		return nil
+	}
+	failure := s.failure(step, err, time.Time{})
+	switch {
+	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
+		// Neither says anything of the server.
+	case failure.Down():
+		s.mu.Lock()
+		s.silent.begin(sent, time.Now(), failure)
+		s.mu.Unlock()
+	default:
+		s.answered()
+	}
+	return failure
+}
+
+func (s *Server) pausedAt(now time.Time, p *pause) *Failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return p.active(now)
+}
+
+func (s *Server) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent.lift()
+}
