@@ -1,0 +1,63 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// Want is what a reader asks for.
+type Want struct {
+	// MinTTL is the least remaining lifetime for this read; zero, or less than the role's min_ttl, is the role's.
+	MinTTL time.Duration
+	// Validate asks N-central first whether the token lives.
+	Validate bool
+	// Stored is set where N-central is not to be called: a read that needs it fails with ErrNeedsActiveNode.
+	Stored bool
+}
+
+// Facts are what every answer that hands out one token of a role has in common.
+type Facts struct {
+	AccessToken      string
+	TokenType        string
+	URL              string
+	ExpiresAt        string // RFC 3339, UTC
+	ExpiresAtSeconds int64  // Unix time
+	ObtainedAt       string // RFC 3339, UTC
+	RotationPeriod   int64  // seconds from when the token was obtained until it is rotated, at least 1
+}
+
+// Answer hands out a token.
+type Answer struct {
+	*Facts
+	// Remaining is for how long the token is promised to live, more than 2 s.
+	Remaining time.Duration
+	// UntilRotation is when this engine next replaces the token, from now.
+	UntilRotation time.Duration
+	Warnings      []string
+}
+
+func newFacts(v *view) Facts {
+	token := v.token
+	return Facts{
+		AccessToken:      token.AccessToken,
+		TokenType:        token.TokenType,
+		URL:              token.URL,
+		ExpiresAt:        token.ExpiresAt.UTC().Format(time.RFC3339),
+		ExpiresAtSeconds: token.ExpiresAt.Unix(),
+		ObtainedAt:       token.IssuedAt.UTC().Format(time.RFC3339),
+		RotationPeriod:   max(int64(v.rotatesAt.Sub(token.IssuedAt)/time.Second), 1),
+	}
+}
+
+func (v *view) answer(now time.Time) *Answer {
+	return &Answer{
+		Facts:         &v.facts,
+		Remaining:     v.remaining(now),
+		UntilRotation: store.Remaining(v.rotatesAt, now),
+		Warnings:      v.token.Warnings,
+	}
+}

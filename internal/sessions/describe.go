@@ -1,0 +1,56 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// Description tells of a role's sessions, without a secret. Times are zero where they are not known.
+type Description struct {
+	Live             bool // whether there is a token to hand out; the fields down to LastValidatedAt tell of it
+	IssuedAt         time.Time
+	ExpiresAt        time.Time
+	RotatesAt        time.Time
+	RefreshExpiresAt time.Time
+	ObtainedBy       store.ObtainedBy
+	LastValidatedAt  time.Time
+	Suspect          bool
+
+	LastReadAt  time.Time
+	Earlier     int // how many retired and replaced tokens still live
+	LogoutsOwed int
+}
+
+// Describe tells of the role's sessions. It makes no call to N-central.
+func (m *Manager) Describe(ctx context.Context, role string) (*Description, error) {
+	slot, v, _, err := m.look(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	owed, err := m.store.CountOwed(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	described := &Description{LogoutsOwed: owed, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now))}
+	if v.token != nil && v.token.LivesAt(now) {
+		described.Earlier--
+	}
+	if !v.alive(now) {
+		return described, nil
+	}
+	described.Live = true
+	described.IssuedAt = v.token.IssuedAt
+	described.ExpiresAt = v.token.ExpiresAt
+	described.RotatesAt = v.rotatesAt
+	described.RefreshExpiresAt = v.token.RefreshExpiresAt
+	described.ObtainedBy = v.token.ObtainedBy
+	described.LastValidatedAt = slot.validatedAt(v.token)
+	described.Suspect, err = m.suspect(ctx, v)
+	return described, err
+}

@@ -1,0 +1,135 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+// logoutsAtATime bounds how many sessions are being ended at a time.
+const logoutsAtATime = 8
+
+// OfCheck stands in the place of a role for the sessions that a check opened: no role can have this name.
+const OfCheck = ":check"
+
+// End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central. What is being obtained
+// for the role is discarded when it comes. The warnings name what could not be ended and until when it lives; the error is
+// storage's, and then nothing was ended.
+func (m *Manager) End(ctx context.Context, role string) (warnings []string, err error) {
+	slot := m.slot(role)
+	session, err := m.forget(ctx, slot)
+	if err != nil {
+		return nil, err
+	}
+	tokens := session.Tokens(time.Now())
+	told := make([]string, len(tokens))
+	var group errgroup.Group
+	group.SetLimit(logoutsAtATime)
+	for i, token := range tokens {
+		group.Go(func() error {
+			told[i] = m.logOut(context.WithoutCancel(ctx), role, token)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	for _, warning := range told {
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
+	}
+	return warnings, nil
+}
+
+// EndRole is End for a role that was deleted: nothing of it stays in memory.
+func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
+	warnings, err := m.End(ctx, role)
+	if err == nil {
+		m.slots.Delete(role)
+	}
+	return warnings, err
+}
+
+// forget removes the role's session from storage and memory, and answers what it was.
+func (m *Manager) forget(ctx context.Context, slot *slot) (*store.Session, error) {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil {
+		return nil, err
+	}
+	if session != nil {
+		if err := m.store.Sessions.Delete(ctx, slot.role); err != nil {
+			return nil, err
+		}
+	}
+	slot.ended++
+	slot.overtake()
+	slot.granted.Store(nil)
+	return session, nil
+}
+
+// Discard ends, in the background, a session that was opened for the role and is not handed out.
+func (m *Manager) Discard(role string, origin store.Origin, grant upstream.Grant) {
+	m.discard(role, store.Token{Origin: origin, AccessToken: grant.AccessToken, DiesAt: grant.SentAt.Add(grant.Access)})
+}
+
+func (m *Manager) discard(role string, token store.Token) {
+	m.running.Add(1)
+	go func() {
+		defer m.running.Done()
+		if warning := m.logOut(m.background, role, token); warning != "" {
+			m.logger.Warn("a session that is not handed out could not be ended", "role", role, "reason", warning)
+		}
+	}()
+}
+
+// logOut ends the token's session. The token is sent only while its config exists and has the URL that the token came
+// from. A logout that failed is written down as owed. The answer is empty, or tells why the session lives on.
+func (m *Manager) logOut(ctx context.Context, role string, token store.Token) (warning string) {
+	until := token.DiesAt.UTC().Format(time.RFC3339)
+	server, reason := m.serverOf(ctx, token.Origin)
+	if server == nil {
+		return fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
+	}
+	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
+	defer cancel()
+	ending, err := server.Logout(ctx, token.AccessToken)
+	switch ending {
+	case upstream.Ended:
+		return ""
+	case upstream.CannotEnd:
+		return fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", token.Config, role, until)
+	}
+	debt := store.Owed{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
+	if storeErr := m.store.PutOwed(m.storing, role, debt); storeErr != nil {
+		return fmt.Sprintf("a session of role %q could not be logged out (%s), nor could that be written down (%s): it lives until %s",
+			role, err, storeErr, until)
+	}
+	return fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, err, until)
+}
+
+// serverOf answers the server that a token may be sent to, or why there is none.
+func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (*upstream.Server, string) {
+	config, err := m.store.Configs.Get(ctx, origin.Config)
+	switch {
+	case err != nil:
+		return nil, err.Error()
+	case config == nil:
+		return nil, fmt.Sprintf("config %q is no more", origin.Config)
+	case config.URL != origin.URL:
+		return nil, fmt.Sprintf("config %q has another url than the session came from", origin.Config)
+	}
+	server, err := m.upstream.Server(config)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return server, ""
+}

@@ -1,0 +1,185 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// flight is one obtaining of a token for a role, whoever waits for it.
+type flight struct {
+	role   *store.Role
+	config *store.Config
+	ended  uint64
+
+	awaited    atomic.Bool   // some reader waits for it
+	failedOnce chan struct{} // closed when its first attempt failed
+	overtaken  chan struct{} // closed when it was obtained for what is no more
+	done       chan struct{} // closed when it landed
+
+	mu      sync.Mutex
+	outcome error // of the first attempt until it landed, then of the flight
+}
+
+func newFlight(v *view, ended uint64) *flight {
+	return &flight{
+		role: v.role, config: v.config, ended: ended,
+		failedOnce: make(chan struct{}), overtaken: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// isFor says whether the flight serves readers of that config and role.
+func (f *flight) isFor(config *store.Config, role *store.Role) bool {
+	return f.config.Fingerprint() == config.Fingerprint() && f.role.Fingerprint() == role.Fingerprint()
+}
+
+func (f *flight) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.outcome
+}
+
+// attemptFailed tells those who can do without the flight that it will not be quick.
+func (f *flight) attemptFailed(failure error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.outcome == nil {
+		f.outcome = failure
+		close(f.failedOnce)
+	}
+}
+
+func (f *flight) land(outcome error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.outcome = outcome
+	close(f.done)
+}
+
+// join answers the flight for the view's role and config, and starts it where there is none. A flight for what is no more
+// is overtaken: its readers start over, and its result is discarded when it lands.
+func (m *Manager) join(slot *slot, v *view) *flight {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.flight != nil && slot.flight.isFor(v.config, v.role) {
+		return slot.flight
+	}
+	slot.overtake()
+	return m.start(slot, v)
+}
+
+// startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
+func (m *Manager) startAhead(slot *slot, v *view, now time.Time) {
+	server, err := m.upstream.Server(v.config)
+	if err != nil || !server.NextAttempt(now).IsZero() {
+		return
+	}
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.flight == nil {
+		m.start(slot, v)
+	}
+}
+
+// start begins a flight. The slot is locked.
+func (m *Manager) start(slot *slot, v *view) *flight {
+	f := newFlight(v, slot.ended)
+	slot.flight = f
+	m.running.Add(1)
+	go func() {
+		defer m.running.Done()
+		m.fly(slot, f)
+	}()
+	return f
+}
+
+// overtake sends the readers of the slot's flight to start over. The slot is locked.
+func (s *slot) overtake() {
+	if s.flight != nil {
+		close(s.flight.overtaken)
+		s.flight = nil
+	}
+}
+
+// fly obtains a token on a context of its own, so that no reader's hang-up fails the others, and keeps it if it is still
+// what the role's readers want.
+func (m *Manager) fly(slot *slot, f *flight) {
+	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
+	defer cancel()
+	traced := ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
+		f.attemptFailed(fmt.Errorf("config %q: %w; it is tried again", f.config.Name, err))
+	}})
+	token, outcome := m.obtain(traced, slot, f)
+
+	slot.mu.Lock()
+	if slot.flight == f {
+		slot.flight = nil
+	}
+	discard := token
+	switch wanted, err := m.stillWanted(m.storing, slot, f); {
+	case err != nil:
+		outcome = err
+	case !wanted:
+		outcome = ErrOvertaken
+	case outcome == nil:
+		m.keep(m.storing, slot, f, token)
+		discard = nil
+	}
+	slot.mu.Unlock()
+	f.land(outcome)
+	if discard != nil {
+		m.discard(slot.role, *discard)
+	}
+}
+
+// stillWanted says whether the flight's role and config are what they were and the role's sessions were not ended. The
+// slot is locked.
+func (m *Manager) stillWanted(ctx context.Context, slot *slot, f *flight) (bool, error) {
+	if slot.ended != f.ended {
+		return false, nil
+	}
+	role, err := m.store.Roles.Get(ctx, slot.role)
+	if err != nil || role == nil {
+		return false, err
+	}
+	config, err := m.store.Configs.Get(ctx, role.Config)
+	if err != nil || config == nil {
+		return false, err
+	}
+	return f.isFor(config, role), nil
+}
+
+// keep makes the token the role's current one. The slot is locked.
+func (m *Manager) keep(ctx context.Context, slot *slot, f *flight, token *store.Token) {
+	now := time.Now()
+	before, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil {
+		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", slot.role, "error", err)
+	}
+	next := &store.Session{
+		ConfigFingerprint: f.config.Fingerprint(),
+		RoleFingerprint:   f.role.Fingerprint(),
+		Current:           token,
+		Earlier:           before.Tokens(now),
+		LastReadAt:        slot.lastReadAt(before),
+	}
+	if f.awaited.Load() {
+		next.LastReadAt = now
+	}
+	slot.granted.Store(&lastGrant{
+		configFingerprint: next.ConfigFingerprint, roleFingerprint: next.RoleFingerprint, lifetime: token.Lifetime(),
+	})
+	if err := m.store.Sessions.Put(ctx, slot.role, next); err != nil {
+		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops", "role", slot.role, "error", err)
+		token.Warnings = append(token.Warnings, "this token could not be stored: it is forgotten when the plugin stops")
+		m.store.Sessions.Keep(slot.role, next)
+	}
+}

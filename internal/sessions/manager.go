@@ -1,0 +1,220 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package sessions is the heart of the engine: which access token is handed out, reused, refreshed, replaced, validated
+// and ended.
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/singleflight"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+var (
+	// ErrUnknownRole says that there is no role of that name.
+	ErrUnknownRole = errors.New("unknown role")
+	// ErrUnknownConfig says that the role names a config that is no more.
+	ErrUnknownConfig = errors.New("unknown config")
+	// ErrNeedsActiveNode says that the read cannot be answered from what is stored: it needs N-central, or the active
+	// node is to see it.
+	ErrNeedsActiveNode = errors.New("the active node must answer this read")
+	// ErrOvertaken says that the role's sessions were ended, or its role or config changed, while a token was obtained for
+	// it, and again while it was tried anew.
+	ErrOvertaken = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
+)
+
+// LimitError says that a reader asked for more remaining life than tokens of the role can have.
+type LimitError struct{ Asked, Granted time.Duration }
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("min_ttl: %s is more than half of the %s that N-central grants for this role, which is the limit for a "+
+		"token that readers share: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
+}
+
+// Manager rules over the sessions of all roles of one mount.
+type Manager struct {
+	store       *store.Store
+	upstream    *upstream.Registry
+	maxLeaseTTL func() time.Duration
+	logger      hclog.Logger
+
+	// What outlives a request runs on this context and is waited for by Close.
+	background context.Context
+	stop       context.CancelFunc
+	running    sync.WaitGroup
+	// storing is for what must still be written down when the rest is being broken off.
+	storing context.Context
+
+	slots sync.Map // role name to *slot
+
+	probesMu sync.Mutex
+	probes   map[string]time.Time // config name to when the tick last made its data call
+}
+
+// NewManager answers the manager of a mount. It makes no call. maxLeaseTTL answers the mount's max_lease_ttl, and is asked
+// once for each token obtained.
+func NewManager(entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, logger hclog.Logger) *Manager {
+	background, stop := context.WithCancel(context.Background())
+	return &Manager{
+		store:       entries,
+		upstream:    servers,
+		maxLeaseTTL: maxLeaseTTL,
+		logger:      logger,
+		background:  background,
+		stop:        stop,
+		storing:     context.Background(),
+		probes:      map[string]time.Time{},
+	}
+}
+
+// Close breaks off what is under way and waits for it.
+func (m *Manager) Close() {
+	m.stop()
+	m.running.Wait()
+}
+
+// slot is what memory holds for one role beside its stored session.
+type slot struct {
+	role string
+
+	// mu guards the fields up to the blank line and every change of the role's stored session. It is never held during a
+	// call to N-central.
+	mu     sync.Mutex
+	flight *flight
+	ended  uint64 // counts how often the role's sessions were ended
+	spent  string // the refresh token that N-central last refused: it is not tried again
+
+	view        atomic.Pointer[view]
+	granted     atomic.Pointer[lastGrant]
+	lastRead    atomic.Int64 // Unix nanoseconds
+	validated   atomic.Pointer[validation]
+	validations singleflight.Group
+}
+
+// lastGrant remembers for how long the role's last token was promised, for when that token is no more.
+type lastGrant struct {
+	configFingerprint, roleFingerprint string
+	lifetime                           time.Duration
+}
+
+func (m *Manager) slot(role string) *slot {
+	if known, ok := m.slots.Load(role); ok {
+		return known.(*slot)
+	}
+	known, _ := m.slots.LoadOrStore(role, &slot{role: role})
+	return known.(*slot)
+}
+
+// readAt notes a read of the role's token.
+func (s *slot) readAt(now time.Time) { s.lastRead.Store(now.UnixNano()) }
+
+// lastReadAt is the last read that is known of, in memory or storage.
+func (s *slot) lastReadAt(session *store.Session) time.Time {
+	var last time.Time
+	if nanoseconds := s.lastRead.Load(); nanoseconds != 0 {
+		last = time.Unix(0, nanoseconds).UTC()
+	}
+	if session != nil && session.LastReadAt.After(last) {
+		last = session.LastReadAt
+	}
+	return last
+}
+
+// view is a role's token as the role and config are now, with all that a read needs worked out once.
+type view struct {
+	role    *store.Role
+	config  *store.Config
+	session *store.Session
+
+	token     *store.Token // nil: there is none that serves
+	minTTL    time.Duration
+	rotatesAt time.Time
+	aheadFrom time.Time // from when a read starts the rotation without waiting for it
+	facts     Facts
+}
+
+// look answers the role's view, and whether storage had to be asked for its session.
+func (m *Manager) look(ctx context.Context, name string) (*slot, *view, bool, error) {
+	role, err := m.store.Roles.Get(ctx, name)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	if role == nil {
+		return nil, nil, false, fmt.Errorf("%w %q", ErrUnknownRole, name)
+	}
+	config, err := m.store.Configs.Get(ctx, role.Config)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	if config == nil {
+		return nil, nil, false, fmt.Errorf("role %q: %w %q", name, ErrUnknownConfig, role.Config)
+	}
+	session, fromStorage, err := m.store.Sessions.Find(ctx, name)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	slot := m.slot(name)
+	if v := slot.view.Load(); v != nil && v.role == role && v.config == config && v.session == session {
+		return slot, v, fromStorage, nil
+	}
+	v := newView(role, config, session)
+	slot.view.Store(v)
+	return slot, v, fromStorage, nil
+}
+
+const (
+	// deadBelow is what a token must have left to be handed out: a lease of 0 s would become Vault's default of 768h.
+	deadBelow = 2 * time.Second
+	// longestAhead bounds the window before a rotation is due in which it is started ahead of need.
+	longestAhead = 2 * time.Minute
+)
+
+func newView(role *store.Role, config *store.Config, session *store.Session) *view {
+	v := &view{role: role, config: config, session: session}
+	if !session.Serves(config, role) {
+		return v
+	}
+	v.token = session.Current
+	lifetime := v.token.Lifetime()
+	v.minTTL = role.MinTTLWithin(lifetime)
+	v.rotatesAt = v.token.ExpiresAt.Add(-v.minTTL)
+	v.aheadFrom = v.rotatesAt.Add(-min(lifetime/10, longestAhead))
+	v.facts = newFacts(v)
+	return v
+}
+
+// remaining is how long the view's token may still be used.
+func (v *view) remaining(now time.Time) time.Duration {
+	if v.token == nil {
+		return 0
+	}
+	return store.Remaining(v.token.ExpiresAt, now)
+}
+
+func (v *view) alive(now time.Time) bool { return v.remaining(now) >= deadBelow }
+
+// goodEnough says whether the token has the remaining life that the role and the reader ask for.
+func (v *view) goodEnough(now time.Time, want Want) bool {
+	return v.alive(now) && v.remaining(now) >= max(v.minTTL, want.MinTTL)
+}
+
+func (v *view) dueAhead(now time.Time) bool { return store.Remaining(v.aheadFrom, now) <= 0 }
+
+// suspect says whether the view's token must be validated before it is handed out.
+func (m *Manager) suspect(ctx context.Context, v *view) (bool, error) {
+	learnt, err := m.store.Learnt.Get(ctx, v.config.Name)
+	if err != nil {
+		return false, err
+	}
+	return learnt != nil && v.token.Suspicion < learnt.Suspicion, nil
+}

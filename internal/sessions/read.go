@@ -1,0 +1,171 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
+// concurrent readers cause one obtaining. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrOvertaken, a
+// *LimitError, an *upstream.Failure, the context's, or storage's.
+func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, error) {
+	answer, err := m.read(ctx, role, want)
+	if errors.Is(err, ErrOvertaken) {
+		answer, err = m.read(ctx, role, want)
+	}
+	return answer, err
+}
+
+func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, error) {
+	slot, v, _, err := m.look(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	if err := slot.checkLimit(v, want); err != nil {
+		return nil, err
+	}
+	if !v.goodEnough(now, want) {
+		return m.obtainAndAnswer(ctx, slot, v, want)
+	}
+	suspect, err := m.suspect(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	if suspect || want.Validate {
+		return m.validateAndAnswer(ctx, slot, v, want)
+	}
+	if v.dueAhead(now) {
+		if want.Stored {
+			return nil, ErrNeedsActiveNode
+		}
+		m.startAhead(slot, v, now)
+	}
+	slot.readAt(now)
+	return v.answer(now), nil
+}
+
+// checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
+// token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
+func (s *slot) checkLimit(v *view, want Want) error {
+	lifetime := v.role.TTL
+	if v.token != nil {
+		lifetime = v.token.Lifetime()
+	} else if last := s.granted.Load(); last != nil &&
+		last.configFingerprint == v.config.Fingerprint() && last.roleFingerprint == v.role.Fingerprint() {
+		lifetime = last.lifetime
+	}
+	if lifetime > 0 && want.MinTTL > lifetime/2 {
+		return &LimitError{Asked: want.MinTTL, Granted: lifetime}
+	}
+	return nil
+}
+
+// validateAndAnswer hands the view's token out if N-central says that it lives, and a new one if it does not. Where
+// N-central cannot be asked, that is the error for a reader who asked for validation; for others a new token is tried.
+func (m *Manager) validateAndAnswer(ctx context.Context, slot *slot, v *view, want Want) (*Answer, error) {
+	if want.Stored {
+		return nil, ErrNeedsActiveNode
+	}
+	lives, err := m.validate(ctx, slot, v)
+	if err != nil && want.Validate {
+		return nil, err
+	}
+	if lives {
+		now := time.Now()
+		slot.readAt(now)
+		return v.answer(now), nil
+	}
+	_, v, _, err = m.look(ctx, slot.role)
+	if err != nil {
+		return nil, err
+	}
+	return m.obtainAndAnswer(ctx, slot, v, want)
+}
+
+// obtainAndAnswer waits for a new token. A reader who can do with the token in hand waits for the first attempt alone, and
+// gets that token where the attempt fails.
+func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want Want) (*Answer, error) {
+	if want.Stored {
+		return nil, ErrNeedsActiveNode
+	}
+	canServeStale := !want.Validate && v.alive(time.Now()) && v.remaining(time.Now()) >= want.MinTTL
+	flight := m.join(slot, v)
+	flight.awaited.Store(true)
+	var failedOnce <-chan struct{}
+	if canServeStale {
+		failedOnce = flight.failedOnce
+	}
+	select {
+	case <-flight.done:
+	case <-failedOnce:
+	case <-flight.overtaken:
+		return nil, ErrOvertaken
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	failure := flight.failure()
+	switch {
+	case failure == nil:
+		return m.answerNew(ctx, slot, want)
+	case canServeStale && !errors.Is(failure, ErrOvertaken):
+		return m.answerStale(ctx, slot, v, failure)
+	}
+	return nil, failure
+}
+
+func (m *Manager) answerNew(ctx context.Context, slot *slot, want Want) (*Answer, error) {
+	_, v, _, err := m.look(ctx, slot.role)
+	if err != nil {
+		return nil, err
+	}
+	if err := slot.checkLimit(v, want); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	if !v.alive(now) {
+		return nil, ErrOvertaken
+	}
+	slot.readAt(now)
+	return v.answer(now), nil
+}
+
+// shortestStaleWait is what an answer that hands out a stale token says at least of when to come back.
+const shortestStaleWait = 15 * time.Second
+
+// answerStale hands out the token in hand for want of a new one. A suspect token must have been validated for that.
+func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, failure error) (*Answer, error) {
+	suspect, err := m.suspect(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	if suspect {
+		if lives, _ := m.validate(ctx, slot, v); !lives {
+			return nil, failure
+		}
+	}
+	now := time.Now()
+	if !v.alive(now) {
+		return nil, failure
+	}
+	server, err := m.upstream.Server(v.config)
+	if err != nil {
+		return nil, err
+	}
+	m.upstream.Record(v.config.Name).ServedStale(v.token.ExpiresAt)
+	slot.readAt(now)
+	answer := v.answer(now)
+	if answer.UntilRotation <= 0 {
+		answer.UntilRotation = min(max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait), answer.Remaining)
+	}
+	answer.Warnings = append(answer.Warnings[:len(answer.Warnings):len(answer.Warnings)], fmt.Sprintf(
+		"no new token could be had, so this is the one from before, which lives until %s: %s", v.facts.ExpiresAt, failure))
+	return answer, nil
+}

@@ -1,0 +1,189 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+const (
+	// tickLimit ends a tick before the next one is due.
+	tickLimit = 50 * time.Second
+	// workAtATime bounds the roles, configs and debts that a tick works on at a time.
+	workAtATime = 8
+	// debtsPerTick bounds the logouts owed that one tick tries.
+	debtsPerTick = 200
+	probeEvery   = time.Hour
+)
+
+// Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what lapsed, rotates the
+// tokens that were read since they were obtained and are due soon, asks after one live token of each config, and tries the
+// logouts owed. It is for the active node, once a minute.
+func (m *Manager) Tick(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, tickLimit)
+	defer cancel()
+	roles, err := m.store.Sessions.Names(ctx)
+	if err != nil {
+		return err
+	}
+	var rotations errgroup.Group
+	rotations.SetLimit(workAtATime)
+	live := map[string]*liveToken{}
+	for _, role := range roles {
+		slot, v, err := m.tidy(ctx, role)
+		if err != nil {
+			m.logger.Warn("a session could not be looked after", "role", role, "error", err)
+			continue
+		}
+		if v == nil {
+			continue
+		}
+		now := time.Now()
+		if v.dueAhead(now) && !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
+			rotations.Go(func() error { m.rotate(ctx, slot, v); return nil })
+		}
+		if known := live[v.config.Name]; known == nil || v.token.ExpiresAt.After(known.view.token.ExpiresAt) {
+			live[v.config.Name] = &liveToken{slot: slot, view: v}
+		}
+	}
+	var inspections errgroup.Group
+	inspections.SetLimit(workAtATime)
+	for _, token := range live {
+		inspections.Go(func() error { m.inspect(ctx, token); return nil })
+	}
+	err = m.payDebts(ctx)
+	_ = rotations.Wait()
+	_ = inspections.Wait()
+	return err
+}
+
+// liveToken is the token by which a tick asks after its config.
+type liveToken struct {
+	slot *slot
+	view *view
+}
+
+// tidy removes what lapsed of the role's stored session and answers the view of a token that lives, or none.
+func (m *Manager) tidy(ctx context.Context, role string) (*slot, *view, error) {
+	slot, v, _, err := m.look(ctx, role)
+	if errors.Is(err, ErrUnknownRole) {
+		warnings, err := m.EndRole(ctx, role)
+		for _, warning := range warnings {
+			m.logger.Warn("a session of a deleted role could not be ended", "role", role, "reason", warning)
+		}
+		return nil, nil, err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	if len(v.session.Tokens(now)) == 0 {
+		return nil, nil, m.removeLapsed(ctx, slot)
+	}
+	if !v.alive(now) {
+		return nil, nil, nil
+	}
+	return slot, v, nil
+}
+
+// removeLapsed removes the role's stored session if it holds no token that lives.
+func (m *Manager) removeLapsed(ctx context.Context, slot *slot) error {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil || session == nil || len(session.Tokens(time.Now())) > 0 {
+		return err
+	}
+	return m.store.Sessions.Delete(ctx, slot.role)
+}
+
+// rotate obtains a new token for the role and waits for it.
+func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) {
+	flight := m.join(slot, v)
+	select {
+	case <-flight.done:
+		if err := flight.failure(); err != nil {
+			m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+		}
+	case <-flight.overtaken:
+	case <-ctx.Done():
+	}
+}
+
+// inspect asks N-central whether the token lives, and once an hour whether a data call succeeds with it. A dead token that
+// has readers is replaced at once; that it died makes the config's other tokens suspect.
+func (m *Manager) inspect(ctx context.Context, token *liveToken) {
+	slot, v := token.slot, token.view
+	lives, err := m.validate(ctx, slot, v)
+	if err != nil {
+		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
+		return
+	}
+	if !lives {
+		if _, now, _, err := m.look(ctx, slot.role); err == nil && !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
+			m.rotate(ctx, slot, now)
+		}
+		return
+	}
+	if !m.probeIsDue(v.config.Name) {
+		return
+	}
+	server, err := m.upstream.Server(v.config)
+	if err != nil {
+		m.logger.Warn("the data call could not be made", "config", v.config.Name, "error", err)
+		return
+	}
+	server.Probe(ctx, v.token.AccessToken)
+}
+
+func (m *Manager) probeIsDue(config string) bool {
+	m.probesMu.Lock()
+	defer m.probesMu.Unlock()
+	if last, known := m.probes[config]; known && time.Since(last) < probeEvery {
+		return false
+	}
+	m.probes[config] = time.Now()
+	return true
+}
+
+// payDebts tries the logouts owed. A debt ends when it is paid, when its token expired, and when its token may be sent
+// nowhere any more.
+func (m *Manager) payDebts(ctx context.Context) error {
+	debts, err := m.store.ListOwed(ctx, debtsPerTick)
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(workAtATime)
+	for _, debt := range debts {
+		group.Go(func() error { return m.pay(ctx, debt) })
+	}
+	return group.Wait()
+}
+
+func (m *Manager) pay(ctx context.Context, debt store.Owed) error {
+	if store.Remaining(debt.DiesAt, time.Now()) <= 0 {
+		return m.store.DeleteOwed(ctx, debt)
+	}
+	server, why := m.serverOf(ctx, debt.Origin)
+	if server == nil {
+		m.logger.Warn("a logout owed is given up", "config", debt.Config, "reason", why, "lives_until", debt.DiesAt.UTC().Format(time.RFC3339))
+		return m.store.DeleteOwed(ctx, debt)
+	}
+	switch ending, err := server.Logout(ctx, debt.AccessToken); ending {
+	case upstream.NotEndedYet:
+		m.logger.Debug("a logout is still owed", "config", debt.Config, "error", err)
+		return nil
+	case upstream.CannotEnd:
+		m.logger.Warn("a logout owed is given up: this server has no logout", "config", debt.Config, "lives_until", debt.DiesAt.UTC().Format(time.RFC3339))
+	}
+	return m.store.DeleteOwed(ctx, debt)
+}
