@@ -1,0 +1,292 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/sessions"
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+func (a *API) configPath() *framework.Path {
+	written := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
+		return &framework.PathOperation{
+			Callback:                    operation,
+			Summary:                     summary,
+			Responses:                   noContent(),
+			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
+			ForwardPerformanceStandby:   true,
+			ForwardPerformanceSecondary: true,
+		}
+	}
+	return &framework.Path{
+		Pattern: "config/" + framework.GenericNameRegex("name"),
+		Fields: together(configFields(), map[string]*framework.FieldSchema{
+			"name": {Type: framework.TypeString, Required: true, Description: "The config's name, 128 characters at most."},
+			fieldUserAPIToken: {
+				Type: framework.TypeString, Required: true, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true, Name: "User-API token"},
+				Description: "The User-API token (JWT) that N-central's web UI generated for the API user. It is never returned. A change of url, ca_cert, tls_server_name or tls_skip_verify must bring it along.",
+			},
+			fieldVerify: {
+				Type: framework.TypeBool, Default: true,
+				Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check. If one fails, nothing is changed. Not stored itself.",
+			},
+		}),
+		ExistenceCheck: a.configExists,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.CreateOperation: written("Create a config.", a.writeConfig, "write"),
+			logical.UpdateOperation: written("Create a config, or change the fields given of one that exists.", a.writeConfig, "write"),
+			logical.PatchOperation:  written("Change the fields given of a config; null resets a field to its default.", a.writeConfig, "patch"),
+			logical.DeleteOperation: written("Delete a config that no role names.", a.deleteConfig, "delete"),
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:     a.readConfig,
+				Summary:      "Read a config, without its User-API token.",
+				Responses:    map[int][]framework.Response{http.StatusOK: {{Description: "The config.", Fields: configAnswerFields()}}},
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
+			},
+		},
+		DisplayAttrs: display("", "config"),
+		HelpSynopsis: "Configure an N-central server and the credential for it.",
+		HelpDescription: `
+A config names an N-central server and holds the User-API token of one of its users, from which this engine obtains access tokens. The token is made in N-central's web UI alone (Administration, User Management, Users, the user, API Access, Generate JSON Web Token), is shown there once, and ends the one before it.
+
+Unless verify=false is given, a write tries the new values on the server first and changes nothing if they fail. A new url, user_api_token or TLS trust retires the sessions of the config's roles: their tokens are handed out no more and left to lapse.
+
+N-central lets API users' passwords expire, after 90 days by default, and with them every token of the user: give password_changed_at to be warned in time.
+`,
+	}
+}
+
+func (a *API) configListPath() *framework.Path {
+	return &framework.Path{
+		Pattern: "config/?$",
+		Fields:  listFields(),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback:  a.listConfigs,
+				Summary:   "List the configs.",
+				Responses: listResponses("configs"),
+			},
+		},
+		DisplayAttrs:    display("", "configs"),
+		HelpSynopsis:    "List the configs.",
+		HelpDescription: "Lists the configs; key_info holds url and state of each. The state is that of the node asked, since the plugin started there: unknown, ok, degraded or failing.",
+	}
+}
+
+func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	if err := checkName(name); err != nil {
+		return mistake(fmt.Errorf("name: %w", err))
+	}
+	stored, err := a.Store.Configs.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if stored == nil && req.Operation == logical.PatchOperation {
+		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no config %q to change: write it with POST first", name))
+	}
+	candidate, err := changedConfig(name, stored, req, data)
+	if err != nil {
+		return mistake(err)
+	}
+	var report *upstream.Report
+	if data.Get(fieldVerify).(bool) {
+		if report, err = a.Upstream.Verify(ctx, candidate, stored); err != nil {
+			return nil, err
+		}
+		a.endLeft(candidate, report)
+		if report.Failed != nil {
+			return mistake(fmt.Errorf("the config was not changed, because step %s of its verification failed: %s", report.Failed.Name, report.Failed.Message))
+		}
+	}
+	if changedMeanwhile, err := a.storeConfig(ctx, stored, candidate); err != nil || changedMeanwhile != nil {
+		return changedMeanwhile, err
+	}
+	server, err := a.Upstream.Server(candidate)
+	if err != nil {
+		return nil, err
+	}
+	if report != nil {
+		server.Adopt(ctx, report)
+	}
+	return withWarnings(nil, append(configWarnings(candidate), learntWarnings(server.Learnt(ctx))...)), nil
+}
+
+// changedConfig answers what the config is to be: the stored one, or the defaults, with the request's fields.
+func changedConfig(name string, stored *store.Config, req *logical.Request, data *framework.FieldData) (*store.Config, error) {
+	settings := configSettings()
+	candidate := withDefaults(settings)
+	if stored != nil {
+		*candidate = *stored
+	}
+	if err := apply(candidate, settings, req, data); err != nil {
+		return nil, err
+	}
+	for _, required := range []struct{ field, value string }{{fieldURL, candidate.URL}, {fieldUserAPIToken, candidate.UserAPIToken}} {
+		if required.value == "" {
+			return nil, fmt.Errorf("%s: a new config needs it", required.field)
+		}
+	}
+	if stored != nil && data.Raw[fieldUserAPIToken] == nil {
+		if field := changedTrust(stored, candidate); field != "" {
+			return nil, fmt.Errorf("%s: a change of it must bring %s along, so that whoever may write a config cannot thereby send the stored token to a host of their choice",
+				field, fieldUserAPIToken)
+		}
+	}
+	now := time.Now().UTC()
+	if stored == nil || stored.UserAPIToken != candidate.UserAPIToken {
+		candidate.UserAPITokenSetAt = now
+	}
+	candidate.WrittenAt = now
+	candidate.Name = name
+	return candidate, nil
+}
+
+// changedTrust names the field, if any, in which the two configs differ in where the User-API token is sent to.
+func changedTrust(before, after *store.Config) string {
+	switch {
+	case before.URL != after.URL:
+		return fieldURL
+	case before.CACert != after.CACert:
+		return fieldCACert
+	case before.TLSServerName != after.TLSServerName:
+		return fieldTLSServerName
+	case before.TLSSkipVerify != after.TLSSkipVerify:
+		return fieldTLSSkipVerify
+	}
+	return ""
+}
+
+// storeConfig stores the candidate unless the config is another by now than the one it was made from.
+func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config) (*logical.Response, error) {
+	a.Store.Definitions.Lock()
+	defer a.Store.Definitions.Unlock()
+	stored, err := a.Store.Configs.Get(ctx, candidate.Name)
+	if err != nil {
+		return nil, err
+	}
+	if (stored == nil) != (madeFrom == nil) || stored != nil && !stored.WrittenAt.Equal(madeFrom.WrittenAt) {
+		return nil, logical.CodedError(http.StatusConflict, fmt.Sprintf("config %q was changed by another request while this one was verified: nothing of this one was stored, try again", candidate.Name))
+	}
+	return nil, a.Store.Configs.Put(ctx, candidate.Name, candidate)
+}
+
+// endLeft sees to the sessions that a verification or check opened and could not end.
+func (a *API) endLeft(config *store.Config, report *upstream.Report) {
+	for _, left := range report.Left {
+		a.Sessions.Discard(sessions.OfCheck, store.Origin{Config: config.Name, URL: config.URL}, left)
+	}
+}
+
+func (a *API) readConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	config, err := a.Store.Configs.Get(ctx, data.Get("name").(string))
+	if err != nil || config == nil {
+		return nil, err
+	}
+	answer := map[string]any{
+		fieldURL:                 config.URL,
+		fieldCACert:              config.CACert,
+		fieldTLSServerName:       config.TLSServerName,
+		fieldTLSSkipVerify:       config.TLSSkipVerify,
+		fieldRequestTimeout:      seconds(config.RequestTimeout),
+		fieldMaxRetries:          config.MaxRetries,
+		fieldMaxRequestsInFlight: config.MaxRequestsInFlight,
+		fieldRefreshTokenTTL:     seconds(config.RefreshTokenTTL),
+		fieldPasswordMaxAge:      seconds(config.PasswordMaxAge),
+		fieldExpiryWarning:       seconds(config.ExpiryWarning),
+		fieldUserAPITokenSHA256:  config.UserAPITokenSHA256(),
+	}
+	putTime(answer, fieldPasswordChangedAt, config.PasswordChangedAt)
+	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
+	putTime(answer, fieldUserAPITokenSetAt, config.UserAPITokenSetAt)
+	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
+	return withWarnings(&logical.Response{Data: answer}, configWarnings(config)), nil
+}
+
+// configWarnings are what a reader of the config should know of it.
+func configWarnings(config *store.Config) []string {
+	warnings := upstream.ExpiryWarnings(config, time.Now())
+	if config.TLSSkipVerify {
+		warnings = append(warnings, "tls_skip_verify: the server's certificate is not verified, so whoever stands between can take the User-API token: give ca_cert instead")
+	}
+	if config.PasswordChangedAt.IsZero() && config.PasswordMaxAge > 0 {
+		warnings = append(warnings, "password_changed_at is not given, so nobody is warned before the API user's password expires, and every token of the user with it: give the day on which it was last set")
+	}
+	return warnings
+}
+
+// learntWarnings are what the server is like and whoever sets up roles should know.
+func learntWarnings(learnt store.Learnt) []string {
+	if ends := learnt.AuthenticateEndsEarlierSessions; ends != nil && *ends {
+		return []string{"on this server a new session ends the user's earlier ones: every role needs an N-central user, so a config, of its own, and no other integration may use that user"}
+	}
+	return nil
+}
+
+func (a *API) deleteConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	a.Store.Definitions.Lock()
+	defer a.Store.Definitions.Unlock()
+	users, err := a.rolesOf(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(users) > 0 {
+		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them another config first: %s", name, strings.Join(users, ", ")))
+	}
+	if err := a.Store.Configs.Delete(ctx, name); err != nil {
+		return nil, err
+	}
+	a.Upstream.Forget(name)
+	return nil, a.Store.Learnt.Delete(ctx, name)
+}
+
+func (a *API) rolesOf(ctx context.Context, config string) ([]string, error) {
+	names, err := a.Store.Roles.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var failure error
+	users := slices.DeleteFunc(names, func(name string) bool {
+		role, err := a.Store.Roles.Get(ctx, name)
+		failure = errors.Join(failure, err)
+		return role == nil || role.Config != config
+	})
+	return users, failure
+}
+
+func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	names, err := a.Store.Configs.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return listed(names, data, func(name string) (map[string]any, error) {
+		config, err := a.Store.Configs.Get(ctx, name)
+		if config == nil {
+			return nil, err
+		}
+		state := a.Upstream.Record(name).State(config, time.Now())
+		return map[string]any{fieldURL: config.URL, fieldState: string(state)}, nil
+	})
+}
+
+func (a *API) configExists(ctx context.Context, _ *logical.Request, data *framework.FieldData) (bool, error) {
+	config, err := a.Store.Configs.Get(ctx, data.Get("name").(string))
+	if err != nil {
+		return false, errors.New("whether the config exists cannot be read from storage")
+	}
+	return config != nil, nil
+}

@@ -1,0 +1,119 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+const (
+	fieldOK            = "ok"
+	fieldFailedStep    = "failed_step"
+	fieldMessage       = "message"
+	fieldSteps         = "steps"
+	fieldClockOffset   = "clock_offset_seconds"
+	fieldServerVersion = "server_version"
+	fieldCanLogOut     = "can_log_out"
+	fieldRefreshEnds   = "refresh_ends_predecessor"
+	fieldAuthEnds      = "authenticate_ends_earlier_sessions"
+)
+
+func (a *API) configCheckPath() *framework.Path {
+	return &framework.Path{
+		Pattern: "config/" + framework.GenericNameRegex("name") + "/check",
+		Fields: map[string]*framework.FieldSchema{
+			"name": {Type: framework.TypeString, Required: true, Description: "The config's name."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback:                  a.checkConfig,
+				Summary:                   "Find out whether a config's credential is alive, and what its server is like.",
+				Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "How the check went, whether it passed or not.", Fields: checkAnswerFields()}}},
+				ForwardPerformanceStandby: true,
+			},
+		},
+		DisplayAttrs: display("check", "config"),
+		HelpSynopsis: "Find out whether a config's credential is alive, and what its server is like.",
+		HelpDescription: `
+Makes every step that the engine makes in its work, once and without retries: reads the links, authenticates twice, validates, makes a data call, refreshes, asks for the server's version, and logs out every session that it opened. It answers 200 also where a step failed: ok, failed_step and message say so, and steps tells of each.
+
+What it learns of the server is stored, and decides how tokens are replaced. A check that passes ends the time for which the engine leaves a server alone that refused its User-API token.
+`,
+	}
+}
+
+func checkAnswerFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldOK:            {Type: framework.TypeBool, Required: true, Description: "Whether every step passed."},
+		fieldFailedStep:    {Type: framework.TypeString, Description: "The first step that failed; empty where none did."},
+		fieldMessage:       {Type: framework.TypeString, Required: true, Description: "What came of it, and what to do."},
+		fieldSteps:         {Type: framework.TypeSlice, Required: true, Description: "Each step that was made: name, ok, milliseconds, message."},
+		fieldClockOffset:   {Type: framework.TypeFloat, Description: "How many seconds the server's clock is ahead of this node's; absent where it did not tell."},
+		fieldServerVersion: {Type: framework.TypeString, Description: "N-central's version; absent where it did not tell."},
+		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent where that was not found out, as the two below."},
+		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it."},
+		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones."},
+	}
+}
+
+func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	config, err := a.Store.Configs.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no config %q to check", name))
+	}
+	server, err := a.Upstream.Server(config)
+	if err != nil {
+		return nil, err
+	}
+	report := server.Check(ctx)
+	a.endLeft(config, report)
+	response := &logical.Response{Data: checkAnswer(report)}
+	return withWarnings(response, append(upstream.ExpiryWarnings(config, time.Now()), learntWarnings(report.Learnt)...)), nil
+}
+
+func checkAnswer(report *upstream.Report) map[string]any {
+	steps := make([]any, 0, len(report.Steps))
+	for _, step := range report.Steps {
+		steps = append(steps, map[string]any{
+			"name": step.Name, "ok": step.OK, "milliseconds": step.Duration.Milliseconds(), "message": step.Message,
+		})
+	}
+	answer := map[string]any{
+		fieldOK:         report.Failed == nil,
+		fieldFailedStep: "",
+		fieldMessage:    "the credential is alive",
+		fieldSteps:      steps,
+	}
+	if report.Failed != nil {
+		answer[fieldFailedStep], answer[fieldMessage] = report.Failed.Name, report.Failed.Message
+	}
+	learnt := report.Learnt
+	if learnt.ServerVersion != "" {
+		answer[fieldServerVersion] = learnt.ServerVersion
+	}
+	if learnt.ClockOffset != nil {
+		answer[fieldClockOffset] = math.Round(learnt.ClockOffset.Seconds()*1000) / 1000
+	}
+	for field, known := range map[string]*bool{
+		fieldCanLogOut: learnt.CanLogOut, fieldRefreshEnds: learnt.RefreshEndsPredecessor, fieldAuthEnds: learnt.AuthenticateEndsEarlierSessions,
+	} {
+		if known != nil {
+			answer[field] = *known
+		}
+	}
+	return answer
+}

@@ -1,0 +1,181 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+const (
+	fieldURL                 = "url"
+	fieldUserAPIToken        = "user_api_token"
+	fieldCACert              = "ca_cert"
+	fieldTLSServerName       = "tls_server_name"
+	fieldTLSSkipVerify       = "tls_skip_verify"
+	fieldRequestTimeout      = "request_timeout"
+	fieldMaxRetries          = "max_retries"
+	fieldMaxRequestsInFlight = "max_requests_in_flight"
+	fieldRefreshTokenTTL     = "refresh_token_ttl"
+	fieldPasswordChangedAt   = "password_changed_at"
+	fieldPasswordMaxAge      = "password_max_age"
+	fieldExpiryWarning       = "expiry_warning"
+	fieldVerify              = "verify"
+
+	fieldUserAPITokenSHA256    = "user_api_token_sha256"
+	fieldUserAPITokenSetAt     = "user_api_token_set_at"
+	fieldUserAPITokenExpiresAt = "user_api_token_expires_at"
+	fieldPasswordExpiresAt     = "password_expires_at"
+	fieldState                 = "state"
+)
+
+const (
+	defaultRequestTimeout      = 10 * time.Second
+	defaultMaxRetries          = 3
+	defaultMaxRequestsInFlight = 8
+	defaultPasswordMaxAge      = 90 * 24 * time.Hour
+	defaultExpiryWarning       = 14 * 24 * time.Hour
+)
+
+// configFields are the fields that a config is written with and read.
+func configFields() map[string]*framework.FieldSchema {
+	trust := func(name string) *framework.DisplayAttributes {
+		return &framework.DisplayAttributes{Name: name, Group: "TLS trust"}
+	}
+	calls := func(name string) *framework.DisplayAttributes {
+		return &framework.DisplayAttributes{Name: name, Group: "Calls to N-central"}
+	}
+	expiry := func(name string) *framework.DisplayAttributes {
+		return &framework.DisplayAttributes{Name: name, Group: "Expiry"}
+	}
+	return map[string]*framework.FieldSchema{
+		fieldURL:                 {Type: framework.TypeString, Required: true, Description: "Base URL of the N-central server, without /api: https, or http for a loopback host."},
+		fieldCACert:              {Type: framework.TypeString, DisplayAttrs: trust("CA certificate"), Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a private certificate."},
+		fieldTLSServerName:       {Type: framework.TypeString, DisplayAttrs: trust("TLS server name"), Description: "Name to expect in the server's certificate, where it is not the host of url."},
+		fieldTLSSkipVerify:       {Type: framework.TypeBool, Default: false, DisplayAttrs: trust("Skip TLS verification"), Description: "Do not verify the server's certificate. Whoever stands between can then take the User-API token."},
+		fieldRequestTimeout:      {Type: framework.TypeDurationSecond, Default: int(defaultRequestTimeout / time.Second), DisplayAttrs: calls("Request timeout"), Description: "How long one call to N-central may take: 1s to 20s. Obtaining a token ends within three times this, retries included."},
+		fieldMaxRetries:          {Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: calls("Retries"), Description: "How often a call that found N-central unreachable or busy is made again: 0 to 10."},
+		fieldMaxRequestsInFlight: {Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: calls("Requests in flight"), Description: "How many calls may be under way at a time: 1 to 50. N-central limits them for all integrations together."},
+		fieldRefreshTokenTTL:     {Type: framework.TypeDurationSecond, Default: 0, DisplayAttrs: calls("Refresh token TTL"), Description: "Refresh-token lifetime to ask N-central for: at least 1m; 0 leaves it to N-central."},
+		fieldPasswordChangedAt:   {Type: framework.TypeTime, DisplayAttrs: expiry("Password changed at"), Description: "When the API user's password was last set, as RFC 3339 or Unix time. Nothing tells this engine but you."},
+		fieldPasswordMaxAge:      {Type: framework.TypeDurationSecond, Default: int(defaultPasswordMaxAge / time.Second), DisplayAttrs: expiry("Password maximum age"), Description: "After how long N-central lets the password expire; 0 if it does not."},
+		fieldExpiryWarning:       {Type: framework.TypeDurationSecond, Default: int(defaultExpiryWarning / time.Second), DisplayAttrs: expiry("Expiry warning"), Description: "How long before the end of the password or the User-API token warnings begin."},
+	}
+}
+
+// configAnswerFields are the fields of a read: those of a config without its token, and what follows from them.
+func configAnswerFields() map[string]*framework.FieldSchema {
+	return together(configFields(), map[string]*framework.FieldSchema{
+		fieldUserAPITokenSHA256:    {Type: framework.TypeString, Required: true, Description: "SHA-256 of the User-API token, in hex: the root token fingerprint."},
+		fieldUserAPITokenSetAt:     {Type: framework.TypeTime, Required: true, Description: "When the User-API token was last changed here."},
+		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, where it has one."},
+		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, where password_changed_at is given."},
+	})
+}
+
+// configSettings are how a write changes a config. What depends on several fields is changedConfig's.
+func configSettings() []setting[store.Config] {
+	url := textSetting(fieldURL, ncentral.ParseBaseURL, func(c *store.Config) *string { return &c.URL })
+	token := textSetting(fieldUserAPIToken, readUserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
+	url.reset, token.reset = nil, nil
+	return []setting[store.Config]{
+		url,
+		token,
+		textSetting(fieldCACert, checkCACert, func(c *store.Config) *string { return &c.CACert }),
+		textSetting(fieldTLSServerName, checkServerName, func(c *store.Config) *string { return &c.TLSServerName }),
+		boolSetting(fieldTLSSkipVerify, false, func(c *store.Config) *bool { return &c.TLSSkipVerify }),
+		durationSetting(fieldRequestTimeout, defaultRequestTimeout, between(time.Second, 20*time.Second),
+			func(c *store.Config) *time.Duration { return &c.RequestTimeout }),
+		intSetting(fieldMaxRetries, defaultMaxRetries, 0, 10, func(c *store.Config) *int { return &c.MaxRetries }),
+		intSetting(fieldMaxRequestsInFlight, defaultMaxRequestsInFlight, 1, 50, func(c *store.Config) *int { return &c.MaxRequestsInFlight }),
+		durationSetting(fieldRefreshTokenTTL, 0, zeroOrAtLeast(time.Minute), func(c *store.Config) *time.Duration { return &c.RefreshTokenTTL }),
+		{
+			field: fieldPasswordChangedAt,
+			set: func(c *store.Config, data *framework.FieldData) error {
+				at := data.Get(fieldPasswordChangedAt).(time.Time)
+				if at.After(time.Now().Add(24 * time.Hour)) {
+					return errors.New("it lies in the future: give the day on which the password was last set")
+				}
+				c.PasswordChangedAt = at
+				return nil
+			},
+			reset: func(c *store.Config) { c.PasswordChangedAt = time.Time{} },
+		},
+		durationSetting(fieldPasswordMaxAge, defaultPasswordMaxAge, nil, func(c *store.Config) *time.Duration { return &c.PasswordMaxAge }),
+		durationSetting(fieldExpiryWarning, defaultExpiryWarning, nil, func(c *store.Config) *time.Duration { return &c.ExpiryWarning }),
+	}
+}
+
+// readUserAPIToken takes a User-API token as people paste it and refuses what cannot be one. Errors hold nothing of it.
+func readUserAPIToken(given string) (string, error) {
+	token := strings.TrimSpace(given)
+	if token == "" {
+		return "", errors.New("it is empty: give the token that N-central's web UI showed when it was generated")
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", errors.New("it has white space or other characters inside that no token has: copy it again, in one piece")
+	}
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, &jwt.MapClaims{})
+	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) || parsed == nil || isCutShort(token) {
+		return "", errors.New("it is not a whole JWT, which consists of three parts with dots between: copy it again, in one piece")
+	}
+	return token, nil
+}
+
+// isCutShort says whether the signature is empty, or shorter than the algorithm that the header names makes it.
+func isCutShort(token string) bool {
+	parts := strings.Split(token, ".")
+	signature, err := base64.RawURLEncoding.DecodeString(parts[len(parts)-1])
+	if err != nil || len(signature) == 0 {
+		return true
+	}
+	var header struct {
+		Algorithm string `json:"alg"`
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[0])
+	if err != nil || json.Unmarshal(raw, &header) != nil {
+		return true
+	}
+	lengths := map[string]int{"HS256": 32, "HS384": 48, "HS512": 64}
+	return len(signature) < lengths[header.Algorithm]
+}
+
+func checkCACert(given string) (string, error) {
+	pem := strings.TrimSpace(given)
+	if pem == "" {
+		return "", nil
+	}
+	if _, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: pem}); err != nil {
+		return "", err
+	}
+	return pem + "\n", nil
+}
+
+func checkServerName(given string) (string, error) {
+	name := strings.TrimSpace(given)
+	if strings.ContainsAny(name, " /:@") {
+		return "", fmt.Errorf("%q is not a host name: give the name alone, without scheme, port or path", name)
+	}
+	return name, nil
+}
+
+// CheckSecretFields refuses a secret that is given as anything but a string. The error names the field and holds nothing
+// of it.
+func CheckSecretFields(given map[string]any) error {
+	switch given[fieldUserAPIToken].(type) {
+	case nil, string:
+		return nil
+	}
+	return fmt.Errorf("%s: it must be a string", fieldUserAPIToken)
+}

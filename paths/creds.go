@@ -1,0 +1,183 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/sessions"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+const (
+	fieldMinTTL           = "min_ttl"
+	fieldValidate         = "validate"
+	fieldAccessToken      = "access_token"
+	fieldTokenType        = "token_type"
+	fieldExpiresAt        = "expires_at"
+	fieldExpiresAtSeconds = "expires_at_seconds"
+	fieldTTL              = "ttl"
+	fieldRotationPeriod   = "rotation_period"
+	fieldLastRotation     = "last_vault_rotation"
+
+	accessTokenType = "ncentral_access_token"
+)
+
+func (a *API) credsPath() *framework.Path {
+	operation := func(summary string) *framework.PathOperation {
+		return &framework.PathOperation{
+			Callback:     a.readCreds,
+			Summary:      summary,
+			Responses:    map[int][]framework.Response{http.StatusOK: {{Description: "A token.", Fields: credsAnswerFields()}}},
+			DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "generate"},
+		}
+	}
+	read, update := operation("Read an N-central access token."), operation("Read an N-central access token, with the parameters in the body.")
+	update.DisplayAttrs = &framework.DisplayAttributes{OperationVerb: "generate", OperationSuffix: "credentials-with-parameters"}
+	return &framework.Path{
+		Pattern: "creds/" + framework.GenericNameRegex("name"),
+		Fields: map[string]*framework.FieldSchema{
+			"name": {Type: framework.TypeString, Required: true, Description: "The role's name."},
+			fieldMinTTL: {
+				Type: framework.TypeDurationSecond, Query: true,
+				Description: "Least remaining lifetime of the token, where the role's min_ttl is not enough for this read. More than half of what N-central grants is an error.",
+			},
+			fieldValidate: {
+				Type: framework.TypeBool, Query: true, Default: false,
+				Description: "Ask N-central first whether the token still lives, and replace it if not. Where N-central cannot be asked, that is the error.",
+			},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation:   read,
+			logical.UpdateOperation: update,
+		},
+		DisplayAttrs:    display("generate", "credentials"),
+		HelpSynopsis:    "Read an N-central access token of a role.",
+		HelpDescription: credsHelp,
+	}
+}
+
+const credsHelp = `
+Answers an access token for N-central's REST API, to be sent as "Authorization: Bearer TOKEN" to the url beside it. Readers of a role share one token: it is obtained when it is first needed, reused until the role's min_ttl before its end, and then replaced, so that a read costs N-central nothing most of the time.
+
+The token can do all that the N-central user of the role's config can. A role narrows who may read it, how long it lives and how it is handed out, never what it may do.
+
+Where the role has lease=true, lease_duration is the token's remaining life, and the lease is not renewable: read again before it ends. Revoking the lease ends nothing at N-central, since other readers hold the same token: delete sessions/ROLE does. Where the role has lease=false, ttl says in how many seconds this engine replaces the token, and the fields rotation_period and last_vault_rotation are there for consumers that plan by them.
+
+While N-central cannot give a new token, the one in hand is answered for as long as it lives, with a warning.
+`
+
+func credsAnswerFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldAccessToken:      {Type: framework.TypeString, Required: true, Description: "The access token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+		fieldTokenType:        {Type: framework.TypeString, Required: true, Description: "How the token is sent in the Authorization header: Bearer."},
+		fieldURL:              {Type: framework.TypeString, Required: true, Description: "Base URL of the N-central server that the token is for."},
+		fieldExpiresAt:        {Type: framework.TypeTime, Required: true, Description: "When the token expires: RFC 3339, UTC."},
+		fieldExpiresAtSeconds: {Type: framework.TypeInt64, Required: true, Description: "When the token expires: Unix time in seconds."},
+		fieldTTL:              {Type: framework.TypeInt64, Description: "Without a lease: seconds until this engine replaces the token."},
+		fieldRotationPeriod:   {Type: framework.TypeInt64, Description: "Without a lease: seconds from when the token was obtained until it is replaced."},
+		fieldLastRotation:     {Type: framework.TypeTime, Description: "Without a lease: when the token was obtained. RFC 3339, UTC."},
+	}
+}
+
+func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	want, err := wanted(data)
+	if err != nil {
+		return mistake(err)
+	}
+	role, err := a.Store.Roles.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if role == nil {
+		return failed(fmt.Errorf("%w %q", sessions.ErrUnknownRole, name))
+	}
+	if a.isStandby() {
+		if role.Lease {
+			return nil, logical.ErrReadOnly
+		}
+		want.Stored = true
+	}
+	answer, err := a.Sessions.Read(ctx, name, want)
+	if err != nil {
+		return failed(err)
+	}
+	if role.Lease {
+		return leased(role, answer), nil
+	}
+	return unleased(answer), nil
+}
+
+func wanted(data *framework.FieldData) (sessions.Want, error) {
+	want := sessions.Want{Validate: data.Get(fieldValidate).(bool)}
+	if raw, given := data.Raw[fieldMinTTL]; given && raw != nil {
+		minTTL, err := wholeSeconds(raw)
+		if err != nil {
+			return want, fmt.Errorf("%s: %w", fieldMinTTL, err)
+		}
+		want.MinTTL = minTTL
+	}
+	return want, nil
+}
+
+func tokenData(answer *sessions.Answer) map[string]any {
+	data := make(map[string]any, 8)
+	data[fieldAccessToken] = answer.AccessToken
+	data[fieldTokenType] = answer.TokenType
+	data[fieldURL] = answer.URL
+	data[fieldExpiresAt] = answer.ExpiresAt
+	data[fieldExpiresAtSeconds] = answer.ExpiresAtSeconds
+	return data
+}
+
+// unleased answers the token with the fields by which consumers know when to come back. Of two answers with one token,
+// only ttl may differ: Vault's Secrets Operator restarts what it serves where another field does.
+func unleased(answer *sessions.Answer) *logical.Response {
+	data := tokenData(answer)
+	data[fieldTTL] = max(int64((answer.UntilRotation+time.Second-1)/time.Second), 1)
+	data[fieldRotationPeriod] = answer.RotationPeriod
+	data[fieldLastRotation] = answer.ObtainedAt
+	return &logical.Response{Data: data, Warnings: answer.Warnings}
+}
+
+// leased answers the token under a lease that ends with it, in whole seconds rounded down, so that no lease outlives its
+// token. It is never renewable: N-central cannot lengthen an access token.
+func leased(role *store.Role, answer *sessions.Answer) *logical.Response {
+	lifetime := answer.Remaining.Truncate(time.Second)
+	return &logical.Response{
+		Data: tokenData(answer),
+		Secret: &logical.Secret{
+			LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime},
+			InternalData: map[string]any{
+				"secret_type":     accessTokenType,
+				"role":            role.Name,
+				"credential_type": string(role.CredentialType),
+			},
+		},
+		Warnings: answer.Warnings,
+	}
+}
+
+// accessTokenSecret is what a lease of this engine holds.
+func accessTokenSecret() *framework.Secret {
+	return &framework.Secret{
+		Type: accessTokenType,
+		Fields: map[string]*framework.FieldSchema{
+			fieldAccessToken: {Type: framework.TypeString, Description: "The N-central access token."},
+		},
+		Revoke: revokeShared,
+	}
+}
+
+// revokeShared ends nothing at N-central: other readers hold the same token.
+func revokeShared(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
+	return nil, nil
+}

@@ -1,0 +1,43 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/sessions"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+// failed answers an error of the rooms below in Vault's way: 400 for the caller's mistakes and a refused credential, 503
+// where N-central is not there or too busy, 502 where it answers what it should not. It is never 403, on which Vault's
+// Secrets Operator throws its own Vault token away, and 500 only for failures of this node.
+func failed(err error) (*logical.Response, error) {
+	var failure *upstream.Failure
+	var limit *sessions.LimitError
+	switch {
+	case errors.Is(err, sessions.ErrNeedsActiveNode):
+		return nil, logical.ErrReadOnly
+	case errors.As(err, &limit), errors.Is(err, sessions.ErrUnknownRole), errors.Is(err, sessions.ErrUnknownConfig):
+		return logical.ErrorResponse(err.Error()), nil
+	case errors.As(err, &failure) && failure.Refused():
+		return logical.ErrorResponse(failure.Error()), nil
+	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled),
+		errors.Is(err, sessions.ErrOvertaken), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return nil, logical.CodedError(http.StatusServiceUnavailable, err.Error())
+	case failure != nil:
+		return nil, logical.CodedError(http.StatusBadGateway, err.Error())
+	}
+	return nil, err
+}
+
+// mistake answers a 400 whose text is the error's.
+func mistake(err error) (*logical.Response, error) {
+	return logical.ErrorResponse(err.Error()), nil
+}

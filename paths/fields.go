@@ -1,0 +1,252 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"sort"
+	"time"
+
+	"github.com/hashicorp/go-secure-stdlib/parseutil"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const longestName = 128
+
+var validName = regexp.MustCompile(`^\w(([\w\-.]+)?\w)?$`)
+
+// checkName holds names to Vault's usual form, which the patterns of paths enforce but for the length.
+func checkName(name string) error {
+	switch {
+	case len(name) > longestName:
+		return fmt.Errorf("a name of %d characters is too long: %d are allowed", len(name), longestName)
+	case !validName.MatchString(name):
+		return errors.New("a name consists of letters, digits, underscores, dots and hyphens, and begins and ends with a letter, digit or underscore")
+	}
+	return nil
+}
+
+// setting is how one field of a write changes an entry. Its default is what reset sets.
+type setting[T any] struct {
+	field string
+	set   func(entry *T, data *framework.FieldData) error
+	reset func(entry *T) // nil: the field has no default, so it cannot be null
+}
+
+// withDefaults answers an entry in which every field that has a default has it.
+func withDefaults[T any](settings []setting[T]) *T {
+	entry := new(T)
+	for _, s := range settings {
+		if s.reset != nil {
+			s.reset(entry)
+		}
+	}
+	return entry
+}
+
+// apply changes the fields of the entry that the request gives and no other. In a PATCH, null resets a field to its
+// default; elsewhere it counts as not given. Errors begin with the field's name.
+func apply[T any](entry *T, settings []setting[T], req *logical.Request, data *framework.FieldData) error {
+	for _, s := range settings {
+		raw, given := data.Raw[s.field]
+		var err error
+		switch {
+		case !given, raw == nil && req.Operation != logical.PatchOperation:
+		case raw != nil:
+			err = s.set(entry, data)
+		case s.reset == nil:
+			err = errors.New("it has no default, so it cannot be null: give a value or leave it out")
+		default:
+			s.reset(entry)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.field, err)
+		}
+	}
+	return nil
+}
+
+// durationSetting is the setting of a duration in whole seconds. check may be nil.
+func durationSetting[T any](field string, standard time.Duration, check func(time.Duration) error, of func(*T) *time.Duration) setting[T] {
+	return setting[T]{
+		field: field,
+		set: func(entry *T, data *framework.FieldData) error {
+			value, err := wholeSeconds(data.Raw[field])
+			if err == nil && check != nil {
+				err = check(value)
+			}
+			if err == nil {
+				*of(entry) = value
+			}
+			return err
+		},
+		reset: func(entry *T) { *of(entry) = standard },
+	}
+}
+
+// intSetting is the setting of an integer from least to most.
+func intSetting[T any](field string, standard, least, most int, of func(*T) *int) setting[T] {
+	return setting[T]{
+		field: field,
+		set: func(entry *T, data *framework.FieldData) error {
+			value := data.Get(field).(int)
+			if value < least || value > most {
+				return fmt.Errorf("%d is out of range: give a number from %d to %d", value, least, most)
+			}
+			*of(entry) = value
+			return nil
+		},
+		reset: func(entry *T) { *of(entry) = standard },
+	}
+}
+
+func boolSetting[T any](field string, standard bool, of func(*T) *bool) setting[T] {
+	return setting[T]{
+		field: field,
+		set: func(entry *T, data *framework.FieldData) error {
+			*of(entry) = data.Get(field).(bool)
+			return nil
+		},
+		reset: func(entry *T) { *of(entry) = standard },
+	}
+}
+
+// textSetting is the setting of a string in the form that clean answers.
+func textSetting[T any](field string, clean func(string) (string, error), of func(*T) *string) setting[T] {
+	return setting[T]{
+		field: field,
+		set: func(entry *T, data *framework.FieldData) error {
+			value, err := clean(data.Get(field).(string))
+			if err == nil {
+				*of(entry) = value
+			}
+			return err
+		},
+		reset: func(entry *T) { *of(entry) = "" },
+	}
+}
+
+// wholeSeconds reads a duration as it was given. The framework would take one under a second, a negative one too, for 0.
+func wholeSeconds(raw any) (time.Duration, error) {
+	value, err := parseutil.ParseDurationSecond(raw)
+	switch {
+	case err != nil:
+		return 0, errors.New("not a duration: give seconds, or a number with a unit like 90s, 5m or 1h")
+	case value < 0:
+		return 0, errors.New("a duration cannot be negative")
+	case value%time.Second != 0:
+		return 0, errors.New("a duration is in whole seconds here")
+	}
+	return value, nil
+}
+
+// between is a check for durations from least to most.
+func between(least, most time.Duration) func(time.Duration) error {
+	return func(value time.Duration) error {
+		if value < least || value > most {
+			return fmt.Errorf("%s is out of range: give from %s to %s", value, least, most)
+		}
+		return nil
+	}
+}
+
+// zeroOrAtLeast is a check for durations where zero has a meaning of its own.
+func zeroOrAtLeast(least time.Duration) func(time.Duration) error {
+	return func(value time.Duration) error {
+		if value != 0 && value < least {
+			return fmt.Errorf("%s is too short: give 0 or at least %s", value, least)
+		}
+		return nil
+	}
+}
+
+func seconds(duration time.Duration) int64 { return int64(duration / time.Second) }
+
+// putTime adds a time to an answer as RFC 3339 in UTC, and leaves it out where it is not known.
+func putTime(answer map[string]any, field string, at time.Time) {
+	if !at.IsZero() {
+		answer[field] = at.UTC().Format(time.RFC3339)
+	}
+}
+
+// listFields are the fields of every LIST.
+func listFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldAfter: {Type: framework.TypeString, Query: true, Description: "List only what comes after this name. The name itself need not exist."},
+		fieldLimit: {Type: framework.TypeInt, Query: true, Default: 0, Description: "List so many entries at most; 0 lists all."},
+	}
+}
+
+const (
+	fieldAfter = "after"
+	fieldLimit = "limit"
+)
+
+// listed answers a LIST: the page of the names that the request asks for, each with what infoOf tells of it. A name of
+// which it tells nothing is gone in the meantime and left out.
+func listed(names []string, data *framework.FieldData, infoOf func(name string) (map[string]any, error)) (*logical.Response, error) {
+	limit := data.Get(fieldLimit).(int)
+	if limit < 0 {
+		return logical.ErrorResponse("%s: %d is out of range: give 0 for all, or a positive number", fieldLimit, limit), nil
+	}
+	first := sort.SearchStrings(names, data.Get(fieldAfter).(string)+"\x00")
+	keys, info := []string{}, map[string]any{}
+	for _, name := range names[first:] {
+		if limit > 0 && len(keys) == limit {
+			break
+		}
+		told, err := infoOf(name)
+		if err != nil {
+			return nil, err
+		}
+		if told != nil {
+			keys = append(keys, name)
+			info[name] = told
+		}
+	}
+	return logical.ListResponseWithInfo(keys, info), nil
+}
+
+func listResponses(of string) map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusOK: {{
+		Description: "The names, and what is worth knowing of each.",
+		Fields: map[string]*framework.FieldSchema{
+			"keys":     {Type: framework.TypeStringSlice, Description: "The names of the " + of + ", sorted."},
+			"key_info": {Type: framework.TypeMap, Description: "By name, what is worth knowing of each."},
+		},
+	}}}
+}
+
+// noContent is the response of a write or delete that has nothing to tell; with warnings it is a 200.
+func noContent() map[int][]framework.Response {
+	return map[int][]framework.Response{
+		http.StatusOK:        {{Description: "Done, with warnings."}},
+		http.StatusNoContent: {{Description: "Done."}},
+	}
+}
+
+// together answers the fields of all maps.
+func together(fields ...map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	all := map[string]*framework.FieldSchema{}
+	for _, some := range fields {
+		maps.Copy(all, some)
+	}
+	return all
+}
+
+// withWarnings answers the response with the warnings added; a nil response becomes one that has them, if there are any.
+func withWarnings(response *logical.Response, warnings []string) *logical.Response {
+	if response == nil && len(warnings) > 0 {
+		response = &logical.Response{}
+	}
+	for _, warning := range warnings {
+		response.AddWarning(warning)
+	}
+	return response
+}

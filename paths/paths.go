@@ -1,0 +1,55 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package paths is the engine's API as users see it: one file a path, with its fields, help, responses and handlers.
+package paths
+
+import (
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+
+	"vault-plugin-secrets-ncentral/internal/sessions"
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+const operationPrefix = "ncentral"
+
+// API is what the handlers of one mount work with.
+type API struct {
+	Store    *store.Store
+	Upstream *upstream.Registry
+	Sessions *sessions.Manager
+	Logger   hclog.Logger
+	// ReplicationState answers what this node is in its cluster, from memory.
+	ReplicationState func() consts.ReplicationState
+}
+
+// Paths are all paths of the engine. The framework tries them in this order, so the busiest comes first.
+func (a *API) Paths() []*framework.Path {
+	return []*framework.Path{
+		a.credsPath(),
+		a.sessionsListPath(),
+		a.sessionsPath(),
+		a.rolesListPath(),
+		a.rolesPath(),
+		a.configListPath(),
+		a.configCheckPath(),
+		a.configPath(),
+	}
+}
+
+// Secrets are the types of what the engine hands out under a lease.
+func (a *API) Secrets() []*framework.Secret {
+	return []*framework.Secret{accessTokenSecret()}
+}
+
+// isStandby says whether this node must hand to the active node what needs N-central, a lease or a write.
+func (a *API) isStandby() bool {
+	return a.ReplicationState().HasState(consts.ReplicationPerformanceStandby)
+}
+
+func display(verb, suffix string) *framework.DisplayAttributes {
+	return &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix}
+}

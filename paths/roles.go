@@ -1,0 +1,229 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+const (
+	fieldConfig         = "config"
+	fieldCredentialType = "credential_type"
+	fieldLease          = "lease"
+
+	defaultConfig = "default"
+)
+
+func (a *API) rolesPath() *framework.Path {
+	written := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
+		return &framework.PathOperation{
+			Callback:                    operation,
+			Summary:                     summary,
+			Responses:                   noContent(),
+			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
+			ForwardPerformanceStandby:   true,
+			ForwardPerformanceSecondary: true,
+		}
+	}
+	return &framework.Path{
+		Pattern: "roles/" + framework.GenericNameRegex("name"),
+		Fields: together(roleFields(), map[string]*framework.FieldSchema{
+			"name": {Type: framework.TypeString, Required: true, Description: "The role's name, 128 characters at most."},
+		}),
+		ExistenceCheck: a.roleExists,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.CreateOperation: written("Create a role.", a.writeRole, "write"),
+			logical.UpdateOperation: written("Create a role, or change the fields given of one that exists.", a.writeRole, "write"),
+			logical.PatchOperation:  written("Change the fields given of a role; null resets a field to its default.", a.writeRole, "patch"),
+			logical.DeleteOperation: written("Delete a role and end its sessions.", a.deleteRole, "delete"),
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:     a.readRole,
+				Summary:      "Read a role.",
+				Responses:    map[int][]framework.Response{http.StatusOK: {{Description: "The role.", Fields: roleFields()}}},
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
+			},
+		},
+		DisplayAttrs: display("", "role"),
+		HelpSynopsis: "Define who gets tokens of which config, for how long and how.",
+		HelpDescription: `
+A role hands out access tokens of one config at creds/NAME. It narrows who may read, how long a token lives and how it is handed out, never what a token may do: a token can do all that its N-central user can. Least privilege is one N-central user, so one config, per use.
+
+A change of config, credential_type or ttl retires the role's sessions: their tokens are handed out no more and left to lapse. Deleting a role logs its sessions out.
+`,
+	}
+}
+
+func (a *API) rolesListPath() *framework.Path {
+	return &framework.Path{
+		Pattern: "roles/?$",
+		Fields:  listFields(),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback:  a.listRoles,
+				Summary:   "List the roles.",
+				Responses: listResponses("roles"),
+			},
+		},
+		DisplayAttrs:    display("", "roles"),
+		HelpSynopsis:    "List the roles.",
+		HelpDescription: "Lists the roles; key_info holds config, credential_type, ttl and lease of each.",
+	}
+}
+
+func roleFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldConfig:         {Type: framework.TypeString, Default: defaultConfig, Description: "Name of the config that tokens come from. It must exist."},
+		fieldCredentialType: {Type: framework.TypeString, Default: string(store.Shared), AllowedValues: []any{string(store.Shared)}, Description: "shared: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced."},
+		fieldTTL:            {Type: framework.TypeDurationSecond, Default: 0, Description: "Access-token lifetime to ask N-central for; 0 leaves it to N-central. No more than N-central's own limit is granted, 1h unless its administrator set less, nor than the mount's max_lease_ttl."},
+		fieldMinTTL:         {Type: framework.TypeDurationSecond, Description: "Least remaining lifetime of a token when it is handed out: 5m, or half of the token's life where that is less. It can be half of ttl at most (of 1h where ttl is 0)."},
+		fieldLease:          {Type: framework.TypeBool, Default: true, Description: "Hand tokens out under a lease. false: no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since others hold the token."},
+	}
+}
+
+// roleSettings are how a write changes a role. What depends on several fields, or on what is stored, is writeRole's.
+func roleSettings() []setting[store.Role] {
+	return []setting[store.Role]{
+		{
+			field: fieldConfig,
+			set: func(role *store.Role, data *framework.FieldData) error {
+				role.Config = data.Get(fieldConfig).(string)
+				return checkName(role.Config)
+			},
+			reset: func(role *store.Role) { role.Config = defaultConfig },
+		},
+		{
+			field: fieldCredentialType,
+			set: func(role *store.Role, data *framework.FieldData) error {
+				role.CredentialType = store.CredentialType(data.Get(fieldCredentialType).(string))
+				if role.CredentialType != store.Shared {
+					return fmt.Errorf("%q is unknown: give %s", role.CredentialType, store.Shared)
+				}
+				return nil
+			},
+			reset: func(role *store.Role) { role.CredentialType = store.Shared },
+		},
+		durationSetting(fieldTTL, 0, zeroOrAtLeast(time.Second), func(role *store.Role) *time.Duration { return &role.TTL }),
+		{
+			field: fieldMinTTL,
+			set: func(role *store.Role, data *framework.FieldData) error {
+				minTTL, err := wholeSeconds(data.Raw[fieldMinTTL])
+				role.MinTTL = &minTTL
+				return err
+			},
+			reset: func(role *store.Role) { role.MinTTL = nil },
+		},
+		boolSetting(fieldLease, true, func(role *store.Role) *bool { return &role.Lease }),
+	}
+}
+
+func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	if err := checkName(name); err != nil {
+		return mistake(fmt.Errorf("name: %w", err))
+	}
+	a.Store.Definitions.Lock()
+	defer a.Store.Definitions.Unlock()
+	stored, err := a.Store.Roles.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if stored == nil && req.Operation == logical.PatchOperation {
+		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q to change: write it with POST first", name))
+	}
+	settings := roleSettings()
+	role := withDefaults(settings)
+	if stored != nil {
+		*role = *stored
+	}
+	if err := apply(role, settings, req, data); err != nil {
+		return mistake(err)
+	}
+	if err := checkMinTTL(role); err != nil {
+		return mistake(err)
+	}
+	config, err := a.Store.Configs.Get(ctx, role.Config)
+	if err != nil {
+		return nil, err
+	}
+	if config == nil {
+		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig, role.Config, role.Config))
+	}
+	return nil, a.Store.Roles.Put(ctx, name, role)
+}
+
+// checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its life.
+func checkMinTTL(role *store.Role) error {
+	limit := role.ExpectedLifetime() / 2
+	if role.MinTTL == nil || *role.MinTTL <= limit {
+		return nil
+	}
+	if role.TTL == 0 {
+		return fmt.Errorf("%s: %s is more than half of the 1h that N-central grants by default: give %s at most", fieldMinTTL, *role.MinTTL, limit)
+	}
+	return fmt.Errorf("%s: %s is more than half of the ttl of %s: give %s at most, or a longer ttl", fieldMinTTL, *role.MinTTL, role.TTL, limit)
+}
+
+func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	role, err := a.Store.Roles.Get(ctx, data.Get("name").(string))
+	if err != nil || role == nil {
+		return nil, err
+	}
+	return &logical.Response{Data: map[string]any{
+		fieldConfig:         role.Config,
+		fieldCredentialType: string(role.CredentialType),
+		fieldTTL:            seconds(role.TTL),
+		fieldMinTTL:         seconds(role.MinTTLWithin(role.ExpectedLifetime())),
+		fieldLease:          role.Lease,
+	}}, nil
+}
+
+// deleteRole deletes the role first, so that no session is opened for it any more, and then ends those that are open. What
+// of that fails after the role is gone is the tick's to finish.
+func (a *API) deleteRole(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	if err := a.Store.Roles.Delete(ctx, name); err != nil {
+		return nil, err
+	}
+	warnings, err := a.Sessions.EndRole(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return withWarnings(nil, warnings), nil
+}
+
+func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	names, err := a.Store.Roles.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return listed(names, data, func(name string) (map[string]any, error) {
+		role, err := a.Store.Roles.Get(ctx, name)
+		if role == nil {
+			return nil, err
+		}
+		return map[string]any{
+			fieldConfig:         role.Config,
+			fieldCredentialType: string(role.CredentialType),
+			fieldTTL:            seconds(role.TTL),
+			fieldLease:          role.Lease,
+		}, nil
+	})
+}
+
+func (a *API) roleExists(ctx context.Context, _ *logical.Request, data *framework.FieldData) (bool, error) {
+	role, err := a.Store.Roles.Get(ctx, data.Get("name").(string))
+	if err != nil {
+		return false, errors.New("whether the role exists cannot be read from storage")
+	}
+	return role != nil, nil
+}

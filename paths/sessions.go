@@ -1,0 +1,156 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/sessions"
+)
+
+func (a *API) sessionsPath() *framework.Path {
+	return &framework.Path{
+		Pattern: "sessions/" + framework.GenericNameRegex("name"),
+		Fields: map[string]*framework.FieldSchema{
+			"name": {Type: framework.TypeString, Required: true, Description: "The role's name."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:                  a.readSessions,
+				Summary:                   "Read what is known of a role's sessions, without a secret.",
+				Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "The role's sessions.", Fields: sessionsAnswerFields()}}},
+				ForwardPerformanceStandby: true,
+			},
+			logical.DeleteOperation: &framework.PathOperation{
+				Callback:                  a.endSessions,
+				Summary:                   "Log a role's sessions out at N-central and forget them.",
+				Responses:                 noContent(),
+				DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "end"},
+				ForwardPerformanceStandby: true,
+			},
+		},
+		DisplayAttrs: display("", "sessions"),
+		HelpSynopsis: "Read or end the sessions that a role has open at N-central.",
+		HelpDescription: `
+Reading tells of the session whose token the role's readers share: when it was obtained, expires and is replaced, and how many earlier tokens of the role still live. It answers no secret.
+
+Deleting logs all of the role's sessions out at N-central, earlier ones too, and forgets them; the next read of creds/ROLE authenticates anew. It is the first move when a token has leaked. Warnings name what could not be ended, and until when it lives.
+`,
+	}
+}
+
+func (a *API) sessionsListPath() *framework.Path {
+	return &framework.Path{
+		Pattern: "sessions/?$",
+		Fields:  listFields(),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback:                  a.listSessions,
+				Summary:                   "List the roles that have sessions.",
+				Responses:                 listResponses("roles that have sessions"),
+				ForwardPerformanceStandby: true,
+			},
+		},
+		DisplayAttrs:    display("", "sessions"),
+		HelpSynopsis:    "List the roles that have sessions at N-central.",
+		HelpDescription: "Lists the roles that have sessions; key_info holds expires_at for each that has a token to hand out.",
+	}
+}
+
+const (
+	fieldIssuedAt         = "issued_at"
+	fieldRotatesAt        = "rotates_at"
+	fieldRefreshExpiresAt = "refresh_expires_at"
+	fieldObtainedBy       = "obtained_by"
+	fieldLastReadAt       = "last_read_at"
+	fieldLastValidatedAt  = "last_validated_at"
+	fieldSuspect          = "suspect"
+	fieldEarlierTokens    = "earlier_tokens"
+	fieldLogoutsOwed      = "logouts_owed"
+)
+
+func sessionsAnswerFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldIssuedAt:         {Type: framework.TypeTime, Description: "When the token in hand was obtained. This and the fields down to last_validated_at are absent where there is no token, or where it is not known."},
+		fieldExpiresAt:        {Type: framework.TypeTime, Description: "When the token in hand expires."},
+		fieldRotatesAt:        {Type: framework.TypeTime, Description: "When this engine replaces it at the latest, if it is read."},
+		fieldRefreshExpiresAt: {Type: framework.TypeTime, Description: "When the refresh token beside it expires."},
+		fieldObtainedBy:       {Type: framework.TypeString, AllowedValues: []any{"authenticate", "refresh"}, Description: "Which call brought it: authenticate or refresh."},
+		fieldSuspect:          {Type: framework.TypeBool, Description: "Whether it is validated before it is handed out again."},
+		fieldLastReadAt:       {Type: framework.TypeTime, Description: "When the role was last read, as far as this node knows."},
+		fieldLastValidatedAt:  {Type: framework.TypeTime, Description: "When N-central last said that the token lives."},
+		fieldEarlierTokens:    {Type: framework.TypeInt, Required: true, Description: "How many retired and replaced tokens of the role still live."},
+		fieldLogoutsOwed:      {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
+	}
+}
+
+func (a *API) readSessions(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	described, err := a.Sessions.Describe(ctx, data.Get("name").(string))
+	if errors.Is(err, sessions.ErrUnknownRole) {
+		return nil, nil
+	}
+	if err != nil {
+		return failed(err)
+	}
+	answer := map[string]any{
+		fieldEarlierTokens: described.Earlier,
+		fieldLogoutsOwed:   described.LogoutsOwed,
+	}
+	putTime(answer, fieldLastReadAt, described.LastReadAt)
+	if described.Live {
+		putTime(answer, fieldIssuedAt, described.IssuedAt)
+		putTime(answer, fieldExpiresAt, described.ExpiresAt)
+		putTime(answer, fieldRotatesAt, described.RotatesAt)
+		putTime(answer, fieldRefreshExpiresAt, described.RefreshExpiresAt)
+		putTime(answer, fieldLastValidatedAt, described.LastValidatedAt)
+		answer[fieldObtainedBy] = string(described.ObtainedBy)
+		answer[fieldSuspect] = described.Suspect
+	}
+	return &logical.Response{Data: answer}, nil
+}
+
+func (a *API) endSessions(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	role, err := a.Store.Roles.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	session, err := a.Store.Sessions.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if role == nil && session == nil {
+		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q, nor a session of one: nothing was ended", name))
+	}
+	warnings, err := a.Sessions.End(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	a.Logger.Info("sessions were ended by hand", "role", name)
+	return withWarnings(nil, warnings), nil
+}
+
+func (a *API) listSessions(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	names, err := a.Store.Sessions.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return listed(names, data, func(name string) (map[string]any, error) {
+		session, err := a.Store.Sessions.Get(ctx, name)
+		if session == nil {
+			return nil, err
+		}
+		info := map[string]any{}
+		if session.Current != nil {
+			putTime(info, fieldExpiresAt, session.Current.ExpiresAt)
+		}
+		return info, nil
+	})
+}
