@@ -1,0 +1,105 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package backend wires the rooms of the secrets engine together into what Vault mounts.
+package backend
+
+import (
+	"context"
+	_ "embed"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/sessions"
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+	"vault-plugin-secrets-ncentral/paths"
+)
+
+//go:embed VERSION
+var version string
+
+// Version is the engine's version in the form vX.Y.Z. Vault holds it against the version that the plugin is registered with.
+func Version() string { return strings.TrimSpace(version) }
+
+const help = `
+The N-central secrets engine keeps the permanent User-API tokens of N-able N-central users and hands out short-lived access tokens for N-central's REST API in their place.
+
+Write a server and its User-API token to config/NAME, say who gets what in roles/NAME, and read tokens from creds/NAME. A token can do all that its N-central user can: a role narrows who may read it, how long it lives and how it is handed out, never what it may do.
+`
+
+// Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central: Vault makes backends also
+// only to ask for their type and version.
+func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+	return newBackend(ctx, conf, nil)
+}
+
+// engine is the framework's backend with a guard before it.
+type engine struct {
+	*framework.Backend
+}
+
+func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.DialContext) (*engine, error) {
+	logger := conf.Logger
+	if logger == nil {
+		logger = hclog.NewNullLogger()
+	}
+	system := &cachingSystemView{SystemView: conf.System}
+	entries := store.New(conf.StorageView)
+	servers := upstream.NewRegistry(entries, logger, dial)
+	manager := sessions.NewManager(entries, servers, system.MaxLeaseTTL, logger)
+	api := &paths.API{
+		Store:            entries,
+		Upstream:         servers,
+		Sessions:         manager,
+		Logger:           logger,
+		ReplicationState: system.ReplicationState,
+	}
+	backend := &framework.Backend{
+		Help:        help,
+		BackendType: logical.TypeLogical,
+		// Vault refuses to run a version other than the one registered.
+		RunningVersion: Version(),
+		Paths:          api.Paths(),
+		Secrets:        api.Secrets(),
+		PathsSpecial: &logical.Paths{
+			SealWrapStorage: store.SealWrapped(),
+			LocalStorage:    store.Local(),
+		},
+		Invalidate: func(_ context.Context, key string) { entries.Invalidate(key) },
+		PeriodicFunc: func(ctx context.Context, _ *logical.Request) error {
+			if ticksElsewhere(system.ReplicationState()) {
+				return nil
+			}
+			return manager.Tick(ctx)
+		},
+		Clean: func(context.Context) {
+			manager.Close()
+			servers.Close()
+		},
+	}
+	conf.System = system
+	if err := backend.Setup(ctx, conf); err != nil {
+		return nil, err
+	}
+	return &engine{Backend: backend}, nil
+}
+
+// ticksElsewhere says whether another node than this does the tick's work: the active node of this cluster for a standby,
+// the primary for a disaster-recovery secondary. A performance secondary does its own, for sessions are each cluster's.
+func ticksElsewhere(state consts.ReplicationState) bool {
+	return state.HasState(consts.ReplicationPerformanceStandby) || state.HasState(consts.ReplicationDRSecondary)
+}
+
+// HandleRequest refuses a User-API token that is no string before the framework looks at it: the framework's own error
+// would quote it, and Vault writes errors to its audit log in clear.
+func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	if err := paths.CheckSecretFields(req.Data); err != nil {
+		return logical.ErrorResponse(err.Error()), nil
+	}
+	return e.Backend.HandleRequest(ctx, req)
+}

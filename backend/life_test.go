@@ -1,0 +1,302 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+type calls = map[simulator.Endpoint]int
+
+func TestFirstReadAuthenticatesSecondCallsNothing(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		storage := m.storage.calls.Load()
+		system := m.system.calls.Load()
+		if second := m.lives(m.read(nil)); second != first {
+			t.Error("the second read answered another token")
+		}
+		m.calls(nil)
+		if m.storage.calls.Load() != storage || m.system.calls.Load() != system {
+			t.Error("a hot read asked storage or core")
+		}
+	})
+}
+
+func TestTokenIsRefreshedBeforeItsEnd(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		second := m.lives(m.read(nil))
+		if second == first {
+			t.Error("a token with less than min_ttl left was handed out")
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
+		if !m.AccessTokenLives(first) {
+			t.Error("the token that readers still hold was ended")
+		}
+	})
+}
+
+func TestRotationStartsAheadOfNeed(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		time.Sleep(53*time.Minute + time.Second)
+		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureHang})
+		began := time.Now()
+		if m.lives(m.read(nil)) != first || time.Since(began) != 0 {
+			t.Error("a read whose token is good enough waited for the rotation")
+		}
+		m.ClearFailures()
+		synctest.Wait()
+		if m.lives(m.read(nil)) == first {
+			t.Error("the rotation was not started ahead of need")
+		}
+	})
+}
+
+func TestRefreshRefusedLeadsToAuthenticate(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointRefresh: 1})
+	})
+}
+
+func TestWhereRefreshEndsThePredecessorRotationsAuthenticate(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
+		first := m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 2})
+		if !m.AccessTokenLives(first) {
+			t.Error("the token that readers still hold was ended before its stated expiry")
+		}
+	})
+}
+
+func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
+		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.must(logical.DeleteOperation, "config/default", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		m.calls(nil)
+		first := m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		if !m.AccessTokenLives(first) {
+			t.Error("the token that readers still hold was ended before its stated expiry")
+		}
+		if m.OpenSessions() != 2 {
+			t.Errorf("%d sessions are open, want the role's two: learning left some", m.OpenSessions())
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointLogout: 2})
+	})
+}
+
+func TestWhereAuthenticateEndsEarlierSessionsTokensAreValidatedFirst(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		first := m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		if m.lives(m.read(nil)) == first {
+			t.Error("a token that another session ended was handed out")
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.lives(m.read(nil))
+		m.calls(nil)
+	})
+}
+
+func TestDeadTokenIsReplacedOnValidate(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.Reboot()
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.lives(m.read(map[string]any{"validate": true}))
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.read(map[string]any{"validate": true})
+		m.calls(calls{simulator.EndpointValidate: 1})
+		m.read(map[string]any{"validate": true})
+		m.calls(nil)
+		time.Sleep(time.Second)
+		m.read(map[string]any{"validate": true})
+		m.calls(calls{simulator.EndpointValidate: 1})
+	})
+}
+
+func TestTickReplacesADeadTokenAndSuspectsTheOthers(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		m.must(logical.ReadOperation, "creds/other", nil)
+		m.Reboot()
+		m.tick()
+		m.lives(m.read(nil))
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+	})
+}
+
+func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		time.Sleep(52 * time.Minute)
+		m.tick()
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		time.Sleep(time.Minute)
+		m.tick()
+		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointValidate: 1})
+		second := m.read(nil)["access_token"]
+		if second == first {
+			t.Error("the tick did not rotate a token that was read and is due")
+		}
+		time.Sleep(56 * time.Minute)
+		m.tick() // rotates, for the read above counts
+		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointValidate: 1})
+		time.Sleep(56 * time.Minute)
+		m.tick() // does not: nobody read since
+		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		time.Sleep(10 * time.Minute)
+		m.tick()
+		m.calls(nil)
+		if sessions := m.must(logical.ListOperation, "sessions/", nil); sessions["keys"] != nil {
+			t.Error("the entry of an idle role that lapsed was kept: ", sessions)
+		}
+	})
+}
+
+func TestStaleBeatsDown(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.server.Stop()
+		time.Sleep(56 * time.Minute)
+		began := time.Now()
+		stale := m.read(nil)
+		if m.lives(stale) != first || time.Since(began) > 0 {
+			t.Errorf("want the live token at once after the first attempt, got it after %s", time.Since(began))
+		}
+		if ttl := stale["ttl"].(int64); ttl < 15 || ttl > 240 {
+			t.Errorf("ttl of a stale answer is %d", ttl)
+		}
+		if m.warnings() == "" {
+			t.Error("a stale answer has no warning")
+		}
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "10m"}); code != 503 {
+			t.Errorf("a min_ttl that cannot be met: %d %s", code, text)
+		}
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}); code != 503 {
+			t.Errorf("a validation that cannot be made: %d %s", code, text)
+		}
+		time.Sleep(4 * time.Minute)
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 503 {
+			t.Errorf("with a dead token and N-central down: %d %s", code, text)
+		}
+		if err := m.server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		m.lives(m.read(nil))
+	})
+}
+
+func TestRefusedCredentialIsNotHammered(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 {
+				t.Fatalf("%d %s", code, text)
+			}
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(30 * time.Second)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(59 * time.Second)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(nil)
+		time.Sleep(time.Second)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		for range 5 {
+			time.Sleep(10 * time.Minute)
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}
+		m.ResetCounts()
+		time.Sleep(10*time.Minute - time.Second)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(nil)
+	})
+}
+
+func TestRefusedCredentialServesTheLiveTokenOnceValidated(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
+			t.Fatal(err)
+		}
+		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		time.Sleep(56 * time.Minute)
+		m.ResetCounts()
+		for range 100 {
+			if m.lives(m.read(nil)) != first {
+				t.Fatal("another token")
+			}
+		}
+		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+	})
+}
+
+func TestRegeneratedTokenThatEndsSessionsLeavesNoDeadToken(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
+		m.read(nil)
+		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(56 * time.Minute)
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+func TestRestartServesTheStoredToken(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.ResetCounts()
+		m.start()
+		if m.lives(m.read(nil)) != first {
+			t.Error("the stored token was not served")
+		}
+		m.calls(nil)
+	})
+}
+
+func TestStorageThatRefusesWritesCostsAWarningOnly(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.storage.refuses.Store(true)
+		if m.warnings() == "" {
+			t.Error("no warning")
+		}
+		first := m.lives(m.read(nil))
+		if m.lives(m.read(nil)) != first {
+			t.Error("memory did not keep the token")
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}

@@ -1,0 +1,34 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Command vault-plugin-secrets-ncentral is the N-central secrets engine as a plugin of HashiCorp Vault or OpenBao, which
+// start it.
+package main
+
+import (
+	"os"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/sdk/plugin"
+
+	"vault-plugin-secrets-ncentral/backend"
+)
+
+func main() {
+	meta := &api.PluginAPIClientMeta{}
+	if err := meta.FlagSet().Parse(os.Args[1:]); err != nil {
+		fail(err)
+	}
+	if err := plugin.ServeMultiplex(&plugin.ServeOpts{
+		BackendFactoryFunc: backend.Factory,
+		TLSProviderFunc:    api.VaultPluginTLSProvider(meta.GetTLSConfig()),
+	}); err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	hclog.New(&hclog.LoggerOptions{}).Error("the plugin stops", "error", err)
+	os.Exit(1)
+}
