@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -109,7 +110,9 @@ func (m *mount) start() {
 	}
 	backend, err := newBackend(context.Background(), &logical.BackendConfig{
 		Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage,
-	}, m.server.DialContext)
+	}, func(ctx context.Context, network, address string) (net.Conn, error) {
+		return m.server.DialContext(ctx, network, address)
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}

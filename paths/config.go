@@ -151,6 +151,9 @@ func changedConfig(name string, stored *store.Config, req *logical.Request, data
 		candidate.UserAPITokenSetAt = now
 	}
 	candidate.WrittenAt = now
+	if stored != nil && !now.After(stored.WrittenAt) {
+		candidate.WrittenAt = stored.WrittenAt.Add(1) // versions differ also where the clock stood still or went back
+	}
 	candidate.Name = name
 	return candidate, nil
 }

@@ -1,0 +1,327 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// readers starts concurrent reads of the role and answers a function that waits for them and answers their tokens.
+func (m *mount) readers(count int) (tokens func() []string) {
+	var group sync.WaitGroup
+	answers := make([]string, count)
+	for i := range count {
+		group.Go(func() {
+			response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+			if err == nil && !response.IsError() {
+				answers[i] = response.Data["access_token"].(string)
+			}
+		})
+	}
+	return func() []string {
+		group.Wait()
+		return answers
+	}
+}
+
+func TestAThousandColdReadersCauseOneCall(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
+		tokens := m.readers(1000)()
+		for _, token := range tokens {
+			if token == "" || token != tokens[0] {
+				t.Fatal("the readers got different tokens, or none")
+			}
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+func TestAHangUpFailsNoOtherReader(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
+		ctx, hangUp := context.WithCancel(context.Background())
+		gone := make(chan error)
+		go func() {
+			_, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+			gone <- err
+		}()
+		synctest.Wait()
+		tokens := m.readers(10)
+		hangUp()
+		if err := <-gone; err == nil {
+			t.Error("the reader that hung up waited for the flight")
+		}
+		for _, token := range tokens() {
+			if token == "" {
+				t.Fatal("a hang-up failed another reader")
+			}
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+// whileInFlight begins a cold read on a slow server, makes the change while the call is under way, and answers the token
+// that the reader got in the end.
+func (m *mount) whileInFlight(change func()) (token string) {
+	m.t.Helper()
+	m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
+	tokens := m.readers(1)
+	synctest.Wait()
+	m.Change(func(k *simulator.Knobs) { k.Latency = 0 })
+	time.Sleep(time.Second)
+	change()
+	token = tokens()[0]
+	time.Sleep(10 * time.Second)
+	return token
+}
+
+// onlySession fails the test unless the token's session is the only one open at the simulator; none is for "".
+func (m *mount) onlySession(token string) {
+	m.t.Helper()
+	synctest.Wait()
+	want := 0
+	if token != "" {
+		want = 1
+		if !m.AccessTokenLives(token) {
+			m.t.Error("the reader got a dead token")
+		}
+	}
+	if open := m.OpenSessions(); open != want {
+		m.t.Errorf("%d sessions are open, want %d", open, want)
+	}
+}
+
+func TestSessionsEndedInFlight(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.onlySession(m.whileInFlight(func() { m.must(logical.DeleteOperation, "sessions/monitoring", nil) }))
+		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+	})
+}
+
+func TestConfigRewrittenInFlight(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.onlySession(m.whileInFlight(func() {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{
+				"user_api_token": m.token, "tls_server_name": "localhost", "verify": false,
+			})
+		}))
+		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+	})
+}
+
+func TestRoleDeletedInFlight(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		if token := m.whileInFlight(func() { m.must(logical.DeleteOperation, "roles/monitoring", nil) }); token != "" {
+			t.Error("a token of a deleted role was answered")
+		}
+		m.onlySession("")
+	})
+}
+
+func TestLogoutThatFailsIsOwedAndPaidByTheTick(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		response, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "owed") {
+			t.Fatalf("want a warning that a logout is owed, got %v %v", response, err)
+		}
+		if owed := m.must(logical.ReadOperation, "sessions/monitoring", nil)["logouts_owed"]; owed != 1 {
+			t.Errorf("%v logouts are owed, want 1", owed)
+		}
+		m.tick()
+		if !m.AccessTokenLives(first) {
+			t.Fatal("the simulator logged out what it was told to fail")
+		}
+		m.ClearFailures()
+		m.tick()
+		if m.AccessTokenLives(first) {
+			t.Error("the tick did not pay the logout owed")
+		}
+		if owed := m.must(logical.ReadOperation, "sessions/monitoring", nil)["logouts_owed"]; owed != 0 {
+			t.Errorf("%v logouts are owed, want 0", owed)
+		}
+	})
+}
+
+func TestServerWithoutLogoutIsToldOf(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.LogoutAbsent = true }, func(m *mount) {
+		m.read(nil)
+		response, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "has no logout") {
+			t.Fatalf("want a warning that the server has no logout, got %v %v", response, err)
+		}
+	})
+}
+
+func TestRetiredTokensLapseAndAreEndedWithTheRest(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		second := m.lives(m.read(nil))
+		if second == first || !m.AccessTokenLives(first) {
+			t.Error("a retired token is to be left to lapse, and handed out no more")
+		}
+		if earlier := m.must(logical.ReadOperation, "sessions/monitoring", nil)["earlier_tokens"]; earlier != 1 {
+			t.Errorf("%v earlier tokens, want 1", earlier)
+		}
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"min_ttl": "1m", "lease": true})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "expiry_warning": "1h"})
+		if m.lives(m.read(nil)) != second {
+			t.Error("a change that retires nothing replaced the token")
+		}
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.onlySession("")
+	})
+}
+
+func TestRepointedConfigSendsNothingOfTheOldServer(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		old := m.Secrets()
+		text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81"})
+		if code != 400 || !strings.Contains(text, "user_api_token") {
+			t.Errorf("a new url without user_api_token: %d %s", code, text)
+		}
+		// The in-memory network leads every address to one server: what it hears from now on, the new server hears.
+		other := simulator.New(simulator.DefaultKnobs())
+		token := other.AddUser("api-user")
+		m.server.Close()
+		m.server = simulator.ListenInMemory(other)
+		defer m.server.Close()
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81", "user_api_token": token})
+		answer := m.read(nil)
+		if answer["url"] != "http://localhost:81" || !other.AccessTokenLives(answer["access_token"].(string)) {
+			t.Error("the token is not of the new server")
+		}
+		response, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "another url") {
+			t.Errorf("want a warning on the token of the old server, got %v %v", response, err)
+		}
+		for _, secret := range old {
+			if other.Received(secret) {
+				t.Fatal("a secret of the old server was sent to the new one")
+			}
+		}
+	})
+}
+
+func TestOverrides(t *testing.T) {
+	tests := map[string]struct {
+		knobs    func(*simulator.Knobs)
+		role     map[string]any
+		maxLease time.Duration
+		asked    string
+		lifetime time.Duration
+		warning  string
+	}{
+		"none asked for":            {asked: "", lifetime: time.Hour},
+		"the role's ttl":            {role: map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute},
+		"the mount's max_lease_ttl": {maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute},
+		"a ttl above max_lease_ttl": {role: map[string]any{"ttl": "30m"}, maxLease: 20 * time.Minute, asked: "1200s", lifetime: 20 * time.Minute, warning: "max_lease_ttl"},
+		"clamped":                   {role: map[string]any{"ttl": "2h"}, asked: "7200s", lifetime: time.Hour, warning: "granted 1h0m0s, not the 2h0m0s"},
+		"granted longer": {
+			knobs: func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute },
+			role:  map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute,
+		},
+		"ignored, and max_lease_ttl shorter": {
+			knobs:    func(k *simulator.Knobs) { k.IgnoreOverrides = true },
+			maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute,
+		},
+		"refused": {
+			knobs: func(k *simulator.Knobs) { k.RefuseLongOverrides = true },
+			role:  map[string]any{"ttl": "2h"}, asked: "", lifetime: time.Hour, warning: "refused to be asked",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, test.knobs, func(m *mount) {
+				if test.maxLease > 0 {
+					m.system.MaxLeaseTTLVal = test.maxLease
+				}
+				if test.role != nil {
+					m.must(logical.UpdateOperation, "roles/monitoring", test.role)
+				}
+				began := time.Now()
+				response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+				if err != nil || response.IsError() {
+					t.Fatal(response, err)
+				}
+				if expires := response.Data["expires_at_seconds"].(int64); expires != began.Add(test.lifetime).Unix() {
+					t.Errorf("promised for %s, want %s", time.Unix(expires, 0).Sub(began), test.lifetime)
+				}
+				if warnings := strings.Join(response.Warnings, "\n"); !strings.Contains(warnings, test.warning) || test.warning == "" && warnings != "" {
+					t.Errorf("warnings %q, want %q", warnings, test.warning)
+				}
+				requests := m.Requests()
+				if asked := requests[len(requests)-1].AccessOverride; asked != test.asked {
+					t.Errorf("asked for %q, want %q", asked, test.asked)
+				}
+			})
+		})
+	}
+}
+
+func TestRefusedOverridesAreLearnt(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2h"})
+		m.read(nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 2})
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.calls(calls{simulator.EndpointLogout: 1})
+		m.read(nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
+	for _, lifetime := range []json.Number{"0", "-60", "1", "9000000000"} {
+		t.Run(lifetime.String(), func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: lifetime})
+				if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 502 || !strings.Contains(text, "lifetime") {
+					t.Errorf("%d %s", code, text)
+				}
+				m.onlySession("")
+				m.lives(m.read(nil))
+			})
+		})
+	}
+}
+
+func TestReadersMinTTL(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(map[string]any{"min_ttl": "30m"}))
+		time.Sleep(31 * time.Minute)
+		if m.lives(m.read(nil)) != first {
+			t.Error("a reader without min_ttl got another token")
+		}
+		second := m.lives(m.read(map[string]any{"min_ttl": "30m"}))
+		if second == first {
+			t.Error("a token with less than the reader's min_ttl was handed out")
+		}
+		m.ResetCounts()
+		text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
+		if code != 400 || !strings.Contains(text, "30m") || !strings.Contains(text, "dedicated") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(2 * time.Hour)
+		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
+		m.calls(nil)
+	})
+}
