@@ -27,9 +27,14 @@ var version string
 func Version() string { return strings.TrimSpace(version) }
 
 const help = `
-The N-central secrets engine keeps the permanent User-API tokens of N-able N-central users and hands out short-lived access tokens for N-central's REST API in their place.
+The N-central secrets engine keeps the permanent User-API tokens of N-able
+N-central users and hands out short-lived access tokens for N-central's REST
+API in their place.
 
-Write a server and its User-API token to config/NAME, say who gets what in roles/NAME, and read tokens from creds/NAME. A token can do all that its N-central user can: a role narrows who may read it, how long it lives and how it is handed out, never what it may do.
+Write a server and its User-API token to config/NAME, say who gets what in
+roles/NAME, and read tokens from creds/NAME. A token can do all that its
+N-central user can: a role narrows who may read it, how long it lives and how
+it is handed out, never what it may do.
 `
 
 // Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central: Vault makes backends also
@@ -102,4 +107,12 @@ func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logi
 		return logical.ErrorResponse(err.Error()), nil
 	}
 	return e.Backend.HandleRequest(ctx, req)
+}
+
+// HandleExistenceCheck leaves a request that HandleRequest refuses to it, for the same reason.
+func (e *engine) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
+	if paths.CheckSecretFields(req.Data) != nil {
+		return false, false, nil
+	}
+	return e.Backend.HandleExistenceCheck(ctx, req)
 }

@@ -60,11 +60,19 @@ func (a *API) configPath() *framework.Path {
 		DisplayAttrs: display("", "config"),
 		HelpSynopsis: "Configure an N-central server and the credential for it.",
 		HelpDescription: `
-A config names an N-central server and holds the User-API token of one of its users, from which this engine obtains access tokens. The token is made in N-central's web UI alone (Administration, User Management, Users, the user, API Access, Generate JSON Web Token), is shown there once, and ends the one before it.
+A config names an N-central server and holds the User-API token of one of its
+users, from which this engine obtains access tokens. The token is made in
+N-central's web UI alone (Administration, User Management, Users, the user,
+API Access, Generate JSON Web Token), is shown there once, and ends the one
+before it.
 
-Unless verify=false is given, a write tries the new values on the server first and changes nothing if they fail. A new url, user_api_token or TLS trust retires the sessions of the config's roles: their tokens are handed out no more and left to lapse.
+Unless verify=false is given, a write tries the new values on the server first
+and changes nothing if they fail. A new url, user_api_token or TLS trust
+retires the sessions of the config's roles: their tokens are handed out no
+more and left to lapse.
 
-N-central lets API users' passwords expire, after 90 days by default, and with them every token of the user: give password_changed_at to be warned in time.
+N-central lets API users' passwords expire, after 90 days by default, and with
+them every token of the user: give password_changed_at to be warned in time.
 `,
 	}
 }

@@ -45,9 +45,15 @@ func (a *API) configCheckPath() *framework.Path {
 		DisplayAttrs: display("check", "config"),
 		HelpSynopsis: "Find out whether a config's credential is alive, and what its server is like.",
 		HelpDescription: `
-Makes every step that the engine makes in its work, once and without retries: reads the links, authenticates twice, validates, makes a data call, refreshes, asks for the server's version, and logs out every session that it opened. It answers 200 also where a step failed: ok, failed_step and message say so, and steps tells of each.
+Makes every step that the engine makes in its work, once and without retries:
+reads the links, authenticates twice, validates, makes a data call, refreshes,
+asks for the server's version, and logs out every session that it opened. It
+answers 200 also where a step failed: ok, failed_step and message say so, and
+steps tells of each.
 
-What it learns of the server is stored, and decides how tokens are replaced. A check that passes ends the time for which the engine leaves a server alone that refused its User-API token.
+What it learns of the server is stored, and decides how tokens are replaced. A
+check that passes ends the time for which the engine leaves a server alone
+that refused its User-API token.
 `,
 	}
 }
@@ -106,7 +112,7 @@ func checkAnswer(report *upstream.Report) map[string]any {
 		answer[fieldServerVersion] = learnt.ServerVersion
 	}
 	if learnt.ClockOffset != nil {
-		answer[fieldClockOffset] = math.Round(learnt.ClockOffset.Seconds()*1000) / 1000
+		answer[fieldClockOffset] = math.Round(learnt.ClockOffset.Seconds()*1000)/1000 + 0 // never -0
 	}
 	for field, known := range map[string]*bool{
 		fieldCanLogOut: learnt.CanLogOut, fieldRefreshEnds: learnt.RefreshEndsPredecessor, fieldAuthEnds: learnt.AuthenticateEndsEarlierSessions,

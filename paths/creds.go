@@ -65,13 +65,25 @@ func (a *API) credsPath() *framework.Path {
 }
 
 const credsHelp = `
-Answers an access token for N-central's REST API, to be sent as "Authorization: Bearer TOKEN" to the url beside it. Readers of a role share one token: it is obtained when it is first needed, reused until the role's min_ttl before its end, and then replaced, so that a read costs N-central nothing most of the time.
+Answers an access token for N-central's REST API, to be sent as
+"Authorization: Bearer TOKEN" to the url beside it. Readers of a role share
+one token: it is obtained when it is first needed, reused until the role's
+min_ttl before its end, and then replaced, so that a read costs N-central
+nothing most of the time.
 
-The token can do all that the N-central user of the role's config can. A role narrows who may read it, how long it lives and how it is handed out, never what it may do.
+The token can do all that the N-central user of the role's config can. A role
+narrows who may read it, how long it lives and how it is handed out, never
+what it may do.
 
-Where the role has lease=true, lease_duration is the token's remaining life, and the lease is not renewable: read again before it ends. Revoking the lease ends nothing at N-central, since other readers hold the same token: delete sessions/ROLE does. Where the role has lease=false, ttl says in how many seconds this engine replaces the token, and the fields rotation_period and last_vault_rotation are there for consumers that plan by them.
+Where the role has lease=true, lease_duration is the token's remaining life,
+and the lease is not renewable: read again before it ends. Revoking the lease
+ends nothing at N-central, since other readers hold the same token: delete
+sessions/ROLE does. Where the role has lease=false, ttl says in how many
+seconds this engine replaces the token, and the fields rotation_period and
+last_vault_rotation are there for consumers that plan by them.
 
-While N-central cannot give a new token, the one in hand is answered for as long as it lives, with a warning.
+While N-central cannot give a new token, the one in hand is answered for as
+long as it lives, with a warning.
 `
 
 func credsAnswerFields() map[string]*framework.FieldSchema {

@@ -56,9 +56,14 @@ func (a *API) rolesPath() *framework.Path {
 		DisplayAttrs: display("", "role"),
 		HelpSynopsis: "Define who gets tokens of which config, for how long and how.",
 		HelpDescription: `
-A role hands out access tokens of one config at creds/NAME. It narrows who may read, how long a token lives and how it is handed out, never what a token may do: a token can do all that its N-central user can. Least privilege is one N-central user, so one config, per use.
+A role hands out access tokens of one config at creds/NAME. It narrows who may
+read, how long a token lives and how it is handed out, never what a token may
+do: a token can do all that its N-central user can. Least privilege is one
+N-central user, so one config, per use.
 
-A change of config, credential_type or ttl retires the role's sessions: their tokens are handed out no more and left to lapse. Deleting a role logs its sessions out.
+A change of config, credential_type or ttl retires the role's sessions: their
+tokens are handed out no more and left to lapse. Deleting a role logs its
+sessions out.
 `,
 	}
 }

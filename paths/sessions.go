@@ -39,9 +39,14 @@ func (a *API) sessionsPath() *framework.Path {
 		DisplayAttrs: display("", "sessions"),
 		HelpSynopsis: "Read or end the sessions that a role has open at N-central.",
 		HelpDescription: `
-Reading tells of the session whose token the role's readers share: when it was obtained, expires and is replaced, and how many earlier tokens of the role still live. It answers no secret.
+Reading tells of the session whose token the role's readers share: when it was
+obtained, expires and is replaced, and how many earlier tokens of the role
+still live. It answers no secret.
 
-Deleting logs all of the role's sessions out at N-central, earlier ones too, and forgets them; the next read of creds/ROLE authenticates anew. It is the first move when a token has leaked. Warnings name what could not be ended, and until when it lives.
+Deleting logs all of the role's sessions out at N-central, earlier ones too,
+and forgets them; the next read of creds/ROLE authenticates anew. It is the
+first move when a token has leaked. Warnings name what could not be ended, and
+until when it lives.
 `,
 	}
 }

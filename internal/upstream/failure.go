@@ -49,6 +49,10 @@ func (f *Failure) Down() bool { return callsForPatience(f.Kind) }
 
 // Remedy is what a person can do about it; empty where that is not known.
 func (f *Failure) Remedy() string {
+	var answered *ncentral.Error
+	if errors.As(f.Cause, &answered) && answered.TLSProblem {
+		return "" // the client's own words say what to do
+	}
 	switch f.Kind {
 	case ncentral.KindRefused, ncentral.KindForbidden:
 		if f.Step == ncentral.CallAuthenticate {
