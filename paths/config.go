@@ -83,14 +83,15 @@ func (a *API) configListPath() *framework.Path {
 		Fields:  listFields(),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback:  a.listConfigs,
-				Summary:   "List the configs.",
-				Responses: listResponses("configs"),
+				Callback:                  a.listConfigs,
+				Summary:                   "List the configs.",
+				Responses:                 listResponses("configs"),
+				ForwardPerformanceStandby: true, // the active node knows the states
 			},
 		},
 		DisplayAttrs:    display("", "configs"),
 		HelpSynopsis:    "List the configs.",
-		HelpDescription: "Lists the configs; key_info holds url and state of each. The state is that of the node asked, since the plugin started there: unknown, ok, degraded or failing.",
+		HelpDescription: "Lists the configs; key_info holds url and state of each. The state is since the plugin started on the active node: unknown, ok, degraded or failing.",
 	}
 }
 

@@ -59,9 +59,22 @@ func (m *Manager) Tick(ctx context.Context) error {
 	for _, token := range live {
 		inspections.Go(func() error { m.inspect(ctx, token); return nil })
 	}
-	err = m.payDebts(ctx)
+	err = errors.Join(m.payDebts(ctx), m.forgetServers(ctx))
 	_ = rotations.Wait()
 	_ = inspections.Wait()
+	return err
+}
+
+// forgetServers removes what this cluster learnt of servers whose config was deleted on another.
+func (m *Manager) forgetServers(ctx context.Context) error {
+	names, err := m.store.Learnt.Names(ctx)
+	for _, name := range names {
+		config, getErr := m.store.Configs.Get(ctx, name)
+		if getErr == nil && config == nil {
+			getErr = m.store.Learnt.Delete(ctx, name)
+		}
+		err = errors.Join(err, getErr)
+	}
 	return err
 }
 

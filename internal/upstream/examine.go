@@ -101,7 +101,8 @@ func (r *Report) mayHaveEndedOthers() bool {
 }
 
 func (s *Server) examine(ctx context.Context, purpose purpose) *Report {
-	ctx, cancel := context.WithTimeout(ctx, s.config.FlightLimit())
+	// A caller that hangs up would leave a session open that nobody knows of.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.FlightLimit())
 	defer cancel()
 	e := &examination{server: s, client: s.client.WithoutRetries()}
 	e.report.purpose = purpose

@@ -58,6 +58,10 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentra
 	grant, err := s.open(ctx, ncentral.CallRefresh, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
 		return s.client.Refresh(ctx, refreshToken, overrides)
 	})
+	var failure *Failure
+	if errors.As(err, &failure) && failure.Down() {
+		s.record.obtained(failure)
+	}
 	if err != nil {
 		return grant, err
 	}

@@ -73,19 +73,19 @@ func (s *Server) Validate(ctx context.Context, accessToken string) (lives bool, 
 	return err == nil, err
 }
 
-// Probe makes the data call that a working user is needed for, and notes how it went. A 403 is well: the user may merely
-// not be allowed to see service organisations.
+// Probe makes the data call that a working user is needed for, and notes whether the user works. A 403 is well: the user
+// may merely not be allowed to see service organisations. A dead token and a server that is down tell nothing of the user.
 func (s *Server) Probe(ctx context.Context, accessToken string) {
 	err := s.call(ncentral.CallData, func() error { return s.client.Data(ctx, accessToken) })
-	var failure *Failure
 	switch ncentral.KindOf(err) {
-	case ncentral.KindRefused, ncentral.KindCanceled:
-		return // the token died, or the engine stops: neither tells of the user
+	case "", ncentral.KindForbidden:
+		s.record.probed(nil)
 	case ncentral.KindServerError:
+		var failure *Failure
 		errors.As(err, &failure)
 		s.logger.Warn("a data call failed though the token is valid", "error", err)
+		s.record.probed(failure)
 	}
-	s.record.probed(failure)
 }
 
 // Ending is how a logout went.
