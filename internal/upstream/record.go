@@ -42,7 +42,7 @@ func (r *Record) State(config *store.Config, now time.Time) State {
 	switch {
 	case r.obtaining != nil && !now.Before(r.servedStale):
 		return Failing
-	case r.obtaining != nil, r.dataCall != nil, len(ExpiryWarnings(config, now)) > 0:
+	case r.obtaining != nil, now.Before(r.servedStale), r.dataCall != nil, len(ExpiryWarnings(config, now)) > 0:
 		return Degraded
 	case !r.asked:
 		return Unknown
@@ -61,6 +61,9 @@ func (r *Record) obtained(failure *Failure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked, r.obtaining = true, failure
+	if failure == nil {
+		r.servedStale = time.Time{}
+	}
 }
 
 func (r *Record) probed(failure *Failure) {

@@ -1,0 +1,223 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// check answers what a check of config default answered, without the times, and its warnings.
+func (m *mount) check() (answer map[string]any, steps []string, warnings string) {
+	m.t.Helper()
+	response, err := m.do(logical.UpdateOperation, "config/default/check", nil)
+	if err != nil || response.IsError() {
+		m.t.Fatal(response, err)
+	}
+	for _, step := range response.Data["steps"].([]any) {
+		steps = append(steps, step.(map[string]any)["name"].(string))
+	}
+	return response.Data, steps, strings.Join(response.Warnings, "\n")
+}
+
+var allSteps = []string{"links", "authenticate", "authenticate_again", "validate", "data", "refresh", "server_info", "logout"}
+
+func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
+	tests := map[string]struct {
+		knobs                               func(*simulator.Knobs)
+		canLogOut, refreshEnds, sessionEnds bool
+		warning                             string
+	}{
+		"today's server":              {canLogOut: true},
+		"without logout":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }},
+		"refresh ends predecessor":    {knobs: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, canLogOut: true, refreshEnds: true},
+		"authenticate ends earlier":   {knobs: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, canLogOut: true, sessionEnds: true, warning: "every role needs an N-central user"},
+		"403 on the data call":        {knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, canLogOut: true},
+		"links nested, single use":    {knobs: func(k *simulator.Knobs) { k.LinksNested, k.SingleUseRefreshTokens = true, true }, canLogOut: true},
+		"no expirySeconds, no start":  {knobs: func(k *simulator.Knobs) { k.OmitExpirySeconds, k.OmitStartTime = true, true }, canLogOut: true},
+		"a clock that is a day ahead": {knobs: func(k *simulator.Knobs) { k.ClockOffset = 24 * time.Hour }, canLogOut: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, test.knobs, func(m *mount) {
+				answer, steps, warnings := m.check()
+				if answer["ok"] != true || answer["failed_step"] != "" {
+					t.Errorf("failed at %v: %v", answer["failed_step"], answer["message"])
+				}
+				if diff := cmp.Diff(allSteps, steps); diff != "" {
+					t.Error(diff)
+				}
+				want := map[string]any{
+					"can_log_out": test.canLogOut, "refresh_ends_predecessor": test.refreshEnds,
+					"authenticate_ends_earlier_sessions": test.sessionEnds, "server_version": "2026.2.0.17",
+					"clock_offset_seconds": m.Knobs().ClockOffset.Seconds(),
+				}
+				for field, value := range want {
+					if answer[field] != value {
+						t.Errorf("%s is %v, want %v", field, answer[field], value)
+					}
+				}
+				if !strings.Contains(warnings, test.warning) {
+					t.Errorf("warnings: %s", warnings)
+				}
+				if open := m.OpenSessions(); test.canLogOut && open != 0 {
+					t.Errorf("%d sessions are open after the check", open)
+				}
+			})
+		})
+	}
+}
+
+func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
+	status := func(status int) simulator.Failure {
+		return simulator.Failure{Kind: simulator.FailureStatus, Status: status}
+	}
+	tests := map[string]struct {
+		spoil  func(m *mount)
+		step   string
+		remedy string
+	}{
+		"down":         {func(m *mount) { m.server.Stop() }, "links", "check that url is right"},
+		"a login page": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureHTML}) }, "links", "without /api"},
+		"a redirect": {func(m *mount) {
+			m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureRedirect})
+		}, "links", "without /api"},
+		"refused JWT": {func(m *mount) { _, _ = m.RegenerateUserAPIToken("api-user") }, "authenticate", "write the token that it has now"},
+		"rate limit":  {func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate", "max_requests_in_flight"},
+		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "data", "password has most likely expired"},
+		"hang": {func(m *mount) {
+			m.FailNext(simulator.EndpointValidate, -1, simulator.Failure{Kind: simulator.FailureHang})
+		}, "authenticate_again", "check that url is right"},
+		"hidden error": {func(m *mount) {
+			m.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureErrorMessage})
+		}, "data", ""},
+		"refresh is down": {func(m *mount) { m.FailNext(simulator.EndpointRefresh, 1, status(503)) }, "refresh", ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				test.spoil(m)
+				began := time.Now()
+				answer, _, _ := m.check()
+				if answer["ok"] != false || answer["failed_step"] != test.step {
+					t.Errorf("failed at %v, want %s: %v", answer["failed_step"], test.step, answer["message"])
+				}
+				if !strings.Contains(answer["message"].(string), test.remedy) {
+					t.Errorf("the message has no remedy: %v", answer["message"])
+				}
+				if took := time.Since(began); took > 30*time.Second {
+					t.Errorf("the check took %s", took)
+				}
+			})
+		})
+	}
+}
+
+func TestServerThatRefusesRefreshPassesAndIsRotatedByAuthenticate(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		if answer, _, _ := m.check(); answer["ok"] != true || answer["refresh_ends_predecessor"] != nil {
+			t.Error(answer["message"])
+		}
+		m.read(nil)
+		m.ResetCounts()
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+func TestCheckAndCoolDown(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		fresh, _ := m.RegenerateUserAPIToken("api-user")
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if answer, _, _ := m.check(); answer["ok"] != false {
+			t.Fatal("a refused credential passed")
+		}
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh})
+		m.lives(m.read(nil))
+		if err := m.SetUserDisabled("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if err := m.SetUserDisabled("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.check()
+		m.lives(m.read(nil))
+	})
+}
+
+func TestFailedVerifyChangesNothing(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		before := m.must(logical.ReadOperation, "config/default", nil)
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1})
+		if code != 400 || !strings.Contains(text, "step data") || !strings.Contains(text, "password") {
+			t.Errorf("%d %s", code, text)
+		}
+		if diff := cmp.Diff(before, m.must(logical.ReadOperation, "config/default", nil)); diff != "" {
+			t.Error(diff)
+		}
+		if m.lives(m.read(nil)) != first {
+			t.Error("the old config is not in force")
+		}
+		if m.OpenSessions() != 1 {
+			t.Error("verify left sessions open")
+		}
+	})
+}
+
+func TestListOfConfigsTellsTheState(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		state := func() any {
+			t.Helper()
+			info := m.must(logical.ListOperation, "config/", nil)["key_info"].(map[string]any)
+			return info["default"].(map[string]any)["state"]
+		}
+		expect := func(want string) {
+			t.Helper()
+			if got := state(); got != want {
+				t.Errorf("state %v, want %s", got, want)
+			}
+		}
+		expect("ok") // verify asked
+		m.start()
+		expect("unknown")
+		m.read(nil)
+		expect("ok")
+		m.server.Stop()
+		time.Sleep(56 * time.Minute)
+		m.read(nil)
+		expect("degraded")
+		time.Sleep(5 * time.Minute)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		expect("failing")
+		if err := m.server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		m.read(nil)
+		expect("ok")
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.tick()
+		expect("degraded")
+	})
+}
