@@ -1,0 +1,55 @@
+# Copyright (c) The vault-plugin-secrets-ncentral authors
+# SPDX-License-Identifier: MPL-2.0
+
+# The version has its one home in backend/VERSION, which the plugin embeds.
+
+GO ?= go
+# RACE=-race runs the tests with the race detector; PLUGIN_RACE=1 has it in the plugin process of the end-to-end tests too.
+# Both need a C compiler.
+RACE ?=
+
+.PHONY: help build server test lint demo dev clean
+
+help:
+	@echo 'make build   the plugin and the N-central simulator, into bin/'
+	@echo 'make demo    see the engine at work: server, simulator, and the commands of a user'
+	@echo 'make dev     the same, left running for you to try, until Ctrl-C'
+	@echo 'make test    all tests, those against a real server too (RACE=-race PLUGIN_RACE=1: with the race detector)'
+	@echo 'make lint    go vet, staticcheck, gofumpt'
+	@echo 'make server  find or build the Vault or OpenBao server that demo and tests run, and print its path'
+	@echo 'make clean   remove bin/ (the built server stays in your cache directory)'
+	@echo
+	@echo 'VAULT_SERVER_BINARY names the vault or bao to use. Without it: vault, else bao on the PATH, else Vault is built from'
+	@echo 'its Go module, once, which takes minutes.'
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	@echo "Built bin/vault-plugin-secrets-ncentral $$(cat backend/VERSION)"
+
+server:
+	@$(GO) build -o bin/find-server ./scripts/find-server
+	@bin/find-server
+
+# First the server, since go test would show nothing of a build that takes minutes. The end-to-end tests run alone, for
+# they hold times to account, and never from go's cache, for it knows nothing of the server and the plugin binary.
+test: server
+	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
+	$(GO) test $(RACE) -timeout 60m -count=1 ./e2e/...
+
+lint:
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@unformatted="$$($(GO) tool gofumpt -l .)" || exit 1; \
+	if [ -n "$$unformatted" ]; then echo "Not formatted (go tool gofumpt -w FILE):"; echo "$$unformatted"; exit 1; fi
+
+# The demo is started without go run between it and the signals.
+demo:
+	@$(GO) build -o bin/demo ./scripts/demo
+	@bin/demo
+
+dev:
+	@$(GO) build -o bin/demo ./scripts/demo
+	@bin/demo -keep
+
+clean:
+	rm -rf bin

@@ -1,0 +1,72 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Demo shows the secrets engine at work: it builds the plugin, starts a Vault or OpenBao server and a stand-in N-central
+// server, and runs the commands that a user would type, with their real answers. With -keep it sets all of that up and
+// leaves it running. Either way it removes every trace when it ends.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// exitInterrupted is what a shell answers for a command that SIGINT ended.
+const exitInterrupted = 130
+
+func main() {
+	keep := flag.Bool("keep", false, "set everything up, print how to use it, and leave it running until Ctrl-C")
+	flag.Parse()
+	// A reader of the output that goes away (SIGPIPE) must not leave anything behind either.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	code := run(ctx, os.Stdout, *keep)
+	stop()
+	os.Exit(code)
+}
+
+// run answers the exit code.
+func run(ctx context.Context, output io.Writer, keep bool) int {
+	err := show(ctx, output, keep)
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil:
+		fmt.Fprintln(output, "\nInterrupted. Nothing is left behind.")
+		return exitInterrupted
+	default:
+		fmt.Fprintln(output, "\nThe demo failed:", err)
+		return 1
+	}
+}
+
+// show sets the stage, has the steps run on it, and clears it.
+func show(ctx context.Context, output io.Writer, keep bool) error {
+	stage, err := setStage(ctx, output)
+	defer func() {
+		if err := stage.clear(); err != nil {
+			fmt.Fprintln(output, "Cleaning up:", err)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+
+	stage.introduce()
+	if err := stage.runAll(ctx, stage.setupSteps()); err != nil {
+		return err
+	}
+	if keep {
+		stage.printUsage()
+		return stage.waitForEnd(ctx)
+	}
+	if err := stage.runAll(ctx, stage.usageSteps()); err != nil {
+		return err
+	}
+	fmt.Fprint(output, "\nThat is all. `make dev` leaves everything running, for you to try.\n")
+	return nil
+}

@@ -1,0 +1,388 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package testbed finds or builds a Vault or OpenBao server, builds the plugin, and runs real server processes with it on
+// loopback: for the end-to-end tests and for the demo. It needs a Unix and the go command, nothing else.
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+const (
+	startPatience = 60 * time.Second // for each step until a started server serves: for slow machines under load
+	stopPatience  = 10 * time.Second // until a server that was asked to stop is killed
+	startAttempts = 5                // with other ports each, where another process was quicker to take one
+	defaultNodeID = "node-1"
+)
+
+// errAddressInUse says that another process listens where the server was to.
+var errAddressInUse = errors.New("address already in use")
+
+// Options are how a server is started. All but Binary may be left out.
+type Options struct {
+	Binary          string   // the server's binary, as of ServerBinary
+	PluginDirectory string   // where plugins lie, as of BuildPlugin
+	LogLevel        string   // of server and plugin: trace, debug, info, warn or error (info)
+	LogFile         string   // appended to; without it, a file in the server's own directory, which goes with Stop
+	Environment     []string // "NAME=value", for the server and so for the plugin, on top of this process's own
+	NodeID          string   // of a Raft server: its name in the cluster (node-1)
+	Address         string   // host:port of the API; a free port on loopback where empty
+	ClusterAddress  string   // host:port that a Raft server's peers talk to; a free port on loopback where empty
+}
+
+// Server is a running server process. It may be used by several goroutines at once, save Restart and Stop.
+type Server struct {
+	Address   string // of the API, as a URL
+	RootToken string
+	LogFile   string // what server and plugin log
+	Directory string // the server's own: configuration, storage, home, scratch files; Stop removes it
+
+	options    Options
+	arguments  []string
+	process    *Process
+	client     *api.Client
+	unsealKey  string // of a Raft server
+	logOpening int64  // how long the log was when the process started
+}
+
+// StartDev starts a server in dev mode: in memory, unsealed, a KV engine mounted at secret/. The context bounds the
+// start alone.
+func StartDev(ctx context.Context, options Options) (*Server, error) {
+	rootToken := rand.Text()
+	return start(ctx, options, func(server *Server, address, _ string) (map[string]any, error) {
+		server.RootToken = rootToken
+		server.arguments = []string{
+			"-dev", "-dev-root-token-id=" + rootToken, "-dev-listen-address=" + address, "-dev-no-store-token",
+		}
+		return map[string]any{}, nil
+	}, (*Server).waitUntilActive)
+}
+
+// StartRaft starts a server with Raft storage on disk, a cluster of one node without TLS, initialises it with one key
+// share and unseals it. The context bounds the start alone.
+func StartRaft(ctx context.Context, options Options) (*Server, error) {
+	return start(ctx, options, raftConfiguration, (*Server).initialise)
+}
+
+// Client is a client of the server with the root token. It never repeats a request. All callers share it: set nothing
+// on it, and use ClientWithToken for another token.
+func (s *Server) Client() *api.Client { return s.client }
+
+// ClientWithToken makes a client that is the caller's own, with the token.
+func (s *Server) ClientWithToken(token string) (*api.Client, error) {
+	return newClient(s.Address, token)
+}
+
+// PID is the process id of the server.
+func (s *Server) PID() int { return s.process.PID() }
+
+// Ended is closed when the server process has ended.
+func (s *Server) Ended() <-chan struct{} { return s.process.Ended() }
+
+// Kill kills the server process and the plugins it runs, as kill -9 does, and returns when they are gone. Restart
+// starts the server again.
+func (s *Server) Kill() { s.process.Kill() }
+
+// Restart kills a Raft server with its plugins, as kill -9 does, starts it again on the same storage and addresses,
+// and unseals it. A dev server has no storage to start again on: that is an error, and the server goes on.
+func (s *Server) Restart(ctx context.Context) error {
+	if s.unsealKey == "" {
+		return errors.New("a dev server keeps everything in memory and cannot be restarted")
+	}
+	s.process.Kill()
+	if err := s.startProcess(ctx); err != nil {
+		return err
+	}
+	return s.Unseal(ctx)
+}
+
+// Stop ends the server and the plugins it runs, gracefully where that takes no more than ten seconds, and removes the
+// server's directory. Stopping twice does nothing more.
+func (s *Server) Stop() error {
+	if s.process != nil {
+		s.process.Stop(stopPatience)
+	}
+	if s.client != nil {
+		s.client.CloneConfig().HttpClient.CloseIdleConnections()
+	}
+	return os.RemoveAll(s.Directory)
+}
+
+// configure sets what is particular to a kind of server and answers its configuration.
+type configure func(server *Server, address, clusterAddress string) (map[string]any, error)
+
+// start starts a server, on other ports once more where another process was quicker to take one of them, and gets it
+// ready.
+func start(ctx context.Context, options Options, configure configure, ready func(*Server, context.Context) error) (*Server, error) {
+	for attempt := 1; ; attempt++ {
+		server, err := startOnce(ctx, options, configure)
+		if err == nil {
+			err = ready(server, ctx)
+		}
+		if err == nil {
+			return server, nil
+		}
+		err = errors.Join(err, server.Stop())
+		if !errors.Is(err, errAddressInUse) || attempt == startAttempts {
+			return nil, fmt.Errorf("starting %s: %w", options.Binary, err)
+		}
+	}
+}
+
+// startOnce answers a server also with an error, for the caller to stop.
+func startOnce(ctx context.Context, options Options, configure configure) (*Server, error) {
+	server := &Server{options: options, LogFile: options.LogFile}
+	free, err := freeAddresses(2)
+	if err != nil {
+		return server, err
+	}
+	address, clusterAddress := options.Address, options.ClusterAddress
+	if address == "" {
+		address = free[0]
+	}
+	if clusterAddress == "" {
+		clusterAddress = free[1]
+	}
+	server.Address = "http://" + address
+
+	if err := server.makeDirectory(); err != nil {
+		return server, err
+	}
+	configuration, err := configure(server, address, clusterAddress)
+	if err != nil {
+		return server, err
+	}
+	if err := server.writeConfiguration(configuration); err != nil {
+		return server, err
+	}
+	if server.client, err = newClient(server.Address, server.RootToken); err != nil {
+		return server, err
+	}
+	return server, server.startProcess(ctx)
+}
+
+// makeDirectory keeps the directory's name short: plugins open Unix sockets below it, whose paths may be no longer than
+// about a hundred characters.
+func (s *Server) makeDirectory() error {
+	directory, err := os.MkdirTemp("", "vault-")
+	if err != nil {
+		return err
+	}
+	if s.Directory, err = filepath.EvalSymlinks(directory); err != nil {
+		return err
+	}
+	if s.LogFile == "" {
+		s.LogFile = filepath.Join(s.Directory, "server.log")
+	}
+	for _, name := range []string{"home", "tmp"} {
+		if err := os.Mkdir(filepath.Join(s.Directory, name), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func raftConfiguration(server *Server, address, clusterAddress string) (map[string]any, error) {
+	storage := filepath.Join(server.Directory, "raft")
+	if err := os.Mkdir(storage, 0o700); err != nil {
+		return nil, err
+	}
+	nodeID := server.options.NodeID
+	if nodeID == "" {
+		nodeID = defaultNodeID
+	}
+	return map[string]any{
+		"storage": map[string]any{"raft": map[string]any{
+			"path": storage, "node_id": nodeID, "performance_multiplier": "1",
+		}},
+		"listener": map[string]any{"tcp": map[string]any{
+			"address": address, "cluster_address": clusterAddress, "tls_disable": true,
+		}},
+		"api_addr":      "http://" + address,
+		"cluster_addr":  "https://" + clusterAddress,
+		"disable_mlock": true,
+	}, nil
+}
+
+func (s *Server) writeConfiguration(configuration map[string]any) error {
+	if s.options.PluginDirectory != "" {
+		directory, err := filepath.Abs(s.options.PluginDirectory)
+		if err != nil {
+			return err
+		}
+		// The server refuses a plugin directory that it reaches through a link.
+		if s.options.PluginDirectory, err = filepath.EvalSymlinks(directory); err != nil {
+			return err
+		}
+		configuration["plugin_directory"] = s.options.PluginDirectory
+	}
+	content, err := json.Marshal(configuration)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(s.Directory, "server.json")
+	s.arguments = append([]string{"server", "-config=" + path}, s.arguments...)
+	return os.WriteFile(path, content, 0o600)
+}
+
+// startProcess starts the server process and waits until it listens.
+func (s *Server) startProcess(ctx context.Context) error {
+	log, err := os.OpenFile(s.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	information, err := log.Stat()
+	if err != nil {
+		return err
+	}
+	s.logOpening = information.Size()
+
+	command := exec.Command(s.options.Binary, s.arguments...)
+	command.Dir = s.Directory
+	command.Env = s.environment()
+	command.Stdout, command.Stderr = log, log
+	if s.process, err = StartProcess(command); err != nil {
+		return err
+	}
+	// Only the log tells that it is this process which listens at the address, and no other.
+	return s.waitUntil(ctx, "listens", func(context.Context) bool {
+		return strings.Contains(s.logSinceStart(), "server started!")
+	})
+}
+
+// environment is this process's own, without what would point the server elsewhere or open its user's home to it.
+func (s *Server) environment() []string {
+	level := s.options.LogLevel
+	if level == "" {
+		level = "info"
+	}
+	own := []string{
+		"HOME=" + filepath.Join(s.Directory, "home"),
+		"TMPDIR=" + filepath.Join(s.Directory, "tmp"),
+		"VAULT_LOG_LEVEL=" + level,
+	}
+	return append(append(CleanEnvironment(), own...), s.options.Environment...)
+}
+
+// CleanEnvironment is this process's environment without the VAULT_ and BAO_ variables, which steer server and command
+// line.
+func CleanEnvironment() []string {
+	var clean []string
+	for _, variable := range os.Environ() {
+		if !strings.HasPrefix(variable, "VAULT_") && !strings.HasPrefix(variable, "BAO_") {
+			clean = append(clean, variable)
+		}
+	}
+	return clean
+}
+
+func (s *Server) initialise(ctx context.Context) error {
+	answer, err := s.client.Sys().InitWithContext(ctx, &api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+	if err != nil {
+		return err
+	}
+	s.unsealKey, s.RootToken = answer.KeysB64[0], answer.RootToken
+	s.client.SetToken(s.RootToken)
+	return s.Unseal(ctx)
+}
+
+// waitUntilActive waits until the server is unsealed and its cluster's active node.
+func (s *Server) waitUntilActive(ctx context.Context) error {
+	return s.waitUntil(ctx, "is active", func(ctx context.Context) bool {
+		health, err := s.client.Sys().HealthWithContext(ctx)
+		return err == nil && health.Initialized && !health.Sealed && !health.Standby
+	})
+}
+
+// waitUntil waits for the condition, the server's end, the context's or a minute, whichever comes first.
+func (s *Server) waitUntil(ctx context.Context, what string, condition func(context.Context) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	ticker := time.NewTicker(25 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.process.Ended():
+			return s.endedError()
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until the server %s: %w; its last log lines:\n%s", what, ctx.Err(), s.logTail())
+		case <-ticker.C:
+			if condition(ctx) {
+				return nil
+			}
+		}
+	}
+}
+
+func (s *Server) endedError() error {
+	cause := error(errors.New("the server ended"))
+	if strings.Contains(s.logSinceStart(), errAddressInUse.Error()) {
+		cause = errAddressInUse
+	}
+	return fmt.Errorf("%w (%v); its last log lines:\n%s", cause, s.process.Err(), s.logTail())
+}
+
+// logTail is the end of the log, without the secrets that a dev server prints at its start.
+func (s *Server) logTail() string {
+	const most = 20
+	var lines []string
+	for line := range strings.Lines(s.logSinceStart()) {
+		if !strings.HasPrefix(line, "Unseal Key") && !strings.HasPrefix(line, "Root Token") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-most):], "")
+}
+
+func (s *Server) logSinceStart() string {
+	content, err := os.ReadFile(s.LogFile)
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(content[min(s.logOpening, int64(len(content))):]))
+}
+
+func newClient(address, token string) (*api.Client, error) {
+	config := api.DefaultConfig()
+	if config.Error != nil {
+		return nil, config.Error
+	}
+	config.Address, config.AgentAddress, config.MaxRetries = address, "", 0
+	client, err := api.NewClient(config)
+	if err != nil {
+		return nil, err
+	}
+	client.ClearNamespace() // VAULT_NAMESPACE is about another server
+	client.SetToken(token)
+	return client, nil
+}
+
+// freeAddresses answers loopback addresses whose ports were free just now. Another process may take one at any moment,
+// so whoever listens must be ready to fail.
+func freeAddresses(count int) ([]string, error) {
+	var addresses []string
+	for range count {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer listener.Close()
+		addresses = append(addresses, listener.Addr().String())
+	}
+	return addresses, nil
+}
