@@ -219,5 +219,15 @@ func TestListOfConfigsTellsTheState(t *testing.T) {
 		}
 		m.tick()
 		expect("degraded")
+		if err := m.SetPasswordExpired("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		m.check()
+		expect("ok")
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.check()
+		expect("degraded")
 	})
 }

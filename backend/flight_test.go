@@ -241,7 +241,7 @@ func TestOverrides(t *testing.T) {
 		},
 		"refused": {
 			knobs: func(k *simulator.Knobs) { k.RefuseLongOverrides = true },
-			role:  map[string]any{"ttl": "2h"}, asked: "", lifetime: time.Hour, warning: "refused to be asked",
+			role:  map[string]any{"ttl": "2h"}, asked: "", lifetime: time.Hour, warning: "refuses to be asked",
 		},
 	}
 	for name, test := range tests {
@@ -282,6 +282,21 @@ func TestRefusedOverridesAreLearnt(t *testing.T) {
 		m.calls(calls{simulator.EndpointLogout: 1})
 		m.read(nil)
 		m.calls(calls{simulator.EndpointAuthenticate: 1})
+
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.read(nil)
+		requests := m.Requests()
+		if asked := requests[len(requests)-1].AccessOverride; asked != "1800s" {
+			t.Errorf("a lifetime shorter than the refused one was asked for as %q", asked)
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+
+		m.Change(func(k *simulator.Knobs) { k.AccessLimit = 4 * time.Hour })
+		m.check()
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2h"})
+		if warnings := m.warnings(); warnings != "" {
+			t.Errorf("after a check, what was refused is not asked for again: %s", warnings)
+		}
 	})
 }
 

@@ -21,7 +21,7 @@ import (
 )
 
 func (a *API) configPath() *framework.Path {
-	written := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
+	writing := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
 		return &framework.PathOperation{
 			Callback:                    operation,
 			Summary:                     summary,
@@ -46,10 +46,10 @@ func (a *API) configPath() *framework.Path {
 		}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: written("Create a config.", a.writeConfig, "write"),
-			logical.UpdateOperation: written("Create a config, or change the fields given of one that exists.", a.writeConfig, "write"),
-			logical.PatchOperation:  written("Change the fields given of a config; null resets a field to its default.", a.writeConfig, "patch"),
-			logical.DeleteOperation: written("Delete a config that no role names.", a.deleteConfig, "delete"),
+			logical.CreateOperation: writing("Create a config.", a.writeConfig, "write"),
+			logical.UpdateOperation: writing("Create a config, or change the fields given of one that exists.", a.writeConfig, "write"),
+			logical.PatchOperation:  writing("Change the fields given of a config; null resets a field to its default.", a.writeConfig, "patch"),
+			logical.DeleteOperation: writing("Delete a config that no role names.", a.deleteConfig, "delete"),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readConfig,
 				Summary:      "Read a config, without its User-API token.",
@@ -118,7 +118,8 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 		}
 		a.endLeft(candidate, report)
 		if report.Failed != nil {
-			return mistake(fmt.Errorf("the config was not changed, because step %s of its verification failed: %s", report.Failed.Name, report.Failed.Message))
+			return mistake(fmt.Errorf("config %q was not changed, because its verification failed at step %s: %s", name,
+				report.Failed.Name, strings.TrimPrefix(report.Failed.Message, report.Failed.Name+": ")))
 		}
 	}
 	if changedMeanwhile, err := a.storeConfig(ctx, stored, candidate); err != nil || changedMeanwhile != nil {
@@ -131,7 +132,7 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if report != nil {
 		server.Adopt(ctx, report)
 	}
-	return withWarnings(nil, append(configWarnings(candidate), learntWarnings(server.Learnt(ctx))...)), nil
+	return withWarnings(written(data), append(configWarnings(candidate), learntWarnings(server.Learnt(ctx))...)), nil
 }
 
 // changedConfig answers what the config is to be: the stored one, or the defaults, with the request's fields.

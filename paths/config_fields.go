@@ -68,7 +68,7 @@ func configFields() map[string]*framework.FieldSchema {
 		fieldMaxRetries:          {Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: calls("Retries"), Description: "How often a call that found N-central unreachable or busy is made again: 0 to 10."},
 		fieldMaxRequestsInFlight: {Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: calls("Requests in flight"), Description: "How many calls may be under way at a time: 1 to 50. N-central limits them for all integrations together."},
 		fieldRefreshTokenTTL:     {Type: framework.TypeDurationSecond, Default: 0, DisplayAttrs: calls("Refresh token TTL"), Description: "Refresh-token lifetime to ask N-central for: at least 1m; 0 leaves it to N-central."},
-		fieldPasswordChangedAt:   {Type: framework.TypeTime, DisplayAttrs: expiry("Password changed at"), Description: "When the API user's password was last set, as RFC 3339 or Unix time. Nothing tells this engine but you."},
+		fieldPasswordChangedAt:   {Type: framework.TypeTime, DisplayAttrs: expiry("Password changed at"), Description: "When the API user's password was last set, as RFC 3339, or in seconds since 1970 as a string. Nothing tells this engine but you."},
 		fieldPasswordMaxAge:      {Type: framework.TypeDurationSecond, Default: int(defaultPasswordMaxAge / time.Second), DisplayAttrs: expiry("Password maximum age"), Description: "After how long N-central lets the password expire; 0 if it does not."},
 		fieldExpiryWarning:       {Type: framework.TypeDurationSecond, Default: int(defaultExpiryWarning / time.Second), DisplayAttrs: expiry("Expiry warning"), Description: "How long before the end of the password or the User-API token warnings begin."},
 	}

@@ -231,6 +231,17 @@ func noContent() map[int][]framework.Response {
 	}
 }
 
+// written answers a write: nothing, unless the request has fields that the path does not know. The framework warns of them,
+// but only in an answer.
+func written(data *framework.FieldData) *logical.Response {
+	for field := range data.Raw {
+		if data.Schema[field] == nil {
+			return &logical.Response{}
+		}
+	}
+	return nil
+}
+
 // together answers the fields of all maps.
 func together(fields ...map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	all := map[string]*framework.FieldSchema{}

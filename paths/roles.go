@@ -25,7 +25,7 @@ const (
 )
 
 func (a *API) rolesPath() *framework.Path {
-	written := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
+	writing := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
 		return &framework.PathOperation{
 			Callback:                    operation,
 			Summary:                     summary,
@@ -42,10 +42,10 @@ func (a *API) rolesPath() *framework.Path {
 		}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: written("Create a role.", a.writeRole, "write"),
-			logical.UpdateOperation: written("Create a role, or change the fields given of one that exists.", a.writeRole, "write"),
-			logical.PatchOperation:  written("Change the fields given of a role; null resets a field to its default.", a.writeRole, "patch"),
-			logical.DeleteOperation: written("Delete a role and end its sessions.", a.deleteRole, "delete"),
+			logical.CreateOperation: writing("Create a role.", a.writeRole, "write"),
+			logical.UpdateOperation: writing("Create a role, or change the fields given of one that exists.", a.writeRole, "write"),
+			logical.PatchOperation:  writing("Change the fields given of a role; null resets a field to its default.", a.writeRole, "patch"),
+			logical.DeleteOperation: writing("Delete a role and end its sessions.", a.deleteRole, "delete"),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readRole,
 				Summary:      "Read a role.",
@@ -163,7 +163,7 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 	if config == nil {
 		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig, role.Config, role.Config))
 	}
-	return nil, a.Store.Roles.Put(ctx, name, role)
+	return written(data), a.Store.Roles.Put(ctx, name, role)
 }
 
 // checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its life.

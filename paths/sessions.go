@@ -148,13 +148,16 @@ func (a *API) listSessions(ctx context.Context, _ *logical.Request, data *framew
 		return nil, err
 	}
 	return listed(names, data, func(name string) (map[string]any, error) {
-		session, err := a.Store.Sessions.Get(ctx, name)
-		if session == nil {
+		described, err := a.Sessions.Describe(ctx, name)
+		if errors.Is(err, sessions.ErrUnknownRole) {
+			return map[string]any{}, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 		info := map[string]any{}
-		if session.Current != nil {
-			putTime(info, fieldExpiresAt, session.Current.ExpiresAt)
+		if described.Live {
+			putTime(info, fieldExpiresAt, described.ExpiresAt)
 		}
 		return info, nil
 	})

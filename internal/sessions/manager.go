@@ -37,8 +37,8 @@ var (
 type LimitError struct{ Asked, Granted time.Duration }
 
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("min_ttl: %s is more than half of the %s that N-central grants for this role, which is the limit for a "+
-		"token that readers share: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
+	return fmt.Sprintf("min_ttl: %s is more than half of the %s that a token of this role lives, which is the limit where readers "+
+		"share it: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
 }
 
 // Manager rules over the sessions of all roles of one mount.

@@ -121,7 +121,7 @@ func grantWarnings(role *store.Role, grant *upstream.Grant, asked ncentral.Overr
 	if role.TTL > maxLease {
 		warnings = append(warnings, fmt.Sprintf("the role's ttl of %s is cut to the mount's max_lease_ttl of %s", role.TTL, maxLease))
 	}
-	if grant.Access < asked.Access {
+	if grant.Access < asked.Access && len(grant.Warnings) == 0 {
 		warnings = append(warnings, fmt.Sprintf("N-central granted %s, not the %s that was asked for", grant.Access, asked.Access))
 	}
 	if role.MinTTL != nil && *role.MinTTL > promised/2 {

@@ -16,8 +16,10 @@ type Learnt struct {
 	AuthenticateEndsEarlierSessions *bool          `json:"authenticate_ends_earlier_sessions,omitempty"`
 	// RefreshRefused: a refresh of a fresh session was refused, so that rotations authenticate.
 	RefreshRefused bool `json:"refresh_refused,omitempty"`
-	// OverridesRefused: the server answers 400 to a call that asks for a lifetime.
-	OverridesRefused bool `json:"overrides_refused,omitempty"`
+	// The shortest access and refresh lifetimes that the server is known to answer 400 to when they are asked for; zero
+	// where none is. Shorter ones are asked for all the same.
+	AccessOverrideRefused  time.Duration `json:"access_override_refused,omitempty"`
+	RefreshOverrideRefused time.Duration `json:"refresh_override_refused,omitempty"`
 	// Suspicion counts the events after which the config's tokens must be validated before they are handed out again.
 	// It only grows, whatever else is forgotten.
 	Suspicion int64 `json:"suspicion"`

@@ -5,6 +5,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -31,7 +32,7 @@ type Report struct {
 
 	purpose       purpose
 	authenticated bool
-	refusal       *Failure // of the User-API token
+	failure       *Failure // why the first failed step failed, where that is a call's
 	// authenticateSent is when the last authenticate was sent.
 	authenticateSent time.Time
 }
@@ -79,19 +80,24 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 			l.Suspicion++
 		}
 		mergeLearnt(l, report.Learnt)
+		if report.Failed == nil && report.purpose == toCheck {
+			// The administrator may have raised the limits since: ask again.
+			l.AccessOverrideRefused, l.RefreshOverrideRefused = 0, 0
+		}
 	})
-	if report.refusal != nil {
-		s.noteObtained(ctx, report.authenticateSent, report.refusal)
+	switch {
+	case report.failure != nil && report.failure.Step == ncentral.CallData:
+		s.record.probed(report.failure)
+	case report.failure != nil && !report.authenticated:
+		s.noteObtained(ctx, report.authenticateSent, report.failure)
+	case report.Failed == nil && report.purpose == toCheck:
+		s.mu.Lock()
+		s.refused.lift()
+		s.silent.lift()
+		s.mu.Unlock()
+		s.record.obtained(nil)
+		s.record.probed(nil)
 	}
-	if report.Failed != nil || report.purpose != toCheck {
-		return
-	}
-	s.mu.Lock()
-	s.refused.lift()
-	s.silent.lift()
-	s.mu.Unlock()
-	s.record.obtained(nil)
-	s.record.probed(nil)
 }
 
 // mayHaveEndedOthers says whether the examination's sessions may have ended others of the same user.
@@ -160,12 +166,16 @@ func (e *examination) step(name string, do func() (string, error)) bool {
 	began := time.Now()
 	message, err := do()
 	step := Step{Name: name, OK: err == nil, Duration: time.Since(began), Message: message}
-	if err != nil {
+	var failure *Failure
+	switch {
+	case errors.As(err, &failure):
+		step.Message = failure.Explanation()
+	case err != nil:
 		step.Message = err.Error()
 	}
 	e.report.Steps = append(e.report.Steps, step)
 	if err != nil && e.report.Failed == nil {
-		e.report.Failed = &step
+		e.report.Failed, e.report.failure = &step, failure
 	}
 	return err == nil
 }
@@ -314,11 +324,6 @@ func (e *examination) logOut(ctx context.Context) {
 	})
 }
 
-// failure tells of a failed step, and keeps a refusal of the User-API token.
 func (e *examination) failure(step ncentral.Call, err error) error {
-	failure := e.server.failure(step, err, time.Time{})
-	if failure.Refused() {
-		e.report.refusal = failure
-	}
-	return failure
+	return e.server.failure(step, err, time.Time{})
 }

@@ -21,12 +21,22 @@ type Failure struct {
 	Cause  error
 	// Next is when the engine tries again; zero where it tries at the next request.
 	Next time.Time
+	// NotMade says that the call was not made, because the server is being left alone after the Cause.
+	NotMade bool
 }
 
 // Error names config, step, cause, remedy and the time of the next attempt. It holds no token.
 func (f *Failure) Error() string {
+	return fmt.Sprintf("config %q: %s", f.Config, f.Explanation())
+}
+
+// Explanation is Error without the config.
+func (f *Failure) Explanation() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "config %q: %s", f.Config, f.Cause)
+	if f.NotMade {
+		fmt.Fprintf(&text, "%s: not tried, since an earlier call failed: ", f.Step)
+	}
+	text.WriteString(strings.TrimRight(f.Cause.Error(), "."))
 	if remedy := f.Remedy(); remedy != "" {
 		fmt.Fprintf(&text, "; %s", remedy)
 	}
@@ -34,6 +44,13 @@ func (f *Failure) Error() string {
 		fmt.Fprintf(&text, "; it is not tried again before %s", f.Next.UTC().Format(time.RFC3339))
 	}
 	return text.String()
+}
+
+// ofCallNotMade answers the failure of a call that was not made because of an earlier one.
+func (f *Failure) ofCallNotMade(step ncentral.Call) *Failure {
+	later := *f
+	later.Step, later.NotMade = step, true
+	return &later
 }
 
 // Unwrap answers the client's error.

@@ -37,7 +37,7 @@ type openings struct{ underWay, begun int }
 // Grant beside an error is a session that was opened and cannot be used: it is the caller's to end.
 func (s *Server) Authenticate(ctx context.Context, asked ncentral.Overrides) (*Grant, error) {
 	if failure := s.pausedAt(time.Now(), &s.refused); failure != nil {
-		return nil, failure
+		return nil, failure.ofCallNotMade(ncentral.CallAuthenticate)
 	}
 	sent := time.Now()
 	begun := s.beginOpening()
@@ -75,36 +75,53 @@ func (s *Server) open(
 	ctx context.Context, step ncentral.Call, asked ncentral.Overrides,
 	send func(ncentral.Overrides) (*ncentral.Session, error),
 ) (*Grant, error) {
-	var session *ncentral.Session
-	sent := asked
-	refusedOverrides := s.Learnt(ctx).OverridesRefused
-	if refusedOverrides {
-		sent = ncentral.Overrides{}
-	}
-	err := s.call(step, func() (err error) {
-		session, err = send(sent)
-		return err
-	})
+	sent := withoutRefused(asked, s.Learnt(ctx))
+	session, err := s.openWith(step, sent, send)
 	if isBadRequest(err) && sent != (ncentral.Overrides{}) {
+		refused := sent
 		sent = ncentral.Overrides{}
-		err = s.call(step, func() (err error) {
-			session, err = send(sent)
-			return err
-		})
-		if err == nil {
-			refusedOverrides = true
-			s.teach(ctx, func(l *store.Learnt) { l.OverridesRefused = true })
+		if session, err = s.openWith(step, sent, send); err == nil {
+			s.teach(ctx, func(l *store.Learnt) {
+				l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
+				l.RefreshOverrideRefused = shorter(l.RefreshOverrideRefused, refused.Refresh)
+			})
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	grant, err := s.judge(step, session, sent)
-	if refusedOverrides && asked.Access > 0 && err == nil {
-		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refused to be asked for a lifetime of %s and granted %s",
-			asked.Access, grant.Access))
+	if err == nil && sent.Access != asked.Access {
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a lifetime of %s, and granted %s", asked.Access, grant.Access))
 	}
 	return grant, err
+}
+
+func (s *Server) openWith(step ncentral.Call, overrides ncentral.Overrides, send func(ncentral.Overrides) (*ncentral.Session, error)) (session *ncentral.Session, err error) {
+	err = s.call(step, func() (err error) {
+		session, err = send(overrides)
+		return err
+	})
+	return session, err
+}
+
+// withoutRefused answers the overrides without those that are as long as one that the server refused.
+func withoutRefused(asked ncentral.Overrides, learnt store.Learnt) ncentral.Overrides {
+	if refused := learnt.AccessOverrideRefused; refused > 0 && asked.Access >= refused {
+		asked.Access = 0
+	}
+	if refused := learnt.RefreshOverrideRefused; refused > 0 && asked.Refresh >= refused {
+		asked.Refresh = 0
+	}
+	return asked
+}
+
+// shorter answers the shorter of two lifetimes of which zero is none.
+func shorter(one, other time.Duration) time.Duration {
+	if one == 0 || other == 0 {
+		return max(one, other)
+	}
+	return min(one, other)
 }
 
 // isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
@@ -153,7 +170,7 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 		return
 	}
 	var failure *Failure
-	if !errors.As(err, &failure) || failure.Kind == ncentral.KindCanceled {
+	if !errors.As(err, &failure) || failure.Kind == ncentral.KindCanceled || failure.NotMade {
 		return
 	}
 	defer s.record.obtained(failure)

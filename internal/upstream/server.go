@@ -134,7 +134,7 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 func (s *Server) call(step ncentral.Call, do func() error) error {
 	sent := time.Now()
 	if failure := s.pausedAt(sent, &s.silent); failure != nil {
-		return failure
+		return failure.ofCallNotMade(step)
 	}
 	err := do()
 	if err == nil {

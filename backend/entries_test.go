@@ -1,0 +1,127 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func TestWritesWarnOfFieldsThatDoNotExist(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for path, data := range map[string]map[string]any{
+			"roles/monitoring": {"tll": "25m"},
+			"config/default":   {"max_retires": 1},
+		} {
+			response, err := m.do(logical.UpdateOperation, path, data)
+			if err != nil || response == nil || !strings.Contains(strings.Join(response.Warnings, " "), keys(data)[0]) {
+				t.Errorf("%s: no warning of %v", path, keys(data))
+			}
+		}
+	})
+}
+
+func TestListOfSessionsTellsTheExpiryOfLiveTokensOnly(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		info := func() any {
+			t.Helper()
+			told, _ := m.must(logical.ListOperation, "sessions/", nil)["key_info"].(map[string]any)
+			return told["monitoring"].(map[string]any)["expires_at"]
+		}
+		answer := m.read(nil)
+		if info() != answer["expires_at"] {
+			t.Error("the expiry of a live token is not listed")
+		}
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		if info() != nil {
+			t.Error("the expiry of a retired token is listed as if it were handed out")
+		}
+	})
+}
+
+func TestListPages(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, name := range []string{"a", "b", "c"} {
+			m.must(logical.UpdateOperation, "roles/"+name, nil)
+		}
+		tests := []struct {
+			data map[string]any
+			want []string
+		}{
+			{nil, []string{"a", "b", "c", "monitoring"}},
+			{map[string]any{"limit": 2}, []string{"a", "b"}},
+			{map[string]any{"after": "b"}, []string{"c", "monitoring"}},
+			{map[string]any{"after": "aa", "limit": 1}, []string{"b"}},
+			{map[string]any{"after": "z"}, nil},
+		}
+		for _, test := range tests {
+			got, _ := m.must(logical.ListOperation, "roles/", test.data)["keys"].([]string)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("%v: %s", test.data, diff)
+			}
+		}
+		if text, code := m.failure(logical.ListOperation, "roles/", map[string]any{"limit": -1}); code != 400 || !strings.Contains(text, "limit") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.PatchOperation, "config/default", map[string]any{
+			"request_timeout": "5s", "max_retries": 1, "password_changed_at": "2000-01-01T00:00:00Z", "password_max_age": "10h", "verify": false,
+		})
+		config := m.must(logical.ReadOperation, "config/default", nil)
+		if config["request_timeout"] != int64(5) || config["max_retries"] != 1 || config["password_expires_at"] != "2000-01-01T10:00:00Z" {
+			t.Errorf("%v", config)
+		}
+		m.must(logical.PatchOperation, "config/default", map[string]any{
+			"request_timeout": nil, "max_retries": nil, "password_changed_at": nil, "verify": false,
+		})
+		config = m.must(logical.ReadOperation, "config/default", nil)
+		if config["request_timeout"] != int64(10) || config["max_retries"] != 3 || config["password_changed_at"] != nil || config["password_max_age"] != int64(36000) {
+			t.Errorf("%v", config)
+		}
+		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"lease": nil, "ttl": "20m", "min_ttl": "10m"})
+		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"min_ttl": nil})
+		want := map[string]any{"config": "default", "credential_type": "shared", "ttl": int64(1200), "min_ttl": int64(300), "lease": true}
+		if diff := cmp.Diff(want, m.must(logical.ReadOperation, "roles/monitoring", nil)); diff != "" {
+			t.Error(diff)
+		}
+		for _, path := range []string{"config/other", "roles/other"} {
+			if _, code := m.failure(logical.PatchOperation, path, map[string]any{}); code != 404 {
+				t.Errorf("PATCH of %s, which does not exist: %d", path, code)
+			}
+		}
+		for _, field := range []string{"url", "user_api_token"} {
+			if text, code := m.failure(logical.PatchOperation, "config/default", map[string]any{field: nil}); code != 400 || !strings.HasPrefix(text, field) {
+				t.Errorf("null %s: %d %s", field, code, text)
+			}
+		}
+	})
+}
+
+func TestWarningsOfExpiry(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		token := m.AddUserExpiring("other", 10*24*time.Hour)
+		m.must(logical.UpdateOperation, "config/other", map[string]any{
+			"url": m.server.URL, "user_api_token": token, "password_changed_at": time.Now().Add(-80 * 24 * time.Hour).Format(time.RFC3339),
+		})
+		response, err := m.do(logical.ReadOperation, "config/other", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		warnings := strings.Join(response.Warnings, "\n")
+		if !strings.Contains(warnings, "the API user's password expires at 2000-01-11") || !strings.Contains(warnings, "the User-API token expires at 2000-01-11") {
+			t.Error(warnings)
+		}
+		if response.Data["user_api_token_expires_at"] != "2000-01-11T00:00:00Z" {
+			t.Error(response.Data["user_api_token_expires_at"])
+		}
+	})
+}
