@@ -100,7 +100,7 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 }
 
 func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
+	name, _ := data.Raw["name"].(string) // captured from the path; a Get would decode it once more on every hot read
 	want, err := wanted(data)
 	if err != nil {
 		return mistake(err)
@@ -129,7 +129,10 @@ func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framewo
 }
 
 func wanted(data *framework.FieldData) (sessions.Want, error) {
-	want := sessions.Want{Validate: data.Get(fieldValidate).(bool)}
+	var want sessions.Want
+	if _, given := data.Raw[fieldValidate]; given {
+		want.Validate = data.Get(fieldValidate).(bool)
+	}
 	if raw, given := data.Raw[fieldMinTTL]; given && raw != nil {
 		minTTL, err := wholeSeconds(raw)
 		if err != nil {
