@@ -65,26 +65,36 @@ func (f *flight) land(outcome error) {
 }
 
 // join answers the flight for the view's role and config, and starts it where there is none. A flight for what is no more
-// is overtaken: its readers start over, and its result is discarded when it lands.
-func (m *Manager) join(slot *slot, v *view) *flight {
+// is overtaken: its readers start over, and its result is discarded when it lands. Where the role's session changed since
+// the view was made, as when a flight landed in between, there is none to wait for: the caller looks again.
+func (m *Manager) join(ctx context.Context, slot *slot, v *view) (*flight, error) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	if slot.flight != nil && slot.flight.isFor(v.config, v.role) {
-		return slot.flight
+		return slot.flight, nil
+	}
+	if outdated, err := m.outdated(ctx, slot, v); outdated || err != nil {
+		return nil, err
 	}
 	slot.overtake()
-	return m.start(slot, v)
+	return m.start(slot, v), nil
+}
+
+// outdated says whether the role's session changed since the view was made. The slot is locked.
+func (m *Manager) outdated(ctx context.Context, slot *slot, v *view) (bool, error) {
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	return session != v.session, err
 }
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
-func (m *Manager) startAhead(slot *slot, v *view, now time.Time) {
+func (m *Manager) startAhead(ctx context.Context, slot *slot, v *view, now time.Time) {
 	server, err := m.upstream.Server(v.config)
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
 	}
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	if slot.flight == nil {
+	if outdated, err := m.outdated(ctx, slot, v); slot.flight == nil && !outdated && err == nil {
 		m.start(slot, v)
 	}
 }

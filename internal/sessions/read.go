@@ -46,7 +46,7 @@ func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, er
 		if want.Stored {
 			return nil, ErrNeedsActiveNode
 		}
-		m.startAhead(slot, v, now)
+		m.startAhead(ctx, slot, v, now)
 	}
 	slot.readAt(now)
 	return v.answer(now), nil
@@ -97,7 +97,13 @@ func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want
 		return nil, ErrNeedsActiveNode
 	}
 	canServeStale := !want.Validate && v.alive(time.Now()) && v.remaining(time.Now()) >= want.MinTTL
-	flight := m.join(slot, v)
+	flight, err := m.join(ctx, slot, v)
+	if err != nil {
+		return nil, err
+	}
+	if flight == nil {
+		return m.read(ctx, slot.role, want)
+	}
 	flight.awaited.Store(true)
 	var failedOnce <-chan struct{}
 	if canServeStale {

@@ -120,7 +120,13 @@ func (m *Manager) removeLapsed(ctx context.Context, slot *slot) error {
 
 // rotate obtains a new token for the role and waits for it.
 func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) {
-	flight := m.join(slot, v)
+	flight, err := m.join(ctx, slot, v)
+	if err != nil {
+		m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+	}
+	if flight == nil {
+		return
+	}
 	select {
 	case <-flight.done:
 		if err := flight.failure(); err != nil {
