@@ -34,7 +34,7 @@ func (s *Server) Seal(ctx context.Context) error {
 	return s.client.Sys().SealWithContext(ctx)
 }
 
-// Unseal unseals a Raft server and waits until it is active. A dev server's key is not kept: that is an error.
+// Unseal unseals a Raft server and waits until it serves, the first of its cluster as the active node. A dev server's key is not kept: that is an error.
 func (s *Server) Unseal(ctx context.Context) error {
 	if s.unsealKey == "" {
 		return errors.New("a dev server's unseal key is not kept")
@@ -42,7 +42,7 @@ func (s *Server) Unseal(ctx context.Context) error {
 	if _, err := s.client.Sys().UnsealWithContext(ctx, s.unsealKey); err != nil {
 		return err
 	}
-	return s.waitUntilActive(ctx)
+	return s.waitUntilServing(ctx)
 }
 
 // PluginPIDs answers the process ids, in rising order, of the server's children whose executable lies in the plugin

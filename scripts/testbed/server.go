@@ -56,6 +56,7 @@ type Server struct {
 	process    *Process
 	client     *api.Client
 	unsealKey  string // of a Raft server
+	leader     string // the API's URL of the server whose Raft cluster this one joins; empty for the first
 	logOpening int64  // how long the log was when the process started
 }
 
@@ -205,10 +206,12 @@ func raftConfiguration(server *Server, address, clusterAddress string) (map[stri
 	if nodeID == "" {
 		nodeID = defaultNodeID
 	}
+	raft := map[string]any{"path": storage, "node_id": nodeID, "performance_multiplier": "1"}
+	if server.leader != "" {
+		raft["retry_join"] = map[string]any{"leader_api_addr": server.leader}
+	}
 	return map[string]any{
-		"storage": map[string]any{"raft": map[string]any{
-			"path": storage, "node_id": nodeID, "performance_multiplier": "1",
-		}},
+		"storage": map[string]any{"raft": raft},
 		"listener": map[string]any{"tcp": map[string]any{
 			"address": address, "cluster_address": clusterAddress, "tls_disable": true,
 		}},
@@ -306,6 +309,17 @@ func (s *Server) waitUntilActive(ctx context.Context) error {
 	return s.waitUntil(ctx, "is active", func(ctx context.Context) bool {
 		health, err := s.client.Sys().HealthWithContext(ctx)
 		return err == nil && health.Initialized && !health.Sealed && !health.Standby
+	})
+}
+
+// waitUntilServing waits until the server is unsealed and knows its part in the cluster: active, or standby of one that is.
+func (s *Server) waitUntilServing(ctx context.Context) error {
+	if s.leader == "" {
+		return s.waitUntilActive(ctx)
+	}
+	return s.waitUntil(ctx, "serves", func(ctx context.Context) bool {
+		leader, err := s.client.Sys().LeaderWithContext(ctx)
+		return err == nil && leader.LeaderAddress != ""
 	})
 }
 
