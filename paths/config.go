@@ -291,8 +291,11 @@ func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framewo
 		if config == nil {
 			return nil, err
 		}
-		state := a.Upstream.Record(name).State(config, time.Now())
-		return map[string]any{fieldURL: config.URL, fieldState: string(state)}, nil
+		owed, err := a.Store.CountOwedOfConfig(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return map[string]any{fieldURL: config.URL, fieldState: string(a.stateOf(config, owed))}, nil
 	})
 }
 

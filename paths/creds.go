@@ -47,11 +47,11 @@ func (a *API) credsPath() *framework.Path {
 			"name": {Type: framework.TypeString, Required: true, Description: "The role's name."},
 			fieldMinTTL: {
 				Type: framework.TypeDurationSecond, Query: true,
-				Description: "Least remaining lifetime of the token, where the role's min_ttl is not enough for this read. More than half of what N-central grants is an error.",
+				Description: "Least remaining lifetime of the token, where the role's min_ttl is not enough for this read. More than half of what N-central grants is an error; on a dedicated role, more than all of it.",
 			},
 			fieldValidate: {
 				Type: framework.TypeBool, Query: true, Default: false,
-				Description: "Ask N-central first whether the token still lives, and replace it if not. Where N-central cannot be asked, that is the error.",
+				Description: "Ask N-central first whether the token still lives, and replace it if not. Where N-central cannot be asked, that is the error. On a dedicated role it changes nothing: the token is new.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -66,17 +66,19 @@ func (a *API) credsPath() *framework.Path {
 
 const credsHelp = `
 Answers an access token for N-central's REST API, to be sent as
-"Authorization: Bearer TOKEN" to the url beside it. Readers of a role share
-one token: it is obtained when it is first needed, reused until the role's
-min_ttl before its end, and then replaced, so that a read costs N-central
-nothing most of the time.
+"Authorization: Bearer TOKEN" to the url beside it.
+
+Readers of a shared role get one token: it is obtained when it is first needed,
+reused until the role's min_ttl before its end, and then replaced, so that a
+read costs N-central nothing most of the time. A read of a dedicated role opens
+a session of its own, which is logged out when the lease ends.
 
 The token can do all that the N-central user of the role's config can. A role
 narrows who may read it, how long it lives and how it is handed out, never
 what it may do.
 
-Where the role has lease=true, lease_duration is the token's remaining life,
-and the lease is not renewable: read again before it ends. Revoking the lease
+Under a lease, lease_duration is the token's remaining life, and the lease is
+not renewable: read again before it ends. Revoking the lease of a shared token
 ends nothing at N-central, since other readers hold the same token: delete
 sessions/ROLE does. Where the role has lease=false, ttl says in how many
 seconds this engine replaces the token, and the fields rotation_period and
@@ -118,12 +120,19 @@ func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framewo
 		}
 		want.Stored = true
 	}
+	if role.CredentialType == store.Dedicated {
+		answer, lease, err := a.Sessions.Open(ctx, name, want.MinTTL)
+		if err != nil {
+			return failed(err)
+		}
+		return leased(answer, leaseOfDedicated(lease)), nil
+	}
 	answer, err := a.Sessions.Read(ctx, name, want)
 	if err != nil {
 		return failed(err)
 	}
 	if role.Lease {
-		return leased(role, answer), nil
+		return leased(answer, leaseOfShared(role)), nil
 	}
 	return unleased(answer), nil
 }
@@ -165,34 +174,70 @@ func unleased(answer *sessions.Answer) *logical.Response {
 
 // leased answers the token under a lease that ends with it, in whole seconds rounded down, so that no lease outlives its
 // token. It is never renewable: N-central cannot lengthen an access token.
-func leased(role *store.Role, answer *sessions.Answer) *logical.Response {
+func leased(answer *sessions.Answer, internal map[string]any) *logical.Response {
 	lifetime := answer.Remaining.Truncate(time.Second)
+	internal["secret_type"] = accessTokenType
 	return &logical.Response{
-		Data: tokenData(answer),
-		Secret: &logical.Secret{
-			LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime},
-			InternalData: map[string]any{
-				"secret_type":     accessTokenType,
-				"role":            role.Name,
-				"credential_type": string(role.CredentialType),
-			},
-		},
+		Data:     tokenData(answer),
+		Secret:   &logical.Secret{LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime}, InternalData: internal},
 		Warnings: answer.Warnings,
 	}
 }
 
+// What a lease keeps of its token. That of a shared token keeps no token: its end ends nothing.
+const (
+	leaseRole           = "role"
+	leaseCredentialType = "credential_type"
+	leaseConfig         = "config"
+	leaseURL            = "url"
+	leaseAccessToken    = "access_token"
+	leaseDiesAt         = "dies_at"
+)
+
+func leaseOfShared(role *store.Role) map[string]any {
+	return map[string]any{leaseRole: role.Name, leaseCredentialType: string(store.Shared)}
+}
+
+func leaseOfDedicated(lease *sessions.Lease) map[string]any {
+	return map[string]any{
+		leaseRole:           lease.Role,
+		leaseCredentialType: string(store.Dedicated),
+		leaseConfig:         lease.Origin.Config,
+		leaseURL:            lease.Origin.URL,
+		leaseAccessToken:    lease.AccessToken,
+		leaseDiesAt:         lease.DiesAt.UTC().Format(time.RFC3339Nano),
+	}
+}
+
 // accessTokenSecret is what a lease of this engine holds.
-func accessTokenSecret() *framework.Secret {
+func (a *API) accessTokenSecret() *framework.Secret {
 	return &framework.Secret{
 		Type: accessTokenType,
 		Fields: map[string]*framework.FieldSchema{
 			fieldAccessToken: {Type: framework.TypeString, Description: "The N-central access token."},
 		},
-		Revoke: revokeShared,
+		Revoke: a.revoke,
 	}
 }
 
-// revokeShared ends nothing at N-central: other readers hold the same token.
-func revokeShared(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
-	return nil, nil
+// revoke ends the session of a dedicated token. That of a shared one is left alone: other readers hold the same token.
+func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	kept := req.Secret.InternalData
+	if kept[leaseCredentialType] != string(store.Dedicated) {
+		return nil, nil
+	}
+	text := func(field string) string {
+		value, _ := kept[field].(string)
+		return value
+	}
+	diesAt, err := time.Parse(time.RFC3339Nano, text(leaseDiesAt))
+	if err != nil {
+		return nil, fmt.Errorf("the lease does not tell when its token dies: %w", err)
+	}
+	return nil, a.Sessions.EndLease(ctx, sessions.Lease{
+		Role:        text(leaseRole),
+		Origin:      store.Origin{Config: text(leaseConfig), URL: text(leaseURL)},
+		AccessToken: text(leaseAccessToken),
+		DiesAt:      diesAt,
+	})
 }

@@ -37,12 +37,13 @@ func (a *API) Paths() []*framework.Path {
 		a.configListPath(),
 		a.configCheckPath(),
 		a.configPath(),
+		a.statusPath(),
 	}
 }
 
 // Secrets are the types of what the engine hands out under a lease.
 func (a *API) Secrets() []*framework.Secret {
-	return []*framework.Secret{accessTokenSecret()}
+	return []*framework.Secret{a.accessTokenSecret()}
 }
 
 // isStandby says whether this node must hand to the active node what needs N-central, a lease or a write.

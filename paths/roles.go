@@ -88,10 +88,10 @@ func (a *API) rolesListPath() *framework.Path {
 func roleFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldConfig:         {Type: framework.TypeString, Default: defaultConfig, Description: "Name of the config that tokens come from. It must exist."},
-		fieldCredentialType: {Type: framework.TypeString, Default: string(store.Shared), AllowedValues: []any{string(store.Shared)}, Description: "shared: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced."},
+		fieldCredentialType: {Type: framework.TypeString, Default: string(store.Shared), AllowedValues: []any{string(store.Shared), string(store.Dedicated)}, Description: "shared: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced. dedicated: a session of its own for every read, logged out when its lease ends."},
 		fieldTTL:            {Type: framework.TypeDurationSecond, Default: 0, Description: "Access-token lifetime to ask N-central for; 0 leaves it to N-central. No more than N-central's own limit is granted, 1h unless its administrator set less, nor than the mount's max_lease_ttl."},
-		fieldMinTTL:         {Type: framework.TypeDurationSecond, Description: "Least remaining lifetime of a token when it is handed out: 5m, or half of the token's life where that is less. It can be half of ttl at most (of 1h where ttl is 0)."},
-		fieldLease:          {Type: framework.TypeBool, Default: true, Description: "Hand tokens out under a lease. false: no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since others hold the token."},
+		fieldMinTTL:         {Type: framework.TypeDurationSecond, Description: "Shared: least remaining lifetime of a token when it is handed out: 5m, or half of the token's life where that is less. It can be half of ttl at most (of 1h where ttl is 0)."},
+		fieldLease:          {Type: framework.TypeBool, Default: true, Description: "Hand tokens out under a lease. false, for shared tokens only: no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since others hold the token."},
 	}
 }
 
@@ -110,10 +110,11 @@ func roleSettings() []setting[store.Role] {
 			field: fieldCredentialType,
 			set: func(role *store.Role, data *framework.FieldData) error {
 				role.CredentialType = store.CredentialType(data.Get(fieldCredentialType).(string))
-				if role.CredentialType != store.Shared {
-					return fmt.Errorf("%q is unknown: give %s", role.CredentialType, store.Shared)
+				switch role.CredentialType {
+				case store.Shared, store.Dedicated:
+					return nil
 				}
-				return nil
+				return fmt.Errorf("%q is unknown: give %s or %s", role.CredentialType, store.Shared, store.Dedicated)
 			},
 			reset: func(role *store.Role) { role.CredentialType = store.Shared },
 		},
@@ -153,6 +154,9 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 	if err := apply(role, settings, req, data); err != nil {
 		return mistake(err)
 	}
+	if role.CredentialType == store.Dedicated && !role.Lease {
+		return mistake(fmt.Errorf("%s: a dedicated session ends with its lease, so it cannot be without one: give true, or %s=%s", fieldLease, fieldCredentialType, store.Shared))
+	}
 	if err := checkMinTTL(role); err != nil {
 		return mistake(err)
 	}
@@ -163,7 +167,17 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 	if config == nil {
 		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig, role.Config, role.Config))
 	}
-	return written(data), a.Store.Roles.Put(ctx, name, role)
+	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
+		return nil, err
+	}
+	return withWarnings(written(data), roleWarnings(role)), nil
+}
+
+func roleWarnings(role *store.Role) []string {
+	if role.CredentialType == store.Dedicated && role.MinTTL != nil {
+		return []string{fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL)}
+	}
+	return nil
 }
 
 // checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its life.

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/sessions"
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 func (a *API) sessionsPath() *framework.Path {
@@ -79,6 +80,7 @@ const (
 	fieldSuspect          = "suspect"
 	fieldEarlierTokens    = "earlier_tokens"
 	fieldLogoutsOwed      = "logouts_owed"
+	fieldLeases           = "leases"
 )
 
 func sessionsAnswerFields() map[string]*framework.FieldSchema {
@@ -92,12 +94,14 @@ func sessionsAnswerFields() map[string]*framework.FieldSchema {
 		fieldLastReadAt:       {Type: framework.TypeTime, Description: "When the role was last read, as far as this node knows."},
 		fieldLastValidatedAt:  {Type: framework.TypeTime, Description: "When N-central last said that the token lives."},
 		fieldEarlierTokens:    {Type: framework.TypeInt, Required: true, Description: "How many retired and replaced tokens of the role still live."},
+		fieldLeases:           {Type: framework.TypeString, Description: "On a dedicated role, whose sessions are its leases: their prefix, for lease revoke -prefix and sys/leases/lookup."},
 		fieldLogoutsOwed:      {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
 	}
 }
 
-func (a *API) readSessions(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	described, err := a.Sessions.Describe(ctx, data.Get("name").(string))
+func (a *API) readSessions(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	described, err := a.Sessions.Describe(ctx, name)
 	if errors.Is(err, sessions.ErrUnknownRole) {
 		return nil, nil
 	}
@@ -118,10 +122,16 @@ func (a *API) readSessions(ctx context.Context, _ *logical.Request, data *framew
 		answer[fieldObtainedBy] = string(described.ObtainedBy)
 		answer[fieldSuspect] = described.Suspect
 	}
+	if described.Dedicated {
+		answer[fieldLeases] = leasesOf(req, name)
+	}
 	return &logical.Response{Data: answer}, nil
 }
 
-func (a *API) endSessions(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+// leasesOf is the prefix of the leases of a dedicated role, as lease revoke and sys/leases/lookup take it.
+func leasesOf(req *logical.Request, role string) string { return req.MountPoint + "creds/" + role }
+
+func (a *API) endSessions(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	role, err := a.Store.Roles.Get(ctx, name)
 	if err != nil {
@@ -139,6 +149,9 @@ func (a *API) endSessions(ctx context.Context, _ *logical.Request, data *framewo
 		return nil, err
 	}
 	a.Logger.Info("sessions were ended by hand", "role", name)
+	if role != nil && role.CredentialType == store.Dedicated {
+		warnings = append(warnings, fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease revoke -prefix %s", leasesOf(req, name)))
+	}
 	return withWarnings(nil, warnings), nil
 }
 

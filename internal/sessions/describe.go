@@ -24,6 +24,7 @@ type Description struct {
 	LastReadAt  time.Time
 	Earlier     int // how many retired and replaced tokens still live
 	LogoutsOwed int
+	Dedicated   bool // the role's sessions are its leases; what else is told is of its time as a shared one
 }
 
 // Describe tells of the role's sessions. It makes no call to N-central.
@@ -33,11 +34,11 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 		return nil, err
 	}
 	now := time.Now()
-	owed, err := m.store.CountOwed(ctx, role)
+	owed, err := m.store.CountOwedOfRole(ctx, role)
 	if err != nil {
 		return nil, err
 	}
-	described := &Description{LogoutsOwed: owed, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now))}
+	described := &Description{Dedicated: v.role.CredentialType == store.Dedicated, LogoutsOwed: owed, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now))}
 	if v.token != nil && v.token.LivesAt(now) {
 		described.Earlier--
 	}

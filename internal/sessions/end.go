@@ -34,8 +34,11 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 	var group errgroup.Group
 	group.SetLimit(logoutsAtATime)
 	for i, token := range tokens {
-		group.Go(func() error {
-			told[i] = m.logOut(context.WithoutCancel(ctx), role, token)
+		group.Go(func() (err error) {
+			told[i], err = m.logOut(context.WithoutCancel(ctx), role, token)
+			if err != nil {
+				told[i] = err.Error()
+			}
 			return nil
 		})
 	}
@@ -85,35 +88,36 @@ func (m *Manager) discard(role string, token store.Token) {
 	m.running.Add(1)
 	go func() {
 		defer m.running.Done()
-		if warning := m.logOut(m.background, role, token); warning != "" {
-			m.logger.Warn("a session that is not handed out could not be ended", "role", role, "reason", warning)
+		if warning, err := m.logOut(m.background, role, token); warning != "" || err != nil {
+			m.logger.Warn("a session that is not handed out could not be ended", "role", role, "reason", warning, "error", err)
 		}
 	}()
 }
 
 // logOut ends the token's session. The token is sent only while its config exists and has the URL that the token came
-// from. A logout that failed is written down as owed. The answer is empty, or tells why the session lives on.
-func (m *Manager) logOut(ctx context.Context, role string, token store.Token) (warning string) {
+// from. A logout that failed is written down as owed. The warning is empty, or tells why the session lives on; the error
+// is of a debt that storage refused.
+func (m *Manager) logOut(ctx context.Context, role string, token store.Token) (warning string, err error) {
 	until := token.DiesAt.UTC().Format(time.RFC3339)
 	server, reason := m.serverOf(ctx, token.Origin)
 	if server == nil {
-		return fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
+		return fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
 	defer cancel()
-	ending, err := server.Logout(ctx, token.AccessToken)
+	ending, failure := server.Logout(ctx, token.AccessToken)
 	switch ending {
 	case upstream.Ended:
-		return ""
+		return "", nil
 	case upstream.CannotEnd:
-		return fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", token.Config, role, until)
+		return fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", token.Config, role, until), nil
 	}
 	debt := store.Owed{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
-	if storeErr := m.store.PutOwed(m.storing, role, debt); storeErr != nil {
-		return fmt.Sprintf("a session of role %q could not be logged out (%s), nor could that be written down (%s): it lives until %s",
-			role, err, storeErr, until)
+	if err := m.store.PutOwed(m.storing, role, debt); err != nil {
+		return "", fmt.Errorf("a session of role %q, which lives until %s, could not be logged out (%w), nor could that be written down: %w",
+			role, until, failure, err)
 	}
-	return fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, err, until)
+	return fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until), nil
 }
 
 // serverOf answers the server that a token may be sent to, or why there is none.

@@ -156,15 +156,20 @@ func (m *Manager) stillWanted(ctx context.Context, slot *slot, f *flight) (bool,
 	if slot.ended != f.ended {
 		return false, nil
 	}
-	role, err := m.store.Roles.Get(ctx, slot.role)
-	if err != nil || role == nil {
+	return m.unchanged(ctx, slot.role, f.config, f.role)
+}
+
+// unchanged says whether a token that was obtained for the config and role is still of use to the role's readers.
+func (m *Manager) unchanged(ctx context.Context, name string, config *store.Config, role *store.Role) (bool, error) {
+	roleNow, err := m.store.Roles.Get(ctx, name)
+	if err != nil || roleNow == nil {
 		return false, err
 	}
-	config, err := m.store.Configs.Get(ctx, role.Config)
-	if err != nil || config == nil {
+	configNow, err := m.store.Configs.Get(ctx, roleNow.Config)
+	if err != nil || configNow == nil {
 		return false, err
 	}
-	return f.isFor(config, role), nil
+	return config.Fingerprint() == configNow.Fingerprint() && role.Fingerprint() == roleNow.Fingerprint(), nil
 }
 
 // keep makes the token the role's current one. The slot is locked.

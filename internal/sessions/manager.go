@@ -34,9 +34,15 @@ var (
 )
 
 // LimitError says that a reader asked for more remaining life than tokens of the role can have.
-type LimitError struct{ Asked, Granted time.Duration }
+type LimitError struct {
+	Asked, Granted time.Duration
+	Dedicated      bool
+}
 
 func (e *LimitError) Error() string {
+	if e.Dedicated {
+		return fmt.Sprintf("min_ttl: %s is more than the %s that a token of this role lives: ask for less", e.Asked, e.Granted)
+	}
 	return fmt.Sprintf("min_ttl: %s is more than half of the %s that a token of this role lives, which is the limit where readers "+
 		"share it: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
 }
@@ -145,19 +151,9 @@ type view struct {
 
 // look answers the role's view, and whether storage had to be asked for its session.
 func (m *Manager) look(ctx context.Context, name string) (*slot, *view, bool, error) {
-	role, err := m.store.Roles.Get(ctx, name)
+	role, config, err := m.definition(ctx, name)
 	if err != nil {
 		return nil, nil, false, err
-	}
-	if role == nil {
-		return nil, nil, false, fmt.Errorf("%w %q", ErrUnknownRole, name)
-	}
-	config, err := m.store.Configs.Get(ctx, role.Config)
-	if err != nil {
-		return nil, nil, false, err
-	}
-	if config == nil {
-		return nil, nil, false, fmt.Errorf("role %q: %w %q", name, ErrUnknownConfig, role.Config)
 	}
 	session, fromStorage, err := m.store.Sessions.Find(ctx, name)
 	if err != nil {
@@ -170,6 +166,25 @@ func (m *Manager) look(ctx context.Context, name string) (*slot, *view, bool, er
 	v := newView(role, config, session)
 	slot.view.Store(v)
 	return slot, v, fromStorage, nil
+}
+
+// definition answers the role and its config.
+func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *store.Config, error) {
+	role, err := m.store.Roles.Get(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if role == nil {
+		return nil, nil, fmt.Errorf("%w %q", ErrUnknownRole, name)
+	}
+	config, err := m.store.Configs.Get(ctx, role.Config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if config == nil {
+		return nil, nil, fmt.Errorf("role %q: %w %q", name, ErrUnknownConfig, role.Config)
+	}
+	return role, config, nil
 }
 
 const (

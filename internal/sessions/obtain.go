@@ -26,15 +26,15 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 		return nil, err
 	}
 	maxLease := m.maxLeaseTTL()
-	asked := ncentral.Overrides{Access: accessToAsk(f.role.TTL, maxLease), Refresh: f.config.RefreshTokenTTL}
+	asked := overridesFor(f.config, f.role, maxLease)
 
 	if session.Serves(f.config, f.role) && m.mayRefresh(ctx, slot, server, session.Current) {
 		grant, err := server.Refresh(ctx, session.Current.RefreshToken, asked)
 		if err == nil {
-			return newToken(f, grant, asked, maxLease, store.ByRefresh), nil
+			return newToken(f.config, f.role, grant, asked, maxLease, store.ByRefresh), nil
 		}
 		if grant != nil {
-			m.discard(slot.role, *newToken(f, grant, asked, maxLease, store.ByRefresh))
+			m.discard(slot.role, *newToken(f.config, f.role, grant, asked, maxLease, store.ByRefresh))
 		}
 		var failure *upstream.Failure
 		if errors.As(err, &failure) && (failure.Down() || failure.Kind == ncentral.KindCanceled) {
@@ -48,7 +48,7 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 	if grant == nil {
 		return nil, err
 	}
-	return newToken(f, grant, asked, maxLease, store.ByAuthenticate), err
+	return newToken(f.config, f.role, grant, asked, maxLease, store.ByAuthenticate), err
 }
 
 // mayRefresh says whether the token's session may be refreshed: it has a refresh token that still lives and was not
@@ -80,6 +80,10 @@ func (s *slot) wasRefused(refreshToken string) bool {
 	return s.spent == refreshToken
 }
 
+func overridesFor(config *store.Config, role *store.Role, maxLease time.Duration) ncentral.Overrides {
+	return ncentral.Overrides{Access: accessToAsk(role.TTL, maxLease), Refresh: config.RefreshTokenTTL}
+}
+
 // accessToAsk is the access-token lifetime to ask N-central for; zero leaves it to N-central. No more than the mount's
 // max_lease_ttl is asked for, also where the role asks for none, since Vault would cut the lease while the token lived on.
 func accessToAsk(ttl, maxLease time.Duration) time.Duration {
@@ -93,13 +97,15 @@ func accessToAsk(ttl, maxLease time.Duration) time.Duration {
 }
 
 // newToken works out what is promised of a grant: never more than was granted, asked for, or than max_lease_ttl.
-func newToken(f *flight, grant *upstream.Grant, asked ncentral.Overrides, maxLease time.Duration, by store.ObtainedBy) *store.Token {
+func newToken(
+	config *store.Config, role *store.Role, grant *upstream.Grant, asked ncentral.Overrides, maxLease time.Duration, by store.ObtainedBy,
+) *store.Token {
 	promised := min(grant.Access, maxLease)
 	if asked.Access > 0 {
 		promised = min(promised, asked.Access)
 	}
 	token := &store.Token{
-		Origin:       store.Origin{Config: f.config.Name, URL: f.config.URL},
+		Origin:       store.Origin{Config: config.Name, URL: config.URL},
 		AccessToken:  grant.AccessToken,
 		TokenType:    grant.TokenType,
 		RefreshToken: grant.RefreshToken,
@@ -108,7 +114,7 @@ func newToken(f *flight, grant *upstream.Grant, asked ncentral.Overrides, maxLea
 		ExpiresAt:    grant.SentAt.Add(promised),
 		DiesAt:       grant.SentAt.Add(grant.Access),
 		Suspicion:    grant.Suspicion,
-		Warnings:     append(grant.Warnings, grantWarnings(f.role, grant, asked, promised, maxLease)...),
+		Warnings:     append(grant.Warnings, grantWarnings(role, grant, asked, promised, maxLease)...),
 	}
 	if grant.RefreshToken != "" {
 		token.RefreshExpiresAt = grant.SentAt.Add(grant.Refresh)

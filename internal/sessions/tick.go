@@ -19,7 +19,7 @@ const (
 	tickLimit = 50 * time.Second
 	// workAtATime bounds the roles, configs and debts that a tick works on at a time.
 	workAtATime = 8
-	// debtsPerTick bounds the logouts owed that one tick tries.
+	// debtsPerTick bounds the logouts owed that one tick tries of each config.
 	debtsPerTick = 200
 	probeEvery   = time.Hour
 )

@@ -6,7 +6,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/go-uuid"
@@ -16,20 +15,21 @@ import (
 // Owed is a logout that could not be done yet. Debts are few and only the active node's tick pays them, so they are not
 // kept in memory.
 type Owed struct {
-	// Key is the debt's place in storage, below the role's.
+	// Key is the debt's place in storage.
 	Key string `json:"-"`
 	Origin
 	AccessToken string    `json:"access_token"`
 	DiesAt      time.Time `json:"dies_at"`
 }
 
-// PutOwed writes down that the role's token is still to be logged out.
+// PutOwed writes down that the role's token is still to be logged out. Debts lie by config and role, so that both can be
+// counted without reading them.
 func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) error {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
 		return fmt.Errorf("naming a logout owed: %w", err)
 	}
-	entry, err := logical.StorageEntryJSON(owedPrefix+role+"/"+id, debt)
+	entry, err := logical.StorageEntryJSON(owedPrefix+debt.Config+"/"+role+"/"+id, debt)
 	if err != nil {
 		return fmt.Errorf("encoding a logout owed: %w", err)
 	}
@@ -39,32 +39,68 @@ func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) error {
 	return nil
 }
 
-// CountOwed says how many logouts are owed for the role.
-func (s *Store) CountOwed(ctx context.Context, role string) (int, error) {
-	ids, err := s.storage.List(ctx, owedPrefix+role+"/")
+// CountOwedOfRole says how many logouts are owed for the role, of whichever config.
+func (s *Store) CountOwedOfRole(ctx context.Context, role string) (int, error) {
+	configs, err := s.listOwed(ctx, "")
 	if err != nil {
-		return 0, fmt.Errorf("listing the logouts owed of %s: %w", role, err)
+		return 0, err
 	}
-	return len(ids), nil
+	return s.sumOwed(ctx, configs, func(config string) string { return config + role + "/" })
 }
 
-// ListOwed answers up to limit debts, of all roles.
-func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
-	roles, err := s.storage.List(ctx, owedPrefix)
+// CountOwedOfConfig says how many logouts are owed at the config's server, for whichever role.
+func (s *Store) CountOwedOfConfig(ctx context.Context, config string) (int, error) {
+	roles, err := s.listOwed(ctx, config+"/")
 	if err != nil {
-		return nil, fmt.Errorf("listing the logouts owed: %w", err)
+		return 0, err
+	}
+	return s.sumOwed(ctx, roles, func(role string) string { return config + "/" + role })
+}
+
+func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name string) string) (sum int, err error) {
+	for _, name := range names {
+		ids, err := s.listOwed(ctx, folder(name))
+		if err != nil {
+			return 0, err
+		}
+		sum += len(ids)
+	}
+	return sum, nil
+}
+
+// ListOwed answers up to limit debts of each config, of all its roles.
+func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
+	configs, err := s.listOwed(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var debts []Owed
+	for _, config := range configs {
+		ofConfig, err := s.listOwedOf(ctx, config, limit)
+		if err != nil {
+			return nil, err
+		}
+		debts = append(debts, ofConfig...)
+	}
+	return debts, nil
+}
+
+func (s *Store) listOwedOf(ctx context.Context, config string, limit int) ([]Owed, error) {
+	roles, err := s.listOwed(ctx, config)
+	if err != nil {
+		return nil, err
 	}
 	var debts []Owed
 	for _, role := range roles {
-		ids, err := s.storage.List(ctx, owedPrefix+role)
+		ids, err := s.listOwed(ctx, config+role)
 		if err != nil {
-			return nil, fmt.Errorf("listing the logouts owed of %s: %w", strings.TrimSuffix(role, "/"), err)
+			return nil, err
 		}
 		for _, id := range ids {
 			if len(debts) == limit {
 				return debts, nil
 			}
-			debt, err := s.owed(ctx, owedPrefix+role+id)
+			debt, err := s.owed(ctx, owedPrefix+config+role+id)
 			if err != nil {
 				return nil, err
 			}
@@ -74,6 +110,14 @@ func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
 		}
 	}
 	return debts, nil
+}
+
+func (s *Store) listOwed(ctx context.Context, folder string) ([]string, error) {
+	names, err := s.storage.List(ctx, owedPrefix+folder)
+	if err != nil {
+		return nil, fmt.Errorf("listing the logouts owed: %w", err)
+	}
+	return names, nil
 }
 
 // DeleteOwed strikes a debt that ListOwed answered.

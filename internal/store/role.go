@@ -8,8 +8,11 @@ import "time"
 // CredentialType says whether a role's readers share a token.
 type CredentialType string
 
-// Shared is one session per role, reused by every reader.
-const Shared CredentialType = "shared"
+// The credential types.
+const (
+	Shared    CredentialType = "shared"    // one session per role, reused by every reader
+	Dedicated CredentialType = "dedicated" // a session of its own for every read, ended with the read's lease
+)
 
 const (
 	// DefaultAccessLifetime is the access-token lifetime that N-central grants where nothing else was asked for, by

@@ -5,6 +5,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -27,9 +28,15 @@ type attempts struct {
 }
 
 func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
-	if err := a.places.Acquire(request.Context(), 1); err != nil {
+	turn, stop := whileAwaited(request.Context())
+	defer stop()
+	if err := a.places.Acquire(turn, 1); err != nil {
+		kind := ncentral.KindQueued
+		if errors.Is(err, context.Canceled) {
+			kind = ncentral.KindCanceled
+		}
 		return nil, &ncentral.Error{
-			Kind:   ncentral.KindQueued,
+			Kind:   kind,
 			Detail: fmt.Sprintf("max_requests_in_flight is %d", a.limit),
 			Err:    err,
 		}
@@ -53,6 +60,25 @@ func (a *attempts) CloseIdleConnections() {
 	if idle, ok := a.next.(interface{ CloseIdleConnections() }); ok {
 		idle.CloseIdleConnections()
 	}
+}
+
+type readerKey struct{}
+
+// AwaitedBy answers a context of its own for a call that the reader's context must not break off, since N-central may have
+// opened a session by then that nobody would know of. An attempt that has not been sent when the reader goes is not made.
+// The reader's values stay behind.
+func AwaitedBy(ctx, reader context.Context) context.Context {
+	return context.WithValue(ctx, readerKey{}, reader)
+}
+
+// whileAwaited answers a context that also ends with the reader of the call, if it has one.
+func whileAwaited(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if reader, ok := ctx.Value(readerKey{}).(context.Context); ok {
+		stop := context.AfterFunc(reader, cancel)
+		return ctx, func() { stop(); cancel() }
+	}
+	return ctx, cancel
 }
 
 // attemptBody ends the attempt when the body is closed.

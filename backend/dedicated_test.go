@@ -1,0 +1,342 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// inDedicatedBubble is inBubble with a dedicated role worker.
+func inDedicatedBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
+	t.Helper()
+	inBubble(t, change, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"credential_type": "dedicated"})
+		test(m)
+	})
+}
+
+// open reads the dedicated role.
+func (m *mount) open(data map[string]any) *logical.Response {
+	m.t.Helper()
+	response, err := m.do(logical.ReadOperation, "creds/worker", data)
+	if err != nil || response.IsError() {
+		m.t.Fatal(response, err)
+	}
+	m.lives(response.Data)
+	return response
+}
+
+// revoke ends a lease as core does, which keeps it as JSON.
+func (m *mount) revoke(response *logical.Response) error {
+	m.t.Helper()
+	var kept map[string]any
+	raw, err := json.Marshal(response.Secret.InternalData)
+	if err == nil {
+		err = json.Unmarshal(raw, &kept)
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	_, err = m.backend.HandleRequest(context.Background(), &logical.Request{
+		Operation: logical.RevokeOperation, Path: "creds/worker", Storage: m.storage,
+		Secret: &logical.Secret{InternalData: kept},
+	})
+	return err
+}
+
+func (m *mount) mustRevoke(response *logical.Response) {
+	m.t.Helper()
+	if err := m.revoke(response); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func TestDedicatedReadsOpenSessionsThatEndWithTheirLeases(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		first, second := m.open(nil), m.open(map[string]any{"validate": true})
+		m.calls(calls{simulator.EndpointAuthenticate: 2})
+		if m.OpenSessions() != 2 || first.Secret.Renewable || first.Secret.TTL != time.Hour || first.Secret.MaxTTL != time.Hour {
+			t.Errorf("%d sessions, lease %+v", m.OpenSessions(), first.Secret.LeaseOptions)
+		}
+		m.mustRevoke(first)
+		m.calls(calls{simulator.EndpointLogout: 1})
+		if m.AccessTokenLives(first.Data["access_token"].(string)) || !m.AccessTokenLives(second.Data["access_token"].(string)) {
+			t.Error("revoking one lease ends that lease's session and no other")
+		}
+		m.mustRevoke(first)
+		m.calls(calls{simulator.EndpointLogout: 1})
+	})
+}
+
+func TestRevokeSucceedsWhereNothingCanBeEnded(t *testing.T) {
+	tests := map[string]struct {
+		change  func(m *mount)
+		logouts int
+	}{
+		"the role is gone": {func(m *mount) { m.must(logical.DeleteOperation, "roles/worker", nil) }, 1},
+		"the config is gone": {func(m *mount) {
+			m.must(logical.DeleteOperation, "roles/worker", nil)
+			m.must(logical.DeleteOperation, "roles/monitoring", nil)
+			m.must(logical.DeleteOperation, "config/default", nil)
+		}, 0},
+		"the config points elsewhere": {func(m *mount) {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
+		}, 0},
+		"after a restart":          {func(m *mount) { m.start() }, 1},
+		"the token expired":        {func(*mount) { time.Sleep(time.Hour) }, 0},
+		"N-central was rebooted":   {func(m *mount) { m.Reboot() }, 1},
+		"the server has no logout": {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true }) }, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inDedicatedBubble(t, nil, func(m *mount) {
+				lease := m.open(nil)
+				test.change(m)
+				m.ResetCounts()
+				m.mustRevoke(lease)
+				m.calls(calls{simulator.EndpointLogout: test.logouts})
+			})
+		})
+	}
+}
+
+func TestALogoutThatFailsIsOwedUntilPaid(t *testing.T) {
+	failures := map[string]simulator.Failure{
+		"500":   {Kind: simulator.FailureStatus, Status: 500},
+		"403":   {Kind: simulator.FailureStatus, Status: 403},
+		"HTML":  {Kind: simulator.FailureHTML},
+		"reset": {Kind: simulator.FailureReset},
+		"hang":  {Kind: simulator.FailureHang},
+	}
+	for name, failure := range failures {
+		t.Run(name, func(t *testing.T) {
+			inDedicatedBubble(t, nil, func(m *mount) {
+				owed := func() int {
+					t.Helper()
+					status := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["default"].(map[string]any)
+					ofRole := m.must(logical.ReadOperation, "sessions/worker", nil)["logouts_owed"].(int)
+					if status["logouts_owed"] != ofRole || (status["state"] == "degraded") != (ofRole > 0) {
+						t.Errorf("status says %v, the role %d logouts owed", status, ofRole)
+					}
+					return ofRole
+				}
+				lease := m.open(nil)
+				m.FailNext(simulator.EndpointLogout, -1, failure)
+				m.mustRevoke(lease)
+				m.tick()
+				if owed() != 1 {
+					t.Fatalf("%d logouts are owed, want 1", owed())
+				}
+				m.ClearFailures()
+				time.Sleep(time.Minute)
+				m.tick()
+				if owed() != 0 || m.OpenSessions() != 0 {
+					t.Errorf("%d logouts are owed and %d sessions open after the tick", owed(), m.OpenSessions())
+				}
+			})
+		})
+	}
+}
+
+func TestADebtThatStorageRefusesFailsTheRevoke(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		lease := m.open(nil)
+		m.server.Stop()
+		m.storage.refuses.Store(true)
+		if m.revoke(lease) == nil {
+			t.Error("the revoke succeeded, and the session is forgotten while it lives")
+		}
+	})
+}
+
+func TestServerWithoutLogoutIsWarnedOfUntilALogoutSucceeds(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		warns := func() bool {
+			t.Helper()
+			return strings.Contains(strings.Join(m.open(nil).Warnings, " "), "no logout")
+		}
+		lease := m.open(nil)
+		if warns() {
+			t.Error("a warning on a server that has a logout")
+		}
+		m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
+		m.mustRevoke(lease)
+		if !warns() {
+			t.Error("no warning after the first 404")
+		}
+		m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = false })
+		m.mustRevoke(m.open(nil))
+		if warns() {
+			t.Error("the warning stays after a logout succeeded")
+		}
+	})
+}
+
+func TestDedicatedLifetimes(t *testing.T) {
+	inDedicatedBubble(t, func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": "30m"})
+		lease := m.open(map[string]any{"min_ttl": "30m"})
+		if lease.Secret.TTL != 30*time.Minute || !strings.Contains(strings.Join(lease.Warnings, " "), "granted more than is promised") {
+			t.Errorf("lease of %s, warnings %v", lease.Secret.TTL, lease.Warnings)
+		}
+		time.Sleep(30 * time.Minute)
+		m.mustRevoke(lease)
+		if m.OpenSessions() != 0 {
+			t.Error("the session outlives what was promised")
+		}
+		m.ResetCounts()
+		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "31m"}); code != 400 || !strings.Contains(text, "30m") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(nil)
+		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": 0})
+		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "61m"}); code != 400 || !strings.Contains(text, "1h") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
+		if m.OpenSessions() != 0 {
+			t.Error("a session that was not answered stays open")
+		}
+	})
+}
+
+func TestDedicatedRoleNeedsALease(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		for _, data := range []map[string]any{{"lease": false}, {"credential_type": "dedicated", "lease": false}} {
+			if text, code := m.failure(logical.UpdateOperation, "roles/worker", data); code != 400 || !strings.HasPrefix(text, "lease") {
+				t.Errorf("%d %s", code, text)
+			}
+		}
+		if text, code := m.failure(logical.UpdateOperation, "roles/monitoring", map[string]any{"credential_type": "dedicated"}); code != 400 || !strings.HasPrefix(text, "lease") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+// openMany starts reads of the dedicated role and answers a function that waits for them and tells how many got a token,
+// how many a 503, and how many of those a text that names the limit.
+func (m *mount) openMany(ctx context.Context, count int) (wait func() (tokens, failed, told int)) {
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	tokens, failed, told := 0, 0, 0
+	for range count {
+		group.Go(func() {
+			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/worker", Storage: m.storage})
+			var coded logical.HTTPCodedError
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil && !response.IsError() {
+				tokens++
+			}
+			if errors.As(err, &coded) && coded.Code() == 503 {
+				failed++
+			}
+			if err != nil && strings.Contains(err.Error(), "max_requests_in_flight") {
+				told++
+			}
+		})
+	}
+	return func() (int, int, int) {
+		group.Wait()
+		return tokens, failed, told
+	}
+}
+
+func TestDedicatedReadsKeepToTheLimitInFlight(t *testing.T) {
+	inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 100 * time.Millisecond; k.MaxInFlight = 9 }, func(m *mount) {
+		tokens, _, _ := m.openMany(context.Background(), 500)()
+		if tokens != 500 || m.MaxInFlight(simulator.EndpointAuthenticate) != 8 {
+			t.Errorf("%d of 500 reads got a token, with %d requests in flight", tokens, m.MaxInFlight(simulator.EndpointAuthenticate))
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 500})
+	})
+}
+
+func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
+		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
+		began := time.Now()
+		tokens, failed, told := m.openMany(context.Background(), 20)()
+		if took := time.Since(began); took > 31*time.Second {
+			t.Errorf("the last reader waited for %s", took)
+		}
+		// 28 s for seven. At the deadline one is under way, and some may get its place at that very moment.
+		if tokens != 7 || failed != 13 || told < 8 {
+			t.Errorf("%d tokens, %d answers 503, %d that name the limit", tokens, failed, told)
+		}
+		time.Sleep(10 * time.Second)
+		if open := m.OpenSessions(); open != tokens {
+			t.Errorf("%d sessions are open for %d tokens", open, tokens)
+		}
+	})
+}
+
+func TestAReaderThatHangsUpLeavesNoSession(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
+		m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
+		ctx, hangUp := context.WithCancel(context.Background())
+		wait := m.openMany(ctx, 3)
+		synctest.Wait()
+		hangUp()
+		if tokens, _, _ := wait(); tokens != 0 {
+			t.Errorf("%d tokens for readers that hung up", tokens)
+		}
+		time.Sleep(10 * time.Second)
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
+		if m.OpenSessions() != 0 {
+			t.Error("a session is open that nobody knows of")
+		}
+	})
+}
+
+func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/leased", nil)
+		m.read(nil)
+		m.ResetCounts()
+		m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+		time.Sleep(2 * time.Second) // the state is asked for once a second
+		handedOn := func(operation logical.Operation, path string, data map[string]any) bool {
+			_, err := m.do(operation, path, data)
+			return errors.Is(err, logical.ErrReadOnly)
+		}
+		m.lives(m.read(nil))
+		for _, path := range []string{"creds/worker", "creds/leased"} {
+			if !handedOn(logical.ReadOperation, path, nil) {
+				t.Errorf("%s was not handed on", path)
+			}
+		}
+		if !handedOn(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}) {
+			t.Error("a read that needs N-central was not handed on")
+		}
+		for _, path := range []string{"config/default", "roles/monitoring", "config/default/check"} {
+			if !handedOn(logical.UpdateOperation, path, nil) {
+				t.Errorf("a write of %s was not handed on", path)
+			}
+		}
+		if !handedOn(logical.DeleteOperation, "sessions/monitoring", nil) {
+			t.Error("the end of sessions was not handed on")
+		}
+		time.Sleep(53*time.Minute + 30*time.Second)
+		if !handedOn(logical.ReadOperation, "creds/monitoring", nil) {
+			t.Error("a read that starts a rotation was not handed on")
+		}
+		m.tick()
+		m.calls(nil)
+	})
+}

@@ -1,0 +1,130 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+// Lease is what logging a dedicated session out needs.
+type Lease struct {
+	Role        string
+	Origin      store.Origin
+	AccessToken string
+	DiesAt      time.Time
+}
+
+// Open opens a session of its own for one read of a dedicated role, for at least minTTL. A reader that hangs up makes no
+// call any more that was not sent; the session of one that was is ended. Errors are those of Read.
+func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
+	answer, lease, err := m.open(ctx, role, minTTL)
+	if errors.Is(err, ErrOvertaken) {
+		answer, lease, err = m.open(ctx, role, minTTL)
+	}
+	return answer, lease, err
+}
+
+func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (*Answer, *Lease, error) {
+	role, config, err := m.definition(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if role.TTL > 0 && minTTL > role.TTL {
+		return nil, nil, &LimitError{Asked: minTTL, Granted: role.TTL, Dedicated: true}
+	}
+	token, err := m.openSession(ctx, config, role)
+	if err == nil {
+		err = m.mayAnswer(ctx, role, config, token, minTTL)
+	}
+	if err != nil {
+		if token != nil {
+			m.discard(role.Name, *token)
+		}
+		return nil, nil, err
+	}
+	v := newView(role, config, &store.Session{
+		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
+	})
+	answer := v.answer(time.Now())
+	answer.Warnings = append(answer.Warnings, m.endingWarnings(ctx, config, token)...)
+	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}, nil
+}
+
+// openSession authenticates, on a context that outlasts the reader's. A token beside an error is to be ended.
+func (m *Manager) openSession(reader context.Context, config *store.Config, role *store.Role) (*store.Token, error) {
+	m.running.Add(1)
+	defer m.running.Done()
+	server, err := m.upstream.Server(config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
+	defer cancel()
+	maxLease := m.maxLeaseTTL()
+	asked := overridesFor(config, role, maxLease)
+	grant, err := server.Authenticate(upstream.AwaitedBy(ctx, reader), asked)
+	if grant == nil {
+		return nil, err
+	}
+	token := newToken(config, role, grant, asked, maxLease, store.ByAuthenticate)
+	token.RefreshToken, token.RefreshExpiresAt = "", time.Time{} // never used: the session ends with its lease
+	return token, err
+}
+
+// mayAnswer says why a session that was opened is not to be handed out, if so.
+func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration) error {
+	remaining := store.Remaining(token.ExpiresAt, time.Now())
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case remaining < deadBelow:
+		return ErrOvertaken
+	case minTTL > token.Lifetime():
+		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
+	}
+	wanted, err := m.unchanged(ctx, role.Name, config, role)
+	if err == nil && !wanted {
+		err = ErrOvertaken
+	}
+	return err
+}
+
+// endingWarnings tell of what the end of the lease does not do.
+func (m *Manager) endingWarnings(ctx context.Context, config *store.Config, token *store.Token) []string {
+	var warnings []string
+	server, err := m.upstream.Server(config)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if can := server.Learnt(ctx).CanLogOut; can != nil && !*can {
+		warnings = append(warnings, fmt.Sprintf("this server has no logout, so revoking the lease does not end the token: it lives until %s",
+			token.DiesAt.UTC().Format(time.RFC3339)))
+	}
+	if token.DiesAt.After(token.ExpiresAt) {
+		warnings = append(warnings, fmt.Sprintf("N-central granted more than is promised: the session would live until %s, and is logged out when the lease ends",
+			token.DiesAt.UTC().Format(time.RFC3339)))
+	}
+	return warnings
+}
+
+// EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the log with until when it
+// lives; the error is of a debt that storage refused, so that Vault tries the revocation again.
+func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
+	if store.Remaining(lease.DiesAt, time.Now()) <= 0 {
+		return nil
+	}
+	warning, err := m.logOut(context.WithoutCancel(ctx), lease.Role, store.Token{
+		Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt,
+	})
+	if warning != "" {
+		m.logger.Warn("the session of a lease that ended could not be ended", "role", lease.Role, "reason", warning)
+	}
+	return err
+}
