@@ -8,6 +8,7 @@ import (
 	"context"
 	_ "embed"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
@@ -56,7 +57,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	system := &cachingSystemView{SystemView: conf.System}
 	entries := store.New(conf.StorageView)
 	servers := upstream.NewRegistry(entries, logger, dial)
-	manager := sessions.NewManager(entries, servers, system.MaxLeaseTTL, logger)
+	manager := sessions.NewManager(entries, servers, func() time.Duration { return system.MaxLeaseTTL() }, logger)
 	api := &paths.API{
 		Store:            entries,
 		Upstream:         servers,
@@ -87,7 +88,9 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 			servers.Close()
 		},
 	}
-	conf.System = system
+	if conf.System != nil {
+		conf.System = system
+	}
 	if err := backend.Setup(ctx, conf); err != nil {
 		return nil, err
 	}

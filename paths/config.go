@@ -112,9 +112,9 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 		return mistake(err)
 	}
 	var report *upstream.Report
-	if data.Get(fieldVerify).(bool) {
+	if data.Raw[fieldVerify] == nil || data.Get(fieldVerify).(bool) { // null is the default
 		if report, err = a.Upstream.Verify(ctx, candidate, stored); err != nil {
-			return nil, err
+			return failed(err)
 		}
 		a.endLeft(candidate, report)
 		if report.Failed != nil {
@@ -125,14 +125,18 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if changedMeanwhile, err := a.storeConfig(ctx, stored, candidate); err != nil || changedMeanwhile != nil {
 		return changedMeanwhile, err
 	}
+	response := withWarnings(written(data), configWarnings(candidate))
 	server, err := a.Upstream.Server(candidate)
+	if errors.Is(err, upstream.ErrOutdated) { // this version is stored, and another is by now
+		return response, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	if report != nil {
 		server.Adopt(ctx, report)
 	}
-	return withWarnings(written(data), append(configWarnings(candidate), learntWarnings(server.Learnt(ctx))...)), nil
+	return withWarnings(response, learntWarnings(server.Learnt(ctx))), nil
 }
 
 // changedConfig answers what the config is to be: the stored one, or the defaults, with the request's fields.

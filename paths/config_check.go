@@ -83,7 +83,7 @@ func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framewo
 	}
 	server, err := a.Upstream.Server(config)
 	if err != nil {
-		return nil, err
+		return failed(err)
 	}
 	report := server.Check(ctx)
 	a.endLeft(config, report)

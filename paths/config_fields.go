@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/hashicorp/go-secure-stdlib/parseutil"
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
@@ -68,7 +69,7 @@ func configFields() map[string]*framework.FieldSchema {
 		fieldMaxRetries:          {Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: calls("Retries"), Description: "How often a call that found N-central unreachable or busy is made again: 0 to 10."},
 		fieldMaxRequestsInFlight: {Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: calls("Requests in flight"), Description: "How many calls may be under way at a time: 1 to 50. N-central limits them for all integrations together."},
 		fieldRefreshTokenTTL:     {Type: framework.TypeDurationSecond, Default: 0, DisplayAttrs: calls("Refresh token TTL"), Description: "Refresh-token lifetime to ask N-central for: at least 1m; 0 leaves it to N-central."},
-		fieldPasswordChangedAt:   {Type: framework.TypeTime, DisplayAttrs: expiry("Password changed at"), Description: "When the API user's password was last set, as RFC 3339, or in seconds since 1970 as a string. Nothing tells this engine but you."},
+		fieldPasswordChangedAt:   {Type: framework.TypeString, DisplayAttrs: expiry("Password changed at"), Description: "When the API user's password was last set: RFC 3339, or Unix time in seconds. Nothing tells this engine but you."},
 		fieldPasswordMaxAge:      {Type: framework.TypeDurationSecond, Default: int(defaultPasswordMaxAge / time.Second), DisplayAttrs: expiry("Password maximum age"), Description: "After how long N-central lets the password expire; 0 if it does not."},
 		fieldExpiryWarning:       {Type: framework.TypeDurationSecond, Default: int(defaultExpiryWarning / time.Second), DisplayAttrs: expiry("Expiry warning"), Description: "How long before the end of the password or the User-API token warnings begin."},
 	}
@@ -103,11 +104,15 @@ func configSettings() []setting[store.Config] {
 		{
 			field: fieldPasswordChangedAt,
 			set: func(c *store.Config, data *framework.FieldData) error {
-				at := data.Get(fieldPasswordChangedAt).(time.Time)
+				// The framework's own type for times takes no number, as which a plugin is given Unix time.
+				at, err := parseutil.ParseAbsoluteTime(data.Get(fieldPasswordChangedAt).(string))
+				if err != nil {
+					return errors.New("not a time: give RFC 3339, like 2026-11-03T00:00:00Z, or Unix time in seconds")
+				}
 				if at.After(time.Now().Add(24 * time.Hour)) {
 					return errors.New("it lies in the future: give the day on which the password was last set")
 				}
-				c.PasswordChangedAt = at
+				c.PasswordChangedAt = at.UTC()
 				return nil
 			},
 			reset: func(c *store.Config) { c.PasswordChangedAt = time.Time{} },

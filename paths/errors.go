@@ -21,15 +21,18 @@ import (
 func failed(err error) (*logical.Response, error) {
 	var failure *upstream.Failure
 	var limit *sessions.LimitError
+	var useless *sessions.UselessLifetimeError
 	switch {
 	case errors.Is(err, sessions.ErrNeedsActiveNode):
 		return nil, logical.ErrReadOnly
-	case errors.As(err, &limit), errors.Is(err, sessions.ErrUnknownRole), errors.Is(err, sessions.ErrUnknownConfig):
+	case errors.Is(err, upstream.ErrOutdated):
+		return nil, logical.CodedError(http.StatusConflict, err.Error()+": try again")
+	case errors.As(err, &limit), errors.As(err, &useless), errors.Is(err, sessions.ErrUnknownRole), errors.Is(err, sessions.ErrUnknownConfig):
 		return logical.ErrorResponse(err.Error()), nil
 	case errors.As(err, &failure) && failure.Refused():
 		return logical.ErrorResponse(failure.Error()), nil
 	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled),
-		errors.Is(err, sessions.ErrOvertaken), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		errors.Is(err, sessions.ErrOvertaken), errors.Is(err, sessions.ErrDeadOnArrival), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return nil, logical.CodedError(http.StatusServiceUnavailable, err.Error())
 	case failure != nil:
 		return nil, logical.CodedError(http.StatusBadGateway, err.Error())

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"regexp"
 	"sort"
@@ -15,6 +16,8 @@ import (
 	"github.com/hashicorp/go-secure-stdlib/parseutil"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 const longestName = 128
@@ -26,8 +29,8 @@ func checkName(name string) error {
 	switch {
 	case len(name) > longestName:
 		return fmt.Errorf("a name of %d characters is too long: %d are allowed", len(name), longestName)
-	case !validName.MatchString(name):
-		return errors.New("a name consists of letters, digits, underscores, dots and hyphens, and begins and ends with a letter, digit or underscore")
+	case !validName.MatchString(name), !store.Storable(name):
+		return errors.New("a name consists of letters, digits, underscores, hyphens and single dots, and begins and ends with a letter, digit or underscore")
 	}
 	return nil
 }
@@ -96,6 +99,9 @@ func intSetting[T any](field string, standard, least, most int, of func(*T) *int
 		field: field,
 		set: func(entry *T, data *framework.FieldData) error {
 			value := data.Get(field).(int)
+			if isFraction(data.Raw[field]) {
+				return fmt.Errorf("%v is no whole number: give one from %d to %d", data.Raw[field], least, most)
+			}
 			if value < least || value > most {
 				return fmt.Errorf("%d is out of range: give a number from %d to %d", value, least, most)
 			}
@@ -138,12 +144,24 @@ func wholeSeconds(raw any) (time.Duration, error) {
 	switch {
 	case err != nil:
 		return 0, errors.New("not a duration: give seconds, or a number with a unit like 90s, 5m or 1h")
-	case value < 0:
+	case value < 0, isNegative(raw):
 		return 0, errors.New("a duration cannot be negative")
-	case value%time.Second != 0:
+	case value%time.Second != 0, isFraction(raw):
 		return 0, errors.New("a duration is in whole seconds here")
 	}
 	return value, nil
+}
+
+// isFraction says whether a field was given as a number that is not whole, which conversions would cut off. To a plugin all
+// numbers of a request come as float64.
+func isFraction(raw any) bool {
+	number, isFloat := raw.(float64)
+	return isFloat && number != math.Trunc(number)
+}
+
+func isNegative(raw any) bool {
+	number, isFloat := raw.(float64)
+	return isFloat && number < 0
 }
 
 // between is a check for durations from least to most.

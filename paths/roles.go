@@ -174,10 +174,14 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 }
 
 func roleWarnings(role *store.Role) []string {
+	var warnings []string
 	if role.CredentialType == store.Dedicated && role.MinTTL != nil {
-		return []string{fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL)}
+		warnings = append(warnings, fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL))
 	}
-	return nil
+	if role.TTL > 0 && role.TTL <= 2*time.Second {
+		warnings = append(warnings, fmt.Sprintf("%s: a token with less than 2s left is not handed out, so no token of this role can be", fieldTTL))
+	}
+	return warnings
 }
 
 // checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its life.
@@ -210,7 +214,7 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 // of that fails after the role is gone is the tick's to finish.
 func (a *API) deleteRole(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	if err := a.Store.Roles.Delete(ctx, name); err != nil {
+	if err := a.forgetRole(ctx, name); err != nil {
 		return nil, err
 	}
 	warnings, err := a.Sessions.EndRole(ctx, name)
@@ -218,6 +222,13 @@ func (a *API) deleteRole(ctx context.Context, _ *logical.Request, data *framewor
 		return nil, err
 	}
 	return withWarnings(nil, warnings), nil
+}
+
+// forgetRole deletes the role between the writes of others, one of which would else bring it back.
+func (a *API) forgetRole(ctx context.Context, name string) error {
+	a.Store.Definitions.Lock()
+	defer a.Store.Definitions.Unlock()
+	return a.Store.Roles.Delete(ctx, name)
 }
 
 func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -4,6 +4,7 @@
 package sessions
 
 import (
+	"slices"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/store"
@@ -58,6 +59,6 @@ func (v *view) answer(now time.Time) *Answer {
 		Facts:         &v.facts,
 		Remaining:     v.remaining(now),
 		UntilRotation: store.Remaining(v.rotatesAt, now),
-		Warnings:      v.token.Warnings,
+		Warnings:      slices.Clip(v.token.Warnings), // whoever adds to them gets an array of their own
 	}
 }

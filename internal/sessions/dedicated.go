@@ -61,14 +61,17 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 func (m *Manager) openSession(reader context.Context, config *store.Config, role *store.Role) (*store.Token, error) {
 	m.running.Add(1)
 	defer m.running.Done()
-	server, err := m.upstream.Server(config)
+	server, err := m.server(config)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
 	defer cancel()
 	maxLease := m.maxLeaseTTL()
-	asked := overridesFor(config, role, maxLease)
+	asked, err := overridesFor(config, role, maxLease)
+	if err != nil {
+		return nil, err
+	}
 	grant, err := server.Authenticate(upstream.AwaitedBy(ctx, reader), asked)
 	if grant == nil {
 		return nil, err
@@ -85,21 +88,34 @@ func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case remaining < deadBelow:
-		return ErrOvertaken
+		return ErrDeadOnArrival
 	case minTTL > token.Lifetime():
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
+	if err == nil && wanted {
+		wanted, err = m.livesOrIsTrusted(ctx, config, token)
+	}
 	if err == nil && !wanted {
 		err = ErrOvertaken
 	}
 	return err
 }
 
+// livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
+func (m *Manager) livesOrIsTrusted(ctx context.Context, config *store.Config, token *store.Token) (bool, error) {
+	server, err := m.server(config)
+	if err != nil || token.Suspicion >= server.Learnt(ctx).Suspicion {
+		return err == nil, err
+	}
+	verdict, err := server.Validate(ctx, token)
+	return verdict.Lives, err
+}
+
 // endingWarnings tell of what the end of the lease does not do.
 func (m *Manager) endingWarnings(ctx context.Context, config *store.Config, token *store.Token) []string {
 	var warnings []string
-	server, err := m.upstream.Server(config)
+	server, err := m.server(config)
 	if err != nil {
 		return []string{err.Error()}
 	}

@@ -22,7 +22,7 @@ type Description struct {
 	Suspect          bool
 
 	LastReadAt  time.Time
-	Earlier     int // how many retired and replaced tokens still live
+	Earlier     int // how many retired and replaced tokens still live, and such as are past what was promised
 	LogoutsOwed int
 	Dedicated   bool // the role's sessions are its leases; what else is told is of its time as a shared one
 }
@@ -39,12 +39,10 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 		return nil, err
 	}
 	described := &Description{Dedicated: v.role.CredentialType == store.Dedicated, LogoutsOwed: owed, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now))}
-	if v.token != nil && v.token.LivesAt(now) {
-		described.Earlier--
-	}
 	if !v.alive(now) {
 		return described, nil
 	}
+	described.Earlier-- // the token in hand is not an earlier one
 	described.Live = true
 	described.IssuedAt = v.token.IssuedAt
 	described.ExpiresAt = v.token.ExpiresAt

@@ -99,18 +99,18 @@ func (m *Manager) discard(role string, token store.Token) {
 // is of a debt that storage refused.
 func (m *Manager) logOut(ctx context.Context, role string, token store.Token) (warning string, err error) {
 	until := token.DiesAt.UTC().Format(time.RFC3339)
-	server, reason := m.serverOf(ctx, token.Origin)
-	if server == nil {
+	server, reason, failure := m.serverOf(ctx, token.Origin)
+	if reason != "" {
 		return fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
-	defer cancel()
-	ending, failure := server.Logout(ctx, token.AccessToken)
-	switch ending {
-	case upstream.Ended:
-		return "", nil
-	case upstream.CannotEnd:
-		return fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", token.Config, role, until), nil
+	if failure == nil {
+		var ending upstream.Ending
+		switch ending, failure = m.logOutAt(ctx, server, token); ending {
+		case upstream.Ended:
+			return "", nil
+		case upstream.CannotEnd:
+			return fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", token.Config, role, until), nil
+		}
 	}
 	debt := store.Owed{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
 	if err := m.store.PutOwed(m.storing, role, debt); err != nil {
@@ -120,20 +120,24 @@ func (m *Manager) logOut(ctx context.Context, role string, token store.Token) (w
 	return fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until), nil
 }
 
-// serverOf answers the server that a token may be sent to, or why there is none.
-func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (*upstream.Server, string) {
+func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, token store.Token) (upstream.Ending, error) {
+	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
+	defer cancel()
+	return server.Logout(ctx, token.AccessToken)
+}
+
+// serverOf answers the server that a token may be sent to, or the reason why there is none. The error is of a config that
+// cannot be read just now.
+func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (server *upstream.Server, reason string, err error) {
 	config, err := m.store.Configs.Get(ctx, origin.Config)
 	switch {
 	case err != nil:
-		return nil, err.Error()
+		return nil, "", err
 	case config == nil:
-		return nil, fmt.Sprintf("config %q is no more", origin.Config)
+		return nil, fmt.Sprintf("config %q is no more", origin.Config), nil
 	case config.URL != origin.URL:
-		return nil, fmt.Sprintf("config %q has another url than the session came from", origin.Config)
+		return nil, fmt.Sprintf("config %q has another url than the session came from", origin.Config), nil
 	}
-	server, err := m.upstream.Server(config)
-	if err != nil {
-		return nil, err.Error()
-	}
-	return server, ""
+	server, err = m.server(config)
+	return server, "", err
 }

@@ -88,7 +88,7 @@ func (m *Manager) outdated(ctx context.Context, slot *slot, v *view) (bool, erro
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
 func (m *Manager) startAhead(ctx context.Context, slot *slot, v *view, now time.Time) {
-	server, err := m.upstream.Server(v.config)
+	server, err := m.server(v.config)
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
 	}

@@ -28,10 +28,20 @@ var (
 	// ErrNeedsActiveNode says that the read cannot be answered from what is stored: it needs N-central, or the active
 	// node is to see it.
 	ErrNeedsActiveNode = errors.New("the active node must answer this read")
+	// ErrDeadOnArrival says that the answer with a new token took longer than the token lived.
+	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role a longer ttl, or try again")
 	// ErrOvertaken says that the role's sessions were ended, or its role or config changed, while a token was obtained for
 	// it, and again while it was tried anew.
 	ErrOvertaken = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
 )
+
+// UselessLifetimeError says that tokens of the role live too short to be handed out.
+type UselessLifetimeError struct{ Lifetime time.Duration }
+
+func (e *UselessLifetimeError) Error() string {
+	return fmt.Sprintf("a token of this role would live for %s, and one with less than %s left is not handed out: give the role a longer ttl, "+
+		"or the mount a longer max_lease_ttl", e.Lifetime, deadBelow)
+}
 
 // LimitError says that a reader asked for more remaining life than tokens of the role can have.
 type LimitError struct {
@@ -168,6 +178,15 @@ func (m *Manager) look(ctx context.Context, name string) (*slot, *view, bool, er
 	return slot, v, fromStorage, nil
 }
 
+// server answers the server of that version of the config. Where a newer one followed it, the caller was overtaken.
+func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
+	server, err := m.upstream.Server(config)
+	if errors.Is(err, upstream.ErrOutdated) {
+		err = ErrOvertaken
+	}
+	return server, err
+}
+
 // definition answers the role and its config.
 func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *store.Config, error) {
 	role, err := m.store.Roles.Get(ctx, name)
@@ -221,6 +240,11 @@ func (v *view) alive(now time.Time) bool { return v.remaining(now) >= deadBelow 
 // goodEnough says whether the token has the remaining life that the role and the reader ask for.
 func (v *view) goodEnough(now time.Time, want Want) bool {
 	return v.alive(now) && v.remaining(now) >= max(v.minTTL, want.MinTTL)
+}
+
+// holds says whether the view's token is that one.
+func (v *view) holds(token *store.Token) bool {
+	return v.token != nil && token != nil && v.token.AccessToken == token.AccessToken
 }
 
 func (v *view) dueAhead(now time.Time) bool { return store.Remaining(v.aheadFrom, now) <= 0 }

@@ -17,7 +17,7 @@ import (
 // obtain gets a token for the flight's role: by refresh where that harms no reader, else by authenticate. A token beside
 // an error is of a session that was opened and must be ended.
 func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Token, error) {
-	server, err := m.upstream.Server(f.config)
+	server, err := m.server(f.config)
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,10 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 		return nil, err
 	}
 	maxLease := m.maxLeaseTTL()
-	asked := overridesFor(f.config, f.role, maxLease)
+	asked, err := overridesFor(f.config, f.role, maxLease)
+	if err != nil {
+		return nil, err
+	}
 
 	if session.Serves(f.config, f.role) && m.mayRefresh(ctx, slot, server, session.Current) {
 		grant, err := server.Refresh(ctx, session.Current.RefreshToken, asked)
@@ -40,7 +43,9 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 		if errors.As(err, &failure) && (failure.Down() || failure.Kind == ncentral.KindCanceled) {
 			return nil, err
 		}
-		slot.refreshRefused(session.Current.RefreshToken)
+		if failure != nil && failure.Final() {
+			slot.refreshRefused(session.Current.RefreshToken)
+		}
 		m.logger.Info("refresh did not bring a token: authenticating", "role", slot.role, "config", f.config.Name, "error", err)
 	}
 
@@ -58,14 +63,14 @@ func (m *Manager) mayRefresh(ctx context.Context, slot *slot, server *upstream.S
 	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || slot.wasRefused(token.RefreshToken) {
 		return false
 	}
-	if !token.LivesAt(now) {
-		return true
-	}
-	for _, left := range server.LearnBeforeRotating(ctx) {
-		m.Discard(slot.role, token.Origin, left)
+	if token.LivesAt(now) {
+		for _, left := range server.LearnBeforeRotating(ctx) {
+			m.Discard(slot.role, token.Origin, left)
+		}
 	}
 	learnt := server.Learnt(ctx)
-	return !learnt.RefreshRefused && learnt.RefreshEndsPredecessor != nil && !*learnt.RefreshEndsPredecessor
+	keepsPredecessor := learnt.RefreshEndsPredecessor != nil && !*learnt.RefreshEndsPredecessor
+	return !learnt.RefreshRefused && (keepsPredecessor || !token.LivesAt(now))
 }
 
 func (s *slot) refreshRefused(refreshToken string) {
@@ -80,8 +85,13 @@ func (s *slot) wasRefused(refreshToken string) bool {
 	return s.spent == refreshToken
 }
 
-func overridesFor(config *store.Config, role *store.Role, maxLease time.Duration) ncentral.Overrides {
-	return ncentral.Overrides{Access: accessToAsk(role.TTL, maxLease), Refresh: config.RefreshTokenTTL}
+// overridesFor are the lifetimes to ask for. It is an error where none that may be promised is of use: no call is made then.
+func overridesFor(config *store.Config, role *store.Role, maxLease time.Duration) (ncentral.Overrides, error) {
+	asked := ncentral.Overrides{Access: accessToAsk(role.TTL, maxLease), Refresh: config.RefreshTokenTTL}
+	if asked.Access > 0 && asked.Access <= deadBelow {
+		return asked, &UselessLifetimeError{Lifetime: asked.Access}
+	}
+	return asked, nil
 }
 
 // accessToAsk is the access-token lifetime to ask N-central for; zero leaves it to N-central. No more than the mount's

@@ -42,6 +42,11 @@ func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, er
 	if suspect || want.Validate {
 		return m.validateAndAnswer(ctx, slot, v, want)
 	}
+	return m.answerGoodEnough(ctx, slot, v, want, now)
+}
+
+// answerGoodEnough hands the view's token out, and starts its rotation where that is due soon.
+func (m *Manager) answerGoodEnough(ctx context.Context, slot *slot, v *view, want Want, now time.Time) (*Answer, error) {
 	if v.dueAhead(now) {
 		if want.Stored {
 			return nil, ErrNeedsActiveNode
@@ -70,6 +75,7 @@ func (s *slot) checkLimit(v *view, want Want) error {
 
 // validateAndAnswer hands the view's token out if N-central says that it lives, and a new one if it does not. Where
 // N-central cannot be asked, that is the error for a reader who asked for validation; for others a new token is tried.
+// N-central's answer is of use only if the token is still the one to hand out when it comes.
 func (m *Manager) validateAndAnswer(ctx context.Context, slot *slot, v *view, want Want) (*Answer, error) {
 	if want.Stored {
 		return nil, ErrNeedsActiveNode
@@ -78,25 +84,27 @@ func (m *Manager) validateAndAnswer(ctx context.Context, slot *slot, v *view, wa
 	if err != nil && want.Validate {
 		return nil, err
 	}
-	if lives {
-		now := time.Now()
-		slot.readAt(now)
-		return v.answer(now), nil
-	}
-	_, v, _, err = m.look(ctx, slot.role)
+	validated := v.token
+	slot, v, _, err = m.look(ctx, slot.role)
 	if err != nil {
 		return nil, err
 	}
-	return m.obtainAndAnswer(ctx, slot, v, want)
+	now := time.Now()
+	switch {
+	case !v.goodEnough(now, want), !lives && v.holds(validated):
+		return m.obtainAndAnswer(ctx, slot, v, want)
+	case v.holds(validated):
+		return m.answerGoodEnough(ctx, slot, v, want, now)
+	}
+	return m.read(ctx, slot.role, want)
 }
 
-// obtainAndAnswer waits for a new token. A reader who can do with the token in hand waits for the first attempt alone, and
-// gets that token where the attempt fails.
+// obtainAndAnswer waits for a new token. A reader who can do with the token in hand waits no longer than a first attempt
+// takes, and gets that token where it fails.
 func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want Want) (*Answer, error) {
 	if want.Stored {
 		return nil, ErrNeedsActiveNode
 	}
-	canServeStale := !want.Validate && v.alive(time.Now()) && v.remaining(time.Now()) >= want.MinTTL
 	flight, err := m.join(ctx, slot, v)
 	if err != nil {
 		return nil, err
@@ -105,13 +113,20 @@ func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want
 		return m.read(ctx, slot.role, want)
 	}
 	flight.awaited.Store(true)
+	now := time.Now()
 	var failedOnce <-chan struct{}
+	var patience <-chan time.Time
+	canServeStale := !want.Validate && v.alive(now) && v.remaining(now) >= want.MinTTL
 	if canServeStale {
-		failedOnce = flight.failedOnce
+		timer := time.NewTimer(v.config.RequestTimeout)
+		defer timer.Stop()
+		failedOnce, patience = flight.failedOnce, timer.C
 	}
 	select {
 	case <-flight.done:
 	case <-failedOnce:
+	case <-patience:
+		flight.attemptFailed(fmt.Errorf("config %q: N-central has not answered within %s; it is waited for", v.config.Name, v.config.RequestTimeout))
 	case <-flight.overtaken:
 		return nil, ErrOvertaken
 	case <-ctx.Done():
@@ -127,17 +142,35 @@ func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want
 	return nil, failure
 }
 
+// answerNew hands out the token that a flight brought. One that another session of the same user may have ended in the
+// meantime is validated first; where it was, the reader starts over.
 func (m *Manager) answerNew(ctx context.Context, slot *slot, want Want) (*Answer, error) {
-	_, v, _, err := m.look(ctx, slot.role)
+	slot, v, _, err := m.look(ctx, slot.role)
 	if err != nil {
 		return nil, err
 	}
 	if err := slot.checkLimit(v, want); err != nil {
 		return nil, err
 	}
+	if v.token == nil {
+		return nil, ErrOvertaken
+	}
+	suspect, err := m.suspect(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	if suspect {
+		lives, err := m.validate(ctx, slot, v)
+		if err != nil {
+			return nil, err
+		}
+		if !lives {
+			return nil, ErrOvertaken
+		}
+	}
 	now := time.Now()
 	if !v.alive(now) {
-		return nil, ErrOvertaken
+		return nil, ErrDeadOnArrival
 	}
 	slot.readAt(now)
 	return v.answer(now), nil
@@ -146,8 +179,17 @@ func (m *Manager) answerNew(ctx context.Context, slot *slot, want Want) (*Answer
 // shortestStaleWait is what an answer that hands out a stale token says at least of when to come back.
 const shortestStaleWait = 15 * time.Second
 
-// answerStale hands out the token in hand for want of a new one. A suspect token must have been validated for that.
+// answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
+// have been validated for that.
 func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, failure error) (*Answer, error) {
+	inHand := v.token
+	slot, v, _, err := m.look(ctx, slot.role)
+	if err != nil {
+		return nil, err
+	}
+	if !v.holds(inHand) {
+		return nil, ErrOvertaken
+	}
 	suspect, err := m.suspect(ctx, v)
 	if err != nil {
 		return nil, err
@@ -161,7 +203,7 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, failure 
 	if !v.alive(now) {
 		return nil, failure
 	}
-	server, err := m.upstream.Server(v.config)
+	server, err := m.server(v.config)
 	if err != nil {
 		return nil, err
 	}
@@ -169,9 +211,10 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, failure 
 	slot.readAt(now)
 	answer := v.answer(now)
 	if answer.UntilRotation <= 0 {
-		answer.UntilRotation = min(max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait), answer.Remaining)
+		next := max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait)
+		answer.UntilRotation = min(next, answer.Remaining.Truncate(time.Second))
 	}
-	answer.Warnings = append(answer.Warnings[:len(answer.Warnings):len(answer.Warnings)], fmt.Sprintf(
+	answer.Warnings = append(answer.Warnings, fmt.Sprintf(
 		"no new token could be had, so this is the one from before, which lives until %s: %s", v.facts.ExpiresAt, failure))
 	return answer, nil
 }

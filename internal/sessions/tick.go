@@ -6,6 +6,7 @@ package sessions
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,7 +27,7 @@ const (
 
 // Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what lapsed, rotates the
 // tokens that were read since they were obtained and are due soon, asks after one live token of each config, and tries the
-// logouts owed. It is for the active node, once a minute.
+// logouts owed. It is for the active node, once a minute. What its time does not suffice for is left to the next tick.
 func (m *Manager) Tick(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tickLimit)
 	defer cancel()
@@ -34,21 +35,51 @@ func (m *Manager) Tick(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	debts := make(chan error)
+	go func() { debts <- errors.Join(m.payDebts(ctx), m.forgetServers(ctx)) }()
+
+	rotated := m.rotateDue(ctx, roles)
+	m.inspectEach(ctx, roles, rotated)
+	if err := <-debts; ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// rotateDue tidies the roles' sessions, rotates those that are due, and answers the configs of which it obtained a token.
+func (m *Manager) rotateDue(ctx context.Context, roles []string) (rotated map[string]bool) {
+	var mu sync.Mutex
+	rotated = map[string]bool{}
 	var rotations errgroup.Group
 	rotations.SetLimit(workAtATime)
-	live := map[string]*liveToken{}
 	for _, role := range roles {
 		slot, v, err := m.tidy(ctx, role)
 		if err != nil {
 			m.logger.Warn("a session could not be looked after", "role", role, "error", err)
+		}
+		if v == nil || !v.dueAhead(time.Now()) || slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
 			continue
 		}
-		if v == nil {
+		rotations.Go(func() error {
+			if m.rotate(ctx, slot, v) {
+				mu.Lock()
+				defer mu.Unlock()
+				rotated[v.config.Name] = true
+			}
+			return nil
+		})
+	}
+	_ = rotations.Wait()
+	return rotated
+}
+
+// inspectEach asks after one live token of each config, save those of which a token was obtained just now.
+func (m *Manager) inspectEach(ctx context.Context, roles []string, rotated map[string]bool) {
+	live := map[string]*liveToken{}
+	for _, role := range roles {
+		slot, v, _, err := m.look(ctx, role)
+		if err != nil || !v.alive(time.Now()) || rotated[v.config.Name] {
 			continue
-		}
-		now := time.Now()
-		if v.dueAhead(now) && !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
-			rotations.Go(func() error { m.rotate(ctx, slot, v); return nil })
 		}
 		if known := live[v.config.Name]; known == nil || v.token.ExpiresAt.After(known.view.token.ExpiresAt) {
 			live[v.config.Name] = &liveToken{slot: slot, view: v}
@@ -59,10 +90,7 @@ func (m *Manager) Tick(ctx context.Context) error {
 	for _, token := range live {
 		inspections.Go(func() error { m.inspect(ctx, token); return nil })
 	}
-	err = errors.Join(m.payDebts(ctx), m.forgetServers(ctx))
-	_ = rotations.Wait()
 	_ = inspections.Wait()
-	return err
 }
 
 // forgetServers removes what this cluster learnt of servers whose config was deleted on another.
@@ -118,49 +146,52 @@ func (m *Manager) removeLapsed(ctx context.Context, slot *slot) error {
 	return m.store.Sessions.Delete(ctx, slot.role)
 }
 
-// rotate obtains a new token for the role and waits for it.
-func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) {
-	flight, err := m.join(ctx, slot, v)
-	if err != nil {
-		m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+// rotate obtains a new token for the role, waits for it, and says whether it came.
+func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) bool {
+	if ctx.Err() != nil {
+		return false
 	}
+	flight, err := m.join(ctx, slot, v)
 	if flight == nil {
-		return
+		if err != nil {
+			m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+		}
+		return false
 	}
 	select {
 	case <-flight.done:
 		if err := flight.failure(); err != nil {
 			m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+			return false
 		}
+		return true
 	case <-flight.overtaken:
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // inspect asks N-central whether the token lives, and once an hour whether a data call succeeds with it. A dead token that
 // has readers is replaced at once; that it died makes the config's other tokens suspect.
 func (m *Manager) inspect(ctx context.Context, token *liveToken) {
 	slot, v := token.slot, token.view
-	lives, err := m.validate(ctx, slot, v)
+	server, err := m.server(v.config)
 	if err != nil {
 		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
 		return
 	}
-	if !lives {
+	lives, err := m.validate(ctx, slot, v)
+	switch {
+	case err != nil:
+		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
+	case lives && m.probeIsDue(v.config.Name):
+		server.Probe(ctx, v.token.AccessToken)
+	case !lives:
+		server.Suspect(ctx)
 		if _, now, _, err := m.look(ctx, slot.role); err == nil && !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
 			m.rotate(ctx, slot, now)
 		}
-		return
 	}
-	if !m.probeIsDue(v.config.Name) {
-		return
-	}
-	server, err := m.upstream.Server(v.config)
-	if err != nil {
-		m.logger.Warn("the data call could not be made", "config", v.config.Name, "error", err)
-		return
-	}
-	server.Probe(ctx, v.token.AccessToken)
 }
 
 func (m *Manager) probeIsDue(config string) bool {
@@ -192,8 +223,11 @@ func (m *Manager) pay(ctx context.Context, debt store.Owed) error {
 	if store.Remaining(debt.DiesAt, time.Now()) <= 0 {
 		return m.store.DeleteOwed(ctx, debt)
 	}
-	server, why := m.serverOf(ctx, debt.Origin)
-	if server == nil {
+	server, why, err := m.serverOf(ctx, debt.Origin)
+	if err != nil {
+		return err
+	}
+	if why != "" {
 		m.logger.Warn("a logout owed is given up", "config", debt.Config, "reason", why, "lives_until", debt.DiesAt.UTC().Format(time.RFC3339))
 		return m.store.DeleteOwed(ctx, debt)
 	}

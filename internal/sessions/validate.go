@@ -5,6 +5,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/store"
@@ -13,15 +14,16 @@ import (
 // validationStands is for how long the last validation of a token is not repeated.
 const validationStands = time.Second
 
-// validation is the last time that N-central said of a token that it lives.
+// validation is what N-central last said of a token.
 type validation struct {
 	accessToken string
 	at          time.Time
+	failure     error // why it could not be asked; nil where it said that the token lives
 }
 
 // validatedAt is when the token was last known to live by N-central's word.
 func (s *slot) validatedAt(token *store.Token) time.Time {
-	if last := s.validated.Load(); last != nil && last.accessToken == token.AccessToken {
+	if last := s.validated.Load(); last != nil && last.failure == nil && last.accessToken == token.AccessToken {
 		return last.at
 	}
 	return token.LastValidatedAt
@@ -33,8 +35,8 @@ func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (lives bool
 	last := slot.validated.Load()
 	if last != nil && last.accessToken == v.token.AccessToken && time.Since(last.at) < validationStands {
 		suspect, err := m.suspect(ctx, v)
-		if err != nil || !suspect {
-			return err == nil, err
+		if err != nil || last.failure != nil || !suspect {
+			return err == nil && last.failure == nil, errors.Join(err, last.failure)
 		}
 	}
 	answer := slot.validations.DoChan(v.token.AccessToken, func() (any, error) {
@@ -54,23 +56,28 @@ func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (lives bool
 }
 
 func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (bool, error) {
-	server, err := m.upstream.Server(v.config)
+	server, err := m.server(v.config)
 	if err != nil {
 		return false, err
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
 	suspicion := server.Learnt(ctx).Suspicion
-	lives, err := server.Validate(ctx, v.token.AccessToken)
+	verdict, err := server.Validate(ctx, v.token)
+	now := time.Now()
 	if err != nil {
+		slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now, failure: err})
 		return false, err
 	}
-	if !lives {
-		server.FoundDead(ctx, v.token)
-		m.logger.Warn("a token died before its time and is replaced", "role", slot.role, "config", v.config.Name)
-		m.changeCurrent(slot, v.token, nil)
+	if !verdict.Lives {
+		// A token that the engine itself ended or replaced in the meantime tells nothing of the server.
+		if m.changeCurrent(slot, v.token, nil) {
+			m.logger.Warn("a token died before its time and is replaced", "role", slot.role, "config", v.config.Name)
+			if verdict.Unexplained {
+				server.ForgetLearnt(ctx)
+			}
+		}
 		return false, nil
 	}
-	now := time.Now()
 	slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now})
 	if v.token.Suspicion < suspicion {
 		trusted := *v.token
@@ -80,14 +87,14 @@ func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (boo
 	return true, nil
 }
 
-// changeCurrent puts another token, or none, in the place of the role's current one, unless that is the current one no
-// more. What storage refuses is changed in memory.
-func (m *Manager) changeCurrent(slot *slot, from, to *store.Token) {
+// changeCurrent puts another token, or none, in the place of the role's current one, and says whether that was still the
+// current one. What storage refuses is changed in memory.
+func (m *Manager) changeCurrent(slot *slot, from, to *store.Token) (changed bool) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	session, err := m.store.Sessions.Get(m.storing, slot.role)
 	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != from.AccessToken {
-		return
+		return false
 	}
 	next := *session
 	next.Current, next.LastReadAt = to, slot.lastReadAt(session)
@@ -95,4 +102,5 @@ func (m *Manager) changeCurrent(slot *slot, from, to *store.Token) {
 		m.logger.Warn("what was found of a token could not be stored", "role", slot.role, "error", err)
 		m.store.Sessions.Keep(slot.role, &next)
 	}
+	return true
 }

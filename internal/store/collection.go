@@ -30,6 +30,9 @@ type Collection[T any] struct {
 	changes uint64 // counts writes and invalidations: what was read before one is not kept after it
 }
 
+// Storable says whether Vault's storage takes the name: it refuses keys with two dots in a row.
+func Storable(name string) bool { return !strings.Contains(name, "..") }
+
 // Get answers the entry of that name, or nil where there is none. A name that memory holds costs no storage call.
 func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
 	entry, _, err := c.Find(ctx, name)
@@ -38,6 +41,9 @@ func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
 
 // Find is Get, and says whether storage had to be asked.
 func (c *Collection[T]) Find(ctx context.Context, name string) (entry *T, fromStorage bool, err error) {
+	if !Storable(name) {
+		return nil, false, nil
+	}
 	c.mu.RLock()
 	entry, known := c.entries[name]
 	before := c.changes
@@ -96,6 +102,9 @@ func (c *Collection[T]) Keep(name string, entry *T) {
 
 // Delete removes the entry from storage and memory. Deleting what is not there is no error.
 func (c *Collection[T]) Delete(ctx context.Context, name string) error {
+	if !Storable(name) {
+		return nil
+	}
 	c.writes.Lock()
 	defer c.writes.Unlock()
 	if err := c.storage.Delete(ctx, c.prefix+name); err != nil {

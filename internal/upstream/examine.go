@@ -48,7 +48,7 @@ const (
 // every session that it opened. No step is retried, and the whole ends within the config's FlightLimit. It is made in
 // spite of a cool-down, and lifts it where it passes. What it learnt of the server is stored.
 func (s *Server) Check(ctx context.Context) *Report {
-	report := s.examine(ctx, toCheck)
+	report := s.examine(ctx, toCheck, s)
 	s.Adopt(ctx, report)
 	return report
 }
@@ -57,30 +57,28 @@ func (s *Server) Check(ctx context.Context) *Report {
 // the stored one, save that tokens which the new sessions may have ended are suspect. Once the config is stored, its
 // server is to Adopt the report.
 func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) (*Report, error) {
-	server, err := r.newServer(candidate, newRecord())
+	server, err := r.newServer(candidate, r.Record(candidate.Name).apart())
 	if err != nil {
 		return nil, err
 	}
 	defer server.client.CloseIdleConnections()
-	report := server.examine(ctx, toCheck)
-	if report.Failed != nil && report.mayHaveEndedOthers() && stored != nil && stored.URL == candidate.URL {
-		if current, err := r.Server(stored); err == nil {
-			current.Suspect(context.WithoutCancel(ctx))
+	var inForce *Server
+	if stored != nil && stored.URL == candidate.URL {
+		if inForce, err = r.Server(stored); err != nil {
+			return nil, err
 		}
 	}
-	return report, nil
+	return server.examine(ctx, toCheck, inForce), nil
 }
 
 // Adopt stores what an examination taught. One that passed lifts cool-down and back-off; one whose User-API token was
 // refused begins a cool-down.
 func (s *Server) Adopt(ctx context.Context, report *Report) {
 	ctx = context.WithoutCancel(ctx)
+	passed := report.Failed == nil && report.purpose == toCheck
 	s.teach(ctx, func(l *store.Learnt) {
-		if report.mayHaveEndedOthers() {
-			l.Suspicion++
-		}
 		mergeLearnt(l, report.Learnt)
-		if report.Failed == nil && report.purpose == toCheck {
+		if passed {
 			// The administrator may have raised the limits since: ask again.
 			l.AccessOverrideRefused, l.RefreshOverrideRefused = 0, 0
 		}
@@ -90,7 +88,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 		s.record.probed(report.failure)
 	case report.failure != nil && !report.authenticated:
 		s.noteObtained(ctx, report.authenticateSent, report.failure)
-	case report.Failed == nil && report.purpose == toCheck:
+	case passed:
 		s.mu.Lock()
 		s.refused.lift()
 		s.silent.lift()
@@ -100,18 +98,18 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	}
 }
 
-// mayHaveEndedOthers says whether the examination's sessions may have ended others of the same user.
-func (r *Report) mayHaveEndedOthers() bool {
-	ends := r.Learnt.AuthenticateEndsEarlierSessions
-	return r.authenticated && (ends == nil || *ends)
-}
-
-func (s *Server) examine(ctx context.Context, purpose purpose) *Report {
+// examine makes the steps that serve the purpose. inForce is the server whose tokens the examination's sessions may end, nil
+// where there is none.
+func (s *Server) examine(ctx context.Context, purpose purpose, inForce *Server) *Report {
 	// A caller that hangs up would leave a session open that nobody knows of.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.FlightLimit())
 	defer cancel()
-	e := &examination{server: s, client: s.client.WithoutRetries()}
+	e := &examination{server: s, inForce: inForce, client: s.client.WithoutRetries()}
 	e.report.purpose = purpose
+	if inForce != nil {
+		endOpening := inForce.beginOpening()
+		defer endOpening()
+	}
 	e.run(ctx)
 	return &e.report
 }
@@ -140,10 +138,11 @@ func mergeLearnt(into *store.Learnt, found store.Learnt) {
 
 // examination is one run of the steps.
 type examination struct {
-	server *Server
-	client *ncentral.Client
-	report Report
-	open   []Grant // the sessions to end, the newest last
+	server  *Server
+	inForce *Server
+	client  *ncentral.Client
+	report  Report
+	open    []Grant // the sessions to end, the newest last
 }
 
 func (e *examination) run(ctx context.Context) {
@@ -191,6 +190,9 @@ func (e *examination) links(ctx context.Context) (string, error) {
 func (e *examination) authenticate(ctx context.Context) (string, error) {
 	e.report.authenticateSent = time.Now()
 	session, err := e.client.Authenticate(ctx, e.server.config.UserAPIToken, ncentral.Overrides{})
+	if e.inForce != nil && (err == nil || e.inForce.mayHaveOpened(ctx, err)) && e.inForce.mayEndEarlier(ctx) {
+		e.inForce.Suspect(context.WithoutCancel(ctx))
+	}
 	if err != nil {
 		return "", e.failure(ncentral.CallAuthenticate, err)
 	}

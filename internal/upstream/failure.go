@@ -64,6 +64,15 @@ func (f *Failure) Refused() bool {
 // Down says that N-central does not answer, or is too busy to: time may mend it.
 func (f *Failure) Down() bool { return callsForPatience(f.Kind) }
 
+// Final says that N-central has judged the call: made again, it would be answered the same.
+func (f *Failure) Final() bool {
+	switch f.Kind {
+	case ncentral.KindRefused, ncentral.KindForbidden, ncentral.KindBadRequest, ncentral.KindNotFound:
+		return true
+	}
+	return false
+}
+
 // Remedy is what a person can do about it; empty where that is not known.
 func (f *Failure) Remedy() string {
 	var answered *ncentral.Error
@@ -85,9 +94,9 @@ func (f *Failure) Remedy() string {
 	case ncentral.KindMalformed, ncentral.KindNotFound:
 		return "check that url is the base URL of an N-central server, without /api, and that no proxy or login page " +
 			"answers in its place"
-	case ncentral.KindServerError:
+	case ncentral.KindServerError, ncentral.KindHiddenError:
 		if f.Step == ncentral.CallData {
-			return "where authenticate works and data calls answer 500, the API user's password has most likely " +
+			return "where authenticate works and data calls fail like this, the API user's password has most likely " +
 				"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
 		}
 	case ncentral.KindQueued:

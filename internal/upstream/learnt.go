@@ -34,21 +34,22 @@ func (s *Server) Suspect(ctx context.Context) int64 {
 	return s.teach(ctx, func(l *store.Learnt) { l.Suspicion++ }).Suspicion
 }
 
-// FoundDead notes that a token of the config was found dead before its time. Where nothing had cast suspicion on it, the
-// server has changed: what was learnt is forgotten and every token of the config is suspect.
-func (s *Server) FoundDead(ctx context.Context, token *store.Token) {
-	if token.Suspicion < s.Learnt(ctx).Suspicion {
-		return
-	}
+// ForgetLearnt forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
+func (s *Server) ForgetLearnt(ctx context.Context) {
 	s.teach(ctx, func(l *store.Learnt) { *l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion + 1} })
 }
 
-// suspectEarlier casts suspicion on the tokens that this server's authenticate may have ended, and answers the count of
-// suspicions that the new token is above. Of two authenticates that overlapped, either may have ended the other's session.
+// mayEndEarlier says whether, for all that is known, this server's authenticate ends the user's earlier sessions.
+func (s *Server) mayEndEarlier(ctx context.Context) bool {
+	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
+	return ends == nil || *ends
+}
+
+// suspectEarlier casts suspicion on the tokens that an authenticate may have ended, and answers the count of suspicions that
+// the new token is above. Of two authenticates that overlapped, either may have ended the other's session.
 func (s *Server) suspectEarlier(ctx context.Context, overlapped bool) int64 {
-	learnt := s.Learnt(ctx)
-	if ends := learnt.AuthenticateEndsEarlierSessions; ends != nil && !*ends {
-		return learnt.Suspicion
+	if !s.mayEndEarlier(ctx) {
+		return s.Learnt(ctx).Suspicion
 	}
 	count := s.Suspect(ctx)
 	if overlapped {
@@ -91,7 +92,7 @@ func (s *Server) LearnBeforeRotating(ctx context.Context) (left []Grant) {
 		return nil
 	}
 	s.learning.Do("", func() (any, error) {
-		report := s.examine(ctx, toRotate)
+		report := s.examine(ctx, toRotate, s)
 		s.Adopt(ctx, report)
 		left = report.Left
 		if !s.knowsHowToRotate(ctx) {

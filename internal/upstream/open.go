@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -36,25 +37,50 @@ type openings struct{ underWay, begun int }
 // Authenticate opens a session. During a cool-down or back-off it answers the *Failure that began it, without a call. A
 // Grant beside an error is a session that was opened and cannot be used: it is the caller's to end.
 func (s *Server) Authenticate(ctx context.Context, asked ncentral.Overrides) (*Grant, error) {
-	if failure := s.pausedAt(time.Now(), &s.refused); failure != nil {
+	sent := time.Now()
+	if failure := s.pausedAt(sent, &s.refused); failure != nil {
 		return nil, failure.ofCallNotMade(ncentral.CallAuthenticate)
 	}
-	sent := time.Now()
-	begun := s.beginOpening()
+	endOpening := s.beginOpening()
 	grant, err := s.open(ctx, ncentral.CallAuthenticate, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
 		return s.client.Authenticate(ctx, s.config.UserAPIToken, overrides)
 	})
-	overlapped := s.endOpening(begun)
+	overlapped := endOpening()
 	s.noteObtained(ctx, sent, err)
-	if err != nil {
-		return grant, err
+	switch {
+	case err == nil:
+		grant.Suspicion = s.suspectEarlier(ctx, overlapped)
+	case s.mayHaveOpened(ctx, err):
+		s.Suspect(ctx)
 	}
-	grant.Suspicion = s.suspectEarlier(ctx, overlapped)
-	return grant, nil
+	return grant, err
+}
+
+// mayHaveOpened says whether an authenticate that failed may all the same have opened a session that ended earlier ones.
+// Where it is not known that this server ends any, a call whose answer was lost is taken to have opened none, or tokens
+// that live could not be handed out while N-central is down.
+func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
+	kind := ncentral.KindOf(err)
+	if kind == ncentral.KindMalformed {
+		return s.mayEndEarlier(ctx)
+	}
+	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
+	if ends == nil || !*ends || (kind != ncentral.KindTimeout && kind != ncentral.KindUnreachable) {
+		return false
+	}
+	var failure *Failure
+	var answered *ncentral.Error
+	var connecting *net.OpError
+	neverSent := errors.As(err, &failure) && failure.NotMade ||
+		errors.As(err, &answered) && answered.TLSProblem ||
+		errors.As(err, &connecting) && connecting.Op == "dial"
+	return !neverSent
 }
 
 // Refresh renews a session: N-central answers a new access token and a new refresh token. See Authenticate.
 func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentral.Overrides) (*Grant, error) {
+	// An authenticate that overtakes the refresh may end what it brings.
+	suspicion := s.Learnt(ctx).Suspicion
 	grant, err := s.open(ctx, ncentral.CallRefresh, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
 		return s.client.Refresh(ctx, refreshToken, overrides)
 	})
@@ -66,7 +92,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentra
 		return grant, err
 	}
 	s.record.obtained(nil)
-	grant.Suspicion = s.Learnt(ctx).Suspicion
+	grant.Suspicion = suspicion
 	return grant, nil
 }
 
@@ -93,6 +119,9 @@ func (s *Server) open(
 	grant, err := s.judge(step, session, sent)
 	if err == nil && sent.Access != asked.Access {
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a lifetime of %s, and granted %s", asked.Access, grant.Access))
+	}
+	if err == nil && sent.Refresh != asked.Refresh {
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a refresh-token lifetime of %s, and granted %s", asked.Refresh, grant.Refresh))
 	}
 	return grant, err
 }
@@ -187,18 +216,25 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 	}
 }
 
-func (s *Server) beginOpening() (begun int) {
+// beginOpening notes that an authenticate begins. What it answers notes the end, and says whether another was under way at
+// any time in between.
+func (s *Server) beginOpening() (end func() (overlapped bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	others := s.openings.underWay
 	s.openings.begun++
 	s.openings.underWay++
-	return s.openings.begun
+	begun := s.openings.begun
+	return func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.openings.underWay--
+		return others > 0 || s.openings.begun > begun
+	}
 }
 
-// endOpening says whether another authenticate was under way at any time since that one began.
-func (s *Server) endOpening(begun int) (overlapped bool) {
+func (s *Server) openingsSoFar() openings {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.openings.underWay--
-	return s.openings.underWay > 0 || s.openings.begun > begun
+	return s.openings
 }

@@ -24,7 +24,7 @@ const (
 // Record is how one config's server fared since this process started. It outlasts the config's versions.
 type Record struct {
 	// learning is held while what was learnt is changed, so that no change is lost.
-	learning sync.Mutex
+	learning *sync.Mutex
 
 	mu          sync.Mutex
 	asked       bool
@@ -33,7 +33,10 @@ type Record struct {
 	servedStale time.Time // until when the token lives that was last handed out for want of a new one
 }
 
-func newRecord() *Record { return &Record{} }
+func newRecord() *Record { return &Record{learning: &sync.Mutex{}} }
+
+// apart answers a record of its own for a config that is not stored: what is learnt lies in one place for both.
+func (r *Record) apart() *Record { return &Record{learning: r.learning} }
 
 // State says how the config fares at that time.
 func (r *Record) State(config *store.Config, now time.Time) State {

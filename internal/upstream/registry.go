@@ -7,6 +7,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 
@@ -40,13 +41,20 @@ func NewRegistry(entries *store.Store, logger hclog.Logger, dial DialContext) *R
 	}
 }
 
-// Server answers the server of that version of the config. A new version starts without cool-down and back-off.
+// ErrOutdated says that the config is not the newest version that the registry has seen.
+var ErrOutdated = errors.New("the config was changed in the meantime")
+
+// Server answers the server of that version of the config. A new version starts without cool-down and back-off; of a version
+// that a newer one has followed there is none any more.
 func (r *Registry) Server(config *store.Config) (*Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	server, known := r.servers[config.Name]
-	if known && server.config.WrittenAt.Equal(config.WrittenAt) {
+	switch {
+	case known && server.config.WrittenAt.Equal(config.WrittenAt):
 		return server, nil
+	case known && server.config.WrittenAt.After(config.WrittenAt):
+		return nil, ErrOutdated
 	}
 	fresh, err := r.newServer(config, r.record(config.Name))
 	if err != nil {

@@ -63,14 +63,23 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 	}, nil
 }
 
-// Validate asks whether the access token lives. It answers false for a token that N-central does not accept any more, and
-// a *Failure where N-central could not be asked.
-func (s *Server) Validate(ctx context.Context, accessToken string) (lives bool, err error) {
-	err = s.call(ncentral.CallValidate, func() error { return s.client.Validate(ctx, accessToken) })
+// Verdict is what N-central said of an access token.
+type Verdict struct {
+	Lives bool
+	// Unexplained is set for a token that died though nothing had cast suspicion on it and no authenticate of the engine's
+	// own was under way: the server has changed.
+	Unexplained bool
+}
+
+// Validate asks whether the token lives. The error is a *Failure where N-central could not be asked.
+func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
+	suspect := token.Suspicion < s.Learnt(ctx).Suspicion
+	before := s.openingsSoFar()
+	err := s.call(ncentral.CallValidate, func() error { return s.client.Validate(ctx, token.AccessToken) })
 	if ncentral.KindOf(err) == ncentral.KindRefused {
-		return false, nil
+		return Verdict{Unexplained: !suspect && before.underWay == 0 && before.begun == s.openingsSoFar().begun}, nil
 	}
-	return err == nil, err
+	return Verdict{Lives: err == nil}, err
 }
 
 // Probe makes the data call that a working user is needed for, and notes whether the user works. A 403 is well: the user
@@ -80,7 +89,7 @@ func (s *Server) Probe(ctx context.Context, accessToken string) {
 	switch ncentral.KindOf(err) {
 	case "", ncentral.KindForbidden:
 		s.record.probed(nil)
-	case ncentral.KindServerError:
+	case ncentral.KindServerError, ncentral.KindHiddenError:
 		var failure *Failure
 		errors.As(err, &failure)
 		s.logger.Warn("a data call failed though the token is valid", "error", err)

@@ -1,0 +1,412 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// wire answers data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive as float64.
+func wire(t *testing.T, data map[string]any) map[string]any {
+	t.Helper()
+	raw, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var received map[string]any
+	if err := json.Unmarshal(raw, &received); err != nil {
+		t.Fatal(err)
+	}
+	return received
+}
+
+// on hooks into the storage of a mount.
+type hookedStorage struct {
+	logical.Storage
+	get atomic.Pointer[func(key string) error]
+	put atomic.Pointer[func(key string) error]
+}
+
+func (s *hookedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if hook := s.get.Load(); hook != nil {
+		if err := (*hook)(key); err != nil {
+			return nil, err
+		}
+	}
+	return s.Storage.Get(ctx, key)
+}
+
+func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if hook := s.put.Load(); hook != nil {
+		if err := (*hook)(entry.Key); err != nil {
+			return err
+		}
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+// startOn makes the backend anew on that storage.
+func (m *mount) startOn(storage logical.Storage) {
+	m.t.Helper()
+	m.backend.Cleanup(context.Background())
+	backend, err := newBackend(context.Background(), &logical.BackendConfig{
+		Logger: nil, System: m.system, StorageView: storage,
+	}, m.server.DialContext)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.backend = backend
+}
+
+// The tick strikes a debt whose config cannot be read just now.
+func TestDebtOutlivesAStorageFailure(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		if owed := m.must(logical.ReadOperation, "sessions/monitoring", nil)["logouts_owed"]; owed != 1 {
+			t.Fatalf("%v logouts are owed, want 1", owed)
+		}
+		m.ClearFailures()
+
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage) // so that the config is read from storage
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "config/") {
+				return errors.New("storage is not there for a moment")
+			}
+			return nil
+		}
+		storage.get.Store(&fails)
+		_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: storage})
+		storage.get.Store(nil)
+		m.tick()
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open: the debt was struck for a failure of storage", open)
+		}
+	})
+}
+
+// The same for a logout that becomes a debt.
+func TestLogoutIsOwedWhenTheConfigCannotBeRead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.must(logical.ReadOperation, "roles/monitoring", nil)
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "config/") {
+				return errors.New("storage is not there for a moment")
+			}
+			return nil
+		}
+		storage.get.Store(&fails)
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		storage.get.Store(nil)
+		m.tick()
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open: the logout was not written down as owed", open)
+		}
+	})
+}
+
+// Null resets verify to its default, true.
+func TestNullVerifyIsTheDefault(t *testing.T) {
+	for _, operation := range []logical.Operation{logical.PatchOperation, logical.UpdateOperation} {
+		t.Run(string(operation), func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.server.Stop()
+				response, err := m.do(operation, "config/default", map[string]any{"max_retries": 1, "verify": nil})
+				if err != nil || !response.IsError() {
+					t.Errorf("verify=null left the verification out: %v %v", response, err)
+				}
+			})
+		})
+	}
+}
+
+// Names with two dots.
+func TestNamesWithTwoDotsAreTheCallersMistake(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.startOn(logical.NewStorageView(m.storage, ""))
+		text, code := m.failure(logical.UpdateOperation, "roles/other", map[string]any{"config": "a..b"})
+		if code != 400 || !strings.Contains(text, "config") {
+			t.Errorf("role with config a..b: %d %s", code, text)
+		}
+		for _, path := range []string{"roles/a..b", "config/a..b"} {
+			request := &logical.Request{Operation: logical.UpdateOperation, Path: path, Storage: m.storage, Data: map[string]any{}}
+			if _, _, err := m.backend.HandleExistenceCheck(context.Background(), request); err != nil {
+				t.Errorf("%s: the existence check failed, which core answers with 500: %v", path, err)
+			}
+			if text, code := m.failure(logical.UpdateOperation, path, map[string]any{"url": m.server.URL, "user_api_token": m.token}); code != 400 {
+				t.Errorf("%s: %d %s", path, code, text)
+			}
+		}
+		if text, code := m.failure(logical.ReadOperation, "creds/a..b", nil); code != 400 {
+			t.Errorf("creds: %d %s", code, text)
+		}
+		for _, path := range []string{"roles/a..b", "config/a..b", "sessions/a..b"} {
+			if response, err := m.do(logical.ReadOperation, path, nil); response != nil || err != nil {
+				t.Errorf("read of %s, which is unknown: %v %v", path, response, err)
+			}
+		}
+	})
+}
+
+// Numbers as they arrive at a plugin.
+func TestNumbersAsPluginsGetThem(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		changed := time.Now().Add(-48 * time.Hour).Unix()
+		response, err := m.do(logical.UpdateOperation, "config/default", wire(t, map[string]any{"password_changed_at": changed}))
+		if err != nil || response.IsError() {
+			t.Errorf("Unix time as a number: %v %v", response, err)
+		}
+		for _, bad := range []struct {
+			path, field string
+			value       any
+		}{
+			{"roles/monitoring", "ttl", 0.5},
+			{"roles/monitoring", "ttl", -0.5},
+			{"roles/monitoring", "min_ttl", 0.5},
+			{"roles/monitoring", "ttl", 90.9},
+			{"config/default", "max_retries", 3.7},
+			{"config/default", "max_requests_in_flight", 0.5},
+			{"config/default", "max_requests_in_flight", 50.5},
+			{"config/default", "password_max_age", 0.5},
+			{"creds/monitoring", "min_ttl", 0.5},
+		} {
+			response, err := m.do(logical.UpdateOperation, bad.path, wire(t, map[string]any{bad.field: bad.value}))
+			if err != nil || !response.IsError() {
+				t.Errorf("%s: %s=%v was taken", bad.path, bad.field, bad.value)
+			}
+		}
+	})
+}
+
+// A role that is deleted while it is being changed stays deleted.
+func TestDeletedRoleStaysDeleted(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		reached, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		holds := func(key string) error {
+			if key == "config/default" {
+				once.Do(func() { close(reached); <-goOn })
+			}
+			return nil
+		}
+		storage.get.Store(&holds)
+		patched := make(chan struct{})
+		go func() {
+			defer close(patched)
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: logical.PatchOperation, Path: "roles/monitoring", Storage: storage, Data: map[string]any{"min_ttl": "1m"},
+			})
+		}()
+		<-reached
+		deleted := make(chan struct{})
+		go func() {
+			defer close(deleted)
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: logical.DeleteOperation, Path: "roles/monitoring", Storage: storage,
+			})
+		}()
+		for range 1000 {
+			runtime.Gosched() // the delete may go on if nothing holds it back
+		}
+		close(goOn)
+		<-patched
+		<-deleted
+		if role := m.must(logical.ReadOperation, "roles/monitoring", nil); role != nil {
+			t.Error("the role that was deleted is there again")
+		}
+	})
+}
+
+// A verification that passed may have ended other sessions, whether or not its config could be stored.
+func TestVerificationThatWasNotStoredMakesTokensSuspect(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.lives(m.read(nil))
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "config/") {
+				return errors.New("storage is not there for a moment")
+			}
+			return nil
+		}
+		storage.put.Store(&fails)
+		m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1})
+		storage.put.Store(nil)
+		m.lives(m.read(nil))
+	})
+}
+
+// The same for a write that another overtook.
+func TestOvertakenVerificationMakesTokensSuspect(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureHang})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: logical.UpdateOperation, Path: "config/default", Storage: m.storage, Data: map[string]any{"max_retries": 1},
+			})
+			var coded logical.HTTPCodedError
+			if !errors.As(err, &coded) {
+				t.Error("no conflict: ", err)
+				return
+			}
+			t.Log("status of the overtaken write: ", coded.Code())
+		}()
+		time.Sleep(time.Second)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2, "verify": false})
+		m.ClearFailures()
+		<-done
+		m.lives(m.read(nil))
+	})
+}
+
+// Debts that cannot be paid do not keep others from it.
+func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
+		entries := store.New(m.storage)
+		for range 200 {
+			debt := store.Owed{
+				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", DiesAt: time.Now().Add(time.Hour),
+			}
+			if err := entries.PutOwed(context.Background(), "a-role", debt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, 2, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		for range 10 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open: their logout was never tried", open)
+		}
+	})
+}
+
+// A reader of a config's last version does not bring it back and lift the cool-down of the one that is in force.
+func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureHang})
+		done := make(chan struct{})
+		go func() { // waits with a token in hand on the version of the config that is now in force
+			defer close(done)
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage,
+			})
+		}()
+		time.Sleep(time.Second)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
+			t.Fatal(err)
+		}
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
+		time.Sleep(10 * time.Second) // the hanging attempt times out, and its reader gets the stale token
+		<-done
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.calls(nil)
+	})
+}
+
+// What a check finds shows in the state.
+func TestCheckShowsInTheState(t *testing.T) {
+	state := func(m *mount) any {
+		return m.must(logical.ListOperation, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)["state"]
+	}
+	t.Run("expired password", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.FailNext(simulator.EndpointServiceOrgs, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+			if m.must(logical.UpdateOperation, "config/default/check", nil)["ok"] != false {
+				t.Fatal("the check passed")
+			}
+			if got := state(m); got != "degraded" {
+				t.Errorf("after a check whose data call was answered with 500 the state is %v, want degraded", got)
+			}
+		})
+	})
+	t.Run("down", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.server.Stop()
+			m.must(logical.UpdateOperation, "config/default/check", nil)
+			if got := state(m); got != "failing" {
+				t.Errorf("after a check that could not reach N-central the state is %v, want failing", got)
+			}
+		})
+	})
+}
+
+// Metadata mode.
+func TestFactoryWithoutSystem(t *testing.T) {
+	if _, err := Factory(context.Background(), &logical.BackendConfig{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Readers of one token do not share the array of its warnings.
+func TestWarningsAreNotShared(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute; k.RefuseLongOverrides = true }, func(m *mount) {
+		m.system.MaxLeaseTTLVal = 40 * time.Minute
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m", "min_ttl": "20m"})
+		t.Log(m.warnings())
+		m.start()
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				for range 50 {
+					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+						Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage, Data: map[string]any{fmt.Sprint("unknown", i): "x"},
+					})
+					if err != nil || response.IsError() {
+						t.Error(err, response)
+						return
+					}
+				}
+			})
+		}
+		group.Wait()
+	})
+}
+
+func TestHotLeasedRead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/leased", nil)
+		m.must(logical.ReadOperation, "creds/leased", nil)
+		storage, system := m.storage.calls.Load(), m.system.calls.Load()
+		m.must(logical.ReadOperation, "creds/leased", nil)
+		if m.storage.calls.Load() != storage || m.system.calls.Load() != system {
+			t.Error("a hot read asked storage or core")
+		}
+	})
+}

@@ -1,0 +1,610 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// gates hold back the answers to requests while the server has done their work.
+type gates struct {
+	mu    sync.Mutex
+	armed []gate
+}
+
+type gate struct {
+	line string
+	open chan struct{}
+}
+
+type gatedConn struct {
+	net.Conn
+	gates *gates
+	mu    sync.Mutex
+	hold  chan struct{}
+}
+
+func (c *gatedConn) Write(p []byte) (int, error) {
+	c.gates.mu.Lock()
+	for i, g := range c.gates.armed {
+		if bytes.HasPrefix(p, []byte(g.line)) {
+			c.mu.Lock()
+			c.hold = g.open
+			c.mu.Unlock()
+			c.gates.armed = append(c.gates.armed[:i], c.gates.armed[i+1:]...)
+			break
+		}
+	}
+	c.gates.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+func (c *gatedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	hold := c.hold
+	c.hold = nil
+	c.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
+	return n, err
+}
+
+// gated makes the backend anew, with gates between it and the server.
+func (m *mount) gated() *gates {
+	m.t.Helper()
+	g := &gates{}
+	m.backend.Cleanup(context.Background())
+	backend, err := newBackend(context.Background(), &logical.BackendConfig{
+		Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage,
+	}, func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := m.server.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &gatedConn{Conn: conn, gates: g}, nil
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.backend = backend
+	return g
+}
+
+// hold keeps back the answer to the next request that begins so, until the answered function is called.
+func (g *gates) hold(line string) (release func()) {
+	open := make(chan struct{})
+	g.mu.Lock()
+	g.armed = append(g.armed, gate{line, open})
+	g.mu.Unlock()
+	return func() { close(open) }
+}
+
+const (
+	toAuthenticate = "POST /api/auth/authenticate"
+	toRefresh      = "POST /api/auth/refresh"
+	toValidate     = "GET /api/auth/validate"
+	toData         = "GET /api/service-orgs"
+)
+
+type outcome struct {
+	response *logical.Response
+	err      error
+	took     time.Duration
+}
+
+// begin starts a request and answers a function that waits for it.
+func (m *mount) begin(operation logical.Operation, path string, data map[string]any) func() outcome {
+	done := make(chan outcome, 1)
+	began := time.Now()
+	go func() {
+		response, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: m.storage})
+		done <- outcome{response, err, time.Since(began)}
+	}()
+	return func() outcome { return <-done }
+}
+
+func (o outcome) token() string {
+	if o.err != nil || o.response == nil || o.response.IsError() {
+		return ""
+	}
+	return o.response.Data["access_token"].(string)
+}
+
+var hang = simulator.Failure{Kind: simulator.FailureHang}
+
+func status(code int) simulator.Failure {
+	return simulator.Failure{Kind: simulator.FailureStatus, Status: code}
+}
+
+func endsEarlier(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }
+
+// A validation under way while the sessions are deleted: the forgotten token is handed out.
+func TestForgottenTokenIsNotAnsweredByAValidation(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.LogoutAbsent = true }, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointValidate, 1, hang)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.ClearFailures()
+		if o := reader(); o.token() == first {
+			t.Error("a token that delete sessions/ROLE forgot was handed out after it")
+		} else if o.token() == "" {
+			t.Error(o.err, o.response)
+		}
+	})
+}
+
+// The same where the role was rewritten.
+func TestRetiredTokenIsNotAnsweredByAValidation(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointValidate, 1, hang)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		synctest.Wait()
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.ClearFailures()
+		if o := reader(); o.token() == first {
+			t.Error("a retired token was handed out")
+		} else if o.token() == "" {
+			t.Error(o.err, o.response)
+		}
+	})
+}
+
+// A slow validation: the token is dead when the answer comes, and its lease has no life.
+func TestSlowValidationHandsOutNoDeadToken(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": true, "ttl": "20s", "min_ttl": "0s"})
+		m.must(logical.ReadOperation, "creds/monitoring", nil)
+		time.Sleep(15 * time.Second)
+		release := g.hold(toValidate)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		synctest.Wait()
+		time.Sleep(5*time.Second + 500*time.Millisecond)
+		release()
+		o := reader()
+		if o.token() == "" {
+			t.Fatal(o.err, o.response)
+		}
+		if !m.AccessTokenLives(o.token()) || o.response.Secret.TTL <= 0 {
+			t.Errorf("a dead token was handed out, under a lease of %s", o.response.Secret.TTL)
+		}
+	})
+}
+
+// The role is rewritten while a reader with a live token waits for the first attempt.
+func TestRetiredTokenIsNotServedStale(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, 1, hang)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		if o := reader(); o.token() == first {
+			t.Error("a retired token was handed out as stale")
+		} else if o.token() == "" {
+			t.Error(o.err, o.response)
+		}
+	})
+}
+
+// During a check, and a verify, on a server where authenticate ends earlier sessions.
+func TestCheckCastsSuspicionAtOnce(t *testing.T) {
+	for _, by := range []string{"check", "verify"} {
+		t.Run(by, func(t *testing.T) {
+			inBubble(t, endsEarlier, func(m *mount) {
+				m.lives(m.read(nil))
+				m.FailNext(simulator.EndpointServiceOrgs, 1, hang)
+				var finish func() outcome
+				if by == "check" {
+					finish = m.begin(logical.UpdateOperation, "config/default/check", nil)
+				} else {
+					finish = m.begin(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+				}
+				synctest.Wait()
+				answer := m.read(nil)
+				if !m.AccessTokenLives(answer["access_token"].(string)) {
+					t.Error("a token that the check ended was handed out while the check ran")
+				}
+				m.ClearFailures()
+				finish()
+			})
+		})
+	}
+}
+
+// Verify passes, but the config is not stored.
+func TestVerifyThatIsNotStoredCastsSuspicion(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.lives(m.read(nil))
+		m.storage.refuses.Store(true)
+		m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+		m.storage.refuses.Store(false)
+		if !m.AccessTokenLives(m.read(nil)["access_token"].(string)) {
+			t.Error("a token that the verification ended was handed out")
+		}
+	})
+}
+
+// Two authenticates overlap: the server does B before A, and A's answer comes first.
+func TestOverlappingAuthenticates(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
+		a := m.begin(logical.ReadOperation, "creds/monitoring", nil) // begins first, is worked on last
+		synctest.Wait()
+		release := g.hold(toAuthenticate)
+		b := m.begin(logical.ReadOperation, "creds/other", nil) // worked on first, answered last
+		synctest.Wait()
+		m.ClearFailures()
+		a()
+		release()
+		if o := b(); o.token() == "" || !m.AccessTokenLives(o.token()) {
+			t.Error("the reader that waited for the later answer got a dead token")
+		}
+		if second := m.must(logical.ReadOperation, "creds/other", nil); !m.AccessTokenLives(second["access_token"].(string)) {
+			t.Error("a dead token was handed out again: it is not suspect")
+		}
+	})
+}
+
+// A refresh's answer is under way while another role authenticates.
+func TestRefreshOvertakenByAuthenticate(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		release := g.hold(toRefresh)
+		a := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		m.must(logical.ReadOperation, "creds/other", nil) // ends the session of monitoring
+		release()
+		a()
+		if again := m.read(nil); !m.AccessTokenLives(again["access_token"].(string)) {
+			t.Error("a dead token is handed out again and again: it is not suspect")
+		}
+	})
+}
+
+// An authenticate that opened a session which is of no use, or whose answer was lost.
+func TestAuthenticateWithoutUseEndsEarlierSessionsToo(t *testing.T) {
+	for name, failure := range map[string]simulator.Failure{
+		"no life":   {Kind: simulator.FailureExpiry, ExpirySeconds: "0"},
+		"truncated": {Kind: simulator.FailureTruncated},
+		"lost":      {Kind: simulator.FailureLostAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, endsEarlier, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+				m.lives(m.read(nil))
+				m.FailNext(simulator.EndpointAuthenticate, 1, failure)
+				m.failure(logical.ReadOperation, "creds/other", nil)
+				time.Sleep(2 * time.Second)
+				if answer := m.read(nil); !m.AccessTokenLives(answer["access_token"].(string)) {
+					t.Error("a dead token was handed out")
+				}
+			})
+		})
+	}
+}
+
+// A token that the engine itself logged out while its validation was under way is no sign of a reboot.
+func TestOwnLogoutIsNoReboot(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointValidate, 1, hang)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		second := m.lives(m.read(nil))
+		m.ResetCounts()
+		m.ClearFailures()
+		if o := reader(); o.token() != second {
+			t.Error("the fresh token was replaced at once")
+		}
+		m.read(nil)
+		// The validation in flight and at most one of the new token.
+		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome) + m.Count(simulator.EndpointRefresh, simulator.AnyOutcome); n != 0 {
+			t.Errorf("%d needless tokens were obtained", n)
+		}
+		m.ResetCounts()
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointRefresh: 1}) // more: what was learnt was forgotten
+	})
+}
+
+// The tick rotates and validates the same token at the same time.
+func TestTickRotatesOnce(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		m.lives(m.read(nil))
+		time.Sleep(54 * time.Minute)
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointValidate, 1, hang) // the validation reaches the server after the rotation
+		ticked := make(chan struct{})
+		go func() { m.tick(); close(ticked) }()
+		synctest.Wait()
+		second := m.lives(m.read(nil))
+		m.ClearFailures()
+		<-ticked
+		synctest.Wait()
+		if !m.AccessTokenLives(second) {
+			t.Error("the tick ended the token that it had just obtained and that a reader holds")
+		}
+		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n != 1 {
+			t.Errorf("the tick authenticated %d times for one rotation", n)
+		}
+	})
+}
+
+// The validation of a token whose successor's authenticate is done but not yet answered.
+func TestDeadByOwnAuthenticateIsNoReboot(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		g := m.gated()
+		m.lives(m.read(nil))
+		time.Sleep(54 * time.Minute)
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointValidate, 1, hang)
+		release := g.hold(toAuthenticate)
+		ticked := make(chan struct{})
+		go func() { m.tick(); close(ticked) }()
+		synctest.Wait()
+		m.ClearFailures() // the validation: dead
+		synctest.Wait()
+		release()
+		<-ticked
+		m.lives(m.read(nil))
+		m.ResetCounts()
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1}) // more: what was learnt was forgotten
+	})
+}
+
+// A read with validate, and one of a suspect token, starts the rotation ahead of need too.
+func TestValidatingReadRotatesAhead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		time.Sleep(54 * time.Minute)
+		m.ResetCounts()
+		m.lives(m.read(map[string]any{"validate": true}))
+		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointRefresh: 1})
+	})
+}
+
+// A validation that N-central answers with an error is repeated at every read.
+func TestFailedValidationStandsForASecond(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointValidate, -1, status(500))
+		for range 20 {
+			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		}
+		m.calls(calls{simulator.EndpointValidate: 1})
+	})
+}
+
+// The tick finds a suspect token dead: every token of the config is suspect.
+func TestTickFindsASuspectTokenDead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.must(logical.UpdateOperation, "roles/third", map[string]any{"lease": false})
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		time.Sleep(time.Second)
+		m.lives(m.read(nil)) // expires last, so the tick asks after this one
+		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
+			t.Fatal(err)
+		}
+		m.failure(logical.ReadOperation, "creds/third", nil)       // 401: all are suspect
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // validated, trusted
+		time.Sleep(2 * time.Second)
+		m.Reboot()
+		m.tick()
+		response, err := m.do(logical.ReadOperation, "creds/other", nil)
+		if err == nil && !response.IsError() && !m.AccessTokenLives(response.Data["access_token"].(string)) {
+			t.Error("a dead token was handed out after the tick had found a token of the config dead")
+		}
+	})
+}
+
+// A reader with a live token waits for learning, and then for the first attempt.
+func TestStaleReaderWaitsForOneAttempt(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.must(logical.DeleteOperation, "config/default", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "password_max_age": 0})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		first := m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.AnyEndpoint, -1, hang)
+		o := m.begin(logical.ReadOperation, "creds/monitoring", nil)()
+		if o.token() != first || o.took > 10*time.Second {
+			t.Errorf("the live token was answered after %s, want 10s: the first attempt's request_timeout", o.took)
+		}
+		m.ClearFailures()
+	})
+}
+
+// A reader with a live token waits in the queue behind calls to a server that does not answer.
+func TestStaleReaderDoesNotQueue(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1})
+		names := []string{"a", "b", "c"}
+		for _, name := range names {
+			m.must(logical.UpdateOperation, "roles/"+name, map[string]any{"lease": false})
+			m.lives(m.must(logical.ReadOperation, "creds/"+name, nil))
+		}
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.AnyEndpoint, -1, hang)
+		var waits []func() outcome
+		for _, name := range names {
+			waits = append(waits, m.begin(logical.ReadOperation, "creds/"+name, nil))
+		}
+		for i, wait := range waits {
+			if o := wait(); o.token() == "" || o.took > 10*time.Second {
+				t.Errorf("the reader of %s got a token (%t) after %s", names[i], o.token() != "", o.took)
+			}
+		}
+		m.ClearFailures()
+	})
+}
+
+// A server that is known to refuse refresh is asked to refresh where the token has died.
+func TestKnownRefusedRefreshIsNotTried(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointRefresh, -1, status(500))
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+		m.lives(m.read(nil))
+		time.Sleep(61 * time.Minute)
+		m.ResetCounts()
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+// A promise too short to be kept.
+func TestPromiseTooShort(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "1s"})
+		text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if strings.Contains(text, "changed again and again") {
+			t.Errorf("%d %s", code, text)
+		}
+		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n > 1 {
+			t.Errorf("%d sessions were opened for one read", n)
+		}
+	})
+}
+
+// An answer that comes so late that the token is dead.
+func TestTokenDeadOnArrival(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "5s"})
+		release := g.hold(toAuthenticate)
+		go func() {
+			time.Sleep(4 * time.Second)
+			release()
+		}()
+		text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if code != 503 || !strings.Contains(text, "longer ttl") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+// A token that lives past its promise is told of nowhere.
+func TestTokenPastItsPromiseIsCounted(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.lives(m.read(nil))
+		time.Sleep(11 * time.Minute)
+		read := m.must(logical.ReadOperation, "sessions/monitoring", nil)
+		if m.AccessTokenLives(first) && read["expires_at"] == nil && read["earlier_tokens"] == 0 {
+			t.Errorf("a token of the role lives at N-central for 49 minutes more, and sessions/ROLE tells of none: %v", read)
+		}
+	})
+}
+
+// A tick whose time is over starts no more rotations.
+func TestTickStopsWhenItsTimeIsOver(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		const roles = 30
+		for i := range roles {
+			name := string(rune('a'+i%26)) + string(rune('a'+i/26))
+			m.must(logical.UpdateOperation, "config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "request_timeout": "20s", "max_retries": 10})
+			m.must(logical.UpdateOperation, "roles/"+name, map[string]any{"lease": false, "config": name})
+			m.must(logical.ReadOperation, "creds/"+name, nil)
+		}
+		time.Sleep(54 * time.Minute)
+		m.FailNext(simulator.EndpointAuthenticate, -1, hang)
+		m.FailNext(simulator.EndpointRefresh, -1, hang)
+		m.ResetCounts()
+		_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+		synctest.Wait()
+		pending := m.Count(simulator.EndpointAuthenticate, simulator.OutcomePending) + m.Count(simulator.EndpointRefresh, simulator.OutcomePending)
+		if pending > 8 {
+			t.Errorf("%d rotations are under way after the tick, want 8 at most", pending)
+		}
+		m.ClearFailures()
+	})
+}
+
+// A refused refresh_token_ttl goes without a warning.
+func TestRefusedRefreshOverrideWarns(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"refresh_token_ttl": "48h"})
+		if m.warnings() == "" {
+			t.Error("the grant stands without a warning")
+		}
+	})
+}
+
+// A stale answer's ttl is past the token's end.
+func TestStaleTTLNotPastTheEnd(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.server.Stop()
+		time.Sleep(59*time.Minute + 50*time.Second + 500*time.Millisecond)
+		if ttl := m.read(nil)["ttl"].(int64); ttl > 9 {
+			t.Errorf("ttl %d, where the token lives for 9.5s", ttl)
+		}
+	})
+}
+
+// A 200 that hides an error: the hourly data call.
+func TestHiddenErrorOfTheDataCall(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.HideCoreErrors = true }, func(m *mount) {
+		m.read(nil)
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.tick()
+		info := m.must(logical.ListOperation, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)
+		if info["state"] != "degraded" {
+			t.Errorf("state %v, want degraded", info["state"])
+		}
+	})
+}
+
+// A refused credential after a refresh that failed for a moment: the refresh token is never tried again.
+func TestRefreshIsTriedAgainWhereAuthenticateIsRefused(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, 1, status(500))
+		m.lives(m.read(nil)) // stale
+		time.Sleep(5 * time.Minute)
+		response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+		if err != nil || response.IsError() {
+			t.Error("the refresh token lives for a day and was given up after one 500: ", err, response)
+		}
+	})
+}
