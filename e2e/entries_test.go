@@ -1,0 +1,212 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+func expectPart(t *testing.T, text, part string) {
+	t.Helper()
+	if !strings.Contains(strings.ToLower(text), strings.ToLower(part)) {
+		t.Errorf("it does not tell of %q: %s", part, text)
+	}
+}
+
+func keyInfo(t *testing.T, list *api.Secret, name string) map[string]any {
+	t.Helper()
+	infos, _ := list.Data["key_info"].(map[string]any)
+	info, ok := infos[name].(map[string]any)
+	if !ok {
+		t.Fatalf("key_info has nothing on %s: %v", name, list.Data["key_info"])
+	}
+	return info
+}
+
+func TestLists(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	for _, name := range []string{"a", "b", "c"} {
+		m.write("config/"+name, with(m.config(), "verify", false))
+		m.write("roles/"+name, map[string]any{"config": name, "ttl": "10m", "lease": name == "b"})
+	}
+	m.write("config/b/check", nil)
+	answer := m.read("b")
+	m.read("c")
+	for path, want := range map[string]map[string]any{
+		"config":   {"url": m.server.URL, "state": "ok"},
+		"roles":    {"config": "b", "credential_type": "shared", "ttl": json.Number("600"), "lease": true},
+		"sessions": {"expires_at": answer.Data["expires_at"]},
+	} {
+		list := m.must(request{operation: opList, path: path, query: map[string][]string{"after": {"a"}, "limit": {"1"}}})
+		expectSame(t, []any{"b"}, list.Data["keys"])
+		info := keyInfo(t, list, "b")
+		expectSame(t, want, info)
+	}
+	all := m.must(request{operation: opList, path: "config"})
+	expectSame(t, []any{"a", "b", "c", "default"}, all.Data["keys"])
+	if state := keyInfo(t, all, "a")["state"]; state != "unknown" {
+		t.Errorf("the state of a config whose server was never asked is %v", state)
+	}
+	expectSame(t, []any{"b", "c"}, m.must(request{operation: opList, path: "sessions"}).Data["keys"])
+	rest := m.must(request{operation: opList, path: "roles", query: map[string][]string{"after": {"b"}}})
+	expectSame(t, []any{"c"}, rest.Data["keys"])
+	if beyond := m.must(request{operation: opList, path: "roles", query: map[string][]string{"after": {"z"}}}); beyond != nil {
+		t.Errorf("there are roles after the last: %v", beyond.Data["keys"])
+	}
+}
+
+func TestWritesChangeTheFieldsGivenAndNoOther(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.write("roles/monitoring", map[string]any{"ttl": "20m", "min_ttl": "2m", "lease": false})
+	for _, operation := range []operation{opWrite, opPatch} {
+		m.must(request{operation: operation, path: "roles/monitoring", body: map[string]any{"min_ttl": "3m"}})
+		role := m.get("roles/monitoring")
+		if number(t, role, "ttl") != 1200 || number(t, role, "min_ttl") != 180 || role["lease"] != false {
+			t.Errorf("after a %s of min_ttl the role is %v", operation, role)
+		}
+		before := m.get("config/default")
+		m.must(request{operation: operation, path: "config/default", body: map[string]any{"expiry_warning": "24h"}})
+		after := m.get("config/default")
+		if number(t, after, "expiry_warning") != 86400 {
+			t.Errorf("expiry_warning is %v", after["expiry_warning"])
+		}
+		delete(before, "expiry_warning")
+		delete(after, "expiry_warning")
+		expectSame(t, before, after)
+	}
+}
+
+func TestNullInAPatchResetsToTheDefault(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	set := with(m.config(), "refresh_token_ttl", "2h")
+	set["password_changed_at"] = time.Now().UTC().Add(-time.Hour).Format(time.RFC3339)
+	set["max_requests_in_flight"] = 3
+	set["expiry_warning"] = "1h"
+	m.write("config/default", set)
+	m.must(request{operation: opPatch, path: "config/default", body: map[string]any{
+		"request_timeout": nil, "max_retries": nil, "max_requests_in_flight": nil, "refresh_token_ttl": nil,
+		"password_changed_at": nil, "password_max_age": nil, "expiry_warning": nil, "tls_skip_verify": nil,
+	}})
+	config := m.get("config/default")
+	for field, want := range map[string]int64{
+		"request_timeout": 10, "max_retries": 3, "max_requests_in_flight": 8, "refresh_token_ttl": 0,
+		"password_max_age": 2160 * 3600, "expiry_warning": 336 * 3600,
+	} {
+		if got := number(t, config, field); got != want {
+			t.Errorf("%s is %d, want its default %d", field, got, want)
+		}
+	}
+	if at, ok := config["password_changed_at"]; ok {
+		t.Errorf("password_changed_at is %v", at)
+	}
+
+	m.write("roles/monitoring", map[string]any{"ttl": "20m", "min_ttl": "2m", "lease": false})
+	m.must(request{operation: opPatch, path: "roles/monitoring", body: map[string]any{
+		"config": nil, "credential_type": nil, "ttl": nil, "min_ttl": nil, "lease": nil,
+	}})
+	role := m.get("roles/monitoring")
+	if number(t, role, "ttl") != 0 || number(t, role, "min_ttl") != 300 || role["lease"] != true || role["config"] != "default" {
+		t.Errorf("the role has other than its defaults: %v", role)
+	}
+	for _, path := range []string{"roles/missing", "config/missing"} {
+		m.fails(notFound, request{operation: opPatch, path: path, body: map[string]any{"ttl": nil}}, "missing")
+	}
+}
+
+func TestConfigIsReadWithoutItsToken(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	changed := time.Now().UTC().Truncate(time.Second).Add(-100 * 24 * time.Hour)
+	body := with(m.config(), "password_changed_at", changed.Format(time.RFC3339))
+	body["password_max_age"] = "2160h"
+	body["user_api_token"] = m.AddUserExpiring("expiring-user", 48*time.Hour)
+	warnings := m.write("config/default", body)
+	config := m.get("config/default")
+	if _, ok := config["user_api_token"]; ok {
+		t.Error("the User-API token was answered")
+	}
+	if want := changed.Add(90 * 24 * time.Hour).Format(time.RFC3339); config["password_expires_at"] != want {
+		t.Errorf("password_expires_at is %v, want %s", config["password_expires_at"], want)
+	}
+	for _, field := range []string{"user_api_token_set_at", "user_api_token_expires_at"} {
+		if _, err := time.Parse(time.RFC3339, config[field].(string)); err != nil {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	for _, part := range []string{"password expired", "User-API token expires"} {
+		if !warns(warnings, part) {
+			t.Errorf("no warning that the %s: %q", part, warnings)
+		}
+	}
+}
+
+func TestConfigInUseIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.role("one", "0")
+	m.role("two", "0")
+	m.fails(badRequest, request{operation: opDelete, path: "config/default"}, "one", "two")
+	m.delete("roles/one")
+	m.delete("roles/two")
+	m.delete("config/default")
+	if left := m.everything(); len(left) > 0 {
+		t.Errorf("%d entries are left", len(left))
+	}
+}
+
+// TestRetiredTokensLapseUnlessTheSessionsAreDeleted changes what retires a role's token, and ends all in one move.
+func TestRetiredTokensLapseUnlessTheSessionsAreDeleted(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.role("monitoring", "30m")
+	tokens := []string{m.read("monitoring").token}
+	m.write("roles/monitoring", map[string]any{"lease": true, "min_ttl": "2m"})
+	if m.read("monitoring").token != tokens[0] {
+		t.Error("a change of lease and min_ttl retired the token")
+	}
+	m.role("monitoring", "20m")
+	tokens = append(tokens, m.read("monitoring").token)
+	body := m.config()
+	body["user_api_token"] = m.AddUser("another-user")
+	m.write("config/default", body)
+	tokens = append(tokens, m.read("monitoring").token)
+	for i, token := range tokens {
+		if !m.AccessTokenLives(token) {
+			t.Errorf("token %d was ended, not left to lapse", i)
+		}
+	}
+	if tokens[0] == tokens[1] || tokens[1] == tokens[2] {
+		t.Error("a retired token was handed out")
+	}
+	if earlier := number(t, m.get("sessions/monitoring"), "earlier_tokens"); earlier != 2 {
+		t.Errorf("%d earlier tokens, want 2", earlier)
+	}
+	m.ResetCounts()
+	if warnings := m.delete("sessions/monitoring"); len(warnings) > 0 {
+		t.Errorf("warnings: %q", warnings)
+	}
+	m.expectCalls(calls{simulator.EndpointLogout: 3})
+	if open := m.OpenSessions(); open != 0 {
+		t.Errorf("%d sessions are still open", open)
+	}
+	m.read("monitoring")
+	m.delete("roles/monitoring")
+	eventually(t, 10*time.Second, func() error {
+		if m.OpenSessions() > 0 {
+			return errors.New("deleting the role left its session open")
+		}
+		return nil
+	})
+}

@@ -1,0 +1,68 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// TestStoredTokenOutlivesProcesses reads one token on, whatever is restarted, without a call to N-central.
+func TestStoredTokenOutlivesProcesses(t *testing.T) {
+	t.Parallel()
+	server := startRaft(t)
+	m := newMountOn(t, server, api.MountConfigInput{}, nil)
+	m.role("monitoring", "0")
+	m.write("roles/leased", map[string]any{})
+	first, leased := m.read("monitoring"), m.read("leased")
+	m.ResetCounts()
+
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"the plugin was killed", func() error { return killPlugins(server.PluginPIDs()) }},
+		{"Vault was sealed and unsealed", func() error {
+			if err := server.Seal(t.Context()); err != nil {
+				return err
+			}
+			return server.Unseal(t.Context())
+		}},
+		{"the server was restarted", func() error { return server.Restart(t.Context()) }},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("before %s: %v", step.name, err)
+		}
+		var answer credentials
+		eventually(t, 20*time.Second, func() (err error) {
+			answer, err = m.tryRead("monitoring")
+			return err
+		})
+		if answer.token != first.token || !m.AccessTokenLives(answer.token) {
+			t.Errorf("after %s another token was answered", step.name)
+		}
+		if answer := m.read("leased"); answer.token != leased.token {
+			t.Errorf("after %s another token was answered under a lease", step.name)
+		}
+		if at := m.get("sessions/monitoring")["expires_at"]; at != first.Data["expires_at"] {
+			t.Errorf("after %s the session expires at %v, not %v", step.name, at, first.Data["expires_at"])
+		}
+		m.expectCalls(nil)
+	}
+	if err := m.client.Sys().RevokeWithContext(t.Context(), leased.LeaseID); err != nil {
+		t.Errorf("a lease from before cannot be revoked: %v", err)
+	}
+}
+
+func killPlugins(pids []int, err error) error {
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	return err
+}
