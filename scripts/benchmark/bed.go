@@ -1,0 +1,145 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+	"vault-plugin-secrets-ncentral/scripts/testbed"
+)
+
+const constantPlugin = "constant-plugin"
+
+// bed is a server with both plugins mounted, and the N-central server behind this engine.
+type bed struct {
+	directory string
+	binary    string
+	ncentral  *simulator.Server
+	server    *testbed.Server
+}
+
+// setUp answers a bed to be cleared also with an error.
+func setUp(ctx context.Context, storage string) (*bed, error) {
+	b := &bed{}
+	// A plugin with the race detector in it would be compared with one without.
+	if err := os.Unsetenv("PLUGIN_RACE"); err != nil {
+		return b, err
+	}
+	var err error
+	if b.directory, err = os.MkdirTemp("", "ncentral-benchmark-"); err != nil {
+		return b, err
+	}
+	if b.binary, err = testbed.ServerBinary(ctx, os.Stderr); err != nil {
+		return b, err
+	}
+	fmt.Fprintln(os.Stderr, "Building the plugins.")
+	engine, err := testbed.BuildPlugin(ctx, b.directory)
+	if err != nil {
+		return b, err
+	}
+	constant, err := buildConstantPlugin(ctx, b.directory)
+	if err != nil {
+		return b, err
+	}
+	start := testbed.StartDev
+	if storage == storageRaft {
+		start = testbed.StartRaft
+	}
+	if b.server, err = start(ctx, testbed.Options{Binary: b.binary, PluginDirectory: b.directory, LogLevel: "error"}); err != nil {
+		return b, err
+	}
+	for _, plugin := range []testbed.Plugin{engine, constant} {
+		if err := errors.Join(b.server.Register(ctx, plugin), b.server.Mount(ctx, plugin.Name, plugin, api.MountConfigInput{})); err != nil {
+			return b, err
+		}
+	}
+	return b, b.writeRoles(ctx)
+}
+
+// buildConstantPlugin builds with the flags of testbed.BuildPlugin, which builds this repository's own plugin alone.
+func buildConstantPlugin(ctx context.Context, directory string) (testbed.Plugin, error) {
+	root, err := testbed.RepositoryRoot()
+	if err != nil {
+		return testbed.Plugin{}, err
+	}
+	path := filepath.Join(directory, constantPlugin)
+	var output bytes.Buffer
+	command := exec.Command("go", "build", "-C", root, "-trimpath", "-buildvcs=false", "-o", path, "./scripts/"+constantPlugin)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	command.Stdout, command.Stderr = &output, &output
+	if err := testbed.Run(ctx, command); err != nil {
+		return testbed.Plugin{}, fmt.Errorf("building %s: %w\n%s", constantPlugin, err, output.Bytes())
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return testbed.Plugin{}, err
+	}
+	sum := sha256.Sum256(content)
+	return testbed.Plugin{Name: constantPlugin, Command: constantPlugin, Path: path, SHA256: hex.EncodeToString(sum[:])}, nil
+}
+
+// writeRoles starts the N-central server and makes a role of each kind, with N-central's own lifetime, so that no token is
+// replaced while reads are measured.
+func (b *bed) writeRoles(ctx context.Context) error {
+	ncentral := simulator.New(simulator.DefaultKnobs())
+	userAPIToken := ncentral.AddUser("benchmark")
+	var err error
+	if b.ncentral, err = simulator.Listen(ncentral, "127.0.0.1:0", false); err != nil {
+		return err
+	}
+	logical := b.server.Client().Logical()
+	entries := []struct {
+		path string
+		data map[string]any
+	}{
+		{"config/default", map[string]any{"url": b.ncentral.URL, "ca_cert": string(b.ncentral.CAPEM), "user_api_token": userAPIToken}},
+		{"roles/unleased", map[string]any{"lease": false}},
+		{"roles/leased", map[string]any{"lease": true}},
+	}
+	for _, entry := range entries {
+		if _, err := logical.WriteWithContext(ctx, testbed.PluginName+"/"+entry.path, entry.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describe says what was measured on what.
+func (b *bed) describe(ctx context.Context, s settings) (string, error) {
+	health, err := b.server.Client().Sys().HealthWithContext(ctx)
+	if err != nil {
+		return "", err
+	}
+	product := "Vault"
+	if testbed.IsOpenBao(b.binary) {
+		product = "OpenBao"
+	}
+	return fmt.Sprintf("%s %s, storage %s; %d cores, %s %s/%s; %d clients over HTTP on the same machine, %d rounds of %s each.",
+		product, health.Version, s.storage, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH,
+		s.clients, s.rounds, s.duration), nil
+}
+
+// clear stops and removes everything.
+func (b *bed) clear() error {
+	var err error
+	if b.server != nil {
+		err = b.server.Stop()
+	}
+	if b.ncentral != nil {
+		b.ncentral.Close()
+	}
+	return errors.Join(err, os.RemoveAll(b.directory))
+}
