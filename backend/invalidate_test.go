@@ -1,0 +1,122 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/hashicorp/vault/sdk/plugin"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// node is the engine on one node of a cluster, reached as Vault reaches it: over gRPC.
+type node struct {
+	t       *testing.T
+	backend logical.Backend
+	storage *countingStorage
+}
+
+func newNode(t *testing.T, storage *countingStorage, server *simulator.Server) *node {
+	t.Helper()
+	client, running := goplugin.TestPluginGRPCConn(t, false, map[string]goplugin.Plugin{
+		plugin.BackendPluginName: &plugin.GRPCBackendPlugin{
+			Factory: func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+				return newBackend(ctx, conf, server.DialContext)
+			},
+			Logger: hclog.NewNullLogger(),
+		},
+	})
+	dispensed, err := client.Dispense(plugin.BackendPluginName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, backend: dispensed.(logical.Backend), storage: storage}
+	if err := n.backend.Setup(t.Context(), &logical.BackendConfig{
+		Logger:      hclog.NewNullLogger(),
+		System:      &logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour},
+		StorageView: storage,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		n.backend.Cleanup(context.Background())
+		_ = client.Close()
+		running.Stop()
+	})
+	return n
+}
+
+func (n *node) do(operation logical.Operation, path string, data map[string]any) map[string]any {
+	n.t.Helper()
+	response, err := n.backend.HandleRequest(n.t.Context(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: n.storage})
+	if err != nil || response.IsError() {
+		n.t.Fatal(operation, path, err, response)
+	}
+	if response == nil {
+		return nil
+	}
+	return response.Data
+}
+
+// TestInvalidateOverTheGRPCBoundary writes on one node and reads on another, which keeps what it has read until Vault tells it
+// that the key changed, and then forgets that key and no other.
+func TestInvalidateOverTheGRPCBoundary(t *testing.T) {
+	ncentral := simulator.New(simulator.DefaultKnobs())
+	server := simulator.ListenInMemory(ncentral)
+	t.Cleanup(server.Close)
+	storage := &countingStorage{}
+	active, other := newNode(t, storage, server), newNode(t, storage, server)
+	token := ncentral.AddUser("api-user")
+	for _, name := range []string{"a", "b"} {
+		active.do(logical.UpdateOperation, "config/"+name, map[string]any{"url": server.URL, "user_api_token": token})
+		active.do(logical.UpdateOperation, "roles/"+name, map[string]any{"config": name, "lease": false})
+		active.do(logical.ReadOperation, "creds/"+name, nil)
+	}
+	changes := []struct {
+		key, path, field string
+		change           func()
+	}{
+		{"config/a", "config/a", "max_retries", func() {
+			active.do(logical.UpdateOperation, "config/a", map[string]any{"max_retries": 1})
+		}},
+		{"role/a", "roles/a", "min_ttl", func() { active.do(logical.UpdateOperation, "roles/a", map[string]any{"min_ttl": "1m"}) }},
+		{"session/a", "creds/a", "access_token", func() {
+			active.do(logical.DeleteOperation, "sessions/a", nil)
+			active.do(logical.ReadOperation, "creds/a", nil)
+		}},
+	}
+	for _, test := range changes {
+		t.Run(test.key, func(t *testing.T) {
+			for _, path := range []string{"config/a", "config/b", "roles/a", "roles/b", "creds/a", "creds/b"} {
+				other.do(logical.ReadOperation, path, nil)
+			}
+			before := other.do(logical.ReadOperation, test.path, nil)[test.field]
+			test.change()
+			if other.do(logical.ReadOperation, test.path, nil)[test.field] != before {
+				t.Error("memory did not serve the read")
+			}
+			other.backend.InvalidateKey(t.Context(), test.key)
+			calls := storage.calls.Load()
+			if other.do(logical.ReadOperation, test.path, nil)[test.field] == before {
+				t.Error("what the key names was not dropped")
+			}
+			if made := storage.calls.Load() - calls; made != 1 {
+				t.Errorf("%d storage calls after one key was invalidated, want 1", made)
+			}
+			calls = storage.calls.Load()
+			for _, path := range []string{"config/a", "config/b", "roles/a", "roles/b", "creds/a", "creds/b"} {
+				other.do(logical.ReadOperation, path, nil)
+			}
+			if storage.calls.Load() != calls {
+				t.Error("more was dropped than the key names")
+			}
+		})
+	}
+}
