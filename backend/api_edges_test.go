@@ -40,6 +40,8 @@ type hookedStorage struct {
 	logical.Storage
 	get atomic.Pointer[func(key string) error]
 	put atomic.Pointer[func(key string) error]
+	// got runs after the entry was read, and before the caller has it.
+	got atomic.Pointer[func(key string)]
 }
 
 func (s *hookedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
@@ -48,7 +50,11 @@ func (s *hookedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 			return nil, err
 		}
 	}
-	return s.Storage.Get(ctx, key)
+	entry, err := s.Storage.Get(ctx, key)
+	if hook := s.got.Load(); hook != nil {
+		(*hook)(key)
+	}
+	return entry, err
 }
 
 func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {

@@ -47,6 +47,34 @@ func TestAThousandColdReadersCauseOneCall(t *testing.T) {
 	})
 }
 
+// A reader looked before the flight landed and joins after.
+func TestAReaderWhoComesLateStartsNoSecondFlight(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		goOn := make(chan struct{})
+		var once sync.Once
+		holdsTheFirst := func(key string) {
+			if key == "session/monitoring" {
+				first := false
+				once.Do(func() { first = true })
+				if first {
+					<-goOn
+				}
+			}
+		}
+		storage.got.Store(&holdsTheFirst)
+		late := m.readers(1)
+		synctest.Wait()
+		token := m.lives(m.read(nil))
+		close(goOn)
+		if late()[0] != token {
+			t.Error("the readers got different tokens")
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
 func TestAHangUpFailsNoOtherReader(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
 		ctx, hangUp := context.WithCancel(context.Background())

@@ -21,16 +21,6 @@ import (
 )
 
 func (a *API) configPath() *framework.Path {
-	writing := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
-		return &framework.PathOperation{
-			Callback:                    operation,
-			Summary:                     summary,
-			Responses:                   noContent(),
-			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
-			ForwardPerformanceStandby:   true,
-			ForwardPerformanceSecondary: true,
-		}
-	}
 	return &framework.Path{
 		Pattern: "config/" + framework.GenericNameRegex("name"),
 		Fields: together(configFields(), map[string]*framework.FieldSchema{
@@ -46,10 +36,10 @@ func (a *API) configPath() *framework.Path {
 		}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: writing("Create a config.", a.writeConfig, "write"),
-			logical.UpdateOperation: writing("Create a config, or change the fields given of one that exists.", a.writeConfig, "write"),
-			logical.PatchOperation:  writing("Change the fields given of a config; null resets a field to its default.", a.writeConfig, "patch"),
-			logical.DeleteOperation: writing("Delete a config that no role names.", a.deleteConfig, "delete"),
+			logical.CreateOperation: writing("Create a config.", "write", a.writeConfig),
+			logical.UpdateOperation: writing("Create a config, or change the fields given of one that exists.", "write", a.writeConfig),
+			logical.PatchOperation:  writing("Change the fields given of a config; null resets a field to its default.", "patch", a.writeConfig),
+			logical.DeleteOperation: writing("Delete a config that no role names.", "delete", a.deleteConfig),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readConfig,
 				Summary:      "Read a config, without its User-API token.",

@@ -51,6 +51,19 @@ func (a *API) isStandby() bool {
 	return a.ReplicationState().HasState(consts.ReplicationPerformanceStandby)
 }
 
+// writing is an operation that changes configs or roles. It is forwarded before it runs, by standbys and by performance
+// secondaries alike, so that nothing is verified twice.
+func writing(summary, verb string, callback framework.OperationFunc) *framework.PathOperation {
+	return &framework.PathOperation{
+		Callback:                    callback,
+		Summary:                     summary,
+		Responses:                   noContent(),
+		DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
+		ForwardPerformanceStandby:   true,
+		ForwardPerformanceSecondary: true,
+	}
+}
+
 func display(verb, suffix string) *framework.DisplayAttributes {
 	return &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix}
 }

@@ -25,16 +25,6 @@ const (
 )
 
 func (a *API) rolesPath() *framework.Path {
-	writing := func(summary string, operation framework.OperationFunc, verb string) *framework.PathOperation {
-		return &framework.PathOperation{
-			Callback:                    operation,
-			Summary:                     summary,
-			Responses:                   noContent(),
-			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
-			ForwardPerformanceStandby:   true,
-			ForwardPerformanceSecondary: true,
-		}
-	}
 	return &framework.Path{
 		Pattern: "roles/" + framework.GenericNameRegex("name"),
 		Fields: together(roleFields(), map[string]*framework.FieldSchema{
@@ -42,10 +32,10 @@ func (a *API) rolesPath() *framework.Path {
 		}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: writing("Create a role.", a.writeRole, "write"),
-			logical.UpdateOperation: writing("Create a role, or change the fields given of one that exists.", a.writeRole, "write"),
-			logical.PatchOperation:  writing("Change the fields given of a role; null resets a field to its default.", a.writeRole, "patch"),
-			logical.DeleteOperation: writing("Delete a role and end its sessions.", a.deleteRole, "delete"),
+			logical.CreateOperation: writing("Create a role.", "write", a.writeRole),
+			logical.UpdateOperation: writing("Create a role, or change the fields given of one that exists.", "write", a.writeRole),
+			logical.PatchOperation:  writing("Change the fields given of a role; null resets a field to its default.", "patch", a.writeRole),
+			logical.DeleteOperation: writing("Delete a role and end its sessions.", "delete", a.deleteRole),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readRole,
 				Summary:      "Read a role.",

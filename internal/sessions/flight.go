@@ -65,8 +65,8 @@ func (f *flight) land(outcome error) {
 }
 
 // join answers the flight for the view's role and config, and starts it where there is none. A flight for what is no more
-// is overtaken: its readers start over, and its result is discarded when it lands. Where the role's session changed since
-// the view was made, as when a flight landed in between, there is none to wait for: the caller looks again.
+// is overtaken: its readers start over, and its result is discarded when it lands. Where the role, its config or its session
+// changed since the view was made, as when a flight landed in between, there is none to wait for: the caller looks again.
 func (m *Manager) join(ctx context.Context, slot *slot, v *view) (*flight, error) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
@@ -80,10 +80,14 @@ func (m *Manager) join(ctx context.Context, slot *slot, v *view) (*flight, error
 	return m.start(slot, v), nil
 }
 
-// outdated says whether the role's session changed since the view was made. The slot is locked.
+// outdated says whether the role, its config or its session changed since the view was made. The slot is locked.
 func (m *Manager) outdated(ctx context.Context, slot *slot, v *view) (bool, error) {
 	session, err := m.store.Sessions.Get(ctx, slot.role)
-	return session != v.session, err
+	if err != nil || session != v.session {
+		return true, err
+	}
+	unchanged, err := m.unchanged(ctx, slot.role, v.config, v.role)
+	return !unchanged, err
 }
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
