@@ -285,11 +285,11 @@ func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framewo
 		if config == nil {
 			return nil, err
 		}
-		owed, err := a.Store.CountOwedOfConfig(ctx, name)
+		condition, _, err := a.conditionOf(ctx, config, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		return map[string]any{fieldURL: config.URL, fieldState: string(a.stateOf(config, owed))}, nil
+		return map[string]any{fieldURL: config.URL, fieldState: string(condition.State)}, nil
 	})
 }
 

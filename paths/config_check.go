@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
@@ -107,7 +108,12 @@ func checkAnswer(report *upstream.Report) map[string]any {
 	if report.Failed != nil {
 		answer[fieldFailedStep], answer[fieldMessage] = report.Failed.Name, report.Failed.Message
 	}
-	learnt := report.Learnt
+	putLearnt(answer, report.Learnt)
+	return answer
+}
+
+// putLearnt adds what is known of the server to an answer.
+func putLearnt(answer map[string]any, learnt store.Learnt) {
 	if learnt.ServerVersion != "" {
 		answer[fieldServerVersion] = learnt.ServerVersion
 	}
@@ -121,5 +127,4 @@ func checkAnswer(report *upstream.Report) map[string]any {
 			answer[field] = *known
 		}
 	}
-	return answer
 }

@@ -14,6 +14,7 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 const (
@@ -85,7 +86,8 @@ seconds this engine replaces the token, and the fields rotation_period and
 last_vault_rotation are there for consumers that plan by them.
 
 While N-central cannot give a new token, the one in hand is answered for as
-long as it lives, with a warning.
+long as it lives, with a warning. Warnings also tell of the end of the API
+user's password and of the User-API token, where it is near.
 `
 
 func credsAnswerFields() map[string]*framework.FieldSchema {
@@ -120,16 +122,28 @@ func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framewo
 		}
 		want.Stored = true
 	}
+	response, err := a.answerCreds(ctx, role, want)
+	if err != nil {
+		return failed(err)
+	}
+	config, err := a.Store.Configs.Get(ctx, role.Config)
+	if err != nil || config == nil {
+		return response, err
+	}
+	return withWarnings(response, upstream.ExpiryWarnings(config, time.Now())), nil
+}
+
+func (a *API) answerCreds(ctx context.Context, role *store.Role, want sessions.Want) (*logical.Response, error) {
 	if role.CredentialType == store.Dedicated {
-		answer, lease, err := a.Sessions.Open(ctx, name, want.MinTTL)
+		answer, lease, err := a.Sessions.Open(ctx, role.Name, want.MinTTL)
 		if err != nil {
-			return failed(err)
+			return nil, err
 		}
 		return leased(answer, leaseOfDedicated(lease)), nil
 	}
-	answer, err := a.Sessions.Read(ctx, name, want)
+	answer, err := a.Sessions.Read(ctx, role.Name, want)
 	if err != nil {
-		return failed(err)
+		return nil, err
 	}
 	if role.Lease {
 		return leased(answer, leaseOfShared(role)), nil

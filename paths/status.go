@@ -15,7 +15,14 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-const fieldConfigs = "configs"
+const (
+	fieldConfigs         = "configs"
+	fieldReasons         = "reasons"
+	fieldLastSuccess     = "last_success"
+	fieldLastFailure     = "last_failure"
+	fieldLastFailureKind = "last_failure_kind"
+	fieldNextAttempt     = "next_attempt"
+)
 
 func (a *API) statusPath() *framework.Path {
 	return &framework.Path{
@@ -27,7 +34,7 @@ func (a *API) statusPath() *framework.Path {
 				Responses: map[int][]framework.Response{http.StatusOK: {{
 					Description: "How the configs fare.",
 					Fields: map[string]*framework.FieldSchema{
-						fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, each config's state (unknown, ok, degraded, failing) and logouts_owed."},
+						fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, each config's state (unknown, ok, degraded, failing), reasons, last_success, last_failure, last_failure_kind, next_attempt, logouts_owed, user_api_token_expires_at, password_expires_at, and what was learnt of its server. What is not known is left out."},
 					},
 				}}},
 				ForwardPerformanceStandby: true, // the active node knows
@@ -36,12 +43,16 @@ func (a *API) statusPath() *framework.Path {
 		DisplayAttrs: display("read", "status"),
 		HelpSynopsis: "Read how the credentials of all configs fare.",
 		HelpDescription: `
-Answers for each config a state and the number of logouts owed. The state is
-unknown where N-central was not asked since the plugin started, ok, degraded
-where tokens are handed out but something needs a person, and failing where
-new tokens cannot be had. Logouts that are owed could not be done yet and are
-tried once a minute until the token expires: see that there are none before
-the mount is disabled, which drops them.
+Answers for each config a state, the reasons for it in words, when N-central
+last answered well and when it last failed and how, when it is next asked for
+a token where it is being left alone, how many logouts are owed, when the
+User-API token and the password expire, and what was learnt of the server.
+
+The state is unknown where N-central was not asked since the plugin started,
+ok, degraded where tokens are handed out but something needs a person, and
+failing where new tokens cannot be had. Logouts that are owed could not be done
+yet and are tried once a minute until the token expires: see that there are
+none before the mount is disabled, which drops them.
 `,
 	}
 }
@@ -60,23 +71,41 @@ func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.F
 		if config == nil {
 			continue // deleted in the meantime
 		}
-		owed, err := a.Store.CountOwedOfConfig(ctx, name)
-		if err != nil {
+		if configs[name], err = a.statusOf(ctx, config); err != nil {
 			return nil, err
-		}
-		configs[name] = map[string]any{
-			fieldState:       string(a.stateOf(config, owed)),
-			fieldLogoutsOwed: owed,
 		}
 	}
 	return &logical.Response{Data: map[string]any{fieldConfigs: configs}}, nil
 }
 
-// stateOf is the config's state as its record has it, and degraded where all is well but for logouts owed.
-func (a *API) stateOf(config *store.Config, owed int) upstream.State {
-	state := a.Upstream.Record(config.Name).State(config, time.Now())
-	if owed > 0 && state != upstream.Failing {
-		return upstream.Degraded
+func (a *API) statusOf(ctx context.Context, config *store.Config) (map[string]any, error) {
+	now := time.Now()
+	condition, owed, err := a.conditionOf(ctx, config, now)
+	if err != nil {
+		return nil, err
 	}
-	return state
+	answer := map[string]any{
+		fieldState:       string(condition.State),
+		fieldReasons:     append([]string{}, condition.Reasons...),
+		fieldLogoutsOwed: owed,
+	}
+	putTime(answer, fieldLastSuccess, condition.LastSuccess)
+	putTime(answer, fieldLastFailure, condition.LastFailure)
+	if condition.LastFailureKind != "" {
+		answer[fieldLastFailureKind] = string(condition.LastFailureKind)
+	}
+	putTime(answer, fieldNextAttempt, a.Upstream.NextAttempt(config.Name, now))
+	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
+	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
+	learnt, err := a.Store.Learnt.Get(ctx, config.Name)
+	if err == nil && learnt != nil && learnt.URL == config.URL {
+		putLearnt(answer, *learnt)
+	}
+	return answer, err
+}
+
+// conditionOf is how the config fares, and how many logouts are owed at its server.
+func (a *API) conditionOf(ctx context.Context, config *store.Config, now time.Time) (upstream.Condition, int, error) {
+	owed, err := a.Store.CountOwedOfConfig(ctx, config.Name)
+	return a.Upstream.Record(config.Name).Condition(config, owed, now), owed, err
 }

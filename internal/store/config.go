@@ -32,11 +32,13 @@ type Config struct {
 	// WrittenAt tells one version of the config from the next, also where a write changed no field.
 	WrittenAt time.Time `json:"written_at"`
 
-	fingerprint string
+	fingerprint           string
+	userAPITokenExpiresAt time.Time
 }
 
 func (c *Config) prepare(name string) {
 	c.Name = name
+	c.userAPITokenExpiresAt = expiryOf(c.UserAPIToken)
 	c.fingerprint = fingerprint(c.URL, c.UserAPIToken, c.CACert, c.TLSServerName, fmt.Sprint(c.TLSSkipVerify))
 }
 
@@ -55,9 +57,11 @@ func (c *Config) UserAPITokenSHA256() string {
 
 // UserAPITokenExpiresAt is the User-API token's `exp` claim; zero where it has none. The claim is read, never trusted:
 // N-central decides what it accepts.
-func (c *Config) UserAPITokenExpiresAt() time.Time {
+func (c *Config) UserAPITokenExpiresAt() time.Time { return c.userAPITokenExpiresAt }
+
+func expiryOf(userAPIToken string) time.Time {
 	var claims jwt.RegisteredClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(c.UserAPIToken, &claims); err != nil || claims.ExpiresAt == nil {
+	if _, _, err := jwt.NewParser().ParseUnverified(userAPIToken, &claims); err != nil || claims.ExpiresAt == nil {
 		return time.Time{}
 	}
 	return claims.ExpiresAt.UTC()

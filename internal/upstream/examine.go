@@ -83,6 +83,9 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 			l.AccessOverrideRefused, l.RefreshOverrideRefused = 0, 0
 		}
 	})
+	if report.Failed == nil || report.failure != nil {
+		s.record.answered(report.failure, time.Now())
+	}
 	switch {
 	case report.failure != nil && report.failure.Step == ncentral.CallData:
 		s.record.probed(report.failure)

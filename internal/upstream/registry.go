@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -72,6 +73,16 @@ func (r *Registry) Record(config string) *Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.record(config)
+}
+
+// NextAttempt is when the config's server is next asked for a new token, where it is being left alone; else zero.
+func (r *Registry) NextAttempt(config string, now time.Time) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if server, known := r.servers[config]; known {
+		return server.NextAttempt(now)
+	}
+	return time.Time{}
 }
 
 // Forget drops what memory holds of a config that is no more.

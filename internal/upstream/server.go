@@ -148,9 +148,13 @@ func (s *Server) call(step ncentral.Call, do func() error) error {
 	err := do()
 	if err == nil {
 		s.answered()
+		s.record.answered(nil, time.Now())
 		return nil
 	}
 	failure := s.failure(step, err, time.Time{})
+	if failure.Kind != ncentral.KindCanceled && !(failure.Kind == ncentral.KindRefused && step != ncentral.CallAuthenticate) {
+		s.record.answered(failure, time.Now()) // a token or session that is no more is no failure
+	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
 		// Neither says anything of the server.

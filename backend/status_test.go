@@ -1,0 +1,119 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// status answers what status tells of config default.
+func (m *mount) status() map[string]any {
+	m.t.Helper()
+	configs := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)
+	return configs["default"].(map[string]any)
+}
+
+func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
+	tests := map[string]struct {
+		spoil       func(m *mount)
+		state       string
+		reason      string
+		failureKind string
+	}{
+		"nothing":         {func(*mount) {}, "ok", "", ""},
+		"after a restart": {func(m *mount) { m.start() }, "unknown", "", ""},
+		"refused": {func(m *mount) {
+			_, _ = m.RegenerateUserAPIToken("api-user")
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}, "failing", "write the token that it has now", "refused"},
+		"down": {func(m *mount) {
+			m.server.Stop()
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}, "failing", "connection refused", "unreachable"},
+		"expired password": {func(m *mount) {
+			m.read(nil)
+			_ = m.SetPasswordExpired("api-user", true)
+			m.tick()
+		}, "degraded", "password has most likely expired", "server_error"},
+		"password soon to expire": {func(m *mount) {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h"})
+		}, "degraded", "the API user's password expires at", ""},
+		"logouts owed": {func(m *mount) {
+			m.read(nil)
+			m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
+			m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		}, "degraded", "logouts owed: 1", "forbidden"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				test.spoil(m)
+				status := m.status()
+				kind, _ := status["last_failure_kind"].(string)
+				if status["state"] != test.state || kind != test.failureKind {
+					t.Errorf("state %v, last failure %q", status["state"], kind)
+				}
+				reasons := strings.Join(status["reasons"].([]string), "\n")
+				if !strings.Contains(reasons, test.reason) || (test.reason == "") != (reasons == "") {
+					t.Errorf("reasons: %s", reasons)
+				}
+				for _, secret := range m.Secrets() {
+					if strings.Contains(fmt.Sprint(status), secret) {
+						t.Error("status tells a secret")
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestStatusTellsTimesAndWhatWasLearnt(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		want := map[string]any{
+			"state": "ok", "reasons": []string{}, "logouts_owed": 0, "last_success": "2000-01-01T00:00:00Z",
+			"server_version": "2026.2.0.17", "clock_offset_seconds": 0.0,
+			"can_log_out": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
+		}
+		if diff := cmp.Diff(want, m.status()); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(time.Hour)
+		m.server.Stop()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		status := m.status()
+		if status["last_failure"] == nil || status["next_attempt"] == nil || status["last_success"] != "2000-01-01T00:00:00Z" {
+			t.Errorf("%v", status)
+		}
+	})
+}
+
+func TestCredsWarnOfExpiry(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		if warnings := m.warnings(); warnings != "" {
+			t.Error(warnings)
+		}
+		m.must(logical.UpdateOperation, "config/default", map[string]any{
+			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "400h",
+		})
+		if warnings := m.warnings(); warnings != "" {
+			t.Errorf("a warning before expiry_warning: %s", warnings)
+		}
+		time.Sleep(65 * time.Hour)
+		if warnings := m.warnings(); !strings.Contains(warnings, "the API user's password expires at 2000-01-17T16:00:00Z") {
+			t.Errorf("warnings: %s", warnings)
+		}
+		time.Sleep(336 * time.Hour)
+		if warnings := m.warnings(); !strings.Contains(warnings, "the API user's password expired at") {
+			t.Errorf("warnings: %s", warnings)
+		}
+	})
+}
