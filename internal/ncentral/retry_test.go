@@ -337,8 +337,8 @@ func TestTraceIsSilentWhereNothingIsRetried(t *testing.T) {
 		if notices != 0 {
 			t.Errorf("%d notices, want none", notices)
 		}
-		if err := retryingClient(statuses(503, 200), 1).Validate(WithTrace(ctx, &Trace{}), newToken()); err != nil || notices != 0 {
-			t.Errorf("with a trace without hooks: %v, %d notices", err, notices)
+		if err := retryingClient(statuses(503, 200), 1).Validate(WithTrace(ctx, &Trace{}), newToken()); err != nil || notices != 1 {
+			t.Errorf("with a trace without hooks before one with: %v, %d notices, want 1", err, notices)
 		}
 	})
 }

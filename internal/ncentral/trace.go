@@ -18,10 +18,15 @@ type Trace struct {
 
 type traceKey struct{}
 
-// WithTrace returns a context whose calls run the hooks of trace, and no longer
-// those of an earlier one.
+// WithTrace returns a context whose calls run the hooks of trace, and then those of
+// an earlier one.
 func WithTrace(ctx context.Context, trace *Trace) context.Context {
-	return context.WithValue(ctx, traceKey{}, trace)
+	return context.WithValue(ctx, traceKey{}, &Trace{Retrying: func(call Call, err error, wait time.Duration) {
+		if trace.Retrying != nil {
+			trace.Retrying(call, err, wait)
+		}
+		reportRetry(ctx, call, err, wait)
+	}})
 }
 
 func reportRetry(ctx context.Context, call Call, err error, wait time.Duration) {

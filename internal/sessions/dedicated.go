@@ -39,9 +39,11 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	if role.TTL > 0 && minTTL > role.TTL {
 		return nil, nil, &LimitError{Asked: minTTL, Granted: role.TTL, Dedicated: true}
 	}
+	limited, cancel := context.WithTimeout(ctx, config.FlightLimit())
+	defer cancel()
 	token, err := m.openSession(ctx, config, role)
 	if err == nil {
-		err = m.mayAnswer(ctx, role, config, token, minTTL)
+		err = m.mayAnswer(limited, role, config, token, minTTL)
 	}
 	if err != nil {
 		if token != nil {
@@ -83,12 +85,9 @@ func (m *Manager) openSession(reader context.Context, config *store.Config, role
 
 // mayAnswer says why a session that was opened is not to be handed out, if so.
 func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration) error {
-	remaining := store.Remaining(token.ExpiresAt, time.Now())
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case remaining < deadBelow:
-		return ErrDeadOnArrival
 	case minTTL > token.Lifetime():
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
@@ -96,10 +95,15 @@ func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store
 	if err == nil && wanted {
 		wanted, err = m.livesOrIsTrusted(ctx, config, token)
 	}
-	if err == nil && !wanted {
-		err = ErrOvertaken
+	switch {
+	case err != nil:
+		return err
+	case !wanted:
+		return ErrOvertaken
+	case store.Remaining(token.ExpiresAt, time.Now()) < deadBelow: // the last thing asked, for asking took time
+		return ErrDeadOnArrival
 	}
-	return err
+	return nil
 }
 
 // livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.

@@ -29,6 +29,9 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 	if err != nil {
 		return nil, err
 	}
+	if session != nil && session.Current != nil {
+		m.upstream.Record(session.Current.Config).ServedStale(time.Time{})
+	}
 	tokens := session.Tokens(time.Now())
 	told := make([]string, len(tokens))
 	var group errgroup.Group

@@ -27,6 +27,7 @@ type flight struct {
 
 	mu      sync.Mutex
 	outcome error // of the first attempt until it landed, then of the flight
+	landed  bool
 }
 
 func newFlight(v *view, ended uint64) *flight {
@@ -51,7 +52,7 @@ func (f *flight) failure() error {
 func (f *flight) attemptFailed(failure error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.outcome == nil {
+	if f.outcome == nil && !f.landed {
 		f.outcome = failure
 		close(f.failedOnce)
 	}
@@ -60,7 +61,7 @@ func (f *flight) attemptFailed(failure error) {
 func (f *flight) land(outcome error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.outcome = outcome
+	f.outcome, f.landed = outcome, true
 	close(f.done)
 }
 

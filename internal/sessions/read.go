@@ -137,7 +137,7 @@ func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want
 	case failure == nil:
 		return m.answerNew(ctx, slot, want)
 	case canServeStale && !errors.Is(failure, ErrOvertaken):
-		return m.answerStale(ctx, slot, v, failure)
+		return m.answerStale(ctx, slot, v, want, failure)
 	}
 	return nil, failure
 }
@@ -181,7 +181,7 @@ const shortestStaleWait = 15 * time.Second
 
 // answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
 // have been validated for that.
-func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, failure error) (*Answer, error) {
+func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Want, failure error) (*Answer, error) {
 	inHand := v.token
 	slot, v, _, err := m.look(ctx, slot.role)
 	if err != nil {
@@ -200,7 +200,7 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, failure 
 		}
 	}
 	now := time.Now()
-	if !v.alive(now) {
+	if !v.alive(now) || v.remaining(now) < want.MinTTL {
 		return nil, failure
 	}
 	server, err := m.server(v.config)

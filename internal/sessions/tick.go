@@ -99,6 +99,7 @@ func (m *Manager) forgetServers(ctx context.Context) error {
 	for _, name := range names {
 		config, getErr := m.store.Configs.Get(ctx, name)
 		if getErr == nil && config == nil {
+			m.upstream.Forget(name)
 			getErr = m.store.Learnt.Delete(ctx, name)
 		}
 		err = errors.Join(err, getErr)
@@ -187,8 +188,12 @@ func (m *Manager) inspect(ctx context.Context, token *liveToken) {
 	case lives && m.probeIsDue(v.config.Name):
 		server.Probe(ctx, v.token.AccessToken)
 	case !lives:
+		_, now, _, err := m.look(ctx, slot.role)
+		if err != nil || now.session == nil || now.session.Current != nil {
+			return // ended or replaced by this engine in the meantime, which tells nothing of the server
+		}
 		server.Suspect(ctx)
-		if _, now, _, err := m.look(ctx, slot.role); err == nil && !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
+		if !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
 			m.rotate(ctx, slot, now)
 		}
 	}

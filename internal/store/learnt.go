@@ -21,7 +21,7 @@ type Learnt struct {
 	AccessOverrideRefused  time.Duration `json:"access_override_refused,omitempty"`
 	RefreshOverrideRefused time.Duration `json:"refresh_override_refused,omitempty"`
 	// Suspicion counts the events after which the config's tokens must be validated before they are handed out again.
-	// It only grows, whatever else is forgotten.
+	// It only grows while the config is there, whatever else is forgotten.
 	Suspicion int64 `json:"suspicion"`
 }
 

@@ -46,22 +46,19 @@ func (s *Server) mayEndEarlier(ctx context.Context) bool {
 }
 
 // suspectEarlier casts suspicion on the tokens that an authenticate may have ended, and answers the count of suspicions that
-// the new token is above. Of two authenticates that overlapped, either may have ended the other's session.
-func (s *Server) suspectEarlier(ctx context.Context, overlapped bool) int64 {
+// the new token is above.
+func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
 		return s.Learnt(ctx).Suspicion
 	}
-	count := s.Suspect(ctx)
-	if overlapped {
-		count--
-	}
-	return count
+	return s.Suspect(ctx)
 }
 
 // teach changes what is known of the server, in storage and memory; in memory alone where storage fails.
 func (s *Server) teach(ctx context.Context, change func(*store.Learnt)) store.Learnt {
 	s.record.learning.Lock()
 	defer s.record.learning.Unlock()
+	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
 	learnt := s.Learnt(ctx)
 	change(&learnt)
 	if err := s.learnt.Put(ctx, s.config.Name, &learnt); err != nil {

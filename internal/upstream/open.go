@@ -42,16 +42,23 @@ func (s *Server) Authenticate(ctx context.Context, asked ncentral.Overrides) (*G
 		return nil, failure.ofCallNotMade(ncentral.CallAuthenticate)
 	}
 	endOpening := s.beginOpening()
+	lost := false // whether the answer to an attempt before the last was
+	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
+		lost = lost || s.mayHaveOpened(ctx, err)
+	}})
 	grant, err := s.open(ctx, ncentral.CallAuthenticate, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
 		return s.client.Authenticate(ctx, s.config.UserAPIToken, overrides)
 	})
-	overlapped := endOpening()
 	s.noteObtained(ctx, sent, err)
 	switch {
 	case err == nil:
-		grant.Suspicion = s.suspectEarlier(ctx, overlapped)
-	case s.mayHaveOpened(ctx, err):
+		grant.Suspicion = s.suspectEarlier(ctx)
+	case lost || s.mayHaveOpened(ctx, err):
 		s.Suspect(ctx)
+	}
+	// Of two authenticates that overlapped, either may have ended the other's session.
+	if overlapped := endOpening(); overlapped && err == nil && s.mayEndEarlier(ctx) {
+		grant.Suspicion--
 	}
 	return grant, err
 }
@@ -64,12 +71,13 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 	if kind == ncentral.KindMalformed {
 		return s.mayEndEarlier(ctx)
 	}
+	var answered *ncentral.Error
+	gaveUp := errors.As(err, &answered) && answered.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
 	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
-	if ends == nil || !*ends || (kind != ncentral.KindTimeout && kind != ncentral.KindUnreachable) {
+	if ends == nil || !*ends || !(kind == ncentral.KindTimeout || kind == ncentral.KindUnreachable || gaveUp) {
 		return false
 	}
 	var failure *Failure
-	var answered *ncentral.Error
 	var connecting *net.OpError
 	neverSent := errors.As(err, &failure) && failure.NotMade ||
 		errors.As(err, &answered) && answered.TLSProblem ||
@@ -91,7 +99,9 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentra
 	if err != nil {
 		return grant, err
 	}
-	s.record.obtained(nil)
+	if !s.isRefused() { // a refresh that succeeds says nothing of the User-API token
+		s.record.obtained(nil)
+	}
 	grant.Suspicion = suspicion
 	return grant, nil
 }
@@ -216,25 +226,32 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 	}
 }
 
+// isRefused says whether N-central refused the User-API token the last time it was tried.
+func (s *Server) isRefused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused.cause != nil
+}
+
 // beginOpening notes that an authenticate begins. What it answers notes the end, and says whether another was under way at
 // any time in between.
 func (s *Server) beginOpening() (end func() (overlapped bool)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	others := s.openings.underWay
-	s.openings.begun++
-	s.openings.underWay++
-	begun := s.openings.begun
+	s.record.mu.Lock()
+	defer s.record.mu.Unlock()
+	others := s.record.openings.underWay
+	s.record.openings.begun++
+	s.record.openings.underWay++
+	begun := s.record.openings.begun
 	return func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.openings.underWay--
-		return others > 0 || s.openings.begun > begun
+		s.record.mu.Lock()
+		defer s.record.mu.Unlock()
+		s.record.openings.underWay--
+		return others > 0 || s.record.openings.begun > begun
 	}
 }
 
 func (s *Server) openingsSoFar() openings {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.openings
+	s.record.mu.Lock()
+	defer s.record.mu.Unlock()
+	return s.record.openings
 }

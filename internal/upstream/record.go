@@ -29,6 +29,7 @@ type Record struct {
 	learning *sync.Mutex
 
 	mu              sync.Mutex
+	openings        openings // of all versions of the config: they end each other's sessions
 	asked           bool
 	obtaining       *Failure  // why the last attempt to obtain a token failed; nil where it did not
 	dataCall        *Failure  // why the last data call failed; nil where it did not
@@ -97,6 +98,13 @@ func (r *Record) obtained(failure *Failure) {
 	if failure == nil {
 		r.servedStale = time.Time{}
 	}
+}
+
+// startOver forgets how another server or credential fared.
+func (r *Record) startOver() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked, r.obtaining, r.dataCall, r.servedStale = false, nil, nil, time.Time{}
 }
 
 func (r *Record) probed(failure *Failure) {

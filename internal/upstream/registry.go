@@ -63,6 +63,9 @@ func (r *Registry) Server(config *store.Config) (*Server, error) {
 	}
 	if known {
 		server.client.CloseIdleConnections()
+		if server.config.Fingerprint() != config.Fingerprint() {
+			fresh.record.startOver()
+		}
 	}
 	r.servers[config.Name] = fresh
 	return fresh, nil

@@ -28,10 +28,9 @@ type Server struct {
 
 	learning singleflight.Group
 
-	mu       sync.Mutex
-	refused  pause // after N-central refused the User-API token
-	silent   pause // after N-central did not answer
-	openings openings
+	mu      sync.Mutex
+	refused pause // after N-central refused the User-API token
+	silent  pause // after N-central did not answer
 	// learntNothingAt is when an attempt to learn how the server rotates last taught nothing.
 	learntNothingAt time.Time
 }

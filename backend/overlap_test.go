@@ -1,0 +1,298 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// The flight lands in the moment in which the patience of readers ends.
+func TestLandingAsPatienceEnds(t *testing.T) {
+	for range 20 {
+		inBubble(t, nil, func(m *mount) {
+			first := m.lives(m.read(nil))
+			time.Sleep(56 * time.Minute)
+			m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
+			m.FailNext(simulator.EndpointRefresh, 1, status(401))
+			var wait sync.WaitGroup
+			var old, failed atomic.Int64
+			for range 1000 {
+				wait.Add(1)
+				go func() {
+					defer wait.Done()
+					r, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+					if err != nil || r.IsError() {
+						failed.Add(1)
+						return
+					}
+					if r.Data["access_token"] == first {
+						old.Add(1)
+					}
+				}()
+			}
+			wait.Wait()
+			if failed.Load() > 0 {
+				t.Errorf("%d stale, %d failed", old.Load(), failed.Load())
+			}
+		})
+	}
+}
+
+// A dedicated token that dies while it is validated.
+func TestDedicatedLeaseOfADeadToken(t *testing.T) {
+	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": "10s"})
+		g := m.gated()
+		release := g.hold(toAuthenticate)
+		a := m.begin(logical.ReadOperation, "creds/worker", nil)
+		synctest.Wait()
+		// Another overlaps: fails before it opens a session
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		hold := g.hold(toValidate)
+		release()
+		synctest.Wait()
+		time.Sleep(9500 * time.Millisecond)
+		hold()
+		o := a()
+		if o.err == nil && o.response != nil && !o.response.IsError() {
+			t.Errorf("lease of %s", o.response.Secret.TTL)
+		} else {
+			t.Log(o.err, o.response)
+		}
+	})
+}
+
+// How long a dedicated read lasts
+func TestDedicatedReadOutlastsItsLimit(t *testing.T) {
+	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "verify": false})
+		g := m.gated()
+		release := g.hold(toAuthenticate)
+		a := m.begin(logical.ReadOperation, "creds/worker", nil)
+		synctest.Wait()
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.FailNext(simulator.EndpointValidate, -1, hang)
+		release()
+		o := a()
+		if o.took > 61*time.Second {
+			t.Errorf("took %s", o.took)
+		}
+	})
+}
+
+// The mark of suspicion is not stored where the time of the whole call ran out.
+func TestSuspicionIsStoredWhenTimeIsUp(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointAuthenticate, 2, hang)
+		o := m.begin(logical.ReadOperation, "creds/other", nil)
+		time.Sleep(21 * time.Second)
+		release := g.hold(toAuthenticate) // the third attempt opens a session, and its answer comes too late
+		o()
+		release()
+		m.start()
+		m.lives(m.read(nil))
+	})
+}
+
+// A new version of the config forgets which authenticates are under way.
+func TestOverlapAcrossConfigVersions(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		release := g.hold(toAuthenticate)
+		a := m.begin(logical.ReadOperation, "creds/monitoring", nil) // worked on first, answered last
+		synctest.Wait()
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 4, "verify": false})
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		release()
+		if o := a(); o.token() == "" || !m.AccessTokenLives(o.token()) {
+			t.Error("a dead token was handed out", o.err)
+		}
+		if again := m.read(nil); !m.AccessTokenLives(again["access_token"].(string)) {
+			t.Error("and again")
+		}
+	})
+}
+
+// The answer to the first attempt was lost, the next attempt was refused.
+func TestEarlierAttemptOpenedASession(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureLostAnswer})
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(503))
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.ClearFailures()
+		time.Sleep(20 * time.Second)
+		if answer := m.read(nil); !m.AccessTokenLives(answer["access_token"].(string)) {
+			t.Error("a dead token was handed out")
+		}
+	})
+}
+
+// The tick's validation of a token that is ended by hand meanwhile.
+func TestTickAuthenticatesAfterSessionsWereEnded(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointValidate, 1, hang)
+		ticked := make(chan struct{})
+		go func() { m.tick(); close(ticked) }()
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.ResetCounts()
+		m.ClearFailures()
+		<-ticked
+		synctest.Wait()
+		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n != 0 || m.OpenSessions() != 0 {
+			t.Errorf("the tick opened %d sessions for a role whose sessions were just ended", n)
+		}
+	})
+}
+
+// The tick's validation of a token that a reader's rotation replaced meanwhile.
+func TestTickReplacesAFreshToken(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		m.lives(m.read(nil))
+		time.Sleep(52*time.Minute + 59*time.Second) // due ahead at 53m
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointValidate, 1, hang)
+		ticked := make(chan struct{})
+		go func() { m.tick(); close(ticked) }()
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		m.read(nil) // starts the rotation
+		synctest.Wait()
+		second := m.lives(m.read(nil))
+		m.ClearFailures()
+		<-ticked
+		synctest.Wait()
+		if !m.AccessTokenLives(second) {
+			t.Error("the tick ended a fresh token that a reader holds")
+		}
+		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n != 1 {
+			t.Errorf("%d authenticates for one rotation", n)
+		}
+	})
+}
+
+// The config cannot be read after a dedicated session was opened.
+func TestErrorAfterOpening(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.must(logical.ReadOperation, "config/default", nil)
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
+		a := m.begin(logical.ReadOperation, "creds/worker", nil)
+		synctest.Wait()
+		m.backend.InvalidateKey(context.Background(), "config/default") // another node writes it
+		reads := 0
+		get := func(key string) error {
+			if key == "config/default" {
+				reads++
+				if reads > 1 {
+					return errors.New("storage is not there for a moment")
+				}
+			}
+			return nil
+		}
+		got := func(key string) {
+			if key == "config/default" {
+				m.backend.InvalidateKey(context.Background(), "config/default") // and once more
+			}
+		}
+		storage.get.Store(&get)
+		storage.got.Store(&got)
+		m.ClearFailures()
+		o := a()
+		storage.get.Store(nil)
+		storage.got.Store(nil)
+		synctest.Wait()
+		m.tick()
+		if o.err != nil && m.OpenSessions() != 0 {
+			t.Errorf("the read failed (%v) and its session stays open, owed %v", o.err, m.status()["logouts_owed"])
+		}
+	})
+}
+
+// A refresh that succeeds hides that the User-API token is refused.
+func TestRefreshHidesTheRefusal(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		if s := m.status(); s["state"] != "failing" {
+			t.Error(s)
+		}
+		m.lives(m.read(nil)) // validated, refreshed
+		if s := m.status(); s["state"] == "ok" {
+			t.Errorf("state ok though the User-API token is refused: %v", s)
+		}
+		m.failure(logical.ReadOperation, "creds/other", nil)
+	})
+}
+
+// A stale answer below the reader's min_ttl.
+func TestStaleBelowTheReadersMinTTL(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"min_ttl": "20m"})
+		m.read(nil)
+		time.Sleep(49*time.Minute + 55*time.Second)
+		m.FailNext(simulator.EndpointRefresh, -1, hang)
+		m.FailNext(simulator.EndpointAuthenticate, -1, hang)
+		r, err := m.do(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "10m"})
+		if err == nil && !r.IsError() {
+			t.Errorf("%v of 600 s left", r.Data["expires_at_seconds"].(int64)-time.Now().Unix())
+		}
+		m.ClearFailures()
+	})
+}
+
+// Status goes on telling of a stale token that was ended.
+func TestStatusAfterTheStaleTokenWasEnded(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.FailNext(simulator.EndpointRefresh, -1, status(401))
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if s := m.status(); s["state"] != "failing" {
+			t.Error(s["state"], s["reasons"])
+		}
+	})
+}
+
+// Status after a rewrite without verify.
+func TestStatusAfterARewrite(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		fresh, _ := m.RegenerateUserAPIToken("api-user")
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh, "verify": false})
+		s := m.status()
+		if reasons := strings.Join(s["reasons"].([]string), "\n"); strings.Contains(reasons, "not tried again before") {
+			t.Error(s["state"], reasons)
+		}
+	})
+}
+
+var _ net.Conn
