@@ -20,8 +20,8 @@ type Learnt struct {
 	// where none is. Shorter ones are asked for all the same.
 	AccessOverrideRefused  time.Duration `json:"access_override_refused,omitempty"`
 	RefreshOverrideRefused time.Duration `json:"refresh_override_refused,omitempty"`
-	// Suspicion counts the events after which the config's tokens must be validated before they are handed out again.
-	// It only grows while the config is there, whatever else is forgotten.
+	// Suspicion is raised by the events after which the config's tokens must be validated before they are handed out again,
+	// to the time of the event (Unix nanoseconds) at least. It only grows, also where the config is deleted and made anew.
 	Suspicion int64 `json:"suspicion"`
 }
 

@@ -16,27 +16,39 @@ const learningPause = time.Hour
 // Learnt is what is known of this server: never nil, and empty but for the count of suspicions where what is stored
 // was learnt at another URL.
 func (s *Server) Learnt(ctx context.Context) store.Learnt {
-	stored, err := s.learnt.Get(ctx, s.config.Name)
+	learnt, err := s.readLearnt(ctx)
 	if err != nil {
 		s.logger.Warn("what was learnt of the server cannot be read", "error", err)
 	}
+	return learnt
+}
+
+func (s *Server) readLearnt(ctx context.Context) (store.Learnt, error) {
+	stored, err := s.learnt.Get(ctx, s.config.Name)
 	switch {
 	case stored == nil:
-		return store.Learnt{URL: s.config.URL}
+		return store.Learnt{URL: s.config.URL}, err
 	case stored.URL != s.config.URL:
-		return store.Learnt{URL: s.config.URL, Suspicion: stored.Suspicion}
+		return store.Learnt{URL: s.config.URL, Suspicion: stored.Suspicion}, nil
 	}
-	return *stored
+	return *stored, nil
 }
 
 // Suspect makes every token of the config that was obtained so far suspect, and answers the new count of suspicions.
 func (s *Server) Suspect(ctx context.Context) int64 {
-	return s.teach(ctx, func(l *store.Learnt) { l.Suspicion++ }).Suspicion
+	return s.teach(ctx, raiseSuspicion).Suspicion
 }
+
+// raiseSuspicion is above every count before it, also where that is not known: a config was deleted and made anew, or what
+// is stored cannot be read.
+func raiseSuspicion(l *store.Learnt) { l.Suspicion = max(l.Suspicion+1, time.Now().UnixNano()) }
 
 // ForgetLearnt forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
 func (s *Server) ForgetLearnt(ctx context.Context) {
-	s.teach(ctx, func(l *store.Learnt) { *l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion + 1} })
+	s.teach(ctx, func(l *store.Learnt) {
+		raiseSuspicion(l)
+		*l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion}
+	})
 }
 
 // mayEndEarlier says whether, for all that is known, this server's authenticate ends the user's earlier sessions.
@@ -59,7 +71,10 @@ func (s *Server) teach(ctx context.Context, change func(*store.Learnt)) store.Le
 	s.record.learning.Lock()
 	defer s.record.learning.Unlock()
 	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
-	learnt := s.Learnt(ctx)
+	learnt, err := s.readLearnt(ctx)
+	if err != nil {
+		raiseSuspicion(&learnt) // what cannot be read may have held one
+	}
 	change(&learnt)
 	if err := s.learnt.Put(ctx, s.config.Name, &learnt); err != nil {
 		s.logger.Warn("what was learnt of the server could not be stored", "error", err)

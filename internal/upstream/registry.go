@@ -46,7 +46,7 @@ func NewRegistry(entries *store.Store, logger hclog.Logger, dial DialContext) *R
 var ErrOutdated = errors.New("the config was changed in the meantime")
 
 // Server answers the server of that version of the config. A new version starts without cool-down and back-off; of a version
-// that a newer one has followed there is none any more.
+// that a newer one has followed there is none any more. Newer is what is stored: clocks of other nodes may be behind.
 func (r *Registry) Server(config *store.Config) (*Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,7 +54,7 @@ func (r *Registry) Server(config *store.Config) (*Server, error) {
 	switch {
 	case known && server.config.WrittenAt.Equal(config.WrittenAt):
 		return server, nil
-	case known && server.config.WrittenAt.After(config.WrittenAt):
+	case known && server.config.WrittenAt.After(config.WrittenAt) && !r.isInForce(config):
 		return nil, ErrOutdated
 	}
 	fresh, err := r.newServer(config, r.record(config.Name))
@@ -69,6 +69,11 @@ func (r *Registry) Server(config *store.Config) (*Server, error) {
 	}
 	r.servers[config.Name] = fresh
 	return fresh, nil
+}
+
+func (r *Registry) isInForce(config *store.Config) bool {
+	stored, err := r.store.Configs.Get(context.Background(), config.Name)
+	return err == nil && stored != nil && stored.WrittenAt.Equal(config.WrittenAt)
 }
 
 // Record is how the config's server fared since this process started.

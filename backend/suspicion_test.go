@@ -1,0 +1,133 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// A cluster that gets a config anew from another node, whose clock is behind, serves it.
+func TestAConfigMadeAnewElsewhereIsServed(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		ctx := context.Background()
+		entry, err := m.storage.Get(ctx, "config/default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config map[string]any
+		if err := json.Unmarshal(entry.Value, &config); err != nil {
+			t.Fatal(err)
+		}
+		// Deleted on another node, and a tick later written anew by one whose clock is behind.
+		if err := m.storage.Delete(ctx, "config/default"); err != nil {
+			t.Fatal(err)
+		}
+		m.backend.InvalidateKey(ctx, "config/default")
+		config["written_at"] = time.Now().Add(-time.Hour)
+		if entry.Value, err = json.Marshal(config); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.storage.Put(ctx, entry); err != nil {
+			t.Fatal(err)
+		}
+		m.backend.InvalidateKey(ctx, "config/default")
+		time.Sleep(30 * time.Minute)
+		m.tick()
+		response, err := m.do(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		if err != nil || response.IsError() {
+			t.Errorf("half an hour later: %v %v", response, err)
+		}
+	})
+}
+
+// The count of suspicions only grows, also where a config is deleted and made anew.
+func TestSuspicionOutlivesTheConfig(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for range 3 { // tokens that die and are replaced raise the count
+			m.read(nil)
+			m.Reboot()
+			time.Sleep(2 * time.Second)
+			m.lives(m.read(map[string]any{"validate": true}))
+		}
+		data := map[string]any{"url": m.server.URL, "user_api_token": m.token}
+		m.must(logical.UpdateOperation, "config/other", data)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "other"})
+		m.must(logical.DeleteOperation, "config/default", nil)
+		m.must(logical.UpdateOperation, "config/default", data)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "default"})
+		m.must(logical.UpdateOperation, "roles/second", map[string]any{"lease": false})
+		m.lives(m.must(logical.ReadOperation, "creds/second", nil))
+		m.Reboot()
+		time.Sleep(2 * time.Second)
+		m.lives(m.must(logical.ReadOperation, "creds/second", map[string]any{"validate": true}))
+		m.lives(m.read(nil)) // N-central forgot every session, and the engine knows
+	})
+}
+
+// LIST tells of a token to hand out only where there is one.
+func TestListTellsOfATokenOnlyWhereThereIsOne(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
+		read := m.must(logical.ReadOperation, "sessions/monitoring", nil)
+		info := m.must(logical.ListOperation, "sessions/", nil)["key_info"].(map[string]any)["monitoring"].(map[string]any)
+		if info["expires_at"] != read["expires_at"] {
+			t.Errorf("LIST says expires_at %v, a read says %v", info["expires_at"], read["expires_at"])
+		}
+	})
+}
+
+// What was learnt is not overwritten, suspicions included, because it could not be read for a moment.
+func TestAFailedReadLosesNoSuspicion(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		time.Sleep(time.Second)
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.must(logical.ReadOperation, "sessions/other", nil)
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "learnt/") {
+				return errors.New("storage is not there for a moment")
+			}
+			return nil
+		}
+		storage.get.Store(&fails)
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // ends the session of the other role's token
+		storage.get.Store(nil)
+		m.lives(m.read(nil))
+	})
+}
+
+// The same for a logout, which only learns that this server can.
+func TestALogoutLosesNoSuspicion(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.lives(m.read(nil))
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // the other token is dead, and marked as suspect
+		time.Sleep(time.Second)
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "learnt/") {
+				return errors.New("storage is not there for a moment")
+			}
+			return nil
+		}
+		storage.get.Store(&fails)
+		m.must(logical.DeleteOperation, "sessions/other", nil)
+		storage.get.Store(nil)
+		m.lives(m.read(nil))
+	})
+}
