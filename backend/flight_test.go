@@ -328,6 +328,22 @@ func TestRefusedOverridesAreLearnt(t *testing.T) {
 	})
 }
 
+func TestAShorterGrantIsToldOfBesideARefusedRefreshOverride(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"refresh_token_ttl": "48h"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "20m"})
+		m.read(nil)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "300"})
+		warnings := m.warnings()
+		for _, part := range []string{"granted 5m0s, not the 10m0s", "refresh-token lifetime of 48h0m0s"} {
+			if !strings.Contains(warnings, part) {
+				t.Errorf("no warning of %q: %s", part, warnings)
+			}
+		}
+	})
+}
+
 func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
 	for _, lifetime := range []json.Number{"0", "-60", "1", "9000000000"} {
 		t.Run(lifetime.String(), func(t *testing.T) {

@@ -103,7 +103,7 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 	}
 }
 
-func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) readCreds(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, _ := data.Raw["name"].(string) // captured from the path; a Get would decode it once more on every hot read
 	want, err := wanted(data)
 	if err != nil {
@@ -126,11 +126,7 @@ func (a *API) readCreds(ctx context.Context, req *logical.Request, data *framewo
 	if err != nil {
 		return failed(err)
 	}
-	config, err := a.Store.Configs.Get(ctx, role.Config)
-	if err != nil || config == nil {
-		return response, nil // an error would leave a session open that nobody knows of
-	}
-	return withWarnings(response, upstream.ExpiryWarnings(config, time.Now())), nil
+	return response, nil
 }
 
 func (a *API) answerCreds(ctx context.Context, role *store.Role, want sessions.Want) (*logical.Response, error) {
@@ -176,6 +172,11 @@ func tokenData(answer *sessions.Answer) map[string]any {
 	return data
 }
 
+// allWarnings are the answer's, and those of expiries that are near.
+func allWarnings(answer *sessions.Answer) []string {
+	return append(answer.Warnings, upstream.ExpiryWarnings(answer.Config, time.Now())...)
+}
+
 // unleased answers the token with the fields by which consumers know when to come back. Of two answers with one token,
 // only ttl may differ: Vault's Secrets Operator restarts what it serves where another field does.
 func unleased(answer *sessions.Answer) *logical.Response {
@@ -183,7 +184,7 @@ func unleased(answer *sessions.Answer) *logical.Response {
 	data[fieldTTL] = max(int64((answer.UntilRotation+time.Second-1)/time.Second), 1)
 	data[fieldRotationPeriod] = answer.RotationPeriod
 	data[fieldLastRotation] = answer.ObtainedAt
-	return &logical.Response{Data: data, Warnings: answer.Warnings}
+	return &logical.Response{Data: data, Warnings: allWarnings(answer)}
 }
 
 // leased answers the token under a lease that ends with it, in whole seconds rounded down, so that no lease outlives its
@@ -194,7 +195,7 @@ func leased(answer *sessions.Answer, internal map[string]any) *logical.Response 
 	return &logical.Response{
 		Data:     tokenData(answer),
 		Secret:   &logical.Secret{LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime}, InternalData: internal},
-		Warnings: answer.Warnings,
+		Warnings: allWarnings(answer),
 	}
 }
 

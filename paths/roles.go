@@ -168,8 +168,8 @@ func roleWarnings(role *store.Role) []string {
 	if role.CredentialType == store.Dedicated && role.MinTTL != nil {
 		warnings = append(warnings, fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL))
 	}
-	if role.TTL > 0 && role.TTL <= 2*time.Second {
-		warnings = append(warnings, fmt.Sprintf("%s: a token with less than 2s left is not handed out, so no token of this role can be", fieldTTL))
+	if role.TTL > 0 && role.TTL <= store.DeadBelow {
+		warnings = append(warnings, fmt.Sprintf("%s: a token with less than %s left is not handed out, so no token of this role can be", fieldTTL, store.DeadBelow))
 	}
 	return warnings
 }

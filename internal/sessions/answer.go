@@ -34,6 +34,8 @@ type Facts struct {
 // Answer hands out a token.
 type Answer struct {
 	*Facts
+	// Config is the one that the token came from.
+	Config *store.Config
 	// Remaining is for how long the token is promised to live, more than 2 s.
 	Remaining time.Duration
 	// UntilRotation is when this engine next replaces the token, from now.
@@ -57,6 +59,7 @@ func newFacts(v *view) Facts {
 func (v *view) answer(now time.Time) *Answer {
 	return &Answer{
 		Facts:         &v.facts,
+		Config:        v.config,
 		Remaining:     v.remaining(now),
 		UntilRotation: store.Remaining(v.rotatesAt, now),
 		Warnings:      slices.Clip(v.token.Warnings), // whoever adds to them gets an array of their own

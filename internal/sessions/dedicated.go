@@ -100,7 +100,7 @@ func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store
 		return err
 	case !wanted:
 		return ErrOvertaken
-	case store.Remaining(token.ExpiresAt, time.Now()) < deadBelow: // the last thing asked, for asking took time
+	case store.Remaining(token.ExpiresAt, time.Now()) < store.DeadBelow: // the last thing asked, for asking took time
 		return ErrDeadOnArrival
 	}
 	return nil

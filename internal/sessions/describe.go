@@ -29,7 +29,7 @@ type Description struct {
 
 // Describe tells of the role's sessions. It makes no call to N-central.
 func (m *Manager) Describe(ctx context.Context, role string) (*Description, error) {
-	slot, v, _, err := m.look(ctx, role)
+	slot, v, err := m.look(ctx, role)
 	if err != nil {
 		return nil, err
 	}

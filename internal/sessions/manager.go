@@ -40,7 +40,7 @@ type UselessLifetimeError struct{ Lifetime time.Duration }
 
 func (e *UselessLifetimeError) Error() string {
 	return fmt.Sprintf("a token of this role would live for %s, and one with less than %s left is not handed out: give the role a longer ttl, "+
-		"or the mount a longer max_lease_ttl", e.Lifetime, deadBelow)
+		"or the mount a longer max_lease_ttl", e.Lifetime, store.DeadBelow)
 }
 
 // LimitError says that a reader asked for more remaining life than tokens of the role can have.
@@ -159,23 +159,23 @@ type view struct {
 	facts     Facts
 }
 
-// look answers the role's view, and whether storage had to be asked for its session.
-func (m *Manager) look(ctx context.Context, name string) (*slot, *view, bool, error) {
+// look answers the role's view as things are now.
+func (m *Manager) look(ctx context.Context, name string) (*slot, *view, error) {
 	role, config, err := m.definition(ctx, name)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
-	session, fromStorage, err := m.store.Sessions.Find(ctx, name)
+	session, err := m.store.Sessions.Get(ctx, name)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	slot := m.slot(name)
 	if v := slot.view.Load(); v != nil && v.role == role && v.config == config && v.session == session {
-		return slot, v, fromStorage, nil
+		return slot, v, nil
 	}
 	v := newView(role, config, session)
 	slot.view.Store(v)
-	return slot, v, fromStorage, nil
+	return slot, v, nil
 }
 
 // server answers the server of that version of the config. Where a newer one followed it, the caller was overtaken.
@@ -206,12 +206,8 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *st
 	return role, config, nil
 }
 
-const (
-	// deadBelow is what a token must have left to be handed out: a lease of 0 s would become Vault's default of 768h.
-	deadBelow = 2 * time.Second
-	// longestAhead bounds the window before a rotation is due in which it is started ahead of need.
-	longestAhead = 2 * time.Minute
-)
+// longestAhead bounds the window before a rotation is due in which it is started ahead of need.
+const longestAhead = 2 * time.Minute
 
 func newView(role *store.Role, config *store.Config, session *store.Session) *view {
 	v := &view{role: role, config: config, session: session}
@@ -235,7 +231,7 @@ func (v *view) remaining(now time.Time) time.Duration {
 	return store.Remaining(v.token.ExpiresAt, now)
 }
 
-func (v *view) alive(now time.Time) bool { return v.remaining(now) >= deadBelow }
+func (v *view) alive(now time.Time) bool { return v.remaining(now) >= store.DeadBelow }
 
 // goodEnough says whether the token has the remaining life that the role and the reader ask for.
 func (v *view) goodEnough(now time.Time, want Want) bool {

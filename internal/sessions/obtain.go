@@ -88,7 +88,7 @@ func (s *slot) wasRefused(refreshToken string) bool {
 // overridesFor are the lifetimes to ask for. It is an error where none that may be promised is of use: no call is made then.
 func overridesFor(config *store.Config, role *store.Role, maxLease time.Duration) (ncentral.Overrides, error) {
 	asked := ncentral.Overrides{Access: accessToAsk(role.TTL, maxLease), Refresh: config.RefreshTokenTTL}
-	if asked.Access > 0 && asked.Access <= deadBelow {
+	if asked.Access > 0 && asked.Access <= store.DeadBelow {
 		return asked, &UselessLifetimeError{Lifetime: asked.Access}
 	}
 	return asked, nil
@@ -124,7 +124,7 @@ func newToken(
 		ExpiresAt:    grant.SentAt.Add(promised),
 		DiesAt:       grant.SentAt.Add(grant.Access),
 		Suspicion:    grant.Suspicion,
-		Warnings:     append(grant.Warnings, grantWarnings(role, grant, asked, promised, maxLease)...),
+		Warnings:     append(grant.Warnings, roleWarnings(role, promised, maxLease)...),
 	}
 	if grant.RefreshToken != "" {
 		token.RefreshExpiresAt = grant.SentAt.Add(grant.Refresh)
@@ -132,13 +132,11 @@ func newToken(
 	return token
 }
 
-func grantWarnings(role *store.Role, grant *upstream.Grant, asked ncentral.Overrides, promised, maxLease time.Duration) []string {
+// roleWarnings tell of what the role asks for and cannot have.
+func roleWarnings(role *store.Role, promised, maxLease time.Duration) []string {
 	var warnings []string
 	if role.TTL > maxLease {
 		warnings = append(warnings, fmt.Sprintf("the role's ttl of %s is cut to the mount's max_lease_ttl of %s", role.TTL, maxLease))
-	}
-	if grant.Access < asked.Access && len(grant.Warnings) == 0 {
-		warnings = append(warnings, fmt.Sprintf("N-central granted %s, not the %s that was asked for", grant.Access, asked.Access))
 	}
 	if role.MinTTL != nil && *role.MinTTL > promised/2 {
 		warnings = append(warnings, fmt.Sprintf("the role's min_ttl of %s is more than half of the %s that the token lives: half of it, %s, stands",

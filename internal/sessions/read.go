@@ -13,8 +13,8 @@ import (
 )
 
 // Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
-// concurrent readers cause one obtaining. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrOvertaken, a
-// *LimitError, an *upstream.Failure, the context's, or storage's.
+// concurrent readers cause one obtaining. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrOvertaken,
+// ErrDeadOnArrival, a *LimitError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
 func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, error) {
 	answer, err := m.read(ctx, role, want)
 	if errors.Is(err, ErrOvertaken) {
@@ -24,7 +24,7 @@ func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, er
 }
 
 func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, error) {
-	slot, v, _, err := m.look(ctx, role)
+	slot, v, err := m.look(ctx, role)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (m *Manager) validateAndAnswer(ctx context.Context, slot *slot, v *view, wa
 		return nil, err
 	}
 	validated := v.token
-	slot, v, _, err = m.look(ctx, slot.role)
+	slot, v, err = m.look(ctx, slot.role)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want
 // answerNew hands out the token that a flight brought. One that another session of the same user may have ended in the
 // meantime is validated first; where it was, the reader starts over.
 func (m *Manager) answerNew(ctx context.Context, slot *slot, want Want) (*Answer, error) {
-	slot, v, _, err := m.look(ctx, slot.role)
+	slot, v, err := m.look(ctx, slot.role)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ const shortestStaleWait = 15 * time.Second
 // have been validated for that.
 func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Want, failure error) (*Answer, error) {
 	inHand := v.token
-	slot, v, _, err := m.look(ctx, slot.role)
+	slot, v, err := m.look(ctx, slot.role)
 	if err != nil {
 		return nil, err
 	}

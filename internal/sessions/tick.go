@@ -77,7 +77,7 @@ func (m *Manager) rotateDue(ctx context.Context, roles []string) (rotated map[st
 func (m *Manager) inspectEach(ctx context.Context, roles []string, rotated map[string]bool) {
 	live := map[string]*liveToken{}
 	for _, role := range roles {
-		slot, v, _, err := m.look(ctx, role)
+		slot, v, err := m.look(ctx, role)
 		if err != nil || !v.alive(time.Now()) || rotated[v.config.Name] {
 			continue
 		}
@@ -115,7 +115,7 @@ type liveToken struct {
 
 // tidy removes what lapsed of the role's stored session and answers the view of a token that lives, or none.
 func (m *Manager) tidy(ctx context.Context, role string) (*slot, *view, error) {
-	slot, v, _, err := m.look(ctx, role)
+	slot, v, err := m.look(ctx, role)
 	if errors.Is(err, ErrUnknownRole) {
 		warnings, err := m.EndRole(ctx, role)
 		for _, warning := range warnings {
@@ -188,7 +188,7 @@ func (m *Manager) inspect(ctx context.Context, token *liveToken) {
 	case lives && m.probeIsDue(v.config.Name):
 		server.Probe(ctx, v.token.AccessToken)
 	case !lives:
-		_, now, _, err := m.look(ctx, slot.role)
+		_, now, err := m.look(ctx, slot.role)
 		if err != nil || now.session == nil || now.session.Current != nil {
 			return // ended or replaced by this engine in the meantime, which tells nothing of the server
 		}

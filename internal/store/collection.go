@@ -35,31 +35,25 @@ func Storable(name string) bool { return !strings.Contains(name, "..") }
 
 // Get answers the entry of that name, or nil where there is none. A name that memory holds costs no storage call.
 func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
-	entry, _, err := c.Find(ctx, name)
-	return entry, err
-}
-
-// Find is Get, and says whether storage had to be asked.
-func (c *Collection[T]) Find(ctx context.Context, name string) (entry *T, fromStorage bool, err error) {
 	if !Storable(name) {
-		return nil, false, nil
+		return nil, nil
 	}
 	c.mu.RLock()
 	entry, known := c.entries[name]
 	before := c.changes
 	c.mu.RUnlock()
 	if known {
-		return entry, false, nil
+		return entry, nil
 	}
 
 	stored, err := c.storage.Get(ctx, c.prefix+name)
 	if err != nil {
-		return nil, true, fmt.Errorf("reading %s%s from storage: %w", c.prefix, name, err)
+		return nil, fmt.Errorf("reading %s%s from storage: %w", c.prefix, name, err)
 	}
 	if stored != nil {
 		entry = new(T)
 		if err := stored.DecodeJSON(entry); err != nil {
-			return nil, true, fmt.Errorf("the stored entry %s%s cannot be read: %w", c.prefix, name, err)
+			return nil, fmt.Errorf("the stored entry %s%s cannot be read: %w", c.prefix, name, err)
 		}
 		c.prepare(name, entry)
 	}
@@ -69,11 +63,11 @@ func (c *Collection[T]) Find(ctx context.Context, name string) (entry *T, fromSt
 	if c.changes == before && (entry != nil || c.absenceKept) {
 		// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so that pointers compare.
 		if kept, known := c.entries[name]; known {
-			return kept, true, nil
+			return kept, nil
 		}
 		c.entries[name] = entry
 	}
-	return entry, true, nil
+	return entry, nil
 }
 
 // Put writes the entry to storage and then to memory. After an error, memory is as it was.

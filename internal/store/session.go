@@ -85,6 +85,9 @@ func (t *Token) Lifetime() time.Duration { return t.ExpiresAt.Sub(t.IssuedAt) }
 // LivesAt says whether N-central would still accept the token, as far as its granted lifetime tells.
 func (t *Token) LivesAt(now time.Time) bool { return Remaining(t.DiesAt, now) > 0 }
 
+// DeadBelow is what a token must have left to be handed out: a lease of 0 s would become Vault's default of 768h.
+const DeadBelow = 2 * time.Second
+
 // Remaining is the time from now until then, by the clock that says less. Both clocks count as long as the process
 // lasts: the monotonic one misses no change of the wall clock, and the wall clock misses no suspension of the machine.
 func Remaining(then, now time.Time) time.Duration {

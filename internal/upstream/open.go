@@ -15,12 +15,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-const (
-	// shortestLifetime is what a granted token must outlive to be of use: with less left a token counts as dead.
-	shortestLifetime = 2 * time.Second
-	// longestLifetime is what no access or refresh token of N-central comes near: more is an answer gone wrong.
-	longestLifetime = 366 * 24 * time.Hour
-)
+// longestLifetime is what no access or refresh token of N-central comes near: more is an answer gone wrong.
+const longestLifetime = 366 * 24 * time.Hour
 
 // Grant is a session that N-central opened or refreshed.
 type Grant struct {
@@ -127,8 +123,12 @@ func (s *Server) open(
 		return nil, err
 	}
 	grant, err := s.judge(step, session, sent)
-	if err == nil && sent.Access != asked.Access {
+	switch {
+	case err != nil:
+	case sent.Access != asked.Access:
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a lifetime of %s, and granted %s", asked.Access, grant.Access))
+	case grant.Access < asked.Access:
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central granted %s, not the %s that was asked for", grant.Access, asked.Access))
 	}
 	if err == nil && sent.Refresh != asked.Refresh {
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a refresh-token lifetime of %s, and granted %s", asked.Refresh, grant.Refresh))
@@ -187,7 +187,7 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 	if grant.Refresh <= 0 || grant.Refresh > longestLifetime {
 		grant.RefreshToken, grant.Refresh = "", 0 // a refresh token of such a life is not worth a try
 	}
-	if grant.Access <= shortestLifetime || grant.Access > longestLifetime {
+	if grant.Access <= store.DeadBelow || grant.Access > longestLifetime {
 		stated := grant.Access
 		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
 		return grant, s.failure(step, &ncentral.Error{
