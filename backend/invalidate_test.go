@@ -25,7 +25,7 @@ type node struct {
 
 func newNode(t *testing.T, storage *countingStorage, server *simulator.Server) *node {
 	t.Helper()
-	client, running := goplugin.TestPluginGRPCConn(t, false, map[string]goplugin.Plugin{
+	client, _ := goplugin.TestPluginGRPCConn(t, false, map[string]goplugin.Plugin{
 		plugin.BackendPluginName: &plugin.GRPCBackendPlugin{
 			Factory: func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 				return newBackend(ctx, conf, server.DialContext)
@@ -47,8 +47,8 @@ func newNode(t *testing.T, storage *countingStorage, server *simulator.Server) *
 	}
 	t.Cleanup(func() {
 		n.backend.Cleanup(context.Background())
+		// It stops the server too; a second Stop beside that one would race with it.
 		_ = client.Close()
-		running.Stop()
 	})
 	return n
 }
