@@ -238,7 +238,7 @@ func isToken(text string) bool {
 	return text != "" && len(text) <= maxTokenSize && !strings.ContainsFunc(text, isOther)
 }
 
-func parseLinks(body []byte) (Links, error) {
+func parseLinks(received answer) (Links, error) {
 	type links struct {
 		Authenticate link `json:"authenticate"`
 		Refresh      link `json:"refresh"`
@@ -248,7 +248,7 @@ func parseLinks(body []byte) (Links, error) {
 		links
 		Nested links `json:"_links"`
 	}
-	if err := decode(CallLinks, body, &answered); err != nil {
+	if err := decode(CallLinks, received.body, &answered); err != nil {
 		return Links{}, err
 	}
 	return Links{
@@ -273,14 +273,14 @@ func (l *link) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-func parseServerInfo(body []byte, accessToken string) (ServerInfo, error) {
+func parseServerInfo(received answer, accessToken string) (ServerInfo, error) {
 	var answered struct {
 		Version    string `json:"version"`
 		NCentral   string `json:"ncentral"`
 		StartTime  string `json:"startTime"`
 		JVMVersion string `json:"jvmVersion"`
 	}
-	if err := decode(CallServerInfo, body, &answered); err != nil {
+	if err := decode(CallServerInfo, received.body, &answered); err != nil {
 		return ServerInfo{}, err
 	}
 	return ServerInfo{

@@ -45,6 +45,9 @@ type Options struct {
 
 	// MaxRetries is how many attempts a call may make beyond the first.
 	MaxRetries int
+
+	// Trace is told of every call that the Client makes.
+	Trace Trace
 }
 
 // Client calls one N-central server. It may be used by many goroutines at once.
@@ -53,6 +56,7 @@ type Client struct {
 	transport  http.RoundTripper
 	httpClient *http.Client
 	maxRetries int
+	trace      Trace
 }
 
 // New makes a Client. It calls nothing.
@@ -62,6 +66,7 @@ func New(options Options) *Client {
 		transport:  options.Transport,
 		httpClient: &http.Client{Transport: singleAnswer{options.Transport}},
 		maxRetries: options.MaxRetries,
+		trace:      options.Trace,
 	}
 }
 
@@ -120,7 +125,7 @@ func (c *Client) Refresh(ctx context.Context, refreshToken string, overrides Ove
 // Validate asks whether an access token lives. Nil says that it does, an error of
 // KindRefused that it does not [D]; any other error leaves it open.
 func (c *Client) Validate(ctx context.Context, accessToken string) error {
-	_, err := c.do(ctx, bearerRequest(CallValidate, http.MethodGet, "/api/auth/validate", accessToken))
+	_, err := do(ctx, c, bearerRequest(CallValidate, http.MethodGet, "/api/auth/validate", accessToken), ignored)
 	return err
 }
 
@@ -128,35 +133,24 @@ func (c *Client) Validate(ctx context.Context, accessToken string) error {
 // included [S]. KindRefused says that it had ended before, KindNotFound that this
 // server cannot log out (2025.3.1.1 and older [S]).
 func (c *Client) Logout(ctx context.Context, accessToken string) error {
-	_, err := c.do(ctx, bearerRequest(CallLogout, http.MethodPost, "/api/auth/logout", accessToken))
+	_, err := do(ctx, c, bearerRequest(CallLogout, http.MethodPost, "/api/auth/logout", accessToken), ignored)
 	return err
 }
 
 // Links reads what the server says of its authentication API. It needs no token.
 func (c *Client) Links(ctx context.Context) (Links, error) {
-	answer, err := c.do(ctx, request{call: CallLinks, method: http.MethodGet, path: "/api/auth"})
-	if err != nil {
-		return Links{}, err
-	}
-	return parseLinks(answer.body)
+	return do(ctx, c, request{call: CallLinks, method: http.MethodGet, path: "/api/auth"}, parseLinks)
 }
 
 // ServerInfo reads the server's versions.
 func (c *Client) ServerInfo(ctx context.Context, accessToken string) (ServerInfo, error) {
-	answer, err := c.do(ctx, bearerRequest(CallServerInfo, http.MethodGet, "/api/server-info", accessToken))
-	if err != nil {
-		return ServerInfo{}, err
-	}
-	return parseServerInfo(answer.body, accessToken)
+	r := bearerRequest(CallServerInfo, http.MethodGet, "/api/server-info", accessToken)
+	return do(ctx, c, r, func(received answer) (ServerInfo, error) { return parseServerInfo(received, accessToken) })
 }
 
 // Health reads the server's clock. It needs no token.
 func (c *Client) Health(ctx context.Context) (Health, error) {
-	answer, err := c.do(ctx, request{call: CallHealth, method: http.MethodGet, path: "/api/health"})
-	if err != nil {
-		return Health{}, err
-	}
-	return parseHealth(answer)
+	return do(ctx, c, request{call: CallHealth, method: http.MethodGet, path: "/api/health"}, parseHealth)
 }
 
 // Data makes a call that needs a working user, and drops the answer. KindServerError
@@ -164,14 +158,10 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 // likely expired [D,O]; KindForbidden that the user may not see service
 // organisations [S].
 func (c *Client) Data(ctx context.Context, accessToken string) error {
-	_, err := c.do(ctx, bearerRequest(CallData, http.MethodGet, "/api/service-orgs?pageSize=1", accessToken))
+	_, err := do(ctx, c, bearerRequest(CallData, http.MethodGet, "/api/service-orgs?pageSize=1", accessToken), ignored)
 	return err
 }
 
 func (c *Client) openSession(ctx context.Context, r request) (*Session, error) {
-	answer, err := c.do(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return parseSession(r.call, answer)
+	return do(ctx, c, r, func(received answer) (*Session, error) { return parseSession(r.call, received) })
 }

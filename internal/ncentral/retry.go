@@ -90,8 +90,23 @@ type exchange struct {
 	waiting      bool
 }
 
-// do makes a call, attempt by attempt, and answers what the last one brought.
-func (c *Client) do(ctx context.Context, r request) (answer, error) {
+// do makes a call and answers what parse makes of what it brought. It is told to the
+// Client's trace and to the context's.
+func do[T any](ctx context.Context, c *Client, r request, parse func(answer) (T, error)) (result T, err error) {
+	began := time.Now()
+	ctx = WithTrace(ctx, &c.trace)
+	defer func() { traceOf(ctx).done(r.call, err, time.Since(began)) }()
+	received, err := c.attempt(ctx, r)
+	if err != nil {
+		return result, err
+	}
+	return parse(received)
+}
+
+func ignored(answer) (struct{}, error) { return struct{}{}, nil }
+
+// attempt makes a call, attempt by attempt, and answers what the last one brought.
+func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 	if r.carrier != nowhere && !isToken(r.credential) {
 		return answer{}, &Error{
 			Call: r.call, Kind: KindBadRequest,
@@ -113,7 +128,7 @@ func (c *Client) do(ctx context.Context, r request) (answer, error) {
 		RequestLogHook: func(retryablehttp.Logger, *http.Request, int) { e.sentAt = time.Now() },
 		CheckRetry:     e.checkRetry,
 		Backoff: func(_, _ time.Duration, _ int, _ *http.Response) time.Duration {
-			reportRetry(ctx, r.call, e.failure, e.wait)
+			traceOf(ctx).retrying(r.call, e.failure, e.wait)
 			e.waiting = true
 			return e.wait
 		},

@@ -8,12 +8,28 @@ import (
 	"time"
 )
 
-// Trace is a set of hooks that a caller hangs on a context with WithTrace. A hook
-// may be nil.
+// Trace is a set of hooks that are told of calls: of one Client's, or of those that
+// are made with a context of WithTrace. A hook may be nil.
 type Trace struct {
 	// Retrying runs before each wait for another attempt: call failed with err, an
 	// *Error, and is repeated after wait.
 	Retrying func(call Call, err error, wait time.Duration)
+
+	// Done runs when a call ends: err is nil or an *Error, and took counts all
+	// attempts and the waits between them.
+	Done func(call Call, err error, took time.Duration)
+}
+
+func (t *Trace) retrying(call Call, err error, wait time.Duration) {
+	if t.Retrying != nil {
+		t.Retrying(call, err, wait)
+	}
+}
+
+func (t *Trace) done(call Call, err error, took time.Duration) {
+	if t.Done != nil {
+		t.Done(call, err, took)
+	}
 }
 
 type traceKey struct{}
@@ -21,17 +37,23 @@ type traceKey struct{}
 // WithTrace returns a context whose calls run the hooks of trace, and then those of
 // an earlier one.
 func WithTrace(ctx context.Context, trace *Trace) context.Context {
-	return context.WithValue(ctx, traceKey{}, &Trace{Retrying: func(call Call, err error, wait time.Duration) {
-		if trace.Retrying != nil {
-			trace.Retrying(call, err, wait)
-		}
-		reportRetry(ctx, call, err, wait)
-	}})
+	earlier := traceOf(ctx)
+	return context.WithValue(ctx, traceKey{}, &Trace{
+		Retrying: func(call Call, err error, wait time.Duration) {
+			trace.retrying(call, err, wait)
+			earlier.retrying(call, err, wait)
+		},
+		Done: func(call Call, err error, took time.Duration) {
+			trace.done(call, err, took)
+			earlier.done(call, err, took)
+		},
+	})
 }
 
-func reportRetry(ctx context.Context, call Call, err error, wait time.Duration) {
-	trace, _ := ctx.Value(traceKey{}).(*Trace)
-	if trace != nil && trace.Retrying != nil {
-		trace.Retrying(call, err, wait)
+// traceOf returns the context's hooks, none where it has no trace.
+func traceOf(ctx context.Context) *Trace {
+	if trace, ok := ctx.Value(traceKey{}).(*Trace); ok {
+		return trace
 	}
+	return &Trace{}
 }
