@@ -7,6 +7,7 @@ package backend
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -56,12 +58,15 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	}
 	system := &cachingSystemView{SystemView: conf.System}
 	entries := store.New(conf.StorageView)
-	servers := upstream.NewRegistry(entries, logger, dial)
+	sender := events.NewSender(conf.EventsSender, logger)
+	servers := upstream.NewRegistry(entries, sender, logger, dial)
 	manager := sessions.NewManager(entries, servers, func() time.Duration { return system.MaxLeaseTTL() }, logger)
 	api := &paths.API{
 		Store:            entries,
 		Upstream:         servers,
 		Sessions:         manager,
+		Events:           sender,
+		Version:          Version(),
 		Logger:           logger,
 		ReplicationState: system.ReplicationState,
 	}
@@ -81,7 +86,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 			if ticksElsewhere(system.ReplicationState()) {
 				return nil
 			}
-			return manager.Tick(ctx)
+			return errors.Join(servers.TellOfExpiries(ctx), manager.Tick(ctx))
 		},
 		Clean: func(context.Context) {
 			manager.Close()

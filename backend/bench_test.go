@@ -6,8 +6,10 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -36,7 +38,27 @@ type mount struct {
 	backend *engine
 	storage *countingStorage
 	system  *systemView
+	events  *logical.MockEventSender
+	log     *logBuffer // of all levels
 	token   string
+}
+
+// logBuffer keeps what was logged.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(text []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(text)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // systemView is core's view, with what a test changes of it.
@@ -80,7 +102,8 @@ func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, er
 	return s.InmemStorage.List(ctx, prefix)
 }
 
-// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased.
+// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased. No secret may be in the
+// log or the events at its end.
 func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -88,7 +111,7 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 		if change != nil {
 			change(&knobs)
 		}
-		m := &mount{Simulator: simulator.New(knobs), t: t, storage: &countingStorage{}}
+		m := &mount{Simulator: simulator.New(knobs), t: t, storage: &countingStorage{}, events: logical.NewMockEventSender(), log: &logBuffer{}}
 		m.system = &systemView{StaticSystemView: logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour}}
 		m.server = simulator.ListenInMemory(m.Simulator)
 		defer m.server.Close()
@@ -99,7 +122,18 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
 		m.ResetCounts()
 		test(m)
+		m.expectNoSecrets("the log", m.log.String())
+		m.expectNoSecrets("an event", fmt.Sprint(m.sent()))
 	})
+}
+
+func (m *mount) expectNoSecrets(where, text string) {
+	m.t.Helper()
+	for _, secret := range m.Secrets() {
+		if strings.Contains(text, secret) {
+			m.t.Errorf("%s holds a secret", where)
+		}
+	}
 }
 
 // start makes the backend anew on the same storage, as after a restart of the plugin.
@@ -109,7 +143,8 @@ func (m *mount) start() {
 		m.backend.Cleanup(context.Background())
 	}
 	backend, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage,
+		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}), System: m.system, StorageView: m.storage,
+		EventsSender: m.events,
 	}, func(ctx context.Context, network, address string) (net.Conn, error) {
 		return m.server.DialContext(ctx, network, address)
 	})

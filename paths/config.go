@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -36,10 +37,10 @@ func (a *API) configPath() *framework.Path {
 		}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: writing("Create a config.", "write", a.writeConfig),
-			logical.UpdateOperation: writing("Create a config, or change the fields given of one that exists.", "write", a.writeConfig),
-			logical.PatchOperation:  writing("Change the fields given of a config; null resets a field to its default.", "patch", a.writeConfig),
-			logical.DeleteOperation: writing("Delete a config that no role names.", "delete", a.deleteConfig),
+			logical.CreateOperation: a.writing(events.ConfigWritten, "Create a config.", "write", a.writeConfig),
+			logical.UpdateOperation: a.writing(events.ConfigWritten, "Create a config, or change the fields given of one that exists.", "write", a.writeConfig),
+			logical.PatchOperation:  a.writing(events.ConfigWritten, "Change the fields given of a config; null resets a field to its default.", "patch", a.writeConfig),
+			logical.DeleteOperation: a.writing(events.ConfigDeleted, "Delete a config that no role names.", "delete", a.deleteConfig),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readConfig,
 				Summary:      "Read a config, without its User-API token.",
@@ -285,7 +286,7 @@ func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framewo
 		if config == nil {
 			return nil, err
 		}
-		condition, _, err := a.conditionOf(ctx, config, time.Now())
+		condition, err := a.Upstream.Condition(ctx, config, time.Now())
 		if err != nil {
 			return nil, err
 		}

@@ -5,10 +5,14 @@
 package paths
 
 import (
+	"context"
+
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -21,7 +25,10 @@ type API struct {
 	Store    *store.Store
 	Upstream *upstream.Registry
 	Sessions *sessions.Manager
+	Events   *events.Sender
 	Logger   hclog.Logger
+	// Version is the engine's own, in the form vX.Y.Z.
+	Version string
 	// ReplicationState answers what this node is in its cluster, from memory.
 	ReplicationState func() consts.ReplicationState
 }
@@ -38,6 +45,7 @@ func (a *API) Paths() []*framework.Path {
 		a.configCheckPath(),
 		a.configPath(),
 		a.statusPath(),
+		a.metricsPath(),
 	}
 }
 
@@ -53,14 +61,25 @@ func (a *API) isStandby() bool {
 
 // writing is an operation that changes configs or roles. It is forwarded before it runs, by standbys and by performance
 // secondaries alike, so that nothing is verified twice.
-func writing(summary, verb string, callback framework.OperationFunc) *framework.PathOperation {
+func (a *API) writing(event events.Type, summary, verb string, callback framework.OperationFunc) *framework.PathOperation {
 	return &framework.PathOperation{
-		Callback:                    callback,
+		Callback:                    a.telling(event, callback),
 		Summary:                     summary,
 		Responses:                   noContent(),
 		DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
 		ForwardPerformanceStandby:   true,
 		ForwardPerformanceSecondary: true,
+	}
+}
+
+// telling sends the event when the operation succeeded.
+func (a *API) telling(event events.Type, do framework.OperationFunc) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+		response, err := do(ctx, req, data)
+		if err == nil && !response.IsError() {
+			a.Events.Send(ctx, event, events.Changed(req.Operation, req.Path))
+		}
+		return response, err
 	}
 }
 

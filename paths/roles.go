@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -32,10 +33,10 @@ func (a *API) rolesPath() *framework.Path {
 		}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: writing("Create a role.", "write", a.writeRole),
-			logical.UpdateOperation: writing("Create a role, or change the fields given of one that exists.", "write", a.writeRole),
-			logical.PatchOperation:  writing("Change the fields given of a role; null resets a field to its default.", "patch", a.writeRole),
-			logical.DeleteOperation: writing("Delete a role and end its sessions.", "delete", a.deleteRole),
+			logical.CreateOperation: a.writing(events.RoleWritten, "Create a role.", "write", a.writeRole),
+			logical.UpdateOperation: a.writing(events.RoleWritten, "Create a role, or change the fields given of one that exists.", "write", a.writeRole),
+			logical.PatchOperation:  a.writing(events.RoleWritten, "Change the fields given of a role; null resets a field to its default.", "patch", a.writeRole),
+			logical.DeleteOperation: a.writing(events.RoleDeleted, "Delete a role and end its sessions.", "delete", a.deleteRole),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readRole,
 				Summary:      "Read a role.",

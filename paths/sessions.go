@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -30,7 +31,7 @@ func (a *API) sessionsPath() *framework.Path {
 				ForwardPerformanceStandby: true,
 			},
 			logical.DeleteOperation: &framework.PathOperation{
-				Callback:                  a.endSessions,
+				Callback:                  a.telling(events.SessionsEnded, a.endSessions),
 				Summary:                   "Log a role's sessions out at N-central and forget them.",
 				Responses:                 noContent(),
 				DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "end"},

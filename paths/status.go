@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 const (
@@ -80,32 +79,23 @@ func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.F
 
 func (a *API) statusOf(ctx context.Context, config *store.Config) (map[string]any, error) {
 	now := time.Now()
-	condition, owed, err := a.conditionOf(ctx, config, now)
+	condition, err := a.Upstream.Condition(ctx, config, now)
 	if err != nil {
 		return nil, err
 	}
 	answer := map[string]any{
 		fieldState:       string(condition.State),
 		fieldReasons:     append([]string{}, condition.Reasons...),
-		fieldLogoutsOwed: owed,
+		fieldLogoutsOwed: condition.LogoutsOwed,
 	}
 	putTime(answer, fieldLastSuccess, condition.LastSuccess)
 	putTime(answer, fieldLastFailure, condition.LastFailure)
 	if condition.LastFailureKind != "" {
 		answer[fieldLastFailureKind] = string(condition.LastFailureKind)
 	}
-	putTime(answer, fieldNextAttempt, a.Upstream.NextAttempt(config.Name, now))
+	putTime(answer, fieldNextAttempt, condition.NextAttempt)
 	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
 	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
-	learnt, err := a.Store.Learnt.Get(ctx, config.Name)
-	if err == nil && learnt != nil && learnt.URL == config.URL {
-		putLearnt(answer, *learnt)
-	}
-	return answer, err
-}
-
-// conditionOf is how the config fares, and how many logouts are owed at its server.
-func (a *API) conditionOf(ctx context.Context, config *store.Config, now time.Time) (upstream.Condition, int, error) {
-	owed, err := a.Store.CountOwedOfConfig(ctx, config.Name)
-	return a.Upstream.Record(config.Name).Condition(config, owed, now), owed, err
+	putLearnt(answer, condition.Learnt)
+	return answer, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // Want is what a reader asks for.
@@ -18,6 +19,9 @@ type Want struct {
 	Validate bool
 	// Stored is set where N-central is not to be called: a read that needs it fails with ErrNeedsActiveNode.
 	Stored bool
+
+	// from is where the token in hand was when the read began.
+	from upstream.Source
 }
 
 // Facts are what every answer that hands out one token of a role has in common.
@@ -54,6 +58,13 @@ func newFacts(v *view) Facts {
 		ObtainedAt:       token.IssuedAt.UTC().Format(time.RFC3339),
 		RotationPeriod:   max(int64(v.rotatesAt.Sub(token.IssuedAt)/time.Second), 1),
 	}
+}
+
+// handOut answers the view's token to a reader, and notes that it was read.
+func (v *view) handOut(slot *slot, from upstream.Source, now time.Time) *Answer {
+	slot.readAt(now)
+	v.record.CountRead(from)
+	return v.answer(now)
 }
 
 func (v *view) answer(now time.Time) *Answer {

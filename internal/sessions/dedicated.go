@@ -28,6 +28,9 @@ func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (
 	if errors.Is(err, ErrOvertaken) {
 		answer, lease, err = m.open(ctx, role, minTTL)
 	}
+	if err != nil {
+		m.countFailure(ctx, role, err)
+	}
 	return answer, lease, err
 }
 
@@ -53,7 +56,8 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	}
 	v := newView(role, config, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
-	})
+	}, m.upstream.Record(config.Name))
+	v.record.CountRead(upstream.Authenticated)
 	answer := v.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, m.endingWarnings(ctx, config, token)...)
 	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}, nil

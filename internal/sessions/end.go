@@ -30,7 +30,7 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 		return nil, err
 	}
 	if session != nil && session.Current != nil {
-		m.upstream.Record(session.Current.Config).ServedStale(time.Time{})
+		m.upstream.ServesStaleNoMore(session.Current.Config)
 	}
 	tokens := session.Tokens(time.Now())
 	told := make([]string, len(tokens))

@@ -151,6 +151,7 @@ type view struct {
 	role    *store.Role
 	config  *store.Config
 	session *store.Session
+	record  *upstream.Record
 
 	token     *store.Token // nil: there is none that serves
 	minTTL    time.Duration
@@ -173,7 +174,7 @@ func (m *Manager) look(ctx context.Context, name string) (*slot, *view, error) {
 	if v := slot.view.Load(); v != nil && v.role == role && v.config == config && v.session == session {
 		return slot, v, nil
 	}
-	v := newView(role, config, session)
+	v := newView(role, config, session, m.upstream.Record(config.Name))
 	slot.view.Store(v)
 	return slot, v, nil
 }
@@ -209,8 +210,8 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *st
 // longestAhead bounds the window before a rotation is due in which it is started ahead of need.
 const longestAhead = 2 * time.Minute
 
-func newView(role *store.Role, config *store.Config, session *store.Session) *view {
-	v := &view{role: role, config: config, session: session}
+func newView(role *store.Role, config *store.Config, session *store.Session, record *upstream.Record) *view {
+	v := &view{role: role, config: config, session: session, record: record}
 	if !session.Serves(config, role) {
 		return v
 	}

@@ -46,6 +46,7 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 		if failure != nil && failure.Final() {
 			slot.refreshRefused(session.Current.RefreshToken)
 		}
+		m.upstream.Record(f.config.Name).CountRefreshFallback()
 		m.logger.Info("refresh did not bring a token: authenticating", "role", slot.role, "config", f.config.Name, "error", err)
 	}
 

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
@@ -20,10 +22,46 @@ func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, er
 	if errors.Is(err, ErrOvertaken) {
 		answer, err = m.read(ctx, role, want)
 	}
+	if err != nil {
+		m.countFailure(ctx, role, err)
+	}
 	return answer, err
 }
 
+// countFailure counts a read that got no token, unless it was the caller's mistake or is another node's to answer.
+func (m *Manager) countFailure(ctx context.Context, role string, err error) {
+	var limit *LimitError
+	var useless *UselessLifetimeError
+	if errors.As(err, &limit) || errors.As(err, &useless) || errors.Is(err, ErrNeedsActiveNode) {
+		return
+	}
+	if _, config, unknown := m.definition(context.WithoutCancel(ctx), role); unknown == nil {
+		m.upstream.Record(config.Name).CountFailedRead(reasonOf(err))
+	}
+}
+
+// reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure, or one of four.
+func reasonOf(err error) string {
+	switch {
+	case ncentral.KindOf(err) != "":
+		return string(ncentral.KindOf(err))
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "reader_gone"
+	case errors.Is(err, ErrOvertaken):
+		return "overtaken"
+	case errors.Is(err, ErrDeadOnArrival):
+		return "dead_on_arrival"
+	}
+	return "storage"
+}
+
 func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, error) {
+	if want.from == "" {
+		want.from = upstream.FromStorage
+		if m.store.Sessions.Holds(role) {
+			want.from = upstream.FromMemory
+		}
+	}
 	slot, v, err := m.look(ctx, role)
 	if err != nil {
 		return nil, err
@@ -53,8 +91,7 @@ func (m *Manager) answerGoodEnough(ctx context.Context, slot *slot, v *view, wan
 		}
 		m.startAhead(ctx, slot, v, now)
 	}
-	slot.readAt(now)
-	return v.answer(now), nil
+	return v.handOut(slot, want.from, now), nil
 }
 
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
@@ -172,8 +209,11 @@ func (m *Manager) answerNew(ctx context.Context, slot *slot, want Want) (*Answer
 	if !v.alive(now) {
 		return nil, ErrDeadOnArrival
 	}
-	slot.readAt(now)
-	return v.answer(now), nil
+	from := upstream.Authenticated
+	if v.token.ObtainedBy == store.ByRefresh {
+		from = upstream.Refreshed
+	}
+	return v.handOut(slot, from, now), nil
 }
 
 // shortestStaleWait is what an answer that hands out a stale token says at least of when to come back.
@@ -207,9 +247,8 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Wan
 	if err != nil {
 		return nil, err
 	}
-	m.upstream.Record(v.config.Name).ServedStale(v.token.ExpiresAt)
-	slot.readAt(now)
-	answer := v.answer(now)
+	v.record.ServedStale(v.token.ExpiresAt)
+	answer := v.handOut(slot, want.from, now)
 	if answer.UntilRotation <= 0 {
 		next := max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait)
 		answer.UntilRotation = min(next, answer.Remaining.Truncate(time.Second))

@@ -70,6 +70,14 @@ func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
 	return entry, nil
 }
 
+// Holds says whether memory holds what storage has under that name, so that a Get makes no storage call.
+func (c *Collection[T]) Holds(name string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	_, known := c.entries[name]
+	return known
+}
+
 // Put writes the entry to storage and then to memory. After an error, memory is as it was.
 func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	c.writes.Lock()

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
@@ -25,6 +26,8 @@ type attempts struct {
 	places  *semaphore.Weighted
 	limit   int
 	timeout time.Duration
+
+	inFlight prometheus.Gauge
 }
 
 func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -42,8 +45,10 @@ func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 	}
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
+	a.inFlight.Inc()
 	done := sync.OnceFunc(func() {
 		cancel()
+		a.inFlight.Dec()
 		a.places.Release(1)
 	})
 	response, err := a.next.RoundTrip(request.WithContext(ctx))

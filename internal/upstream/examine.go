@@ -57,7 +57,11 @@ func (s *Server) Check(ctx context.Context) *Report {
 // the stored one, save that tokens which the new sessions may have ended are suspect. Once the config is stored, its
 // server is to Adopt the report.
 func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) (*Report, error) {
-	server, err := r.newServer(candidate, r.Record(candidate.Name).apart())
+	record := newRecord(candidate.Name) // counted nowhere: the config may never come to be
+	if stored != nil {
+		record = r.Record(candidate.Name).apart()
+	}
+	server, err := r.newServer(candidate, record)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +92,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	}
 	switch {
 	case report.failure != nil && report.failure.Step == ncentral.CallData:
-		s.record.probed(report.failure)
+		s.noteProbed(ctx, report.failure)
 	case report.failure != nil && !report.authenticated:
 		s.noteObtained(ctx, report.authenticateSent, report.failure)
 	case passed:
@@ -96,8 +100,8 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 		s.refused.lift()
 		s.silent.lift()
 		s.mu.Unlock()
-		s.record.obtained(nil)
-		s.record.probed(nil)
+		s.noteObtaining(ctx, nil)
+		s.noteProbed(ctx, nil)
 	}
 }
 

@@ -4,35 +4,97 @@
 package upstream
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
+
+// sayAgainAfter is how long a near expiry that was told of is left alone in log and events.
+const sayAgainAfter = 24 * time.Hour
+
+// expiry is the end of something that a config's tokens depend on.
+type expiry struct {
+	what   string
+	at     time.Time // zero where it is not known
+	remedy string
+}
+
+func expiriesOf(config *store.Config) [2]expiry {
+	return [...]expiry{
+		{"the API user's password", config.PasswordExpiresAt(), "and with it every token of this user: set a new password in " +
+			"N-central, generate a new User-API token, and write user_api_token and password_changed_at"},
+		{"the User-API token", config.UserAPITokenExpiresAt(), "by its own claim: generate a new one in N-central and write it to user_api_token"},
+	}
+}
+
+// warning tells of the expiry at that time, if it is within the config's expiry_warning or past; else it is empty.
+func (e expiry) warning(config *store.Config, now time.Time) string {
+	if e.at.IsZero() || e.at.Sub(now) > config.ExpiryWarning {
+		return ""
+	}
+	tense := "expired at"
+	if e.at.After(now) {
+		tense = "expires at"
+	}
+	return fmt.Sprintf("config %q: %s %s %s, %s", config.Name, e.what, tense, e.at.Format(time.RFC3339), e.remedy)
+}
 
 // ExpiryWarnings tells of the ends that are near or past at that time: of the API user's password and of the User-API
 // token, from the config's expiry_warning ahead.
 func ExpiryWarnings(config *store.Config, now time.Time) []string {
 	var warnings []string
-	if at := config.PasswordExpiresAt(); ends(at, now, config.ExpiryWarning) {
-		warnings = append(warnings, fmt.Sprintf("config %q: the API user's password %s %s, and with it every token of "+
-			"this user: set a new password in N-central, generate a new User-API token, and write user_api_token and "+
-			"password_changed_at", config.Name, tense(at, now), at.Format(time.RFC3339)))
-	}
-	if at := config.UserAPITokenExpiresAt(); ends(at, now, config.ExpiryWarning) {
-		warnings = append(warnings, fmt.Sprintf("config %q: the User-API token %s %s, by its own claim: generate a new "+
-			"one in N-central and write it to user_api_token", config.Name, tense(at, now), at.Format(time.RFC3339)))
+	for _, e := range expiriesOf(config) {
+		if warning := e.warning(config, now); warning != "" {
+			warnings = append(warnings, warning)
+		}
 	}
 	return warnings
 }
 
-func ends(at, now time.Time, within time.Duration) bool {
-	return !at.IsZero() && at.Sub(now) <= within
+// TellOfExpiries tells log and events of the ends that are near or past, of all configs: once a day each, and again when
+// the end is there. It is for the tick.
+func (r *Registry) TellOfExpiries(ctx context.Context) error {
+	names, err := r.store.Configs.Names(ctx)
+	for _, name := range names {
+		config, getErr := r.store.Configs.Get(ctx, name)
+		err = errors.Join(err, getErr)
+		if config != nil {
+			r.tellOfExpiries(ctx, config, time.Now())
+		}
+	}
+	return err
 }
 
-func tense(at, now time.Time) string {
-	if at.After(now) {
-		return "expires at"
+func (r *Registry) tellOfExpiries(ctx context.Context, config *store.Config, now time.Time) {
+	for _, e := range expiriesOf(config) {
+		warning := e.warning(config, now)
+		if !r.Record(config.Name).mayTell(e.what, warning, now) {
+			continue
+		}
+		r.logger.Warn(warning)
+		r.events.Send(ctx, events.CredentialExpiring, events.Found(config.Name,
+			events.Reason, warning, events.ExpiresAt, e.at.Format(time.RFC3339)))
 	}
-	return "expired at"
+}
+
+// told is the last warning that was told of an expiry.
+type told struct {
+	warning string
+	at      time.Time
+}
+
+// mayTell notes that the warning is told at that time, unless there is none or the same was told within a day.
+func (r *Record) mayTell(what, warning string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.toldExpiries[what]
+	if warning == "" || warning == last.warning && now.Sub(last.at) < sayAgainAfter {
+		return false
+	}
+	r.toldExpiries[what] = told{warning: warning, at: now}
+	return true
 }

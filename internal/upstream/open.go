@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -90,13 +91,13 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentra
 	})
 	var failure *Failure
 	if errors.As(err, &failure) && failure.Down() {
-		s.record.obtained(failure)
+		s.noteObtaining(ctx, failure)
 	}
 	if err != nil {
 		return grant, err
 	}
 	if !s.isRefused() { // a refresh that succeeds says nothing of the User-API token
-		s.record.obtained(nil)
+		s.noteObtaining(ctx, nil)
 	}
 	grant.Suspicion = suspicion
 	return grant, nil
@@ -112,6 +113,7 @@ func (s *Server) open(
 	if isBadRequest(err) && sent != (ncentral.Overrides{}) {
 		refused := sent
 		sent = ncentral.Overrides{}
+		s.record.counters.overrideFallbacks.Inc()
 		if session, err = s.openWith(step, sent, send); err == nil {
 			s.teach(ctx, func(l *store.Learnt) {
 				l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
@@ -205,14 +207,14 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 		s.mu.Lock()
 		s.refused.lift()
 		s.mu.Unlock()
-		s.record.obtained(nil)
+		s.noteObtaining(ctx, nil)
 		return
 	}
 	var failure *Failure
 	if !errors.As(err, &failure) || failure.Kind == ncentral.KindCanceled || failure.NotMade {
 		return
 	}
-	defer s.record.obtained(failure)
+	defer s.noteObtaining(ctx, failure)
 	if !failure.Refused() {
 		return
 	}
@@ -221,6 +223,7 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 	s.refused.begin(sent, time.Now(), failure)
 	s.mu.Unlock()
 	s.logger.Warn("N-central refused the User-API token", "next_attempt", failure.Next.UTC().Format(time.RFC3339))
+	s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	if first {
 		s.Suspect(ctx)
 	}

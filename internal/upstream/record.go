@@ -12,21 +12,11 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// State is how the credential of a config fares.
-type State string
-
-// The states of a config.
-const (
-	Unknown  State = "unknown"  // N-central was not asked since this process started
-	OK       State = "ok"       // tokens can be had
-	Degraded State = "degraded" // tokens are handed out, but something needs a person
-	Failing  State = "failing"  // new tokens cannot be had
-)
-
 // Record is how one config's server fared since this process started. It outlasts the config's versions.
 type Record struct {
 	// learning is held while what was learnt is changed, so that no change is lost.
 	learning *sync.Mutex
+	counters *counters
 
 	mu              sync.Mutex
 	openings        openings // of all versions of the config: they end each other's sessions
@@ -37,27 +27,22 @@ type Record struct {
 	lastSuccess     time.Time
 	lastFailure     time.Time
 	lastFailureKind ncentral.Kind
+	toldExpiries    map[string]told // by what expires
 }
 
-func newRecord() *Record { return &Record{learning: &sync.Mutex{}} }
-
-// apart answers a record of its own for a config that is not stored: what is learnt lies in one place for both.
-func (r *Record) apart() *Record { return &Record{learning: r.learning} }
-
-// Condition is how a config fares, and what of it needs a person. Times are zero where there was none such.
-type Condition struct {
-	State           State
-	Reasons         []string
-	LastSuccess     time.Time
-	LastFailure     time.Time
-	LastFailureKind ncentral.Kind
+func newRecord(config string) *Record {
+	return &Record{learning: &sync.Mutex{}, counters: newCounters(config), toldExpiries: map[string]told{}}
 }
 
-// Condition says how the config fares at that time, with so many logouts owed at its server.
-func (r *Record) Condition(config *store.Config, owed int, now time.Time) Condition {
+// apart answers a record for a config that is not stored beside the one that is: what is learnt and counted lies in one
+// place for both.
+func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
+
+// condition says how the config fares at that time, with so many logouts owed at its server.
+func (r *Record) condition(config *store.Config, owed int, now time.Time) Condition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	condition := Condition{LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind}
+	condition := Condition{LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed}
 	for _, failure := range []*Failure{r.obtaining, r.dataCall} {
 		if failure != nil {
 			condition.Reasons = append(condition.Reasons, failure.Explanation())
@@ -84,20 +69,62 @@ func (r *Record) Condition(config *store.Config, owed int, now time.Time) Condit
 	return condition
 }
 
+// CountRead counts a token that was handed out.
+func (r *Record) CountRead(from Source) { r.counters.reads[from].Inc() }
+
+// CountFailedRead counts a read that got no token. The reason is one of a fixed few, such as the Kind of a Failure.
+func (r *Record) CountFailedRead(reason string) { r.counters.failedReads.WithLabelValues(reason).Inc() }
+
+// CountRefreshFallback counts a rotation that authenticates because a refresh brought no token.
+func (r *Record) CountRefreshFallback() { r.counters.refreshFallbacks.Inc() }
+
+// CountDeadToken counts a token that N-central ended before its time.
+func (r *Record) CountDeadToken() { r.counters.deadTokens.Inc() }
+
 // ServedStale notes that a token was handed out for want of a new one, and until when it lives.
 func (r *Record) ServedStale(until time.Time) {
+	r.counters.staleReads.Inc()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.servedStale = until
 }
 
-func (r *Record) obtained(failure *Failure) {
+func (r *Record) servesStaleNoMore() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.servedStale = time.Time{}
+}
+
+// ailment is what ails a credential, the graver the greater.
+type ailment int
+
+const (
+	nothing ailment = iota
+	dataCallFails
+	obtainingFails
+)
+
+// ailment says what is known to ail the credential. The record is locked.
+func (r *Record) ailment() ailment {
+	switch {
+	case r.obtaining != nil:
+		return obtainingFails
+	case r.dataCall != nil:
+		return dataCallFails
+	}
+	return nothing
+}
+
+// obtained notes how an attempt to obtain a token went, and answers what ailed the credential before and what ails it now.
+func (r *Record) obtained(failure *Failure) (before, after ailment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = r.ailment()
 	r.asked, r.obtaining = true, failure
 	if failure == nil {
 		r.servedStale = time.Time{}
 	}
+	return before, r.ailment()
 }
 
 // startOver forgets how another server or credential fared.
@@ -107,10 +134,13 @@ func (r *Record) startOver() {
 	r.asked, r.obtaining, r.dataCall, r.servedStale = false, nil, nil, time.Time{}
 }
 
-func (r *Record) probed(failure *Failure) {
+// probed notes how a data call went; see obtained.
+func (r *Record) probed(failure *Failure) (before, after ailment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	before = r.ailment()
 	r.asked, r.dataCall = true, failure
+	return before, r.ailment()
 }
 
 // answered notes how a call went that N-central answered, or did not.

@@ -10,10 +10,11 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -25,6 +26,9 @@ type Registry struct {
 	store  *store.Store
 	logger hclog.Logger
 	dial   DialContext
+	events *events.Sender
+	// metrics are gathered from here, of this mount alone.
+	metrics *prometheus.Registry
 
 	mu      sync.Mutex
 	servers map[string]*Server
@@ -32,11 +36,13 @@ type Registry struct {
 }
 
 // NewRegistry answers a registry without servers. A nil dial is net.Dialer's.
-func NewRegistry(entries *store.Store, logger hclog.Logger, dial DialContext) *Registry {
+func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logger, dial DialContext) *Registry {
 	return &Registry{
 		store:   entries,
 		logger:  logger,
 		dial:    dial,
+		events:  sender,
+		metrics: prometheus.NewRegistry(),
 		servers: map[string]*Server{},
 		records: map[string]*Record{},
 	}
@@ -83,14 +89,17 @@ func (r *Registry) Record(config string) *Record {
 	return r.record(config)
 }
 
-// NextAttempt is when the config's server is next asked for a new token, where it is being left alone; else zero.
-func (r *Registry) NextAttempt(config string, now time.Time) time.Time {
+// Counters are what was counted of all configs since this process started. A config has its counters from the first time
+// that its Record is asked for.
+func (r *Registry) Counters() prometheus.Gatherer { return r.metrics }
+
+// ServesStaleNoMore notes that the config's last stale token is gone.
+func (r *Registry) ServesStaleNoMore(config string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if server, known := r.servers[config]; known {
-		return server.NextAttempt(now)
+	if record, known := r.records[config]; known {
+		record.servesStaleNoMore()
 	}
-	return time.Time{}
 }
 
 // Forget drops what memory holds of a config that is no more.
@@ -101,6 +110,9 @@ func (r *Registry) Forget(config string) {
 		server.client.CloseIdleConnections()
 	}
 	delete(r.servers, config)
+	if record, known := r.records[config]; known {
+		r.metrics.Unregister(record.counters)
+	}
 	delete(r.records, config)
 }
 
@@ -115,7 +127,8 @@ func (r *Registry) Close() {
 
 func (r *Registry) record(config string) *Record {
 	if r.records[config] == nil {
-		r.records[config] = newRecord()
+		r.records[config] = newRecord(config)
+		r.metrics.MustRegister(r.records[config].counters)
 	}
 	return r.records[config]
 }

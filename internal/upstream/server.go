@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -24,6 +25,7 @@ type Server struct {
 	client *ncentral.Client
 	record *Record
 	learnt *store.Collection[store.Learnt]
+	events *events.Sender
 	logger hclog.Logger
 
 	learning singleflight.Group
@@ -50,12 +52,17 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 		places:  semaphore.NewWeighted(int64(config.MaxRequestsInFlight)),
 		limit:   config.MaxRequestsInFlight,
 		timeout: config.RequestTimeout,
+
+		inFlight: record.counters.inFlight,
 	}
 	return &Server{
-		config:  config,
-		client:  ncentral.New(ncentral.Options{BaseURL: config.URL, Transport: limited, MaxRetries: config.MaxRetries}),
+		config: config,
+		client: ncentral.New(ncentral.Options{
+			BaseURL: config.URL, Transport: limited, MaxRetries: config.MaxRetries, Trace: record.counters.trace(),
+		}),
 		record:  record,
 		learnt:  r.store.Learnt,
+		events:  r.events,
 		logger:  r.logger.With("config", config.Name),
 		refused: pause{first: firstCoolDown, longest: longestCoolDown},
 		silent:  pause{first: firstBackOff, longest: longestBackOff},
@@ -87,12 +94,34 @@ func (s *Server) Probe(ctx context.Context, accessToken string) {
 	err := s.call(ncentral.CallData, func() error { return s.client.Data(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "", ncentral.KindForbidden:
-		s.record.probed(nil)
+		s.noteProbed(ctx, nil)
 	case ncentral.KindServerError, ncentral.KindHiddenError:
 		var failure *Failure
 		errors.As(err, &failure)
 		s.logger.Warn("a data call failed though the token is valid", "error", err)
-		s.record.probed(failure)
+		s.noteProbed(ctx, failure)
+	}
+}
+
+// noteProbed records how a data call went.
+func (s *Server) noteProbed(ctx context.Context, failure *Failure) {
+	before, after := s.record.probed(failure)
+	s.tellOfTurn(ctx, before, after, failure)
+}
+
+// noteObtaining records how an attempt to obtain a token went.
+func (s *Server) noteObtaining(ctx context.Context, failure *Failure) {
+	before, after := s.record.obtained(failure)
+	s.tellOfTurn(ctx, before, after, failure)
+}
+
+// tellOfTurn sends an event where the credential took a turn for the worse, or is well again.
+func (s *Server) tellOfTurn(ctx context.Context, before, after ailment, failure *Failure) {
+	switch {
+	case after > before:
+		s.events.Send(ctx, events.CredentialDegraded, events.Found(s.config.Name, events.Reason, failure.Explanation()))
+	case after == nothing && before > nothing:
+		s.events.Send(ctx, events.CredentialRecovered, events.Found(s.config.Name))
 	}
 }
 

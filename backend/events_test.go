@@ -1,0 +1,257 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// sent answers the events that were sent since the last look: each with its type under "type" among its metadata.
+func (m *mount) sent() []map[string]string {
+	m.events.Lock()
+	defer m.events.Unlock()
+	var sent []map[string]string
+	for _, event := range m.events.Events {
+		told := map[string]string{"type": string(event.Type)}
+		for key, value := range event.Event.Metadata.Fields {
+			told[key] = value.GetStringValue()
+		}
+		sent = append(sent, told)
+	}
+	m.events.Events = nil
+	return sent
+}
+
+func typesOf(sent []map[string]string) []string {
+	var types []string
+	for _, event := range sent {
+		types = append(types, event["type"])
+	}
+	return types
+}
+
+func TestChangesAskedForSendEvents(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.sent()
+		changes := []struct {
+			operation logical.Operation
+			path      string
+			data      map[string]any
+			event     string
+		}{
+			{logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1}, "ncentral/config-write"},
+			{logical.PatchOperation, "config/default", map[string]any{"max_retries": 2}, "ncentral/config-write"},
+			{logical.CreateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.token}, "ncentral/config-write"},
+			{logical.DeleteOperation, "config/other", nil, "ncentral/config-delete"},
+			{logical.CreateOperation, "roles/other", nil, "ncentral/role-write"},
+			{logical.DeleteOperation, "roles/other", nil, "ncentral/role-delete"},
+			{logical.DeleteOperation, "sessions/monitoring", nil, "ncentral/sessions-end"},
+		}
+		for _, change := range changes {
+			m.must(change.operation, change.path, change.data)
+			want := []map[string]string{{
+				"type": change.event, "path": change.path, "data_path": change.path, "operation": string(change.operation), "modified": "true",
+			}}
+			if diff := cmp.Diff(want, m.sent()); diff != "" {
+				t.Errorf("%s %s: %s", change.operation, change.path, diff)
+			}
+		}
+	})
+}
+
+func TestWhatChangesNothingSendsNoEvent(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.sent()
+		m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 99})
+		m.failure(logical.UpdateOperation, "roles/other", map[string]any{"config": "missing"})
+		m.failure(logical.DeleteOperation, "config/default", nil)
+		m.failure(logical.DeleteOperation, "sessions/missing", nil)
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.read(nil)
+		m.tick()
+		if sent := m.sent(); sent != nil {
+			t.Errorf("%v", sent)
+		}
+	})
+}
+
+func TestARefusedCredentialSendsEvents(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.sent()
+		fresh, err := m.RegenerateUserAPIToken("api-user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}
+		sent := m.sent()
+		if diff := cmp.Diff([]string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}, typesOf(sent)); diff != "" {
+			t.Fatal(diff)
+		}
+		for _, event := range sent {
+			if event["path"] != "config/default" || event["config"] != "default" || !strings.Contains(event["reason"], "write the token that it has now") {
+				t.Errorf("%v", event)
+			}
+		}
+		time.Sleep(time.Minute)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if diff := cmp.Diff([]string{"ncentral/authenticate-refuse"}, typesOf(m.sent())); diff != "" {
+			t.Errorf("after another attempt: %s", diff)
+		}
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh})
+		m.read(nil)
+		if diff := cmp.Diff([]string{"ncentral/config-write"}, typesOf(m.sent())); diff != "" {
+			t.Errorf("after the new token: %s", diff)
+		}
+	})
+}
+
+// The hourly data call finds out that the password expired before the applications do.
+func TestAnExpiredPasswordSendsAnEventOnceAndAnotherWhenItIsWellAgain(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		m.sent()
+		_ = m.SetPasswordExpired("api-user", true)
+		for range 2 {
+			time.Sleep(time.Hour)
+			m.read(nil)
+			m.tick()
+		}
+		sent := m.sent()
+		if diff := cmp.Diff([]string{"ncentral/credential-degrade"}, typesOf(sent)); diff != "" {
+			t.Fatal(diff)
+		}
+		if !strings.Contains(sent[0]["reason"], "the API user's password has most likely expired") {
+			t.Error(sent[0])
+		}
+		_ = m.SetPasswordExpired("api-user", false)
+		time.Sleep(time.Hour)
+		m.read(nil)
+		m.tick()
+		if diff := cmp.Diff([]map[string]string{{
+			"type": "ncentral/credential-recover", "path": "config/default", "data_path": "config/default", "config": "default",
+		}}, m.sent()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestANearExpiryIsToldOnceADayAndWhenItIsThere(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		expires := time.Now().Add(400 * time.Hour)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{
+			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "400h", "expiry_warning": "340h",
+		})
+		m.sent()
+		logged := func() int { return strings.Count(m.log.String(), "the API user's password expire") }
+		ticks := func(duration time.Duration) (told int) {
+			for range int(duration / time.Hour) {
+				m.tick()
+				for _, event := range m.sent() {
+					told++
+					if event["type"] != "ncentral/credential-expire" || event["config"] != "default" ||
+						event["expires_at"] != expires.UTC().Format(time.RFC3339) || !strings.Contains(event["reason"], "the API user's password expire") {
+						t.Errorf("%v", event)
+					}
+				}
+				time.Sleep(time.Hour)
+			}
+			return told
+		}
+		if told := ticks(60 * time.Hour); told != 0 || logged() != 0 {
+			t.Errorf("told %d times before expiry_warning, %d in the log", told, logged())
+		}
+		if told := ticks(48 * time.Hour); told != 2 || logged() != 2 {
+			t.Errorf("told %d times in two days, %d in the log", told, logged())
+		}
+		before := logged()
+		if told := ticks(316 * time.Hour); told != 14 || logged()-before != 14 {
+			t.Errorf("told %d times until a day after the end, %d in the log, want 13 and one at the end", told, logged()-before)
+		}
+		if !strings.Contains(m.log.String(), "the API user's password expired at") {
+			t.Error("the end itself is not told of")
+		}
+	})
+}
+
+func TestTheUserAPITokensOwnExpiryIsToldOf(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		token := m.AddUserExpiring("short-lived", 100*time.Hour)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": token})
+		m.sent()
+		m.tick()
+		sent := m.sent()
+		if diff := cmp.Diff([]string{"ncentral/credential-expire"}, typesOf(sent)); diff != "" {
+			t.Fatal(diff)
+		}
+		if !strings.Contains(sent[0]["reason"], "the User-API token expires at") {
+			t.Error(sent[0])
+		}
+	})
+}
+
+// failingSender is a server whose event system answers an error.
+type failingSender struct{ err error }
+
+func (s failingSender) SendEvent(context.Context, logical.EventType, *logical.EventData) error {
+	return s.err
+}
+
+func TestWhereThereAreNoEventsTheEngineIsSilent(t *testing.T) {
+	tests := map[string]struct {
+		core   logical.EventSender
+		logged bool
+	}{
+		"no sender":        {nil, false},
+		"no events":        {failingSender{framework.ErrNoEvents}, false},
+		"OpenBao":          {failingSender{grpcstatus.Error(codes.Unimplemented, "unknown service pb.Events")}, false},
+		"another failure":  {failingSender{errors.New("the bus is full")}, true},
+		"events are there": {logical.NewMockEventSender(), false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			log := &logBuffer{}
+			sender := events.NewSender(test.core, hclog.New(&hclog.LoggerOptions{Output: log}))
+			sender.Send(t.Context(), events.ConfigWritten, events.Changed(logical.UpdateOperation, "config/default"))
+			if logged := log.String() != ""; logged != test.logged {
+				t.Errorf("the log: %s", log)
+			}
+		})
+	}
+}
+
+// A data call that fails after tokens could not be had is no turn for the worse, and is told of by status.
+func TestOutagesAreToldOfOnce(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.sent()
+		m.FailNext(simulator.EndpointAuthenticate, 20, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		for range 3 {
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			time.Sleep(time.Minute)
+		}
+		m.ClearFailures()
+		m.read(nil)
+		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/credential-degrade", "ncentral/credential-recover"}) {
+			t.Error(sent)
+		}
+	})
+}

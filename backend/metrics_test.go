@@ -1,0 +1,328 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// metricsText answers what metrics answers.
+func (m *mount) metricsText() string {
+	m.t.Helper()
+	answer := m.must(logical.ReadOperation, "metrics", nil)
+	if answer[logical.HTTPContentType] != "text/plain; version=0.0.4; charset=utf-8" || answer[logical.HTTPStatusCode] != 200 {
+		m.t.Errorf("%v %v", answer[logical.HTTPContentType], answer[logical.HTTPStatusCode])
+	}
+	text := string(answer[logical.HTTPRawBody].([]byte))
+	m.expectNoSecrets("metrics", text)
+	return text
+}
+
+// metrics answers the metrics of config default by name and further labels, as in calls_total{call=links,outcome=success}.
+func (m *mount) metrics() map[string]float64 {
+	m.t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(m.metricsText()))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for name, family := range families {
+		name, ours := strings.CutPrefix(name, "vault_ncentral_")
+		if !ours {
+			m.t.Errorf("%s has another beginning than the others", name)
+		}
+		for _, metric := range family.Metric {
+			key, value := name+labels(metric.Label), 0.0
+			switch family.GetType() {
+			case dto.MetricType_COUNTER:
+				value = metric.Counter.GetValue()
+			case dto.MetricType_GAUGE:
+				value = metric.Gauge.GetValue()
+			case dto.MetricType_HISTOGRAM:
+				value = float64(metric.Histogram.GetSampleCount())
+			}
+			values[key] = value
+		}
+	}
+	return values
+}
+
+func labels(pairs []*dto.LabelPair) string {
+	var shown []string
+	for _, pair := range pairs {
+		if pair.GetName() != "config" || pair.GetValue() != "default" {
+			shown = append(shown, pair.GetName()+"="+pair.GetValue())
+		}
+	}
+	if shown == nil {
+		return ""
+	}
+	return "{" + strings.Join(shown, ",") + "}"
+}
+
+// counted fails the test unless the named metrics have grown by so much since they were before.
+func (m *mount) counted(before map[string]float64, want map[string]float64) {
+	m.t.Helper()
+	after := m.metrics()
+	for name, growth := range want {
+		if after[name]-before[name] != growth {
+			m.t.Errorf("%s grew by %v, want %v", name, after[name]-before[name], growth)
+		}
+	}
+}
+
+func TestMetricsAreAsPrometheusWantsThem(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.token = m.AddUserExpiring("expiring", 1000*time.Hour)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{
+			"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "1000h",
+		})
+		m.failEverything()
+		text := m.metricsText()
+		problems, err := promlint.New(strings.NewReader(text)).Lint()
+		if err != nil || len(problems) > 0 {
+			t.Error(err, problems)
+		}
+		for line := range strings.Lines(text) {
+			if name, isHelp := strings.CutPrefix(line, "# HELP "); isHelp && !strings.Contains(name, " ") {
+				t.Errorf("no help: %s", line)
+			}
+		}
+	})
+}
+
+// failEverything brings about every kind of metric there is.
+func (m *mount) failEverything() {
+	m.read(nil)
+	m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+	m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
+	time.Sleep(56 * time.Minute)
+	m.read(nil)
+	m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+	m.server.Stop()
+	m.failure(logical.ReadOperation, "creds/monitoring", nil)
+}
+
+func TestMetricsCountReadsBySource(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		before := m.metrics()
+		if _, there := before["token_reads_total{source=refresh}"]; !there {
+			t.Error("a counter is absent until it first counts")
+		}
+		m.read(nil)
+		m.read(nil)
+		m.read(map[string]any{"validate": true})
+		m.counted(before, map[string]float64{"token_reads_total{source=authenticate}": 1, "token_reads_total{source=memory}": 2})
+
+		m.start()
+		before = m.metrics()
+		m.read(nil)
+		m.read(nil)
+		m.counted(before, map[string]float64{"token_reads_total{source=storage}": 1, "token_reads_total{source=memory}": 1})
+
+		before = m.metrics()
+		time.Sleep(56 * time.Minute)
+		m.read(nil)
+		m.counted(before, map[string]float64{
+			"token_reads_total{source=refresh}": 1, "calls_total{call=refresh,outcome=success}": 1, "call_duration_seconds{call=refresh}": 1,
+		})
+
+		m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+		before = m.metrics()
+		m.must(logical.ReadOperation, "creds/own", nil)
+		m.counted(before, map[string]float64{"token_reads_total{source=authenticate}": 1, "calls_total{call=authenticate,outcome=success}": 1})
+	})
+}
+
+func TestMetricsCountWhatGoesWrong(t *testing.T) {
+	answers := func(m *mount, endpoint simulator.Endpoint, status, times int) {
+		m.FailNext(endpoint, times, simulator.Failure{Kind: simulator.FailureStatus, Status: status})
+	}
+	tests := map[string]struct {
+		knobs func(*simulator.Knobs)
+		spoil func(m *mount)
+		want  map[string]float64
+	}{
+		"a retry": {nil, func(m *mount) {
+			answers(m, simulator.EndpointAuthenticate, 503, 1)
+			m.read(nil)
+		}, map[string]float64{
+			"call_retries_total{call=authenticate,reason=unavailable}": 1, "calls_total{call=authenticate,outcome=success}": 1,
+			"failed_token_reads_total{reason=unavailable}": 0,
+		}},
+		"429": {nil, func(m *mount) {
+			answers(m, simulator.EndpointAuthenticate, 429, 4)
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}, map[string]float64{
+			"call_retries_total{call=authenticate,reason=rate_limited}": 3, "calls_total{call=authenticate,outcome=rate_limited}": 1,
+			"failed_token_reads_total{reason=rate_limited}": 1,
+		}},
+		"refresh refused": {nil, func(m *mount) {
+			m.read(nil)
+			answers(m, simulator.EndpointRefresh, 401, 1)
+			time.Sleep(56 * time.Minute)
+			m.read(nil)
+		}, map[string]float64{
+			"refresh_fallbacks_total": 1, "calls_total{call=refresh,outcome=refused}": 1, "token_reads_total{source=authenticate}": 2,
+		}},
+		"override refused": {func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3h"})
+			m.read(nil)
+		}, map[string]float64{"override_fallbacks_total": 1, "calls_total{call=authenticate,outcome=bad_request}": 1}},
+		"no tokens in the answer": {nil, func(m *mount) {
+			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureNoTokens})
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}, map[string]float64{"calls_total{call=authenticate,outcome=malformed}": 1, "failed_token_reads_total{reason=malformed}": 1}},
+		"User-API token refused": {nil, func(m *mount) {
+			_, _ = m.RegenerateUserAPIToken("api-user")
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}, map[string]float64{"calls_total{call=authenticate,outcome=refused}": 1, "failed_token_reads_total{reason=refused}": 2}},
+		"reboot": {nil, func(m *mount) {
+			m.read(nil)
+			m.Reboot()
+			m.read(map[string]any{"validate": true})
+		}, map[string]float64{"dead_tokens_total": 1, "calls_total{call=validate,outcome=refused}": 1}},
+		"stale": {nil, func(m *mount) {
+			m.read(nil)
+			time.Sleep(56 * time.Minute)
+			m.server.Stop()
+			m.read(nil)
+			m.read(nil)
+		}, map[string]float64{"stale_token_reads_total": 2, "token_reads_total{source=memory}": 2}},
+		"logout": {nil, func(m *mount) {
+			m.read(nil)
+			m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		}, map[string]float64{"calls_total{call=logout,outcome=success}": 1}},
+		"the caller's mistake": {nil, func(m *mount) {
+			m.read(nil)
+			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "59m"})
+		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
+		"storage": {nil, func(m *mount) {
+			if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "session/monitoring", Value: []byte("{")}); err != nil {
+				m.t.Fatal(err)
+			}
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}, map[string]float64{"failed_token_reads_total{reason=storage}": 1}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, test.knobs, func(m *mount) {
+				before := m.metrics()
+				test.spoil(m)
+				m.counted(before, test.want)
+			})
+		})
+	}
+}
+
+func TestMetricsTellWhatStatusTells(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		if diff := cmp.Diff(map[string]float64{
+			"config_state{state=unknown}": 0, "config_state{state=ok}": 1, "config_state{state=degraded}": 0, "config_state{state=failing}": 0,
+			"logouts_owed": 0, "last_success_timestamp_seconds": float64(time.Now().Unix()), "requests_in_flight": 0,
+			"server_can_log_out": 1, "server_refresh_ends_predecessor": 0, "server_authenticate_ends_earlier_sessions": 0,
+			"build_info{version=" + Version() + "}": 1,
+		}, m.gauges()); diff != "" {
+			t.Error(diff)
+		}
+		m.token = m.AddUserExpiring("expiring", 200*time.Hour)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{
+			"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h",
+		})
+		m.read(nil)
+		m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.server.Stop()
+		time.Sleep(150 * time.Hour)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		now := m.gauges()
+		for name, want := range map[string]float64{
+			"config_state{state=ok}": 0, "config_state{state=failing}": 1, "logouts_owed": 1,
+			"password_remaining_seconds": -50 * 3600, "user_api_token_remaining_seconds": 50 * 3600,
+		} {
+			if got := now[name]; got < want-60 || got > want {
+				t.Errorf("%s is %v, want %v", name, got, want)
+			}
+		}
+		if now["next_attempt_timestamp_seconds"] <= now["last_failure_timestamp_seconds"] {
+			t.Error("the next attempt is not after the last failure")
+		}
+	})
+}
+
+// gauges are the metrics that do not count.
+func (m *mount) gauges() map[string]float64 {
+	values := m.metrics()
+	for name := range values {
+		if strings.Contains(name, "_total") || strings.Contains(name, "call_duration") {
+			delete(values, name)
+		}
+	}
+	return values
+}
+
+// Label values come from what is stored alone, so that nobody fills the scraper's memory with names of their invention.
+func TestMetricsNameStoredConfigsAlone(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.failure(logical.UpdateOperation, "config/refused", map[string]any{"url": m.server.URL, "user_api_token": m.token + "x"})
+		m.failure(logical.ReadOperation, "creds/invented", nil)
+		m.must(logical.UpdateOperation, "config/deleted", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.must(logical.UpdateOperation, "roles/deleted", map[string]any{"config": "deleted"})
+		m.must(logical.ReadOperation, "creds/deleted", nil)
+		if !strings.Contains(m.metricsText(), `config="deleted"`) {
+			t.Error("the config has no metrics while it is there")
+		}
+		m.must(logical.DeleteOperation, "roles/deleted", nil)
+		m.must(logical.DeleteOperation, "config/deleted", nil)
+		m.tick()
+		for _, name := range []string{"refused", "invented", "deleted"} {
+			if strings.Contains(m.metricsText(), `="`+name+`"`) {
+				t.Errorf("%s is named", name)
+			}
+		}
+	})
+}
+
+func TestMetricsAreOfOneMount(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		other := *m
+		other.backend, other.storage = nil, &countingStorage{}
+		other.start()
+		defer other.backend.Cleanup(context.Background())
+		if families := strings.Count(other.metricsText(), "# HELP"); families != 1 {
+			t.Errorf("another mount without a config tells %d metrics, want the version alone", families)
+		}
+	})
+}
+
+func TestRequestsInFlightAreCounted(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
+		done := make(chan struct{})
+		go func() { defer close(done); m.read(nil) }()
+		time.Sleep(time.Second)
+		if got := m.gauges()["requests_in_flight"]; got != 1 {
+			t.Errorf("%v requests in flight", got)
+		}
+		<-done
+		if got := m.gauges()["requests_in_flight"]; got != 0 {
+			t.Errorf("%v requests in flight after all ended", got)
+		}
+	})
+}

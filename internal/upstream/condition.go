@@ -1,0 +1,65 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// State is how the credential of a config fares.
+type State string
+
+// The states of a config.
+const (
+	Unknown  State = "unknown"  // N-central was not asked since this process started
+	OK       State = "ok"       // tokens can be had
+	Degraded State = "degraded" // tokens are handed out, but something needs a person
+	Failing  State = "failing"  // new tokens cannot be had
+)
+
+// States are all there are.
+func States() []State { return []State{Unknown, OK, Degraded, Failing} }
+
+// Condition is how a config fares, and what of it needs a person. Times are zero where there was none such.
+type Condition struct {
+	State           State
+	Reasons         []string
+	LastSuccess     time.Time
+	LastFailure     time.Time
+	LastFailureKind ncentral.Kind
+	NextAttempt     time.Time // where the server is being left alone: when it is next asked for a token
+	LogoutsOwed     int
+	Learnt          store.Learnt // what is known of the server; empty where that is of another URL
+}
+
+// Condition says how the config fares at that time. It makes no call to N-central. The error is storage's.
+func (r *Registry) Condition(ctx context.Context, config *store.Config, now time.Time) (Condition, error) {
+	owed, err := r.store.CountOwedOfConfig(ctx, config.Name)
+	if err != nil {
+		return Condition{}, err
+	}
+	learnt, err := r.store.Learnt.Get(ctx, config.Name)
+	if err != nil {
+		return Condition{}, err
+	}
+	condition := r.Record(config.Name).condition(config, owed, now)
+	condition.NextAttempt = r.nextAttempt(config.Name, now)
+	if learnt != nil && learnt.URL == config.URL {
+		condition.Learnt = *learnt
+	}
+	return condition, nil
+}
+
+func (r *Registry) nextAttempt(config string, now time.Time) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if server, known := r.servers[config]; known {
+		return server.NextAttempt(now)
+	}
+	return time.Time{}
+}

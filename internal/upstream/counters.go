@@ -1,0 +1,132 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+)
+
+// The parts that all names of the engine's metrics begin with, and the label that most carry.
+const (
+	MetricNamespace = "vault"
+	MetricSubsystem = "ncentral"
+	ConfigLabel     = "config"
+)
+
+// Source says where the token of a read came from.
+type Source string
+
+// The sources of a token. The first two cost N-central nothing.
+const (
+	FromMemory    Source = "memory"
+	FromStorage   Source = "storage"      // the first read of a token after the plugin started or another node replaced it
+	Refreshed     Source = "refresh"      // the read waited for a refresh
+	Authenticated Source = "authenticate" // the read waited for an authenticate
+)
+
+// succeeded is the outcome of a call that brought what it was made for. The other outcomes are the kinds of failure.
+const succeeded = "success"
+
+// counters count what happened with one config since this process started. They are one Collector, so that a config's
+// metrics come and go with it.
+type counters struct {
+	reads             map[Source]prometheus.Counter
+	readsBySource     *prometheus.CounterVec
+	staleReads        prometheus.Counter
+	failedReads       *prometheus.CounterVec
+	calls             *prometheus.CounterVec
+	callSeconds       *prometheus.HistogramVec
+	retries           *prometheus.CounterVec
+	refreshFallbacks  prometheus.Counter
+	overrideFallbacks prometheus.Counter
+	deadTokens        prometheus.Counter
+	inFlight          prometheus.Gauge
+}
+
+func newCounters(config string) *counters {
+	options := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{
+			Namespace: MetricNamespace, Subsystem: MetricSubsystem, Name: name, Help: help,
+			ConstLabels: prometheus.Labels{ConfigLabel: config},
+		}
+	}
+	c := &counters{
+		reads: map[Source]prometheus.Counter{},
+		readsBySource: prometheus.NewCounterVec(prometheus.CounterOpts(options("token_reads_total",
+			"Tokens handed out, by where the read had it from: memory, storage, or the refresh or authenticate that it waited for.")), []string{"source"}),
+		staleReads: prometheus.NewCounter(prometheus.CounterOpts(options("stale_token_reads_total",
+			"Tokens handed out that were due for replacement, for want of a new one."))),
+		failedReads: prometheus.NewCounterVec(prometheus.CounterOpts(options("failed_token_reads_total",
+			"Reads of a token that failed for another reason than the caller's mistake, by reason.")), []string{"reason"}),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts(options("calls_total",
+			"Calls to N-central, by outcome: success, or the kind of failure of the last attempt.")), []string{"call", "outcome"}),
+		callSeconds: prometheus.NewHistogramVec(histogram(options("call_duration_seconds",
+			"How long calls to N-central took, their retries and the waits for a place among those in flight included.")), []string{"call"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts(options("call_retries_total",
+			"Attempts of calls to N-central that failed and were repeated, by the kind of failure.")), []string{"call", "reason"}),
+		refreshFallbacks: prometheus.NewCounter(prometheus.CounterOpts(options("refresh_fallbacks_total",
+			"Rotations that authenticated because a refresh brought no token."))),
+		overrideFallbacks: prometheus.NewCounter(prometheus.CounterOpts(options("override_fallbacks_total",
+			"Calls repeated without a lifetime to ask for, because N-central refused to be asked for it."))),
+		deadTokens: prometheus.NewCounter(prometheus.CounterOpts(options("dead_tokens_total",
+			"Tokens that N-central had ended before their time, found when they were validated."))),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts(options("requests_in_flight",
+			"HTTP requests to N-central that are under way."))),
+	}
+	for _, source := range []Source{FromMemory, FromStorage, Refreshed, Authenticated} {
+		c.reads[source] = c.readsBySource.WithLabelValues(string(source))
+	}
+	return c
+}
+
+// histogram has buckets that span what a healthy call takes up to the longest flight, three times the longest request_timeout.
+func histogram(options prometheus.Opts) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Namespace: options.Namespace, Subsystem: options.Subsystem, Name: options.Name, Help: options.Help,
+		ConstLabels: options.ConstLabels,
+		Buckets:     []float64{0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60},
+	}
+}
+
+func (c *counters) all() []prometheus.Collector {
+	return []prometheus.Collector{
+		c.readsBySource, c.staleReads, c.failedReads, c.calls, c.callSeconds, c.retries, c.refreshFallbacks, c.overrideFallbacks,
+		c.deadTokens, c.inFlight,
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *counters) Describe(descriptions chan<- *prometheus.Desc) {
+	for _, collector := range c.all() {
+		collector.Describe(descriptions)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *counters) Collect(metrics chan<- prometheus.Metric) {
+	for _, collector := range c.all() {
+		collector.Collect(metrics)
+	}
+}
+
+// trace counts the calls of a client.
+func (c *counters) trace() ncentral.Trace {
+	return ncentral.Trace{
+		Retrying: func(call ncentral.Call, err error, _ time.Duration) {
+			c.retries.WithLabelValues(string(call), string(ncentral.KindOf(err))).Inc()
+		},
+		Done: func(call ncentral.Call, err error, took time.Duration) {
+			outcome := succeeded
+			if err != nil {
+				outcome = string(ncentral.KindOf(err))
+			}
+			c.calls.WithLabelValues(string(call), outcome).Inc()
+			c.callSeconds.WithLabelValues(string(call)).Observe(took.Seconds())
+		},
+	}
+}

@@ -1,0 +1,186 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package paths
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+// metricsFormat is the text form that every Prometheus reads.
+var metricsFormat = expfmt.NewFormat(expfmt.TypeTextPlain)
+
+func (a *API) metricsPath() *framework.Path {
+	return &framework.Path{
+		Pattern: "metrics$",
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: a.readMetrics,
+				Summary:  "Read the mount's metrics in Prometheus's text form.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{
+					Description: "The metrics, as text and not as JSON.", MediaType: "text/plain",
+				}}},
+			},
+		},
+		DisplayAttrs: display("read", "metrics"),
+		HelpSynopsis: "Read the mount's metrics in Prometheus's text form.",
+		HelpDescription: `
+Answers the metrics of this mount as Prometheus reads them: how many tokens were
+read and where they came from, the calls to N-central with their outcomes and
+how long they took, and for each config its state, the seconds left until the
+password and the User-API token expire, and the logouts owed.
+
+They are of the node that answers, since the plugin started on it, and hold no
+secret. Like every path this one needs a Vault token: give the scraper one whose
+policy allows it to read metrics and nothing else. The answer is no JSON, so
+the command line shows it with
+
+    vault read -format=raw ncentral/metrics
+`,
+	}
+}
+
+func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	conditions, err := a.gaugesOfConditions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gauges := prometheus.NewRegistry()
+	if err := gauges.Register(conditions); err != nil {
+		return nil, err
+	}
+	families, err := prometheus.Gatherers{a.Upstream.Counters(), gauges}.Gather()
+	if err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	encoder := expfmt.NewEncoder(&text, metricsFormat)
+	for _, family := range families {
+		if err := encoder.Encode(family); err != nil {
+			return nil, err
+		}
+	}
+	return &logical.Response{Data: map[string]any{
+		logical.HTTPContentType: string(metricsFormat),
+		logical.HTTPStatusCode:  http.StatusOK,
+		logical.HTTPRawBody:     text.Bytes(),
+	}}, nil
+}
+
+// gauges are metrics that tell of one moment. They are one Collector.
+type gauges []prometheus.Metric
+
+// Describe implements prometheus.Collector. It sends nothing: what there is to describe differs from moment to moment.
+func (g gauges) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (g gauges) Collect(metrics chan<- prometheus.Metric) {
+	for _, gauge := range g {
+		metrics <- gauge
+	}
+}
+
+func (g *gauges) add(description *prometheus.Desc, value float64, labels ...string) {
+	*g = append(*g, prometheus.MustNewConstMetric(description, prometheus.GaugeValue, value, labels...))
+}
+
+// addTime adds a Unix time in seconds, unless the time is zero.
+func (g *gauges) addTime(description *prometheus.Desc, at time.Time, labels ...string) {
+	if !at.IsZero() {
+		g.add(description, float64(at.UnixMilli())/1000, labels...)
+	}
+}
+
+// addRemaining adds the seconds left until then, less than zero once that is past, unless the time is zero.
+func (g *gauges) addRemaining(description *prometheus.Desc, until, now time.Time, labels ...string) {
+	if !until.IsZero() {
+		g.add(description, until.Sub(now).Seconds(), labels...)
+	}
+}
+
+// addKnown adds 0 or 1, unless it is not known which.
+func (g *gauges) addKnown(description *prometheus.Desc, known *bool, labels ...string) {
+	if known != nil {
+		g.add(description, zeroOrOne(*known), labels...)
+	}
+}
+
+func zeroOrOne(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(upstream.MetricNamespace, upstream.MetricSubsystem, name), help, labels, nil)
+}
+
+var (
+	buildInfo = describe("build_info", "Always 1; the label is the engine's version.", "version")
+
+	configState       = describe("config_state", "1 for the state that the config is in, 0 for the others: unknown, ok, degraded, failing.", upstream.ConfigLabel, "state")
+	lastSuccess       = describe("last_success_timestamp_seconds", "When N-central last answered well, in Unix time.", upstream.ConfigLabel)
+	lastFailure       = describe("last_failure_timestamp_seconds", "When a call to N-central last failed, in Unix time.", upstream.ConfigLabel)
+	nextAttempt       = describe("next_attempt_timestamp_seconds", "Where N-central is being left alone: when it is next asked for a token, in Unix time.", upstream.ConfigLabel)
+	logoutsOwed       = describe("logouts_owed", "Logouts that could not be done yet and are tried once a minute.", upstream.ConfigLabel)
+	passwordRemaining = describe("password_remaining_seconds", "Seconds until the API user's password expires, less than zero after it did; absent where password_changed_at is not given.", upstream.ConfigLabel)
+	tokenRemaining    = describe("user_api_token_remaining_seconds", "Seconds until the User-API token expires by its own claim, less than zero after it did; absent where it has no such claim.", upstream.ConfigLabel)
+	canLogOut         = describe("server_can_log_out", "Whether the server has a logout, 0 or 1; absent where that is not known.", upstream.ConfigLabel)
+	refreshEnds       = describe("server_refresh_ends_predecessor", "Whether the server's refresh ends the access token before it, 0 or 1; absent where that is not known.", upstream.ConfigLabel)
+	authenticateEnds  = describe("server_authenticate_ends_earlier_sessions", "Whether a new session ends the user's earlier ones, 0 or 1; absent where that is not known.", upstream.ConfigLabel)
+)
+
+// gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in words.
+func (a *API) gaugesOfConditions(ctx context.Context) (gauges, error) {
+	all := gauges{}
+	all.add(buildInfo, 1, a.Version)
+	names, err := a.Store.Configs.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		config, err := a.Store.Configs.Get(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if config == nil {
+			continue // deleted in the meantime
+		}
+		if err := a.addCondition(ctx, &all, config, time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Config, now time.Time) error {
+	condition, err := a.Upstream.Condition(ctx, config, now)
+	if err != nil {
+		return err
+	}
+	for _, state := range upstream.States() {
+		all.add(configState, zeroOrOne(state == condition.State), config.Name, string(state))
+	}
+	all.add(logoutsOwed, float64(condition.LogoutsOwed), config.Name)
+	all.addTime(lastSuccess, condition.LastSuccess, config.Name)
+	all.addTime(lastFailure, condition.LastFailure, config.Name)
+	all.addTime(nextAttempt, condition.NextAttempt, config.Name)
+	all.addRemaining(passwordRemaining, config.PasswordExpiresAt(), now, config.Name)
+	all.addRemaining(tokenRemaining, config.UserAPITokenExpiresAt(), now, config.Name)
+	all.addKnown(canLogOut, condition.Learnt.CanLogOut, config.Name)
+	all.addKnown(refreshEnds, condition.Learnt.RefreshEndsPredecessor, config.Name)
+	all.addKnown(authenticateEnds, condition.Learnt.AuthenticateEndsEarlierSessions, config.Name)
+	return nil
+}
