@@ -9,36 +9,6 @@ import (
 	"time"
 )
 
-func TestPoliciesBoundWhoMayReadWhat(t *testing.T) {
-	t.Parallel()
-	m := newMount(t, nil)
-	m.write("roles/a", map[string]any{})
-	m.write("roles/b", map[string]any{})
-	reader := m.clientFor(`path "MOUNT/creds/a" { capabilities = ["read"] }`)
-	as := func(r request) request { r.client = reader; return r }
-	answer := m.must(as(credsRequest("a")))
-	if answer == nil || !m.AccessTokenLives(answer.Data["access_token"].(string)) {
-		t.Error("the reader of creds/a got no live token")
-	}
-	for _, denied := range []request{
-		credsRequest("b"),
-		{operation: opWrite, path: "creds/a"},
-		{operation: opList, path: "config"},
-		{operation: opRead, path: "config/default"},
-		{operation: opWrite, path: "config/default", body: m.config()},
-		{operation: opPatch, path: "config/default", body: map[string]any{"max_retries": 1}},
-		{operation: opDelete, path: "config/default"},
-		{operation: opWrite, path: "config/default/check"},
-		{operation: opList, path: "sessions"},
-		{operation: opRead, path: "sessions/a"},
-		{operation: opDelete, path: "sessions/a"},
-		{operation: opRead, path: "roles/a"},
-		{operation: opWrite, path: "roles/a", body: map[string]any{"lease": false}},
-	} {
-		m.fails(forbidden, as(denied))
-	}
-}
-
 func TestEveryPathHasHelp(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
