@@ -22,19 +22,21 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// sent answers the events that were sent since the last look: each with its type under "type" among its metadata.
-func (m *mount) sent() []map[string]string {
-	m.events.Lock()
-	defer m.events.Unlock()
+func (m *mount) sent() []map[string]string { return sentTo(m.events) }
+
+// sentTo answers the events that were sent since the last look: each with its type under "type" among its metadata.
+func sentTo(core *logical.MockEventSender) []map[string]string {
+	core.Lock()
+	defer core.Unlock()
 	var sent []map[string]string
-	for _, event := range m.events.Events {
+	for _, event := range core.Events {
 		told := map[string]string{"type": string(event.Type)}
 		for key, value := range event.Event.Metadata.Fields {
 			told[key] = value.GetStringValue()
 		}
 		sent = append(sent, told)
 	}
-	m.events.Events = nil
+	core.Events = nil
 	return sent
 }
 

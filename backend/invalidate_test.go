@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -21,6 +22,7 @@ type node struct {
 	t       *testing.T
 	backend logical.Backend
 	storage *countingStorage
+	events  *logical.MockEventSender
 }
 
 func newNode(t *testing.T, storage *countingStorage, server *simulator.Server) *node {
@@ -37,11 +39,12 @@ func newNode(t *testing.T, storage *countingStorage, server *simulator.Server) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, backend: dispensed.(logical.Backend), storage: storage}
+	n := &node{t: t, backend: dispensed.(logical.Backend), storage: storage, events: logical.NewMockEventSender()}
 	if err := n.backend.Setup(t.Context(), &logical.BackendConfig{
-		Logger:      hclog.NewNullLogger(),
-		System:      &logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour},
-		StorageView: storage,
+		Logger:       hclog.NewNullLogger(),
+		System:       &logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour},
+		StorageView:  storage,
+		EventsSender: n.events,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,5 +121,19 @@ func TestInvalidateOverTheGRPCBoundary(t *testing.T) {
 				t.Error("more was dropped than the key names")
 			}
 		})
+	}
+}
+
+func TestEventsOverTheGRPCBoundary(t *testing.T) {
+	ncentral := simulator.New(simulator.DefaultKnobs())
+	server := simulator.ListenInMemory(ncentral)
+	t.Cleanup(server.Close)
+	n := newNode(t, &countingStorage{}, server)
+	n.do(logical.UpdateOperation, "config/a", map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("api-user")})
+	n.do(logical.UpdateOperation, "roles/a", map[string]any{"config": "a"})
+	n.do(logical.DeleteOperation, "roles/a", nil)
+	want := []string{"ncentral/config-write", "ncentral/role-write", "ncentral/role-delete"}
+	if diff := cmp.Diff(want, typesOf(sentTo(n.events))); diff != "" {
+		t.Error(diff)
 	}
 }
