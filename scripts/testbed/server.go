@@ -27,6 +27,7 @@ const (
 	stopPatience  = 10 * time.Second // until a server that was asked to stop is killed
 	startAttempts = 5                // with other ports each, where another process was quicker to take one
 	defaultNodeID = "node-1"
+	auditFileName = "audit.log"
 )
 
 // errAddressInUse says that another process listens where the server was to.
@@ -42,6 +43,7 @@ type Options struct {
 	NodeID          string   // of a Raft server: its name in the cluster (node-1)
 	Address         string   // host:port of the API; a free port on loopback where empty
 	ClusterAddress  string   // host:port that a Raft server's peers talk to; a free port on loopback where empty
+	Audit           bool     // keep an audit log, from when the server serves
 }
 
 // Server is a running server process. It may be used by several goroutines at once, save Restart and Stop.
@@ -49,6 +51,7 @@ type Server struct {
 	Address   string // of the API, as a URL
 	RootToken string
 	LogFile   string // what server and plugin log
+	AuditFile string // the audit log, where there is one
 	Directory string // the server's own: configuration, storage, home, scratch files; Stop removes it
 
 	options    Options
@@ -111,15 +114,20 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.Unseal(ctx)
 }
 
-// Stop ends the server and the plugins it runs, gracefully where that takes no more than ten seconds, and removes the
-// server's directory. Stopping twice does nothing more.
-func (s *Server) Stop() error {
+// Shutdown ends the server and the plugins it runs, gracefully where that takes no more than ten seconds. What they wrote
+// stays until Stop.
+func (s *Server) Shutdown() {
 	if s.process != nil {
 		s.process.Stop(stopPatience)
 	}
 	if s.client != nil {
 		s.client.CloneConfig().HttpClient.CloseIdleConnections()
 	}
+}
+
+// Stop is Shutdown, and removes the server's directory. Stopping twice does nothing more.
+func (s *Server) Stop() error {
+	s.Shutdown()
 	return os.RemoveAll(s.Directory)
 }
 
@@ -133,6 +141,9 @@ func start(ctx context.Context, options Options, configure configure, ready func
 		server, err := startOnce(ctx, options, configure)
 		if err == nil {
 			err = ready(server, ctx)
+		}
+		if err == nil && options.Audit {
+			err = server.enableAudit(ctx)
 		}
 		if err == nil {
 			return server, nil
@@ -189,6 +200,9 @@ func (s *Server) makeDirectory() error {
 	if s.LogFile == "" {
 		s.LogFile = filepath.Join(s.Directory, "server.log")
 	}
+	if s.options.Audit {
+		s.AuditFile = filepath.Join(s.Directory, auditFileName)
+	}
 	for _, name := range []string{"home", "tmp"} {
 		if err := os.Mkdir(filepath.Join(s.Directory, name), 0o700); err != nil {
 			return err
@@ -232,6 +246,9 @@ func (s *Server) writeConfiguration(configuration map[string]any) error {
 			return err
 		}
 		configuration["plugin_directory"] = s.options.PluginDirectory
+	}
+	if s.options.Audit && IsOpenBao(s.options.Binary) {
+		configuration["unsafe_allow_api_audit_creation"] = true // else it refuses what enableAudit asks for
 	}
 	content, err := json.Marshal(configuration)
 	if err != nil {
@@ -302,6 +319,17 @@ func (s *Server) initialise(ctx context.Context) error {
 	s.unsealKey, s.RootToken = answer.KeysB64[0], answer.RootToken
 	s.client.SetToken(s.RootToken)
 	return s.Unseal(ctx)
+}
+
+// enableAudit begins the audit log. The nodes of a cluster share the setting, so the first makes it, and the file's name is
+// relative: to each server's own directory, in which it runs.
+func (s *Server) enableAudit(ctx context.Context) error {
+	if s.leader != "" {
+		return nil
+	}
+	return s.client.Sys().EnableAuditWithOptionsWithContext(ctx, "file", &api.EnableAuditOptions{
+		Type: "file", Options: map[string]string{"file_path": auditFileName},
+	})
 }
 
 // waitUntilActive waits until the server is unsealed and its cluster's active node.

@@ -18,7 +18,7 @@ func startServer(t *testing.T, start func(context.Context, Options) (*Server, er
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := start(t.Context(), Options{Binary: binary, PluginDirectory: t.TempDir()})
+	server, err := start(t.Context(), Options{Binary: binary, PluginDirectory: t.TempDir(), Audit: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,6 +28,17 @@ func startServer(t *testing.T, start func(context.Context, Options) (*Server, er
 		}
 	})
 	return server
+}
+
+func expectAudited(t *testing.T, server *Server, path string) {
+	t.Helper()
+	entries, err := os.ReadFile(server.AuditFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(entries), `"path":"`+path+`"`) {
+		t.Errorf("the audit log has nothing of %s", path)
+	}
 }
 
 func TestAnAddressTakenByAnotherIsTriedAgainElsewhere(t *testing.T) {
@@ -81,6 +92,11 @@ func TestDevServer(t *testing.T) {
 	if err := server.Unseal(t.Context()); err == nil || !strings.Contains(err.Error(), "not kept") {
 		t.Errorf("unsealing a dev server: %v", err)
 	}
+	expectAudited(t, server, "auth/token/lookup-self")
+	server.Shutdown()
+	if _, err := os.Stat(server.LogFile); err != nil {
+		t.Errorf("shutting the server down took its log along: %v", err)
+	}
 	directory := server.Directory
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
@@ -121,6 +137,7 @@ func TestRaftServerKeepsItsStorage(t *testing.T) {
 	if _, err := client.Auth().Token().LookupSelf(); err == nil {
 		t.Error("a client with an unknown token was let in")
 	}
+	expectAudited(t, server, "auth/token/lookup-self") // asked for since the restart alone
 	if plugins, err := server.PluginPIDs(); err != nil || len(plugins) != 0 {
 		t.Errorf("plugins: %v, %v", plugins, err)
 	}
