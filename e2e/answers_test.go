@@ -70,32 +70,6 @@ func (m *mount) send(ctx context.Context, r request) (*api.Secret, error) {
 	return nil, errors.New("no such operation")
 }
 
-// expectNoSecrets fails the test where an answer or error holds a token in any place but access_token.
-func (m *mount) expectNoSecrets(r request, secret *api.Secret, err error) {
-	var shown strings.Builder
-	if err != nil {
-		shown.WriteString(err.Error())
-	}
-	if secret != nil {
-		rest := map[string]any{}
-		for name, value := range secret.Data {
-			if name != "access_token" {
-				rest[name] = value
-			}
-		}
-		encoded, encodingErr := json.Marshal([]any{rest, secret.Warnings, secret.LeaseID})
-		if encodingErr != nil {
-			m.t.Error(encodingErr)
-		}
-		shown.Write(encoded)
-	}
-	for _, token := range m.Secrets() {
-		if strings.Contains(shown.String(), secretPart(token)) {
-			m.t.Errorf("%s %s: the answer holds secret %s", r.operation, r.path, fingerprint(token))
-		}
-	}
-}
-
 // must is do for requests that are to succeed.
 func (m *mount) must(r request) *api.Secret {
 	m.t.Helper()
@@ -240,9 +214,6 @@ func fingerprint(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:4])
 }
-
-// secretPart is the part of a token that no other has: the end of its signature.
-func secretPart(token string) string { return token[max(0, len(token)-20):] }
 
 const (
 	badRequest         = http.StatusBadRequest

@@ -5,8 +5,8 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -29,21 +29,17 @@ func startCluster(t *testing.T, change func(*simulator.Knobs)) (*testbed.Cluster
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m *mount
 	t.Cleanup(func() {
-		var failure error
-		for _, node := range cluster.Nodes {
-			failure = errors.Join(failure, inspectLog(node, m.Secrets()))
-		}
-		if failure = errors.Join(failure, cluster.Stop()); failure != nil {
-			t.Error(failure)
+		for _, node := range slices.Backward(cluster.Nodes) {
+			if err := endServer(node); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	if err := cluster.Nodes[0].Register(t.Context(), plugin); err != nil {
 		t.Fatal(err)
 	}
-	m = newMountOn(t, cluster.Nodes[0], api.MountConfigInput{}, change)
-	return cluster, m
+	return cluster, newMountOn(t, cluster.Nodes[0], api.MountConfigInput{}, change)
 }
 
 // through answers the mount as it is reached through that node.

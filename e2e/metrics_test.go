@@ -20,6 +20,7 @@ func (m *mount) scrape(client *api.Client) (text, contentType string, err error)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
+	secrets.addShown(m.t.Name()+": the metrics", string(body))
 	return string(body), response.Header.Get("Content-Type"), err
 }
 
@@ -48,11 +49,6 @@ func TestPrometheusScrapesAMountWithATokenThatMayDoNothingElse(t *testing.T) {
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("there is no line %s", line)
-		}
-	}
-	for _, secret := range m.Secrets() {
-		if strings.Contains(text, secretPart(secret)) {
-			t.Errorf("secret %s is in the metrics", fingerprint(secret))
 		}
 	}
 	if _, _, err := m.scrape(m.clientFor(`path "MOUNT/creds/*" { capabilities = ["read"] }`)); statusOf(err) != 403 {

@@ -91,9 +91,9 @@ func sending(client *api.Client, contentType, body string) *api.Client {
 }
 
 const (
-	form       = "application/x-www-form-urlencoded"
-	jsonBody   = "application/json"
-	mergePatch = "application/merge-patch+json"
+	formEncoded = "application/x-www-form-urlencoded"
+	jsonBody    = "application/json"
+	mergePatch  = "application/merge-patch+json"
 )
 
 // withRule adds a rule to a policy.
@@ -138,7 +138,7 @@ func (m *mount) expectParametersDenied(reader *api.Client) {
 			}
 		}
 		m.denies(reader, credsRequest("monitoring", field, "true"))
-		m.denies(sending(reader, form, field+"=true"), request{operation: opWrite, path: "creds/monitoring"})
+		m.denies(sending(reader, formEncoded, field+"=true"), request{operation: opWrite, path: "creds/monitoring"})
 		m.denies(sending(reader, jsonBody, `{"other": 1, "`+field+`": true}`), request{operation: opWrite, path: "creds/monitoring"})
 	}
 }
@@ -333,8 +333,8 @@ func (m *mount) expectVerificationKept(client *api.Client) {
 		m.expectFieldDenied(client, field, true)
 	}
 	write := request{operation: opWrite, path: "config/default"}
-	m.denies(sending(client, form, "tls_skip_verify=true"), write)
-	m.denies(sending(client, form, "max_retries=1&tls%5fskip%5fverify=1"), write)
+	m.denies(sending(client, formEncoded, "tls_skip_verify=true"), write)
+	m.denies(sending(client, formEncoded, "max_retries=1&tls%5fskip%5fverify=1"), write)
 	for _, malformed := range []string{
 		`{"tls_skip_verify": [true]}`, `{"tls_skip_verify": {"": true}}`, `{"tls_skip_verify": false, "tls_skip_verify": true}`,
 	} {
