@@ -168,12 +168,18 @@ func newMount(t *testing.T, change func(*simulator.Knobs)) *mount {
 // is.
 func newMountOn(t *testing.T, server *testbed.Server, config api.MountConfigInput, change func(*simulator.Knobs)) *mount {
 	t.Helper()
+	return newMountAt(t, server, "ncentral-"+strconv.FormatInt(mounts.Add(1), 10), config, change)
+}
+
+// newMountAt is newMountOn with a path of the caller's choice.
+func newMountAt(t *testing.T, server *testbed.Server, path string, config api.MountConfigInput, change func(*simulator.Knobs)) *mount {
+	t.Helper()
 	m := &mount{
 		ncentral: newNCentral(t, change),
 		t:        t,
 		testbed:  server,
 		client:   server.Client(),
-		path:     "ncentral-" + strconv.FormatInt(mounts.Add(1), 10),
+		path:     path,
 	}
 	if err := server.Mount(t.Context(), m.path, plugin, config); err != nil {
 		t.Fatal(err)

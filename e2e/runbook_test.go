@@ -1,0 +1,230 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-ncentral/scripts/testbed"
+)
+
+// block is one fenced block of commands of the runbook.
+type block struct {
+	step     string
+	commands string
+	excerpt  string // what the reader is told to see; empty where nothing is shown
+}
+
+// runbookBlock is a block of sh below its marker, with the block of text that follows it, if any.
+var runbookBlock = regexp.MustCompile("(?ms)^<!-- run: ([\\w-]+)/([\\w-]+) -->\n```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?")
+
+// readRunbook answers the blocks of docs/operations.md by procedure, in their order.
+func readRunbook(t *testing.T) map[string][]block {
+	t.Helper()
+	root, err := testbed.RepositoryRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(root, "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := string(content)
+	procedures := map[string][]block{}
+	excerpts := 0
+	found := runbookBlock.FindAllStringSubmatch(document, -1)
+	for _, parts := range found {
+		procedures[parts[1]] = append(procedures[parts[1]], block{step: parts[2], commands: parts[3], excerpt: parts[4]})
+		if parts[4] != "" {
+			excerpts++
+		}
+	}
+	if fences := strings.Count(document, "```sh\n"); fences != len(found) {
+		t.Fatalf("operations.md has %d blocks of sh, of which %d are marked with what runs them", fences, len(found))
+	}
+	if fences := strings.Count(document, "```text\n"); fences != excerpts {
+		t.Fatalf("operations.md has %d blocks of text, of which %d follow the commands that print them", fences, excerpts)
+	}
+	return procedures
+}
+
+// procedure is one procedure of the runbook, followed on a server of its own where the engine is mounted at ncentral/, with
+// a shared role "monitoring" and a dedicated role "worker".
+type procedure struct {
+	*mount
+	left        []block
+	directory   string // where the commands run
+	environment []string
+}
+
+// startProcedure gets everything ready for the procedure's first step.
+func startProcedure(t *testing.T, blocks []block, options testbed.Options) *procedure {
+	t.Helper()
+	server, err := testbed.StartDev(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &procedure{left: blocks, directory: t.TempDir()}
+	t.Cleanup(func() {
+		if err := endServer(server); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := server.Register(t.Context(), plugin); err != nil {
+		t.Fatal(err)
+	}
+	p.mount = newMountAt(t, server, "ncentral", api.MountConfigInput{}, nil)
+	p.write("roles/monitoring", map[string]any{})
+	p.write("roles/worker", map[string]any{"credential_type": "dedicated"})
+
+	programs := t.TempDir()
+	if err := os.Symlink(serverBinary, filepath.Join(programs, "vault")); err != nil {
+		t.Fatal(err)
+	}
+	p.environment = append(testbed.CleanEnvironment(),
+		"PATH="+programs+string(filepath.ListSeparator)+os.Getenv("PATH"),
+		"HOME="+p.directory,
+		"VAULT_ADDR="+server.Address,
+		"VAULT_TOKEN="+server.RootToken,
+		"SERVER_LOG="+server.LogFile)
+	return p
+}
+
+// set gives the commands to come an environment variable.
+func (p *procedure) set(name, value string) { p.environment = append(p.environment, name+"="+value) }
+
+// file puts a file where the commands run.
+func (p *procedure) file(name, content string) {
+	p.t.Helper()
+	if err := os.WriteFile(filepath.Join(p.directory, name), []byte(content), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// step runs the next block, which must be the one of that name, as it stands, and holds what it prints against what the
+// runbook shows.
+func (p *procedure) step(name string) {
+	p.t.Helper()
+	p.paste(name, "")
+}
+
+// paste is step for commands that are given a token while they run.
+func (p *procedure) paste(name, token string) {
+	p.t.Helper()
+	if output, err := p.run(name, token); err != nil {
+		p.t.Fatalf("step %s: %v\n%s", name, err, output)
+	}
+}
+
+// failingStep is step for commands whose last one is to fail.
+func (p *procedure) failingStep(name string) {
+	p.t.Helper()
+	if output, err := p.run(name, ""); err == nil {
+		p.t.Fatalf("step %s did not fail\n%s", name, output)
+	}
+}
+
+func (p *procedure) run(name, input string) (output string, err error) {
+	p.t.Helper()
+	if len(p.left) == 0 || p.left[0].step != name {
+		p.t.Fatalf("step %s is not the next of the procedure: %+v", name, p.left)
+	}
+	next := p.left[0]
+	p.left = p.left[1:]
+
+	var printed bytes.Buffer
+	command := exec.CommandContext(p.t.Context(), "/bin/sh", "-euc", next.commands)
+	command.Dir, command.Env = p.directory, p.environment
+	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &printed, &printed
+	err = command.Run()
+	output = printed.String()
+	secrets.addShown("step "+name+" of "+p.t.Name(), output)
+	if !showsExcerpt(output, next.excerpt) {
+		p.t.Errorf("step %s does not print what the runbook shows, but:\n%s", name, output)
+	}
+	return output, err
+}
+
+var instant = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+
+// showsExcerpt says whether the excerpt is in the output: "…" stands for anything, a time for any time. White space does not
+// count: how wide columns are and where lines break is the command line's own business.
+func showsExcerpt(output, excerpt string) bool {
+	pattern := regexp.QuoteMeta(withoutSpace(excerpt))
+	pattern = instant.ReplaceAllLiteralString(pattern, instant.String())
+	pattern = strings.ReplaceAll(pattern, "…", ".*")
+	return regexp.MustCompile(pattern).MatchString(withoutSpace(output))
+}
+
+func withoutSpace(text string) string { return strings.Join(strings.Fields(text), "") }
+
+// keepReading reads the roles all the time until stop is called. No read may fail or answer a dead token.
+func (p *procedure) keepReading(lives func(token string) bool, roles ...string) (stop func()) {
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for _, role := range roles {
+		readers.Go(func() {
+			for {
+				answer, err := p.tryRead(role)
+				switch {
+				case err != nil:
+					p.t.Errorf("a reader of creds/%s got an error: %v", role, err)
+					return
+				case !lives(answer.token):
+					p.t.Errorf("a reader of creds/%s got dead token %s", role, fingerprint(answer.token))
+					return
+				}
+				select {
+				case <-done:
+					return
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() {
+		close(done)
+		readers.Wait()
+	})
+	p.t.Cleanup(stop) // before the server's, also where the test gives up
+	return stop
+}
+
+// newUserAPIToken is what N-central's web UI shows when the user's token is generated anew.
+func (p *procedure) newUserAPIToken() string {
+	p.t.Helper()
+	token, err := p.RegenerateUserAPIToken(userName)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return token
+}
+
+// expectOpen fails the test unless so many sessions are open at N-central.
+func (p *procedure) expectOpen(want int) {
+	p.t.Helper()
+	if open := p.OpenSessions(); open != want {
+		p.t.Errorf("%d sessions are open at N-central, want %d", open, want)
+	}
+}
+
+// expectLife fails the test unless the tokens are as alive as they are to be.
+func (p *procedure) expectLife(want bool, tokens ...credentials) {
+	p.t.Helper()
+	for _, token := range tokens {
+		if lives := p.AccessTokenLives(token.token); lives != want {
+			p.t.Errorf("token %s lives: %t", fingerprint(token.token), lives)
+		}
+	}
+}
