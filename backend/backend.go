@@ -108,19 +108,30 @@ func ticksElsewhere(state consts.ReplicationState) bool {
 	return state.HasState(consts.ReplicationPerformanceStandby) || state.HasState(consts.ReplicationDRSecondary)
 }
 
-// HandleRequest refuses a User-API token that is no string before the framework looks at it: the framework's own error
-// would quote it, and Vault writes errors to its audit log in clear.
+// HandleRequest refuses values of a wrong type before the framework looks at them: the framework's own error would quote
+// them, and a User-API token may have been typed into any field.
 func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
-	if err := paths.CheckSecretFields(req.Data); err != nil {
+	if err := e.checkTypes(req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
 	}
 	return e.Backend.HandleRequest(ctx, req)
 }
 
-// HandleExistenceCheck leaves a request that HandleRequest refuses to it, for the same reason.
+// HandleExistenceCheck leaves a request that HandleRequest refuses to it: Vault writes what fails here to its logs in clear.
 func (e *engine) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
-	if paths.CheckSecretFields(req.Data) != nil {
+	if e.checkTypes(req) != nil {
 		return false, false, nil
 	}
 	return e.Backend.HandleExistenceCheck(ctx, req)
+}
+
+func (e *engine) checkTypes(req *logical.Request) error {
+	if len(req.Data) == 0 {
+		return nil // nor is there a path to look for, on every hot read
+	}
+	path := e.Route(req.Path)
+	if path == nil {
+		return nil
+	}
+	return paths.CheckTypes(path.Fields, req.Data)
 }

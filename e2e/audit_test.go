@@ -156,6 +156,10 @@ func (m *mount) typeSecretsWrongly() {
 		m.fails(badRequest, request{operation: opPatch, path: "config/default", body: body}, "user_api_token")
 	}
 	m.fails(badRequest, request{operation: opPatch, path: "config/default", body: with(m.config(), "user_api_token", nil)}, "user_api_token")
+	for _, field := range []string{"url", "ca_cert", "tls_server_name", "max_retries", "request_timeout", "password_changed_at", "verify"} {
+		m.fails(badRequest, request{operation: opWrite, path: "config/default", body: with(m.config(), field, token)}, field)
+		m.fails(badRequest, request{operation: opWrite, path: "config/default", body: with(m.config(), field, []any{token, map[string]any{"token": token}})}, field)
+	}
 	password := rand.Text()
 	secrets.addTyped(password)
 	body := with(m.config(), "url", strings.Replace(m.server.URL, "https://", "https://user:"+password+"@", 1))

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -105,9 +104,13 @@ func configSettings() []setting[store.Config] {
 			field: fieldPasswordChangedAt,
 			set: func(c *store.Config, data *framework.FieldData) error {
 				// The framework's own type for times takes no number, as which a plugin is given Unix time.
-				at, err := parseutil.ParseAbsoluteTime(data.Get(fieldPasswordChangedAt).(string))
+				given := data.Get(fieldPasswordChangedAt).(string)
+				at, err := parseutil.ParseAbsoluteTime(given)
 				if err != nil {
-					return errors.New("not a time: give RFC 3339, like 2026-11-03T00:00:00Z, or Unix time in seconds")
+					at, err = time.Parse(time.DateOnly, given)
+				}
+				if err != nil {
+					return errors.New("not a time: give a day like 2026-11-03, RFC 3339 like 2026-11-03T00:00:00Z, or Unix time in seconds")
 				}
 				if at.After(time.Now().Add(24 * time.Hour)) {
 					return errors.New("it lies in the future: give the day on which the password was last set")
@@ -170,17 +173,7 @@ func checkCACert(given string) (string, error) {
 func checkServerName(given string) (string, error) {
 	name := strings.TrimSpace(given)
 	if strings.ContainsAny(name, " /:@") {
-		return "", fmt.Errorf("%q is not a host name: give the name alone, without scheme, port or path", name)
+		return "", errors.New("not a host name: give the name alone, without scheme, port or path")
 	}
 	return name, nil
-}
-
-// CheckSecretFields refuses a secret that is given as anything but a string. The error names the field and holds nothing
-// of it.
-func CheckSecretFields(given map[string]any) error {
-	switch given[fieldUserAPIToken].(type) {
-	case nil, string:
-		return nil
-	}
-	return fmt.Errorf("%s: it must be a string", fieldUserAPIToken)
 }

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"regexp"
+	"slices"
 	"sort"
 	"time"
 
@@ -31,6 +32,32 @@ func checkName(name string) error {
 		return fmt.Errorf("a name of %d characters is too long: %d are allowed", len(name), longestName)
 	case !validName.MatchString(name), !store.Storable(name):
 		return errors.New("a name consists of letters, digits, underscores, hyphens and single dots, and begins and ends with a letter, digit or underscore")
+	}
+	return nil
+}
+
+// remedies say what a field of that type takes.
+var remedies = map[framework.FieldType]string{
+	framework.TypeString:         "give text",
+	framework.TypeBool:           "give true or false",
+	framework.TypeInt:            "give a whole number",
+	framework.TypeDurationSecond: "give a duration: seconds, or a number with a unit like 90s, 5m or 1h",
+}
+
+// CheckTypes refuses a value that the field of its name does not take, and a secret that is anything but a string. The
+// error names the field and holds nothing of the value.
+func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) error {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		field, known := fields[name]
+		if !known || given[name] == nil {
+			continue
+		}
+		_, isText := given[name].(string)
+		isSecret := field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
+		one := framework.FieldData{Raw: map[string]any{name: given[name]}, Schema: fields}
+		if isSecret && !isText || one.Validate() != nil {
+			return fmt.Errorf("%s: %s", name, remedies[field.Type])
+		}
 	}
 	return nil
 }

@@ -105,7 +105,7 @@ func roleSettings() []setting[store.Role] {
 				case store.Shared, store.Dedicated:
 					return nil
 				}
-				return fmt.Errorf("%q is unknown: give %s or %s", role.CredentialType, store.Shared, store.Dedicated)
+				return fmt.Errorf("no such type: give %s or %s", store.Shared, store.Dedicated)
 			},
 			reset: func(role *store.Role) { role.CredentialType = store.Shared },
 		},
