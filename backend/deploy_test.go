@@ -127,10 +127,17 @@ func TestAlertRulesAreValidAndUseMetricsThatExist(t *testing.T) {
 		if err := decoder.Decode(&rules); err != nil {
 			t.Fatal(err)
 		}
+		runbook, err := os.ReadFile("../docs/operations.md")
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, group := range rules.Groups {
 			for _, rule := range group.Rules {
 				if len(asksForWhatExists(t, rule.Expr, series)) == 0 {
 					t.Errorf("%s asks for nothing", rule.Alert)
+				}
+				if !strings.Contains(string(runbook), "`"+rule.Alert+"`") {
+					t.Errorf("the runbook does not say what to do about %s", rule.Alert)
 				}
 				if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" || rule.Annotations["description"] == "" {
 					t.Errorf("%s lacks severity, summary or description", rule.Alert)
