@@ -35,9 +35,19 @@ N-central users and hands out short-lived access tokens for N-central's REST
 API in their place.
 
 Write a server and its User-API token to config/NAME, say who gets what in
-roles/NAME, and read tokens from creds/NAME. A token can do all that its
-N-central user can: a role narrows who may read it, how long it lives and how
-it is handed out, never what it may do.
+roles/NAME, and read tokens from creds/NAME:
+
+    vault write ncentral/config/default \
+        url=https://ncentral.example.com user_api_token=@file-with-the-token
+    vault write ncentral/roles/monitoring ttl=30m
+    vault read ncentral/creds/monitoring
+
+A token can do all that its N-central user can: a role narrows who may read
+it, how long it lives and how it is handed out, never what it may do.
+
+Whether a credential is alive, config/NAME/check finds out; status tells how
+all of them fare; deleting sessions/NAME ends a role's tokens. Each has its own
+help, for example: vault path-help ncentral/creds/monitoring
 `
 
 // Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central: Vault makes backends also
@@ -46,7 +56,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 	return newBackend(ctx, conf, nil)
 }
 
-// engine is the framework's backend with a guard before it.
+// engine is the framework's backend with a guard before it, and its help completed.
 type engine struct {
 	*framework.Backend
 }
@@ -109,12 +119,16 @@ func ticksElsewhere(state consts.ReplicationState) bool {
 }
 
 // HandleRequest refuses values of a wrong type before the framework looks at them: the framework's own error would quote
-// them, and a User-API token may have been typed into any field.
+// them, and a User-API token may have been typed into any field. It completes the framework's answers to requests for help.
 func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if err := e.checkTypes(req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
 	}
-	return e.Backend.HandleRequest(ctx, req)
+	response, err := e.Backend.HandleRequest(ctx, req)
+	if req.Operation == logical.HelpOperation && response != nil {
+		paths.CompleteHelp(response, e.Route)
+	}
+	return response, err
 }
 
 // HandleExistenceCheck leaves a request that HandleRequest refuses to it: Vault writes what fails here to its logs in clear.

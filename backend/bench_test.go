@@ -168,6 +168,9 @@ func (m *mount) do(operation logical.Operation, path string, data map[string]any
 
 func (m *mount) validate(operation logical.Operation, path string, response *logical.Response) {
 	m.t.Helper()
+	if operation == logical.ListOperation && len(response.Data) == 0 {
+		return // of which Vault makes a 404
+	}
 	declared := schema.GetResponseSchema(m.t, m.backend.Route(path), operation)
 	if response.Data != nil {
 		schema.ValidateResponse(m.t, declared, response, true)

@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -22,6 +23,7 @@ func TestEveryPathHasHelp(t *testing.T) {
 		"creds/monitoring":     "min_ttl",
 		"sessions":             "sessions",
 		"sessions/monitoring":  "Deleting logs all",
+		"status":               "new tokens cannot be had",
 	} {
 		help, err := m.client.HelpWithContext(t.Context(), m.path+"/"+path)
 		if err != nil {
@@ -29,6 +31,11 @@ func TestEveryPathHasHelp(t *testing.T) {
 			continue
 		}
 		expectPart(t, help.Help, part)
+		for line := range strings.Lines(help.Help) {
+			if len(strings.TrimRight(line, "\n")) > 80 || strings.Contains(line, "<no ") {
+				t.Errorf("help on %q has a line that is too wide, or says nothing: %s", path, line)
+			}
+		}
 	}
 }
 

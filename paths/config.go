@@ -23,28 +23,31 @@ import (
 
 func (a *API) configPath() *framework.Path {
 	return &framework.Path{
-		Pattern: "config/" + framework.GenericNameRegex("name"),
-		Fields: together(configFields(), map[string]*framework.FieldSchema{
-			"name": {Type: framework.TypeString, Required: true, Description: "The config's name, 128 characters at most."},
-			fieldUserAPIToken: {
-				Type: framework.TypeString, Required: true, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true, Name: "User-API token"},
-				Description: "The User-API token (JWT) that N-central's web UI generated for the API user. It is never returned. A change of url, ca_cert, tls_server_name or tls_skip_verify must bring it along.",
-			},
-			fieldVerify: {
-				Type: framework.TypeBool, Default: true,
-				Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check. If one fails, nothing is changed. Not stored itself.",
-			},
-		}),
+		Pattern:        "config/" + framework.GenericNameRegex("name"),
+		Fields:         together(configFields(), configWriteFields(), map[string]*framework.FieldSchema{"name": nameField("The config's name, 128 characters at most.")}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: a.writing(events.ConfigWritten, "Create a config.", "write", a.writeConfig),
-			logical.UpdateOperation: a.writing(events.ConfigWritten, "Create a config, or change the fields given of one that exists.", "write", a.writeConfig),
-			logical.PatchOperation:  a.writing(events.ConfigWritten, "Change the fields given of a config; null resets a field to its default.", "patch", a.writeConfig),
-			logical.DeleteOperation: a.writing(events.ConfigDeleted, "Delete a config that no role names.", "delete", a.deleteConfig),
+			logical.CreateOperation: a.configWriting(),
+			logical.UpdateOperation: a.configWriting(),
+			logical.PatchOperation: a.writing(events.ConfigWritten, framework.PathOperation{
+				Callback:     a.writeConfig,
+				Summary:      "Change the fields given of a config; null resets a field to its default.",
+				Description:  "A field that is not given stays what it is. `url` and `user_api_token` have no default and cannot be null. Everything else is as in a POST, the verification included; but where there is no config of the name, the answer is a 404.",
+				Examples:     example(map[string]any{fieldMaxRetries: 5, fieldExpiryWarning: "720h"}),
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
+			}),
+			logical.DeleteOperation: a.writing(events.ConfigDeleted, framework.PathOperation{
+				Callback:     a.deleteConfig,
+				Summary:      "Delete a config that no role names.",
+				Description:  "Where roles still name it, nothing is deleted, and the answer is a 400 with their names.",
+				Responses:    map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted, or there was none."}}},
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete"},
+			}),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readConfig,
 				Summary:      "Read a config, without its User-API token.",
-				Responses:    map[int][]framework.Response{http.StatusOK: {{Description: "The config.", Fields: configAnswerFields()}}},
+				Description:  "Of the User-API token it answers the SHA-256, when it was set here, and when it expires by its own claim. Warnings tell of a password or token that has expired or soon will.",
+				Responses:    answers("The config.", configAnswerFields()),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
 		},
@@ -55,17 +58,41 @@ A config names an N-central server and holds the User-API token of one of its
 users, from which this engine obtains access tokens. The token is made in
 N-central's web UI alone (Administration, User Management, Users, the user,
 API Access, Generate JSON Web Token), is shown there once, and ends the one
-before it.
+before it. A new config needs url and user_api_token:
+
+    vault write ncentral/config/default \
+        url=https://ncentral.example.com user_api_token=@file-with-the-token
 
 Unless verify=false is given, a write tries the new values on the server first
 and changes nothing if they fail. A new url, user_api_token or TLS trust
 retires the sessions of the config's roles: their tokens are handed out no
 more and left to lapse.
 
+Writing a config that exists changes the fields given and no other. So does a
+PATCH, in which null resets a field to its default:
+
+    echo '{"max_retries": null}' | vault patch ncentral/config/default -
+
+Reading answers all but the User-API token. A config that roles name is not
+deleted.
+
 N-central lets API users' passwords expire, after 90 days by default, and with
 them every token of the user: give password_changed_at to be warned in time.
 `,
 	}
+}
+
+// configWriting is both the creation of a config and its update, which are one operation to whoever looks at the API.
+func (a *API) configWriting() *framework.PathOperation {
+	return a.writing(events.ConfigWritten, framework.PathOperation{
+		Callback:    a.writeConfig,
+		Summary:     "Create a config, or change the fields given of one that exists.",
+		Description: "`url` and `user_api_token` are required for a new config; of one that exists, what is not given stays what it is. Unless `verify` is false, the new values are tried on the server first: where that fails, the answer is a 400 that names the step and the remedy, and nothing is changed.",
+		Examples: example(map[string]any{
+			fieldURL: "https://ncentral.example.com", fieldUserAPIToken: "the token that N-central showed", fieldPasswordChangedAt: "2026-11-03T00:00:00Z",
+		}),
+		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "write"},
+	})
 }
 
 func (a *API) configListPath() *framework.Path {
@@ -75,14 +102,28 @@ func (a *API) configListPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
 				Callback:                  a.listConfigs,
-				Summary:                   "List the configs.",
-				Responses:                 listResponses("configs"),
+				Summary:                   "List the configs, each with its URL and state.",
+				Description:               "The state is what the active node knows since the plugin started there. `after` and `limit` page through the names.",
+				Responses:                 answers("The names, and what is worth knowing of each.", listAnswerFields("configs", "url and state")),
 				ForwardPerformanceStandby: true, // the active node knows the states
 			},
 		},
-		DisplayAttrs:    display("", "configs"),
-		HelpSynopsis:    "List the configs.",
-		HelpDescription: "Lists the configs; key_info holds url and state of each. The state is since the plugin started on the active node: unknown, ok, degraded or failing.",
+		DisplayAttrs: display("", "configs"),
+		HelpSynopsis: "List the configs, each with its URL and state.",
+		HelpDescription: `
+Lists the names of the configs. key_info has the url and state of each, which
+"vault list -detailed ncentral/config" shows. The state is what the active node
+knows since the plugin started there: unknown, where N-central was not asked;
+ok; degraded, where tokens are handed out but something needs a person; or
+failing, where new tokens cannot be had. ncentral/status has the reasons.
+`,
+	}
+}
+
+func configInfoFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldURL:   {Type: framework.TypeString, Required: true, Description: "Base URL of the N-central server."},
+		fieldState: stateField(),
 	}
 }
 

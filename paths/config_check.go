@@ -18,39 +18,43 @@ import (
 )
 
 const (
-	fieldOK            = "ok"
-	fieldFailedStep    = "failed_step"
-	fieldMessage       = "message"
-	fieldSteps         = "steps"
-	fieldClockOffset   = "clock_offset_seconds"
-	fieldServerVersion = "server_version"
-	fieldCanLogOut     = "can_log_out"
-	fieldRefreshEnds   = "refresh_ends_predecessor"
-	fieldAuthEnds      = "authenticate_ends_earlier_sessions"
+	fieldOK               = "ok"
+	fieldFailedStep       = "failed_step"
+	fieldMessage          = "message"
+	fieldSteps            = "steps"
+	fieldStepName         = "name"
+	fieldStepMilliseconds = "milliseconds"
+	fieldClockOffset      = "clock_offset_seconds"
+	fieldServerVersion    = "server_version"
+	fieldCanLogOut        = "can_log_out"
+	fieldRefreshEnds      = "refresh_ends_predecessor"
+	fieldAuthEnds         = "authenticate_ends_earlier_sessions"
 )
 
 func (a *API) configCheckPath() *framework.Path {
 	return &framework.Path{
 		Pattern: "config/" + framework.GenericNameRegex("name") + "/check",
-		Fields: map[string]*framework.FieldSchema{
-			"name": {Type: framework.TypeString, Required: true, Description: "The config's name."},
-		},
+		Fields:  map[string]*framework.FieldSchema{"name": nameField("The config's name.")},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback:                  a.checkConfig,
-				Summary:                   "Find out whether a config's credential is alive, and what its server is like.",
-				Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "How the check went, whether it passed or not.", Fields: checkAnswerFields()}}},
+				Summary:                   "Check that a config's credential is alive, and find out what its server is like.",
+				Description:               "Makes every step that the engine makes in its work, once and without retries, and logs out every session that it opened. It answers 200 whether the check passed or not: `ok` says which. What it learns of the server is stored.",
+				Responses:                 answers("How the check went, whether it passed or not.", checkAnswerFields()),
 				ForwardPerformanceStandby: true,
 			},
 		},
 		DisplayAttrs: display("check", "config"),
-		HelpSynopsis: "Find out whether a config's credential is alive, and what its server is like.",
+		HelpSynopsis: "Find out whether a config's credential is alive.",
 		HelpDescription: `
 Makes every step that the engine makes in its work, once and without retries:
 reads the links, authenticates twice, validates, makes a data call, refreshes,
-asks for the server's version, and logs out every session that it opened. It
-answers 200 also where a step failed: ok, failed_step and message say so, and
-steps tells of each.
+asks for the server's version, and logs out every session that it opened:
+
+    vault write -f ncentral/config/default/check
+
+It answers 200 also where a step failed: ok, failed_step and message say so,
+and steps tells of each.
 
 What it learns of the server is stored, and decides how tokens are replaced. A
 check that passes ends the time for which the engine leaves a server alone
@@ -60,16 +64,31 @@ that refused its User-API token.
 }
 
 func checkAnswerFields() map[string]*framework.FieldSchema {
+	return together(learntFields(), map[string]*framework.FieldSchema{
+		fieldOK:         {Type: framework.TypeBool, Required: true, Description: "Whether every step passed."},
+		fieldFailedStep: {Type: framework.TypeString, Required: true, Description: "The first step that failed; empty where none did."},
+		fieldMessage:    {Type: framework.TypeString, Required: true, Description: "What came of it, and what to do."},
+		fieldSteps:      {Type: framework.TypeSlice, Required: true, Description: "Each step that was made: name, ok, milliseconds, message."},
+	})
+}
+
+// learntFields are what is known of a server, and left out where it is not.
+func learntFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldOK:            {Type: framework.TypeBool, Required: true, Description: "Whether every step passed."},
-		fieldFailedStep:    {Type: framework.TypeString, Description: "The first step that failed; empty where none did."},
-		fieldMessage:       {Type: framework.TypeString, Required: true, Description: "What came of it, and what to do."},
-		fieldSteps:         {Type: framework.TypeSlice, Required: true, Description: "Each step that was made: name, ok, milliseconds, message."},
 		fieldClockOffset:   {Type: framework.TypeFloat, Description: "How many seconds the server's clock is ahead of this node's; absent where it did not tell."},
 		fieldServerVersion: {Type: framework.TypeString, Description: "N-central's version; absent where it did not tell."},
-		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent where that was not found out, as the two below."},
-		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it."},
-		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones."},
+		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent where that was not found out."},
+		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it; absent where that was not found out."},
+		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones; absent where that was not found out."},
+	}
+}
+
+func stepFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldStepName:         {Type: framework.TypeString, Required: true, Description: "links, authenticate, authenticate_again, validate, data, refresh, server_info or logout."},
+		fieldOK:               {Type: framework.TypeBool, Required: true, Description: "Whether it passed."},
+		fieldStepMilliseconds: {Type: framework.TypeInt64, Required: true, Description: "How long it took."},
+		fieldMessage:          {Type: framework.TypeString, Required: true, Description: "What it found; empty where there is nothing to say."},
 	}
 }
 
@@ -96,7 +115,7 @@ func checkAnswer(report *upstream.Report) map[string]any {
 	steps := make([]any, 0, len(report.Steps))
 	for _, step := range report.Steps {
 		steps = append(steps, map[string]any{
-			"name": step.Name, "ok": step.OK, "milliseconds": step.Duration.Milliseconds(), "message": step.Message,
+			fieldStepName: step.Name, fieldOK: step.OK, fieldStepMilliseconds: step.Duration.Milliseconds(), fieldMessage: step.Message,
 		})
 	}
 	answer := map[string]any{

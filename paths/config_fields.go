@@ -48,39 +48,118 @@ const (
 	defaultExpiryWarning       = 14 * 24 * time.Hour
 )
 
+const (
+	groupServer = "Server"
+	groupTrust  = "TLS trust"
+	groupCalls  = "Calls to N-central"
+	groupExpiry = "Expiry"
+)
+
 // configFields are the fields that a config is written with and read.
 func configFields() map[string]*framework.FieldSchema {
-	trust := func(name string) *framework.DisplayAttributes {
-		return &framework.DisplayAttributes{Name: name, Group: "TLS trust"}
-	}
-	calls := func(name string) *framework.DisplayAttributes {
-		return &framework.DisplayAttributes{Name: name, Group: "Calls to N-central"}
-	}
-	expiry := func(name string) *framework.DisplayAttributes {
-		return &framework.DisplayAttributes{Name: name, Group: "Expiry"}
-	}
+	return together(serverFields(), callFields(), expiryFields())
+}
+
+func serverFields() map[string]*framework.FieldSchema {
+	certificate := label("CA certificate", groupTrust)
+	certificate.EditType = "file"
 	return map[string]*framework.FieldSchema{
-		fieldURL:                 {Type: framework.TypeString, Required: true, Description: "Base URL of the N-central server, without /api: https, or http for a loopback host."},
-		fieldCACert:              {Type: framework.TypeString, DisplayAttrs: trust("CA certificate"), Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a private certificate."},
-		fieldTLSServerName:       {Type: framework.TypeString, DisplayAttrs: trust("TLS server name"), Description: "Name to expect in the server's certificate, where it is not the host of url."},
-		fieldTLSSkipVerify:       {Type: framework.TypeBool, Default: false, DisplayAttrs: trust("Skip TLS verification"), Description: "Do not verify the server's certificate. Whoever stands between can then take the User-API token."},
-		fieldRequestTimeout:      {Type: framework.TypeDurationSecond, Default: int(defaultRequestTimeout / time.Second), DisplayAttrs: calls("Request timeout"), Description: "How long one call to N-central may take: 1s to 20s. Obtaining a token ends within three times this, retries included."},
-		fieldMaxRetries:          {Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: calls("Retries"), Description: "How often a call that found N-central unreachable or busy is made again: 0 to 10."},
-		fieldMaxRequestsInFlight: {Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: calls("Requests in flight"), Description: "How many calls may be under way at a time: 1 to 50. N-central limits them for all integrations together."},
-		fieldRefreshTokenTTL:     {Type: framework.TypeDurationSecond, Default: 0, DisplayAttrs: calls("Refresh token TTL"), Description: "Refresh-token lifetime to ask N-central for: at least 1m; 0 leaves it to N-central."},
-		fieldPasswordChangedAt:   {Type: framework.TypeString, DisplayAttrs: expiry("Password changed at"), Description: "When the API user's password was last set: RFC 3339, or Unix time in seconds. Nothing tells this engine but you."},
-		fieldPasswordMaxAge:      {Type: framework.TypeDurationSecond, Default: int(defaultPasswordMaxAge / time.Second), DisplayAttrs: expiry("Password maximum age"), Description: "After how long N-central lets the password expire; 0 if it does not."},
-		fieldExpiryWarning:       {Type: framework.TypeDurationSecond, Default: int(defaultExpiryWarning / time.Second), DisplayAttrs: expiry("Expiry warning"), Description: "How long before the end of the password or the User-API token warnings begin."},
+		fieldURL: {
+			Type: framework.TypeString, Required: true, DisplayAttrs: label("URL", groupServer),
+			Description: "Base URL of the N-central server, without /api: https, or http for a loopback host. Required for a new config.",
+		},
+		fieldCACert: {
+			Type: framework.TypeString, DisplayAttrs: certificate,
+			Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a private certificate.",
+		},
+		fieldTLSServerName: {
+			Type: framework.TypeString, DisplayAttrs: label("TLS server name", groupTrust),
+			Description: "Name to expect in the server's certificate, where it is not the host of url.",
+		},
+		fieldTLSSkipVerify: {
+			Type: framework.TypeBool, Default: false, DisplayAttrs: label("Skip TLS verification", groupTrust),
+			Description: "Do not verify the server's certificate (false by default). Whoever stands between can then take the User-API token: give ca_cert instead.",
+		},
+	}
+}
+
+func callFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldRequestTimeout: {
+			Type: framework.TypeDurationSecond, Default: "10s", DisplayAttrs: label("Request timeout", groupCalls),
+			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token ends within three times this, retries included.",
+		},
+		fieldMaxRetries: {
+			Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: label("Retries", groupCalls),
+			Description: "How often a call that found N-central unreachable or busy is made again: 0 to 10, by default 3.",
+		},
+		fieldMaxRequestsInFlight: {
+			Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: label("Requests in flight", groupCalls),
+			Description: "How many calls may be under way at a time: 1 to 50, by default 8. N-central limits them for all integrations together.",
+		},
+		fieldRefreshTokenTTL: {
+			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("Refresh token TTL", groupCalls),
+			Description: "Refresh-token lifetime to ask N-central for: at least 1m. 0, the default, leaves it to N-central.",
+		},
+	}
+}
+
+func expiryFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldPasswordChangedAt: {
+			Type: framework.TypeString, DisplayAttrs: label("Password changed at", groupExpiry),
+			Description: "When the API user's password was last set: RFC 3339, or Unix time in seconds. Nothing tells this engine but you.",
+		},
+		fieldPasswordMaxAge: {
+			Type: framework.TypeDurationSecond, Default: "2160h", DisplayAttrs: label("Password maximum age", groupExpiry),
+			Description: "After how long N-central lets the password expire: by default 2160h, which is 90 days. 0 if it does not.",
+		},
+		fieldExpiryWarning: {
+			Type: framework.TypeDurationSecond, Default: "336h", DisplayAttrs: label("Expiry warning", groupExpiry),
+			Description: "How long before the end of the password or the User-API token warnings begin: by default 336h, which is 14 days.",
+		},
+	}
+}
+
+// configWriteFields are the fields that a config is written with and not read.
+func configWriteFields() map[string]*framework.FieldSchema {
+	secret := label("User-API token", groupServer)
+	secret.Sensitive = true
+	return map[string]*framework.FieldSchema{
+		fieldUserAPIToken: {
+			Type: framework.TypeString, Required: true, DisplayAttrs: secret,
+			Description: "The User-API token (JWT) that N-central's web UI generated for the API user. It is never returned. Required for a new config, and where url, ca_cert, tls_server_name or tls_skip_verify change.",
+		},
+		fieldVerify: {
+			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Verify", groupServer),
+			Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check (true by default). If one fails, nothing is changed. Not stored itself.",
+		},
 	}
 }
 
 // configAnswerFields are the fields of a read: those of a config without its token, and what follows from them.
 func configAnswerFields() map[string]*framework.FieldSchema {
-	return together(configFields(), map[string]*framework.FieldSchema{
-		fieldUserAPITokenSHA256:    {Type: framework.TypeString, Required: true, Description: "SHA-256 of the User-API token, in hex: the root token fingerprint."},
-		fieldUserAPITokenSetAt:     {Type: framework.TypeTime, Required: true, Description: "When the User-API token was last changed here."},
-		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, where it has one."},
-		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, where password_changed_at is given."},
+	return together(alwaysAnswered(configFields()), map[string]*framework.FieldSchema{
+		fieldPasswordChangedAt: {
+			Type: framework.TypeTime, DisplayAttrs: label("Password changed at", groupExpiry),
+			Description: "When the API user's password was last set, where that was given.",
+		},
+		fieldPasswordExpiresAt: {
+			Type: framework.TypeTime, DisplayAttrs: label("Password expires at", groupExpiry),
+			Description: "When the API user's password expires. Absent where password_changed_at is not given, or password_max_age is 0.",
+		},
+		fieldUserAPITokenSHA256: {
+			Type: framework.TypeString, Required: true, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
+			Description: "SHA-256 of the User-API token, in hex: enough to tell whether two configs have the same.",
+		},
+		fieldUserAPITokenSetAt: {
+			Type: framework.TypeTime, Required: true, DisplayAttrs: label("User-API token set at", groupServer),
+			Description: "When the User-API token was last changed here.",
+		},
+		fieldUserAPITokenExpiresAt: {
+			Type: framework.TypeTime, DisplayAttrs: label("User-API token expires at", groupExpiry),
+			Description: "When the User-API token expires by its own claim. Absent where it has none.",
+		},
 	})
 }
 

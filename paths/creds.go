@@ -6,7 +6,6 @@ package paths
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -32,32 +31,34 @@ const (
 )
 
 func (a *API) credsPath() *framework.Path {
-	operation := func(summary string) *framework.PathOperation {
-		return &framework.PathOperation{
-			Callback:     a.readCreds,
-			Summary:      summary,
-			Responses:    map[int][]framework.Response{http.StatusOK: {{Description: "A token.", Fields: credsAnswerFields()}}},
-			DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "generate"},
-		}
-	}
-	read, update := operation("Read an N-central access token."), operation("Read an N-central access token, with the parameters in the body.")
-	update.DisplayAttrs = &framework.DisplayAttributes{OperationVerb: "generate", OperationSuffix: "credentials-with-parameters"}
 	return &framework.Path{
 		Pattern: "creds/" + framework.GenericNameRegex("name"),
 		Fields: map[string]*framework.FieldSchema{
-			"name": {Type: framework.TypeString, Required: true, Description: "The role's name."},
+			"name": nameField("The role's name."),
 			fieldMinTTL: {
-				Type: framework.TypeDurationSecond, Query: true,
+				Type: framework.TypeDurationSecond, Query: true, DisplayAttrs: label("Minimum TTL", groupRead),
 				Description: "Least remaining lifetime of the token, where the role's min_ttl is not enough for this read. More than half of what N-central grants is an error; on a dedicated role, more than all of it.",
 			},
 			fieldValidate: {
-				Type: framework.TypeBool, Query: true, Default: false,
-				Description: "Ask N-central first whether the token still lives, and replace it if not. Where N-central cannot be asked, that is the error. On a dedicated role it changes nothing: the token is new.",
+				Type: framework.TypeBool, Query: true, Default: false, DisplayAttrs: label("Validate", groupRead),
+				Description: "Ask N-central first whether the token still lives, and replace it if not (false by default). Where N-central cannot be asked, that is the error. On a dedicated role it changes nothing: the token is new.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   read,
-			logical.UpdateOperation: update,
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:    a.readCreds,
+				Summary:     "Read an N-central access token.",
+				Description: "The token is sent to the `url` beside it, as `Authorization: Bearer TOKEN`. Readers of a shared role get one token until it is replaced; each read of a dedicated role opens a session of its own. Under a lease, `lease_duration` is the token's remaining life; without one, `ttl` says when this engine replaces it.",
+				Responses:   answers("A token.", credsAnswerFields()),
+			},
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback:     a.readCreds,
+				Summary:      "Read an N-central access token, with the parameters in the body.",
+				Description:  "The same as the GET, for clients that can only POST. Vault's policies call it `update`.",
+				Examples:     example(map[string]any{fieldMinTTL: "10m", fieldValidate: true}),
+				Responses:    answers("A token.", credsAnswerFields()),
+				DisplayAttrs: &framework.DisplayAttributes{OperationSuffix: "credentials-with-parameters"},
+			},
 		},
 		DisplayAttrs:    display("generate", "credentials"),
 		HelpSynopsis:    "Read an N-central access token of a role.",
@@ -65,9 +66,14 @@ func (a *API) credsPath() *framework.Path {
 	}
 }
 
+const groupRead = "This read"
+
 const credsHelp = `
 Answers an access token for N-central's REST API, to be sent as
-"Authorization: Bearer TOKEN" to the url beside it.
+"Authorization: Bearer TOKEN" to the url beside it:
+
+    vault read ncentral/creds/monitoring
+    vault read ncentral/creds/monitoring min_ttl=10m validate=true
 
 Readers of a shared role get one token: it is obtained when it is first needed,
 reused until the role's min_ttl before its end, and then replaced, so that a
@@ -92,12 +98,12 @@ user's password and of the User-API token, where it is near.
 
 func credsAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldAccessToken:      {Type: framework.TypeString, Required: true, Description: "The access token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+		fieldAccessToken:      {Type: framework.TypeString, Required: true, Description: "The access token.", DisplayAttrs: &framework.DisplayAttributes{Name: "Access token", Sensitive: true}},
 		fieldTokenType:        {Type: framework.TypeString, Required: true, Description: "How the token is sent in the Authorization header: Bearer."},
 		fieldURL:              {Type: framework.TypeString, Required: true, Description: "Base URL of the N-central server that the token is for."},
 		fieldExpiresAt:        {Type: framework.TypeTime, Required: true, Description: "When the token expires: RFC 3339, UTC."},
 		fieldExpiresAtSeconds: {Type: framework.TypeInt64, Required: true, Description: "When the token expires: Unix time in seconds."},
-		fieldTTL:              {Type: framework.TypeInt64, Description: "Without a lease: seconds until this engine replaces the token."},
+		fieldTTL:              {Type: framework.TypeInt64, Description: "Without a lease: seconds until this engine replaces the token, at least 1."},
 		fieldRotationPeriod:   {Type: framework.TypeInt64, Description: "Without a lease: seconds from when the token was obtained until it is replaced."},
 		fieldLastRotation:     {Type: framework.TypeTime, Description: "Without a lease: when the token was obtained. RFC 3339, UTC."},
 	}

@@ -223,15 +223,52 @@ func putTime(answer map[string]any, field string, at time.Time) {
 // listFields are the fields of every LIST.
 func listFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldAfter: {Type: framework.TypeString, Query: true, Description: "List only what comes after this name. The name itself need not exist."},
-		fieldLimit: {Type: framework.TypeInt, Query: true, Default: 0, Description: "List so many entries at most; 0 lists all."},
+		fieldAfter: {
+			Type: framework.TypeString, Query: true, DisplayAttrs: label("After", groupPage),
+			Description: "List only what comes after this name. The name itself need not exist.",
+		},
+		fieldLimit: {
+			Type: framework.TypeInt, Query: true, Default: 0, DisplayAttrs: label("Limit", groupPage),
+			Description: "List so many entries at most; 0, the default, lists all.",
+		},
 	}
 }
 
 const (
-	fieldAfter = "after"
-	fieldLimit = "limit"
+	fieldAfter   = "after"
+	fieldLimit   = "limit"
+	fieldKeys    = "keys"
+	fieldKeyInfo = "key_info"
+
+	groupPage = "Page"
 )
+
+// label is how a form shows a field.
+func label(name, group string) *framework.DisplayAttributes {
+	return &framework.DisplayAttributes{Name: name, Group: group}
+}
+
+// nameField is the name in a path.
+func nameField(description string) *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type: framework.TypeString, Required: true, DisplayAttrs: &framework.DisplayAttributes{Name: "Name"}, Description: description,
+	}
+}
+
+// alwaysAnswered are fields of a write as a read answers them: always there, with durations in seconds.
+func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	answered := map[string]*framework.FieldSchema{}
+	for name, field := range written {
+		copied := *field
+		copied.Required, copied.Default = true, nil
+		if copied.Type == framework.TypeDurationSecond {
+			copied.Type = framework.TypeInt64
+			copied.Description += " In seconds."
+		}
+		answered[name] = &copied
+	}
+	return answered
+}
 
 // listed answers a LIST: the page of the names that the request asks for, each with what infoOf tells of it. A name of
 // which it tells nothing is gone in the meantime and left out.
@@ -258,18 +295,25 @@ func listed(names []string, data *framework.FieldData, infoOf func(name string) 
 	return logical.ListResponseWithInfo(keys, info), nil
 }
 
-func listResponses(of string) map[int][]framework.Response {
-	return map[int][]framework.Response{http.StatusOK: {{
-		Description: "The names, and what is worth knowing of each.",
-		Fields: map[string]*framework.FieldSchema{
-			"keys":     {Type: framework.TypeStringSlice, Description: "The names of the " + of + ", sorted."},
-			"key_info": {Type: framework.TypeMap, Description: "By name, what is worth knowing of each."},
-		},
-	}}}
+func listAnswerFields(of, info string) map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldKeys:    {Type: framework.TypeStringSlice, Required: true, Description: "The names of the " + of + ", sorted."},
+		fieldKeyInfo: {Type: framework.TypeMap, Required: true, Description: "By name: " + info + "."},
+	}
 }
 
-// noContent is the response of a write or delete that has nothing to tell; with warnings it is a 200.
-func noContent() map[int][]framework.Response {
+// example is a request that API explorers offer to change and send.
+func example(data map[string]any) []framework.RequestExample {
+	return []framework.RequestExample{{Data: data}}
+}
+
+// answers are the responses of an operation that has an answer.
+func answers(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
+}
+
+// doneOrWarned are the responses of a write or delete that answers nothing but warnings.
+func doneOrWarned() map[int][]framework.Response {
 	return map[int][]framework.Response{
 		http.StatusOK:        {{Description: "Done, with warnings."}},
 		http.StatusNoContent: {{Description: "Done."}},

@@ -26,8 +26,9 @@ func (a *API) metricsPath() *framework.Path {
 		Pattern: "metrics$",
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback: a.readMetrics,
-				Summary:  "Read the mount's metrics in Prometheus's text form.",
+				Callback:    a.readMetrics,
+				Summary:     "Read the mount's metrics in Prometheus's text form.",
+				Description: "Those of the node that answers, since the plugin started on it: how many tokens were read and where they came from, the calls to N-central, and how each config fares. The answer is text, without Vault's envelope.",
 				Responses: map[int][]framework.Response{http.StatusOK: {{
 					Description: "The metrics, as text and not as JSON.", MediaType: "text/plain",
 				}}},

@@ -59,17 +59,15 @@ func (a *API) isStandby() bool {
 	return a.ReplicationState().HasState(consts.ReplicationPerformanceStandby)
 }
 
-// writing is an operation that changes configs or roles. It is forwarded before it runs, by standbys and by performance
-// secondaries alike, so that nothing is verified twice.
-func (a *API) writing(event events.Type, summary, verb string, callback framework.OperationFunc) *framework.PathOperation {
-	return &framework.PathOperation{
-		Callback:                    a.telling(event, callback),
-		Summary:                     summary,
-		Responses:                   noContent(),
-		DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: verb},
-		ForwardPerformanceStandby:   true,
-		ForwardPerformanceSecondary: true,
+// writing makes an operation one that changes configs or roles, of which the event tells. It is forwarded before it runs, by
+// standbys and by performance secondaries alike, so that nothing is verified twice.
+func (a *API) writing(event events.Type, operation framework.PathOperation) *framework.PathOperation {
+	operation.Callback = a.telling(event, operation.Callback)
+	operation.ForwardPerformanceStandby, operation.ForwardPerformanceSecondary = true, true
+	if operation.Responses == nil {
+		operation.Responses = doneOrWarned()
 	}
+	return &operation
 }
 
 // telling sends the event when the operation succeeded.
@@ -83,6 +81,7 @@ func (a *API) telling(event events.Type, do framework.OperationFunc) framework.O
 	}
 }
 
+// display is what operation ids are made of: prefix, verb, suffix. An operation may have another verb than its path.
 func display(verb, suffix string) *framework.DisplayAttributes {
 	return &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix}
 }

@@ -27,36 +27,65 @@ const (
 
 func (a *API) rolesPath() *framework.Path {
 	return &framework.Path{
-		Pattern: "roles/" + framework.GenericNameRegex("name"),
-		Fields: together(roleFields(), map[string]*framework.FieldSchema{
-			"name": {Type: framework.TypeString, Required: true, Description: "The role's name, 128 characters at most."},
-		}),
+		Pattern:        "roles/" + framework.GenericNameRegex("name"),
+		Fields:         together(roleFields(), map[string]*framework.FieldSchema{"name": nameField("The role's name, 128 characters at most.")}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: a.writing(events.RoleWritten, "Create a role.", "write", a.writeRole),
-			logical.UpdateOperation: a.writing(events.RoleWritten, "Create a role, or change the fields given of one that exists.", "write", a.writeRole),
-			logical.PatchOperation:  a.writing(events.RoleWritten, "Change the fields given of a role; null resets a field to its default.", "patch", a.writeRole),
-			logical.DeleteOperation: a.writing(events.RoleDeleted, "Delete a role and end its sessions.", "delete", a.deleteRole),
+			logical.CreateOperation: a.roleWriting(),
+			logical.UpdateOperation: a.roleWriting(),
+			logical.PatchOperation: a.writing(events.RoleWritten, framework.PathOperation{
+				Callback:     a.writeRole,
+				Summary:      "Change the fields given of a role; null resets a field to its default.",
+				Description:  "A field that is not given stays what it is. Everything else is as in a POST; but where there is no role of the name, the answer is a 404.",
+				Examples:     example(map[string]any{fieldTTL: "20m"}),
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
+			}),
+			logical.DeleteOperation: a.writing(events.RoleDeleted, framework.PathOperation{
+				Callback:     a.deleteRole,
+				Summary:      "Delete a role and end its sessions.",
+				Description:  "Its sessions are logged out at N-central. Warnings name what could not be ended, and until when it lives.",
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete"},
+			}),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readRole,
 				Summary:      "Read a role.",
-				Responses:    map[int][]framework.Response{http.StatusOK: {{Description: "The role.", Fields: roleFields()}}},
+				Description:  "All its fields are answered, those that were never written with their defaults.",
+				Responses:    answers("The role.", alwaysAnswered(roleFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
 		},
 		DisplayAttrs: display("", "role"),
 		HelpSynopsis: "Define who gets tokens of which config, for how long and how.",
 		HelpDescription: `
-A role hands out access tokens of one config at creds/NAME. It narrows who may
-read, how long a token lives and how it is handed out, never what a token may
-do: a token can do all that its N-central user can. Least privilege is one
-N-central user, so one config, per use.
+A role hands out access tokens of one config at creds/NAME:
+
+    vault write ncentral/roles/monitoring config=default ttl=30m
+
+It narrows who may read, how long a token lives and how it is handed out, never
+what a token may do: a token can do all that its N-central user can.
+Least privilege is one N-central user, so one config, per use.
 
 A change of config, credential_type or ttl retires the role's sessions: their
 tokens are handed out no more and left to lapse. Deleting a role logs its
 sessions out.
+
+Writing a role that exists changes the fields given and no other. So does a
+PATCH, in which null resets a field to its default:
+
+    echo '{"min_ttl": null}' | vault patch ncentral/roles/monitoring -
 `,
 	}
+}
+
+// roleWriting is both the creation of a role and its update, which are one operation to whoever looks at the API.
+func (a *API) roleWriting() *framework.PathOperation {
+	return a.writing(events.RoleWritten, framework.PathOperation{
+		Callback:     a.writeRole,
+		Summary:      "Create a role, or change the fields given of one that exists.",
+		Description:  "A new role has the defaults for what is not given; of one that exists, that stays what it is. The role's config must exist.",
+		Examples:     example(map[string]any{fieldConfig: defaultConfig, fieldTTL: "30m", fieldLease: false}),
+		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "write"},
+	})
 }
 
 func (a *API) rolesListPath() *framework.Path {
@@ -65,24 +94,57 @@ func (a *API) rolesListPath() *framework.Path {
 		Fields:  listFields(),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback:  a.listRoles,
-				Summary:   "List the roles.",
-				Responses: listResponses("roles"),
+				Callback:    a.listRoles,
+				Summary:     "List the roles, each with its config, type, TTL and lease.",
+				Description: "`after` and `limit` page through the names.",
+				Responses:   answers("The names, and what is worth knowing of each.", listAnswerFields("roles", "config, credential_type, ttl and lease")),
 			},
 		},
-		DisplayAttrs:    display("", "roles"),
-		HelpSynopsis:    "List the roles.",
-		HelpDescription: "Lists the roles; key_info holds config, credential_type, ttl and lease of each.",
+		DisplayAttrs: display("", "roles"),
+		HelpSynopsis: "List the roles, each with its config, type, TTL and lease.",
+		HelpDescription: `
+Lists the names of the roles. key_info has the config, credential_type, ttl and
+lease of each, which "vault list -detailed ncentral/roles" shows.
+`,
 	}
 }
 
+// roleInfoFields are what a LIST tells of a role.
+func roleInfoFields() map[string]*framework.FieldSchema {
+	fields := alwaysAnswered(roleFields())
+	delete(fields, fieldMinTTL)
+	return fields
+}
+
+const (
+	groupSource   = "Source"
+	groupHandOut  = "Handing out"
+	groupLifetime = "Lifetime"
+)
+
 func roleFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldConfig:         {Type: framework.TypeString, Default: defaultConfig, Description: "Name of the config that tokens come from. It must exist."},
-		fieldCredentialType: {Type: framework.TypeString, Default: string(store.Shared), AllowedValues: []any{string(store.Shared), string(store.Dedicated)}, Description: "shared: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced. dedicated: a session of its own for every read, logged out when its lease ends."},
-		fieldTTL:            {Type: framework.TypeDurationSecond, Default: 0, Description: "Access-token lifetime to ask N-central for; 0 leaves it to N-central. No more than N-central's own limit is granted, 1h unless its administrator set less, nor than the mount's max_lease_ttl."},
-		fieldMinTTL:         {Type: framework.TypeDurationSecond, Description: "Shared: least remaining lifetime of a token when it is handed out: 5m, or half of the token's life where that is less. It can be half of ttl at most (of 1h where ttl is 0)."},
-		fieldLease:          {Type: framework.TypeBool, Default: true, Description: "Hand tokens out under a lease. false, for shared tokens only: no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since others hold the token."},
+		fieldConfig: {
+			Type: framework.TypeString, Default: defaultConfig, DisplayAttrs: label("Config", groupSource),
+			Description: "Name of the config that tokens come from, by default the one called default. It must exist.",
+		},
+		fieldCredentialType: {
+			Type: framework.TypeString, Default: string(store.Shared), DisplayAttrs: label("Credential type", groupHandOut),
+			AllowedValues: []any{string(store.Shared), string(store.Dedicated)},
+			Description:   "shared, the default: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced. dedicated: a session of its own for every read, logged out when its lease ends.",
+		},
+		fieldTTL: {
+			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("TTL", groupLifetime),
+			Description: "Access-token lifetime to ask N-central for; 0, the default, leaves it to N-central. No more than N-central's own limit is granted, 1h unless its administrator set less, nor than the mount's max_lease_ttl.",
+		},
+		fieldMinTTL: {
+			Type: framework.TypeDurationSecond, DisplayAttrs: label("Minimum TTL", groupLifetime),
+			Description: "Shared: least remaining lifetime of a token when it is handed out, by default 5m, or half of the token's life where that is less. It can be half of ttl at most (of 1h where ttl is 0).",
+		},
+		fieldLease: {
+			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Lease", groupHandOut),
+			Description: "Hand tokens out under a lease (true by default). false, for shared tokens only: no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since others hold the token.",
+		},
 	}
 }
 

@@ -20,20 +20,20 @@ import (
 func (a *API) sessionsPath() *framework.Path {
 	return &framework.Path{
 		Pattern: "sessions/" + framework.GenericNameRegex("name"),
-		Fields: map[string]*framework.FieldSchema{
-			"name": {Type: framework.TypeString, Required: true, Description: "The role's name."},
-		},
+		Fields:  map[string]*framework.FieldSchema{"name": nameField("The role's name.")},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:                  a.readSessions,
 				Summary:                   "Read what is known of a role's sessions, without a secret.",
-				Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "The role's sessions.", Fields: sessionsAnswerFields()}}},
+				Description:               "Tells of the token that the role's readers share, and how many earlier ones still live. It makes no call to N-central. A dedicated role's sessions are its leases: `leases` is their prefix.",
+				Responses:                 answers("The role's sessions.", sessionsAnswerFields()),
 				ForwardPerformanceStandby: true,
 			},
 			logical.DeleteOperation: &framework.PathOperation{
 				Callback:                  a.telling(events.SessionsEnded, a.endSessions),
 				Summary:                   "Log a role's sessions out at N-central and forget them.",
-				Responses:                 noContent(),
+				Description:               "The first move when an access token has leaked: every reader of the role holds a dead token from then on, and the next read authenticates anew. Warnings name what could not be ended, and until when it lives.",
+				Responses:                 doneOrWarned(),
 				DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "end"},
 				ForwardPerformanceStandby: true,
 			},
@@ -47,8 +47,13 @@ still live. It answers no secret.
 
 Deleting logs all of the role's sessions out at N-central, earlier ones too,
 and forgets them; the next read of creds/ROLE authenticates anew. It is the
-first move when a token has leaked. Warnings name what could not be ended, and
-until when it lives.
+first move when an access token has leaked:
+
+    vault delete ncentral/sessions/monitoring
+
+Warnings name what could not be ended, and until when it lives. The sessions of
+a dedicated role are its leases, which are left alone: end them with
+"vault lease revoke -prefix ncentral/creds/ROLE".
 `,
 	}
 }
@@ -60,14 +65,25 @@ func (a *API) sessionsListPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
 				Callback:                  a.listSessions,
-				Summary:                   "List the roles that have sessions.",
-				Responses:                 listResponses("roles that have sessions"),
+				Summary:                   "List the roles that have sessions at N-central.",
+				Description:               "Earlier sessions that still live count too. `after` and `limit` page through the names.",
+				Responses:                 answers("The names, and what is worth knowing of each.", listAnswerFields("roles that have sessions", "expires_at, where there is a token to hand out")),
 				ForwardPerformanceStandby: true,
 			},
 		},
-		DisplayAttrs:    display("", "sessions"),
-		HelpSynopsis:    "List the roles that have sessions at N-central.",
-		HelpDescription: "Lists the roles that have sessions; key_info holds expires_at for each that has a token to hand out.",
+		DisplayAttrs: display("", "sessions"),
+		HelpSynopsis: "List the roles that have sessions at N-central.",
+		HelpDescription: `
+Lists the names of the roles that have sessions, earlier ones that still live
+included. key_info has expires_at for each that has a token to hand out, which
+"vault list -detailed ncentral/sessions" shows.
+`,
+	}
+}
+
+func sessionInfoFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldExpiresAt: {Type: framework.TypeTime, Description: "When the token in hand expires; absent where there is none."},
 	}
 }
 

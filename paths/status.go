@@ -5,13 +5,13 @@ package paths
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 const (
@@ -28,14 +28,12 @@ func (a *API) statusPath() *framework.Path {
 		Pattern: "status$",
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback: a.readStatus,
-				Summary:  "Read how the credentials of all configs fare.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{
-					Description: "How the configs fare.",
-					Fields: map[string]*framework.FieldSchema{
-						fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, each config's state (unknown, ok, degraded, failing), reasons, last_success, last_failure, last_failure_kind, next_attempt, logouts_owed, user_api_token_expires_at, password_expires_at, and what was learnt of its server. What is not known is left out."},
-					},
-				}}},
+				Callback:    a.readStatus,
+				Summary:     "Read how the credentials of all configs fare.",
+				Description: "A state for each config, the reasons for it in words, the last success and failure, the expiries, and what was learnt of the server, as the active node knows it since the plugin started there. It makes no call to N-central.",
+				Responses: answers("How the configs fare.", map[string]*framework.FieldSchema{
+					fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, how each config fares. What is not known is left out."},
+				}),
 				ForwardPerformanceStandby: true, // the active node knows
 			},
 		},
@@ -53,6 +51,30 @@ failing where new tokens cannot be had. Logouts that are owed could not be done
 yet and are tried once a minute until the token expires: see that there are
 none before the mount is disabled, which drops them.
 `,
+	}
+}
+
+// statusFields are what status tells of a config.
+func statusFields() map[string]*framework.FieldSchema {
+	return together(learntFields(), map[string]*framework.FieldSchema{
+		fieldState:                 stateField(),
+		fieldReasons:               {Type: framework.TypeStringSlice, Required: true, Description: "What of it needs a person, in words, with the remedy."},
+		fieldLastSuccess:           {Type: framework.TypeTime, Description: "When N-central last answered well."},
+		fieldLastFailure:           {Type: framework.TypeTime, Description: "When it last failed."},
+		fieldLastFailureKind:       {Type: framework.TypeString, Description: "How it last failed, in a word: unreachable, timeout, refused and the like."},
+		fieldNextAttempt:           {Type: framework.TypeTime, Description: "When N-central is next asked for a token, where it is being left alone."},
+		fieldLogoutsOwed:           {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
+		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, where it has one."},
+		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, where password_changed_at is given."},
+	})
+}
+
+// stateField is how a config fares, in a word.
+func stateField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type: framework.TypeString, Required: true,
+		AllowedValues: []any{string(upstream.Unknown), string(upstream.OK), string(upstream.Degraded), string(upstream.Failing)},
+		Description:   "unknown: not asked since the plugin started. ok. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
 	}
 }
 
