@@ -177,7 +177,9 @@ func (a *agent) expectReadsApart(atLeast func(answer *api.Secret) time.Duration)
 		if read.err != nil {
 			a.t.Fatalf("read %d of the agent failed: %v", i+1, read.err)
 		}
-		a.expectNoSecrets(request{operation: opRead, path: read.path}, read.answer, nil)
+		asked := request{operation: opRead, path: strings.TrimPrefix(read.path, "/v1/"+a.path+"/")}
+		a.expectNoSecrets(asked, read.answer, nil)
+		a.expectDeclared(asked, read.answer)
 		if i == len(reads)-1 {
 			break
 		}

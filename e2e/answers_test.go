@@ -42,6 +42,9 @@ const (
 func (m *mount) do(r request) (*api.Secret, error) {
 	secret, err := m.send(context.Background(), r)
 	m.expectNoSecrets(r, secret, err)
+	if err == nil {
+		m.expectDeclared(r, secret)
+	}
 	return secret, err
 }
 

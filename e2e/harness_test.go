@@ -66,6 +66,9 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := sharedServer.Register(ctx, plugin); err != nil {
 		return 1, err
 	}
+	if err := readDeclared(ctx, sharedServer); err != nil {
+		return 1, err
+	}
 	return m.Run(), nil
 }
 

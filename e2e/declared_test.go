@@ -1,0 +1,144 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-ncentral/scripts/testbed"
+)
+
+// The engine's OpenAPI document, as the shared server draws it: every answer that the tests see is held against it. It is
+// read once, for the server fails to draw it while another test unmounts. Set by TestMain.
+var (
+	wholeDocument *openapi3.T                    // that of all the server's mounts
+	declared      map[string]*openapi3.Operation // the engine's operations by method and path, without that of the mount
+)
+
+// declaredMount is where the engine is mounted while the document is read.
+const declaredMount = "declared"
+
+// readDeclared reads the document of a server that runs no test yet.
+func readDeclared(ctx context.Context, server *testbed.Server) error {
+	if err := server.Mount(ctx, declaredMount, plugin, api.MountConfigInput{}); err != nil {
+		return err
+	}
+	response, err := server.Client().Logical().ReadRawWithContext(ctx, "sys/internal/specs/openapi")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if wholeDocument, err = openapi3.NewLoader().LoadFromIoReader(response.Body); err != nil {
+		return err
+	}
+	declared = map[string]*openapi3.Operation{}
+	for path, item := range wholeDocument.Paths.Map() {
+		for method, operation := range item.Operations() {
+			if below, ok := strings.CutPrefix(path, "/"+declaredMount+"/"); ok {
+				closeAnswers(operation)
+				declared[method+" "+below] = operation
+			}
+		}
+	}
+	return server.Client().Sys().UnmountWithContext(ctx, declaredMount)
+}
+
+// closeAnswers has the operation's answers hold no field that is not declared. The document does not say so itself: who
+// reads an answer must bear that a later version adds to it.
+func closeAnswers(operation *openapi3.Operation) {
+	for _, response := range operation.Responses.Map() {
+		for _, content := range response.Value.Content {
+			closeObjects(content.Schema)
+		}
+	}
+}
+
+func closeObjects(schema *openapi3.SchemaRef) {
+	if schema == nil {
+		return
+	}
+	closeObjects(schema.Value.Items)
+	closeObjects(schema.Value.AdditionalProperties.Schema)
+	for _, property := range schema.Value.Properties {
+		closeObjects(property)
+	}
+	if schema.Value.Type.Is("object") && schema.Value.AdditionalProperties.Schema == nil {
+		nothing := false
+		schema.Value.AdditionalProperties.Has = &nothing
+	}
+}
+
+// expectDeclared fails the test where an answer is not as it is declared: a status, field or type that is not, or a required
+// field that is missing. Errors are in Vault's own form, and nothing at a path is Vault's own 404.
+func (m *mount) expectDeclared(r request, secret *api.Secret) {
+	if secret == nil && (r.operation == opRead || r.operation == opList) {
+		return
+	}
+	if err := holdAgainstDeclared(r, secret); err != nil {
+		m.t.Errorf("%s %s: the answer is not as declared: %v", r.operation, r.path, err)
+	}
+}
+
+func holdAgainstDeclared(r request, secret *api.Secret) error {
+	operation := declared[declaredName(r)]
+	if operation == nil {
+		return fmt.Errorf("%s is not declared", declaredName(r))
+	}
+	status, data := http.StatusNoContent, map[string]any{}
+	if secret != nil {
+		status = http.StatusOK
+		maps.Copy(data, secret.Data)
+	}
+	response := operation.Responses.Status(status)
+	if response == nil {
+		return fmt.Errorf("a %d is not declared", status)
+	}
+	content := response.Value.Content["application/json"]
+	if content == nil {
+		if len(data) > 0 {
+			return fmt.Errorf("%d fields, where none is declared", len(data))
+		}
+		return nil
+	}
+	return holdAgainst(content.Schema.Value, data)
+}
+
+// holdAgainst checks the data. The schema's own errors quote what they find, so tokens are taken out of it before.
+func holdAgainst(schema *openapi3.Schema, data map[string]any) error {
+	if token, ok := data["access_token"].(string); ok {
+		data["access_token"] = fingerprint(token)
+	}
+	encoded, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	var plain any
+	if err := json.Unmarshal(encoded, &plain); err != nil {
+		return err
+	}
+	return schema.VisitJSON(plain, openapi3.MultiErrors(), openapi3.EnableFormatValidation(), openapi3.DisableSchemaErrorDetails())
+}
+
+// declaredName is under which name the operation of a request is declared.
+func declaredName(r request) string {
+	methods := map[operation]string{
+		opRead: http.MethodGet, opList: http.MethodGet, opWrite: http.MethodPost, opPatch: http.MethodPatch, opDelete: http.MethodDelete,
+	}
+	parts := strings.Split(r.path, "/")
+	if len(parts) > 1 {
+		parts[1] = "{name}"
+	}
+	if r.operation == opList {
+		parts = append(parts, "")
+	}
+	return methods[r.operation] + " " + strings.Join(parts, "/")
+}
