@@ -6,10 +6,14 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-secure-stdlib/parseutil"
 	"github.com/hashicorp/vault/api"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -87,39 +91,106 @@ func TestWritesChangeTheFieldsGivenAndNoOther(t *testing.T) {
 	}
 }
 
-func TestNullInAPatchResetsToTheDefault(t *testing.T) {
+// resets are fields with a value that is not the default, and what a read answers after null: nil for nothing.
+type resets []struct {
+	field string
+	value any
+	want  any
+}
+
+// expectNullResets patches each field of the entry to null, which resets it and leaves all others as they are, and then back
+// to its value. What must be patched along with a field comes from the function. No field of the entry may be forgotten, save
+// those that are named as derived.
+func (m *mount) expectNullResets(path string, fields resets, along func(field string) map[string]any, derived ...string) {
+	m.t.Helper()
+	read := func() map[string]any {
+		entry := m.get(path)
+		for _, field := range derived {
+			delete(entry, field)
+		}
+		return entry
+	}
+	patch := func(field string, value any) {
+		m.must(request{operation: opPatch, path: path, body: with(along(field), field, value)})
+	}
+	written := read()
+	forgotten := maps.Clone(written)
+	for _, reset := range fields {
+		delete(forgotten, reset.field)
+		want := with(written, reset.field, reset.want)
+		if reset.want == nil {
+			delete(want, reset.field)
+		}
+		patch(reset.field, nil)
+		expectSame(m.t, want, read())
+		patch(reset.field, reset.value)
+		expectSame(m.t, written, read())
+	}
+	if len(forgotten) > 0 {
+		m.t.Errorf("%s: null was not tried for %v", path, slices.Collect(maps.Keys(forgotten)))
+	}
+}
+
+func TestNullInAPatchResetsEachFieldOfAConfig(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
-	set := with(m.config(), "refresh_token_ttl", "2h")
-	set["password_changed_at"] = time.Now().UTC().Add(-time.Hour).Format(time.RFC3339)
-	set["max_requests_in_flight"] = 3
-	set["expiry_warning"] = "1h"
-	m.write("config/default", set)
-	m.must(request{operation: opPatch, path: "config/default", body: map[string]any{
-		"request_timeout": nil, "max_retries": nil, "max_requests_in_flight": nil, "refresh_token_ttl": nil,
-		"password_changed_at": nil, "password_max_age": nil, "expiry_warning": nil, "tls_skip_verify": nil,
-	}})
-	config := m.get("config/default")
-	for field, want := range map[string]int64{
-		"request_timeout": 10, "max_retries": 3, "max_requests_in_flight": 8, "refresh_token_ttl": 0,
-		"password_max_age": 2160 * 3600, "expiry_warning": 336 * 3600,
-	} {
-		if got := number(t, config, field); got != want {
-			t.Errorf("%s is %d, want its default %d", field, got, want)
+	fields := resets{
+		{"ca_cert", string(m.server.CAPEM), ""},
+		{"tls_server_name", "ncentral.example.com", ""},
+		{"tls_skip_verify", true, false},
+		{"request_timeout", "5s", json.Number("10")},
+		{"max_retries", 0, json.Number("3")},
+		{"max_requests_in_flight", 3, json.Number("8")},
+		{"refresh_token_ttl", "2h", json.Number("0")},
+		{"password_changed_at", time.Now().UTC().Add(-time.Hour).Format(time.RFC3339), nil},
+		{"password_max_age", "10h", json.Number("7776000")},
+		{"expiry_warning", "1h", json.Number("1209600")},
+	}
+	body := with(m.config(), "verify", false)
+	for _, reset := range fields {
+		body[reset.field] = reset.value
+	}
+	m.write("config/default", body)
+	m.ResetCounts()
+	m.expectNullResets("config/default", fields, func(field string) map[string]any {
+		along := map[string]any{"verify": false}
+		if field == "ca_cert" || strings.HasPrefix(field, "tls_") {
+			along["user_api_token"] = m.userAPIToken
 		}
+		return along
+	}, "url", "password_expires_at", "user_api_token_sha256", "user_api_token_set_at", "user_api_token_expires_at")
+	m.expectCalls(nil)
+	before := m.get("config/default")
+	for _, field := range []string{"url", "user_api_token"} {
+		m.fails(badRequest, request{operation: opPatch, path: "config/default", body: map[string]any{field: nil, "verify": false}}, field, "no default")
 	}
-	if at, ok := config["password_changed_at"]; ok {
-		t.Errorf("password_changed_at is %v", at)
-	}
+	expectSame(t, before, m.get("config/default"))
+}
 
-	m.write("roles/monitoring", map[string]any{"ttl": "20m", "min_ttl": "2m", "lease": false})
-	m.must(request{operation: opPatch, path: "roles/monitoring", body: map[string]any{
-		"config": nil, "credential_type": nil, "ttl": nil, "min_ttl": nil, "lease": nil,
-	}})
-	role := m.get("roles/monitoring")
-	if number(t, role, "ttl") != 0 || number(t, role, "min_ttl") != 300 || role["lease"] != true || role["config"] != "default" {
-		t.Errorf("the role has other than its defaults: %v", role)
-	}
+func TestNullVerifyInAPatchVerifies(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	unknown := map[string]any{"user_api_token": newNCentral(t, nil).userAPIToken, "verify": nil}
+	m.fails(badRequest, request{operation: opPatch, path: "config/default", body: unknown}, "verification failed at step authenticate")
+	m.must(request{operation: opPatch, path: "config/default", body: with(unknown, "verify", false)})
+	m.must(request{operation: opPatch, path: "config/default", body: map[string]any{"user_api_token": m.userAPIToken, "verify": nil}})
+}
+
+func TestNullInAPatchResetsEachFieldOfARole(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.write("config/other", with(m.config(), "verify", false))
+	alone := func(string) map[string]any { return map[string]any{} }
+	config := resets{{"config", "other", "default"}}
+	lifetime := resets{{"ttl", "20m", json.Number("0")}, {"min_ttl", "2m", json.Number("300")}}
+	m.write("roles/shared", map[string]any{"config": "other", "ttl": "20m", "min_ttl": "2m", "lease": false})
+	m.expectNullResets("roles/shared", slices.Concat(config, lifetime, resets{{"lease", false, true}}), alone, "credential_type")
+	// What is dedicated must have a lease.
+	m.write("roles/dedicated", map[string]any{"config": "other", "ttl": "20m", "min_ttl": "2m", "credential_type": "dedicated"})
+	m.expectNullResets("roles/dedicated", slices.Concat(config, lifetime, resets{{"credential_type", "dedicated", "shared"}}), alone, "lease")
+
+	m.delete("config/default")
+	m.fails(badRequest, request{operation: opPatch, path: "roles/shared", body: map[string]any{"config": nil}}, "config", "default")
 	for _, path := range []string{"roles/missing", "config/missing"} {
 		m.fails(notFound, request{operation: opPatch, path: path, body: map[string]any{"ttl": nil}}, "missing")
 	}
@@ -209,4 +280,38 @@ func TestRetiredTokensLapseUnlessTheSessionsAreDeleted(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestDeclaredDefaultsAreTheRealOnes holds the defaults of the OpenAPI document against what entries have that were written
+// without those fields.
+func TestDeclaredDefaultsAreTheRealOnes(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.write("config/bare", map[string]any{"url": m.server.URL, "user_api_token": m.userAPIToken, "verify": false})
+	m.write("roles/bare", map[string]any{})
+	for kind, fields := range map[string]int{"config": 7, "roles": 4} {
+		entry := m.get(kind + "/bare")
+		checked := 0
+		for field, property := range declared["POST "+kind+"/{name}"].RequestBody.Value.Content["application/json"].Schema.Value.Properties {
+			got, answered := entry[field]
+			if property.Value.Default == nil || !answered {
+				continue
+			}
+			checked++
+			want := fmt.Sprint(property.Value.Default)
+			if property.Value.Format == "duration" {
+				duration, err := parseutil.ParseDurationSecond(want)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want = fmt.Sprint(int64(duration.Seconds()))
+			}
+			if fmt.Sprint(got) != want {
+				t.Errorf("%s of a new entry is %v, declared is %s", field, got, want)
+			}
+		}
+		if checked != fields {
+			t.Errorf("%s: %d fields have a declared default, want %d", kind, checked, fields)
+		}
+	}
 }
