@@ -39,7 +39,8 @@ type mount struct {
 	storage *countingStorage
 	system  *systemView
 	events  *logical.MockEventSender
-	log     *logBuffer // of all levels
+	core    logical.EventSender // the server's event system: events, unless a test gives another
+	log     *logBuffer          // of all levels
 	token   string
 }
 
@@ -112,6 +113,7 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 			change(&knobs)
 		}
 		m := &mount{Simulator: simulator.New(knobs), t: t, storage: &countingStorage{}, events: logical.NewMockEventSender(), log: &logBuffer{}}
+		m.core = m.events
 		m.system = &systemView{StaticSystemView: logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour}}
 		m.server = simulator.ListenInMemory(m.Simulator)
 		defer m.server.Close()
@@ -144,7 +146,7 @@ func (m *mount) start() {
 	}
 	backend, err := newBackend(context.Background(), &logical.BackendConfig{
 		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}), System: m.system, StorageView: m.storage,
-		EventsSender: m.events,
+		EventsSender: m.core,
 	}, func(ctx context.Context, network, address string) (net.Conn, error) {
 		return m.server.DialContext(ctx, network, address)
 	})

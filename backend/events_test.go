@@ -85,6 +85,8 @@ func TestWhatChangesNothingSendsNoEvent(t *testing.T) {
 		m.failure(logical.UpdateOperation, "roles/other", map[string]any{"config": "missing"})
 		m.failure(logical.DeleteOperation, "config/default", nil)
 		m.failure(logical.DeleteOperation, "sessions/missing", nil)
+		m.must(logical.DeleteOperation, "config/missing", nil)
+		m.must(logical.DeleteOperation, "roles/missing", nil)
 		m.must(logical.UpdateOperation, "config/default/check", nil)
 		m.read(nil)
 		m.tick()
@@ -120,7 +122,7 @@ func TestARefusedCredentialSendsEvents(t *testing.T) {
 		}
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh})
 		m.read(nil)
-		if diff := cmp.Diff([]string{"ncentral/config-write"}, typesOf(m.sent())); diff != "" {
+		if diff := cmp.Diff([]string{"ncentral/credential-recover", "ncentral/config-write"}, typesOf(m.sent())); diff != "" {
 			t.Errorf("after the new token: %s", diff)
 		}
 	})
@@ -254,6 +256,65 @@ func TestOutagesAreToldOfOnce(t *testing.T) {
 		m.read(nil)
 		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/credential-degrade", "ncentral/credential-recover"}) {
 			t.Error(sent)
+		}
+	})
+}
+
+func TestARoleThatIsGoneIsToldOfThoughItsSessionsCouldNotBeEnded(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "session/monitoring", Value: []byte("{")}); err != nil {
+			t.Fatal(err)
+		}
+		m.sent()
+		m.failure(logical.DeleteOperation, "roles/monitoring", nil)
+		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/role-delete"}) {
+			t.Error(sent)
+		}
+	})
+}
+
+// What calls to the server or credential before this one come to is nothing to the config as it is now.
+func TestALateFailureOfTheConfigBeforeIsNotLaidToTheNewOne(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
+		go func() { _, _ = m.do(logical.ReadOperation, "creds/monitoring", nil) }()
+		time.Sleep(time.Second)
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": m.AddUser("new-user")})
+		m.read(nil)
+		m.sent()
+		m.ClearFailures() // now the call with the old token is refused
+		time.Sleep(time.Minute)
+		if status := m.status(); status["state"] != "ok" || status["last_failure"] != nil {
+			t.Error(status)
+		}
+		if sent := m.sent(); sent != nil {
+			t.Error(sent)
+		}
+	})
+}
+
+// slowSender is a server whose event system takes ten minutes.
+type slowSender struct{}
+
+func (slowSender) SendEvent(ctx context.Context, _ logical.EventType, _ *logical.EventData) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(10 * time.Minute):
+		return nil
+	}
+}
+
+func TestNobodyWaitsLongForTheEventSystem(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.core = slowSender{}
+		m.start()
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		began := time.Now()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("a read took %s", took)
 		}
 	})
 }

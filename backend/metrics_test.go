@@ -7,9 +7,11 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
@@ -275,7 +277,7 @@ func TestMetricsNameStoredConfigsAlone(t *testing.T) {
 		m.must(logical.DeleteOperation, "config/deleted", nil)
 		m.tick()
 		for _, name := range []string{"refused", "invented", "deleted"} {
-			if strings.Contains(m.metricsText(), `="`+name+`"`) {
+			if strings.Contains(m.metricsText(), `config="`+name+`"`) {
 				t.Errorf("%s is named", name)
 			}
 		}
@@ -308,5 +310,66 @@ func TestRequestsInFlightAreCounted(t *testing.T) {
 		if got := m.gauges()["requests_in_flight"]; got != 0 {
 			t.Errorf("%v requests in flight after all ended", got)
 		}
+	})
+}
+
+// Prometheus sees no increase in a series that begins above 0.
+func TestWhatAlertsAskTheIncreaseOfIsThereBeforeItCounts(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		metrics := m.metrics()
+		for _, name := range []string{
+			"failed_token_reads_total{reason=refused}", "failed_token_reads_total{reason=storage}", "dead_tokens_total",
+			"call_retries_total{call=authenticate,reason=rate_limited}", "calls_total{call=authenticate,outcome=rate_limited}",
+		} {
+			if _, there := metrics[name]; !there {
+				t.Errorf("%s is absent until it first counts", name)
+			}
+		}
+	})
+}
+
+func TestAReaderWhoHangsUpIsNoFailureOfNCentral(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1})
+		m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
+		before := m.metrics()
+		go func() { _, _ = m.do(logical.ReadOperation, "creds/own", nil) }()
+		time.Sleep(time.Second)
+		reader, hangUp := context.WithTimeout(context.Background(), time.Second)
+		defer hangUp()
+		_, _ = m.backend.HandleRequest(reader, &logical.Request{Operation: logical.ReadOperation, Path: "creds/own", Storage: m.storage})
+		m.counted(before, map[string]float64{"failed_token_reads_total{reason=reader_gone}": 1})
+		m.ClearFailures()
+		synctest.Wait()
+	})
+}
+
+func TestMetricsForgetAConfigThatWasDeletedOnAnotherNode(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+		time.Sleep(2 * time.Second)
+		for _, key := range []string{"role/monitoring", "config/default", "session/monitoring", "learnt/default"} {
+			if err := m.storage.Delete(context.Background(), key); err != nil {
+				t.Fatal(err)
+			}
+			m.backend.InvalidateKey(context.Background(), key)
+		}
+		if strings.Contains(m.metricsText(), `config="default"`) {
+			t.Error("there are metrics of a config that is no more")
+		}
+	})
+}
+
+// Where a session ends the user's earlier ones, roles of one config end each other's tokens: the engine knows.
+func TestTokensThatTheEngineItselfEndedAreNotCountedAsDead(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		before := m.metrics()
+		m.must(logical.ReadOperation, "creds/other", nil)
+		m.read(nil)
+		m.counted(before, map[string]float64{"dead_tokens_total": 0, "calls_total{call=validate,outcome=refused}": 1})
 	})
 }

@@ -29,14 +29,14 @@ func (a *API) configPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.configWriting(),
 			logical.UpdateOperation: a.configWriting(),
-			logical.PatchOperation: a.writing(events.ConfigWritten, framework.PathOperation{
-				Callback:     a.writeConfig,
+			logical.PatchOperation: writing(framework.PathOperation{
+				Callback:     a.telling(events.ConfigWritten, a.writeConfig),
 				Summary:      "Change the fields given of a config; null resets a field to its default.",
 				Description:  "A field that is not given stays what it is. `url` and `user_api_token` have no default and cannot be null. Everything else is as in a POST, the verification included; but where there is no config of the name, the answer is a 404.",
 				Examples:     example(map[string]any{fieldMaxRetries: 5, fieldExpiryWarning: "720h"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
-			logical.DeleteOperation: a.writing(events.ConfigDeleted, framework.PathOperation{
+			logical.DeleteOperation: writing(framework.PathOperation{
 				Callback:     a.deleteConfig,
 				Summary:      "Delete a config that no role names.",
 				Description:  "Where roles still name it, nothing is deleted, and the answer is a 400 with their names.",
@@ -84,8 +84,8 @@ them every token of the user: give password_changed_at to be warned in time.
 
 // configWriting is both the creation of a config and its update, which are one operation to whoever looks at the API.
 func (a *API) configWriting() *framework.PathOperation {
-	return a.writing(events.ConfigWritten, framework.PathOperation{
-		Callback:    a.writeConfig,
+	return writing(framework.PathOperation{
+		Callback:    a.telling(events.ConfigWritten, a.writeConfig),
 		Summary:     "Create a config, or change the fields given of one that exists.",
 		Description: "`url` and `user_api_token` are required for a new config; of one that exists, what is not given stays what it is. Unless `verify` is false, the new values are tried on the server first: where that fails, the answer is a 400 that names the step and the remedy, and nothing is changed.",
 		Examples: example(map[string]any{
@@ -285,22 +285,34 @@ func learntWarnings(learnt store.Learnt) []string {
 	return nil
 }
 
-func (a *API) deleteConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	a.Store.Definitions.Lock()
-	defer a.Store.Definitions.Unlock()
-	users, err := a.rolesOf(ctx, name)
-	if err != nil {
-		return nil, err
+	deleted, users, err := a.forgetConfig(ctx, name)
+	if deleted {
+		a.tell(ctx, events.ConfigDeleted, req)
 	}
 	if len(users) > 0 {
 		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them another config first: %s", name, strings.Join(users, ", ")))
 	}
+	return nil, err
+}
+
+// forgetConfig deletes the config unless roles use it, which it answers, and says whether there was one and it is gone.
+func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, users []string, err error) {
+	a.Store.Definitions.Lock()
+	defer a.Store.Definitions.Unlock()
+	if users, err = a.rolesOf(ctx, name); err != nil || len(users) > 0 {
+		return false, users, err
+	}
+	stored, err := a.Store.Configs.Get(ctx, name)
+	if err != nil {
+		return false, nil, err
+	}
 	if err := a.Store.Configs.Delete(ctx, name); err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	a.Upstream.Forget(name)
-	return nil, a.Store.Learnt.Delete(ctx, name)
+	return stored != nil, nil, a.Store.Learnt.Delete(ctx, name)
 }
 
 func (a *API) rolesOf(ctx context.Context, config string) ([]string, error) {

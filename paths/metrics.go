@@ -53,15 +53,21 @@ the command line shows it with
 }
 
 func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	conditions, err := a.gaugesOfConditions(ctx)
+	conditions, configs, err := a.gaugesOfConditions(ctx)
 	if err != nil {
 		return nil, err
 	}
-	gauges := prometheus.NewRegistry()
-	if err := gauges.Register(conditions); err != nil {
+	// Made anew at each read, for what is stored now alone: a config may have been deleted, also by another node.
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(conditions); err != nil {
 		return nil, err
 	}
-	families, err := prometheus.Gatherers{a.Upstream.Counters(), gauges}.Gather()
+	for _, config := range configs {
+		if err := registry.Register(a.Upstream.Counters(config)); err != nil {
+			return nil, err
+		}
+	}
+	families, err := registry.Gather()
 	if err != nil {
 		return nil, err
 	}
@@ -144,26 +150,26 @@ var (
 )
 
 // gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in words.
-func (a *API) gaugesOfConditions(ctx context.Context) (gauges, error) {
-	all := gauges{}
+func (a *API) gaugesOfConditions(ctx context.Context) (all gauges, configs []string, err error) {
 	all.add(buildInfo, 1, a.Version)
 	names, err := a.Store.Configs.Names(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, name := range names {
 		config, err := a.Store.Configs.Get(ctx, name)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if config == nil {
 			continue // deleted in the meantime
 		}
 		if err := a.addCondition(ctx, &all, config, time.Now()); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		configs = append(configs, name)
 	}
-	return all, nil
+	return all, configs, nil
 }
 
 func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Config, now time.Time) error {

@@ -59,10 +59,9 @@ func (a *API) isStandby() bool {
 	return a.ReplicationState().HasState(consts.ReplicationPerformanceStandby)
 }
 
-// writing makes an operation one that changes configs or roles, of which the event tells. It is forwarded before it runs, by
-// standbys and by performance secondaries alike, so that nothing is verified twice.
-func (a *API) writing(event events.Type, operation framework.PathOperation) *framework.PathOperation {
-	operation.Callback = a.telling(event, operation.Callback)
+// writing makes an operation one that changes configs or roles. It is forwarded before it runs, by standbys and by
+// performance secondaries alike, so that nothing is verified twice.
+func writing(operation framework.PathOperation) *framework.PathOperation {
 	operation.ForwardPerformanceStandby, operation.ForwardPerformanceSecondary = true, true
 	if operation.Responses == nil {
 		operation.Responses = doneOrWarned()
@@ -75,10 +74,15 @@ func (a *API) telling(event events.Type, do framework.OperationFunc) framework.O
 	return func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 		response, err := do(ctx, req, data)
 		if err == nil && !response.IsError() {
-			a.Events.Send(ctx, event, events.Changed(req.Operation, req.Path))
+			a.tell(ctx, event, req)
 		}
 		return response, err
 	}
+}
+
+// tell sends the event of what the request changed.
+func (a *API) tell(ctx context.Context, event events.Type, req *logical.Request) {
+	a.Events.Send(ctx, event, events.Changed(req.Operation, req.Path))
 }
 
 // display is what operation ids are made of: prefix, verb, suffix. An operation may have another verb than its path.

@@ -33,14 +33,14 @@ func (a *API) rolesPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.roleWriting(),
 			logical.UpdateOperation: a.roleWriting(),
-			logical.PatchOperation: a.writing(events.RoleWritten, framework.PathOperation{
-				Callback:     a.writeRole,
+			logical.PatchOperation: writing(framework.PathOperation{
+				Callback:     a.telling(events.RoleWritten, a.writeRole),
 				Summary:      "Change the fields given of a role; null resets a field to its default.",
 				Description:  "A field that is not given stays what it is. Everything else is as in a POST; but where there is no role of the name, the answer is a 404.",
 				Examples:     example(map[string]any{fieldTTL: "20m"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
-			logical.DeleteOperation: a.writing(events.RoleDeleted, framework.PathOperation{
+			logical.DeleteOperation: writing(framework.PathOperation{
 				Callback:     a.deleteRole,
 				Summary:      "Delete a role and end its sessions.",
 				Description:  "Its sessions are logged out at N-central. Warnings name what could not be ended, and until when it lives.",
@@ -79,8 +79,8 @@ PATCH, in which null resets a field to its default:
 
 // roleWriting is both the creation of a role and its update, which are one operation to whoever looks at the API.
 func (a *API) roleWriting() *framework.PathOperation {
-	return a.writing(events.RoleWritten, framework.PathOperation{
-		Callback:     a.writeRole,
+	return writing(framework.PathOperation{
+		Callback:     a.telling(events.RoleWritten, a.writeRole),
 		Summary:      "Create a role, or change the fields given of one that exists.",
 		Description:  "A new role has the defaults for what is not given; of one that exists, that stays what it is. The role's config must exist.",
 		Examples:     example(map[string]any{fieldConfig: defaultConfig, fieldTTL: "30m", fieldLease: false}),
@@ -265,10 +265,14 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 
 // deleteRole deletes the role first, so that no session is opened for it any more, and then ends those that are open. What
 // of that fails after the role is gone is the tick's to finish.
-func (a *API) deleteRole(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	if err := a.forgetRole(ctx, name); err != nil {
+	deleted, err := a.forgetRole(ctx, name)
+	if err != nil {
 		return nil, err
+	}
+	if deleted {
+		a.tell(ctx, events.RoleDeleted, req)
 	}
 	warnings, err := a.Sessions.EndRole(ctx, name)
 	if err != nil {
@@ -277,11 +281,16 @@ func (a *API) deleteRole(ctx context.Context, _ *logical.Request, data *framewor
 	return withWarnings(nil, warnings), nil
 }
 
-// forgetRole deletes the role between the writes of others, one of which would else bring it back.
-func (a *API) forgetRole(ctx context.Context, name string) error {
+// forgetRole deletes the role between the writes of others, one of which would else bring it back, and says whether there
+// was one.
+func (a *API) forgetRole(ctx context.Context, name string) (deleted bool, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
-	return a.Store.Roles.Delete(ctx, name)
+	stored, err := a.Store.Roles.Get(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	return stored != nil, a.Store.Roles.Delete(ctx, name)
 }
 
 func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

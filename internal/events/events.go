@@ -7,6 +7,7 @@ package events
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
@@ -59,6 +60,9 @@ func Found(config string, more ...string) []string {
 	}, more...)
 }
 
+// sendLimit is how long what an event tells of waits for Vault to take it.
+const sendLimit = time.Second
+
 // Sender sends the events of one mount.
 type Sender struct {
 	core   logical.EventSender
@@ -76,7 +80,9 @@ func (s *Sender) Send(ctx context.Context, event Type, metadata []string) {
 	if s.core == nil {
 		return
 	}
-	err := logical.SendEvent(context.WithoutCancel(ctx), s.core, string(event), metadata...)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendLimit)
+	defer cancel()
+	err := logical.SendEvent(ctx, s.core, string(event), metadata...)
 	if err != nil && !errors.Is(err, framework.ErrNoEvents) && status.Code(err) != codes.Unimplemented {
 		s.logger.Warn("an event could not be sent", "type", event, "error", err)
 	}

@@ -32,6 +32,11 @@ const (
 	CallData         Call = "data"         // GET /api/service-orgs?pageSize=1 [S]
 )
 
+// Calls are all there are.
+func Calls() []Call {
+	return []Call{CallLinks, CallAuthenticate, CallRefresh, CallValidate, CallLogout, CallHealth, CallServerInfo, CallData}
+}
+
 // Options describe a Client.
 type Options struct {
 	// BaseURL is the server's address as ParseBaseURL answered it.

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -35,6 +37,9 @@ const (
 	KindCanceled    Kind = "canceled"     // the caller gave the call up
 	KindQueued      Kind = "queued"       // the transport had no place for the call in time; never a Client's own finding
 )
+
+// Kinds are all there are.
+func Kinds() []Kind { return slices.Sorted(maps.Keys(kindPhrases)) }
 
 var kindPhrases = map[Kind]string{
 	KindUnreachable: "N-central cannot be reached",

@@ -43,16 +43,18 @@ func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 // reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure, or one of four.
 func reasonOf(err error) string {
 	switch {
+	case ncentral.KindOf(err) == ncentral.KindCanceled: // a dedicated session is opened for its reader alone
+		return upstream.ReaderGone
 	case ncentral.KindOf(err) != "":
 		return string(ncentral.KindOf(err))
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "reader_gone"
+		return upstream.ReaderGone
 	case errors.Is(err, ErrOvertaken):
-		return "overtaken"
+		return upstream.Overtaken
 	case errors.Is(err, ErrDeadOnArrival):
-		return "dead_on_arrival"
+		return upstream.DeadOnArrival
 	}
-	return "storage"
+	return upstream.StorageFailed
 }
 
 func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, error) {

@@ -97,14 +97,21 @@ func (m *Manager) inspectEach(ctx context.Context, roles []string, rotated map[s
 func (m *Manager) forgetServers(ctx context.Context) error {
 	names, err := m.store.Learnt.Names(ctx)
 	for _, name := range names {
-		config, getErr := m.store.Configs.Get(ctx, name)
-		if getErr == nil && config == nil {
-			m.upstream.Forget(name)
-			getErr = m.store.Learnt.Delete(ctx, name)
-		}
-		err = errors.Join(err, getErr)
+		err = errors.Join(err, m.forgetServer(ctx, name))
 	}
 	return err
+}
+
+// forgetServer does so for one config between the writes of others, one of which may make the config anew.
+func (m *Manager) forgetServer(ctx context.Context, name string) error {
+	m.store.Definitions.Lock()
+	defer m.store.Definitions.Unlock()
+	config, err := m.store.Configs.Get(ctx, name)
+	if err != nil || config != nil {
+		return err
+	}
+	m.upstream.Forget(name)
+	return m.store.Learnt.Delete(ctx, name)
 }
 
 // liveToken is the token by which a tick asks after its config.

@@ -71,9 +71,9 @@ func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (boo
 	if !verdict.Lives {
 		// A token that the engine itself ended or replaced in the meantime tells nothing of the server.
 		if m.changeCurrent(slot, v.token, nil) {
-			v.record.CountDeadToken()
 			m.logger.Warn("a token died before its time and is replaced", "role", slot.role, "config", v.config.Name)
 			if verdict.Unexplained {
+				v.record.CountDeadToken()
 				server.ForgetLearnt(ctx)
 			}
 		}

@@ -21,13 +21,32 @@ const (
 // Source says where the token of a read came from.
 type Source string
 
-// The sources of a token. The first two cost N-central nothing.
+// The sources of a token. Of the first two the token was in hand.
 const (
 	FromMemory    Source = "memory"
 	FromStorage   Source = "storage"      // the first read of a token after the plugin started or another node replaced it
 	Refreshed     Source = "refresh"      // the read waited for a refresh
 	Authenticated Source = "authenticate" // the read waited for an authenticate
 )
+
+// The reasons why a read failed, beside the kinds of failure of a call.
+const (
+	ReaderGone    = "reader_gone"
+	Overtaken     = "overtaken"
+	DeadOnArrival = "dead_on_arrival"
+	StorageFailed = "storage"
+)
+
+// FailureReasons are all there are.
+func FailureReasons() []string {
+	reasons := []string{ReaderGone, Overtaken, DeadOnArrival, StorageFailed}
+	for _, kind := range ncentral.Kinds() {
+		if kind != ncentral.KindCanceled { // the reader is gone
+			reasons = append(reasons, string(kind))
+		}
+	}
+	return reasons
+}
 
 // succeeded is the outcome of a call that brought what it was made for. The other outcomes are the kinds of failure.
 const succeeded = "success"
@@ -74,12 +93,20 @@ func newCounters(config string) *counters {
 		overrideFallbacks: prometheus.NewCounter(prometheus.CounterOpts(options("override_fallbacks_total",
 			"Calls repeated without a lifetime to ask for, because N-central refused to be asked for it."))),
 		deadTokens: prometheus.NewCounter(prometheus.CounterOpts(options("dead_tokens_total",
-			"Tokens that N-central had ended before their time, found when they were validated."))),
+			"Tokens that N-central had ended before their time for no reason that the engine knows, as after a reboot: one for each time."))),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts(options("requests_in_flight",
 			"HTTP requests to N-central that are under way."))),
 	}
 	for _, source := range []Source{FromMemory, FromStorage, Refreshed, Authenticated} {
 		c.reads[source] = c.readsBySource.WithLabelValues(string(source))
+	}
+	// What alerts ask the increase of is there before it counts: Prometheus sees no increase in a series that begins above 0.
+	for _, reason := range FailureReasons() {
+		c.failedReads.WithLabelValues(reason)
+	}
+	for _, call := range ncentral.Calls() {
+		c.calls.WithLabelValues(string(call), string(ncentral.KindRateLimited))
+		c.retries.WithLabelValues(string(call), string(ncentral.KindRateLimited))
 	}
 	return c
 }

@@ -88,7 +88,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 		}
 	})
 	if report.Failed == nil || report.failure != nil {
-		s.record.answered(report.failure, time.Now())
+		s.record.answered(s.life, report.failure, time.Now())
 	}
 	switch {
 	case report.failure != nil && report.failure.Step == ncentral.CallData:

@@ -223,9 +223,11 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 	s.refused.begin(sent, time.Now(), failure)
 	s.mu.Unlock()
 	s.logger.Warn("N-central refused the User-API token", "next_attempt", failure.Next.UTC().Format(time.RFC3339))
-	s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	if first {
 		s.Suspect(ctx)
+	}
+	if s.life == s.record.currentLife() {
+		s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	}
 }
 

@@ -19,6 +19,8 @@ type Record struct {
 	counters *counters
 
 	mu              sync.Mutex
+	life            int      // counts the servers and credentials before this one: what calls to those come to is not noted
+	toldOf          ailment  // what events last told of; it outlasts a life
 	openings        openings // of all versions of the config: they end each other's sessions
 	asked           bool
 	obtaining       *Failure  // why the last attempt to obtain a token failed; nil where it did not
@@ -78,7 +80,7 @@ func (r *Record) CountFailedRead(reason string) { r.counters.failedReads.WithLab
 // CountRefreshFallback counts a rotation that authenticates because a refresh brought no token.
 func (r *Record) CountRefreshFallback() { r.counters.refreshFallbacks.Inc() }
 
-// CountDeadToken counts a token that N-central ended before its time.
+// CountDeadToken counts a token that N-central ended before its time for no reason that the engine knows.
 func (r *Record) CountDeadToken() { r.counters.deadTokens.Inc() }
 
 // ServedStale notes that a token was handed out for want of a new one, and until when it lives.
@@ -115,38 +117,60 @@ func (r *Record) ailment() ailment {
 	return nothing
 }
 
-// obtained notes how an attempt to obtain a token went, and answers what ailed the credential before and what ails it now.
-func (r *Record) obtained(failure *Failure) (before, after ailment) {
+// obtained notes how an attempt to obtain a token went, and answers what events told that ails the credential, and what
+// ails it now.
+func (r *Record) obtained(life int, failure *Failure) (before, after ailment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before = r.ailment()
+	if life != r.life {
+		return nothing, nothing
+	}
 	r.asked, r.obtaining = true, failure
 	if failure == nil {
 		r.servedStale = time.Time{}
 	}
-	return before, r.ailment()
+	return r.turn()
 }
 
-// startOver forgets how another server or credential fared.
-func (r *Record) startOver() {
+// turn answers what events told of and what they are to tell of now. The record is locked.
+func (r *Record) turn() (before, after ailment) {
+	before, r.toldOf = r.toldOf, r.ailment()
+	return before, r.toldOf
+}
+
+// startOver forgets how another server or credential fared, and answers the new life.
+func (r *Record) startOver() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.life++
 	r.asked, r.obtaining, r.dataCall, r.servedStale = false, nil, nil, time.Time{}
+	return r.life
+}
+
+func (r *Record) currentLife() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.life
 }
 
 // probed notes how a data call went; see obtained.
-func (r *Record) probed(failure *Failure) (before, after ailment) {
+func (r *Record) probed(life int, failure *Failure) (before, after ailment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before = r.ailment()
+	if life != r.life {
+		return nothing, nothing
+	}
 	r.asked, r.dataCall = true, failure
-	return before, r.ailment()
+	return r.turn()
 }
 
 // answered notes how a call went that N-central answered, or did not.
-func (r *Record) answered(failure *Failure, now time.Time) {
+func (r *Record) answered(life int, failure *Failure, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if life != r.life {
+		return
+	}
 	if failure == nil {
 		r.lastSuccess = now
 		return

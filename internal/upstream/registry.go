@@ -27,8 +27,6 @@ type Registry struct {
 	logger hclog.Logger
 	dial   DialContext
 	events *events.Sender
-	// metrics are gathered from here, of this mount alone.
-	metrics *prometheus.Registry
 
 	mu      sync.Mutex
 	servers map[string]*Server
@@ -42,7 +40,6 @@ func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logge
 		logger:  logger,
 		dial:    dial,
 		events:  sender,
-		metrics: prometheus.NewRegistry(),
 		servers: map[string]*Server{},
 		records: map[string]*Record{},
 	}
@@ -70,7 +67,7 @@ func (r *Registry) Server(config *store.Config) (*Server, error) {
 	if known {
 		server.client.CloseIdleConnections()
 		if server.config.Fingerprint() != config.Fingerprint() {
-			fresh.record.startOver()
+			fresh.life = fresh.record.startOver()
 		}
 	}
 	r.servers[config.Name] = fresh
@@ -89,9 +86,8 @@ func (r *Registry) Record(config string) *Record {
 	return r.record(config)
 }
 
-// Counters are what was counted of all configs since this process started. A config has its counters from the first time
-// that its Record is asked for.
-func (r *Registry) Counters() prometheus.Gatherer { return r.metrics }
+// Counters are what was counted of the config since this process started.
+func (r *Registry) Counters(config string) prometheus.Collector { return r.Record(config).counters }
 
 // ServesStaleNoMore notes that the config's last stale token is gone.
 func (r *Registry) ServesStaleNoMore(config string) {
@@ -110,9 +106,6 @@ func (r *Registry) Forget(config string) {
 		server.client.CloseIdleConnections()
 	}
 	delete(r.servers, config)
-	if record, known := r.records[config]; known {
-		r.metrics.Unregister(record.counters)
-	}
 	delete(r.records, config)
 }
 
@@ -128,7 +121,6 @@ func (r *Registry) Close() {
 func (r *Registry) record(config string) *Record {
 	if r.records[config] == nil {
 		r.records[config] = newRecord(config)
-		r.metrics.MustRegister(r.records[config].counters)
 	}
 	return r.records[config]
 }

@@ -24,6 +24,7 @@ type Server struct {
 	config *store.Config
 	client *ncentral.Client
 	record *Record
+	life   int // of the record
 	learnt *store.Collection[store.Learnt]
 	events *events.Sender
 	logger hclog.Logger
@@ -61,6 +62,7 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 			BaseURL: config.URL, Transport: limited, MaxRetries: config.MaxRetries, Trace: record.counters.trace(),
 		}),
 		record:  record,
+		life:    record.currentLife(),
 		learnt:  r.store.Learnt,
 		events:  r.events,
 		logger:  r.logger.With("config", config.Name),
@@ -105,13 +107,13 @@ func (s *Server) Probe(ctx context.Context, accessToken string) {
 
 // noteProbed records how a data call went.
 func (s *Server) noteProbed(ctx context.Context, failure *Failure) {
-	before, after := s.record.probed(failure)
+	before, after := s.record.probed(s.life, failure)
 	s.tellOfTurn(ctx, before, after, failure)
 }
 
 // noteObtaining records how an attempt to obtain a token went.
 func (s *Server) noteObtaining(ctx context.Context, failure *Failure) {
-	before, after := s.record.obtained(failure)
+	before, after := s.record.obtained(s.life, failure)
 	s.tellOfTurn(ctx, before, after, failure)
 }
 
@@ -176,12 +178,12 @@ func (s *Server) call(step ncentral.Call, do func() error) error {
 	err := do()
 	if err == nil {
 		s.answered()
-		s.record.answered(nil, time.Now())
+		s.record.answered(s.life, nil, time.Now())
 		return nil
 	}
 	failure := s.failure(step, err, time.Time{})
 	if failure.Kind != ncentral.KindCanceled && !(failure.Kind == ncentral.KindRefused && step != ncentral.CallAuthenticate) {
-		s.record.answered(failure, time.Now()) // a token or session that is no more is no failure
+		s.record.answered(s.life, failure, time.Now()) // a token or session that is no more is no failure
 	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
