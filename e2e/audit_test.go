@@ -242,6 +242,7 @@ func (m *mount) readInEveryWay() {
 		if err != nil {
 			m.t.Fatal(err)
 		}
+		m.expectDeclared(request{operation: opRead, path: "creds/" + role}, answer)
 		if token, _ := answer.Data["access_token"].(string); !m.AccessTokenLives(token) {
 			m.t.Errorf("what was wrapped for %s holds no live token", role)
 		}
