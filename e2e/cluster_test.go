@@ -155,13 +155,15 @@ func TestTakeover(t *testing.T) {
 	if count := m.Count(simulator.EndpointAuthenticate, simulator.OutcomeOK); count != 2 {
 		t.Errorf("%d authenticates for two roles over the whole cluster", count)
 	}
-	// A token of 16 s is due after 8, and rotated ahead of that from 6.4 s on.
+	// A token of 16 s is due after 8, and rotated ahead of that from 6.4 s on. What the killed node had obtained and not stored
+	// yet is obtained once more.
 	var last time.Time
 	for _, issued := range m.Issued() {
 		if issued.Endpoint != simulator.EndpointRefresh {
 			continue
 		}
-		if apart := issued.IssuedAt.Sub(last); apart < 6*time.Second {
+		lost := last.Before(killedAt) && issued.IssuedAt.After(killedAt)
+		if apart := issued.IssuedAt.Sub(last); apart < 6*time.Second && !lost {
 			t.Errorf("a token was rotated %s after the one before", apart)
 		}
 		last = issued.IssuedAt
