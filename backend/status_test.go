@@ -96,7 +96,7 @@ func TestStatusTellsTimesAndWhatWasLearnt(t *testing.T) {
 	})
 }
 
-func TestCredsWarnOfExpiry(t *testing.T) {
+func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		if warnings := m.warnings(); warnings != "" {
 			t.Error(warnings)
@@ -110,6 +110,12 @@ func TestCredsWarnOfExpiry(t *testing.T) {
 		time.Sleep(65 * time.Hour)
 		if warnings := m.warnings(); !strings.Contains(warnings, "the API user's password expires at 2000-01-17T16:00:00Z") {
 			t.Errorf("warnings: %s", warnings)
+		}
+		for _, path := range []string{"config/default", "status"} {
+			response, err := m.do(logical.ReadOperation, path, nil)
+			if err != nil || !strings.Contains(strings.Join(response.Warnings, "\n"), "the API user's password expires at 2000-01-17T16:00:00Z") {
+				t.Errorf("%s: %v %v", path, response.Warnings, err)
+			}
 		}
 		time.Sleep(336 * time.Hour)
 		if warnings := m.warnings(); !strings.Contains(warnings, "the API user's password expired at") {

@@ -83,7 +83,9 @@ func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.F
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
 	configs := map[string]any{}
+	var warnings []string
 	for _, name := range names {
 		config, err := a.Store.Configs.Get(ctx, name)
 		if err != nil {
@@ -92,15 +94,15 @@ func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.F
 		if config == nil {
 			continue // deleted in the meantime
 		}
-		if configs[name], err = a.statusOf(ctx, config); err != nil {
+		if configs[name], err = a.statusOf(ctx, config, now); err != nil {
 			return nil, err
 		}
+		warnings = append(warnings, upstream.ExpiryWarnings(config, now)...)
 	}
-	return &logical.Response{Data: map[string]any{fieldConfigs: configs}}, nil
+	return withWarnings(&logical.Response{Data: map[string]any{fieldConfigs: configs}}, warnings), nil
 }
 
-func (a *API) statusOf(ctx context.Context, config *store.Config) (map[string]any, error) {
-	now := time.Now()
+func (a *API) statusOf(ctx context.Context, config *store.Config, now time.Time) (map[string]any, error) {
 	condition, err := a.Upstream.Condition(ctx, config, now)
 	if err != nil {
 		return nil, err
