@@ -46,8 +46,9 @@ A token can do all that its N-central user can: a role narrows who may read
 it, how long it lives and how it is handed out, never what it may do.
 
 Whether a credential is alive, config/NAME/check finds out; status tells how
-all of them fare; deleting sessions/NAME ends a role's tokens. Each has its own
-help, for example: vault path-help ncentral/creds/monitoring
+all of them fare, and metrics tells Prometheus; deleting sessions/NAME ends a
+role's tokens. Each has its own help, for example:
+vault path-help ncentral/creds/monitoring
 `
 
 // Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central: Vault makes backends also
@@ -131,17 +132,17 @@ func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logi
 	return response, err
 }
 
-// HandleExistenceCheck leaves a request that HandleRequest refuses to it: Vault writes what fails here to its logs in clear.
+// HandleExistenceCheck looks at the path alone: what a value of a wrong type would fail here, Vault writes to its logs in
+// clear. HandleRequest refuses it, once the policy that Vault chooses by the answer allows the request.
 func (e *engine) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
-	if e.checkTypes(req) != nil {
-		return false, false, nil
-	}
-	return e.Backend.HandleExistenceCheck(ctx, req)
+	bare := *req
+	bare.Data = nil
+	return e.Backend.HandleExistenceCheck(ctx, &bare)
 }
 
 func (e *engine) checkTypes(req *logical.Request) error {
-	if len(req.Data) == 0 {
-		return nil // nor is there a path to look for, on every hot read
+	if len(req.Data) == 0 || req.Secret != nil {
+		return nil // nothing was given: what comes with a lease is the engine's own
 	}
 	path := e.Route(req.Path)
 	if path == nil {

@@ -4,6 +4,7 @@
 package backend
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,69 @@ func TestWarningsOfExpiry(t *testing.T) {
 		}
 		if response.Data["user_api_token_expires_at"] != "2000-01-11T00:00:00Z" {
 			t.Error(response.Data["user_api_token_expires_at"])
+		}
+	})
+}
+
+func TestPasswordChangedAtTakesDaysOfOurTimeAlone(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, value := range []any{"2000-01-01", "2000-01-01T00:00:00Z", 946684800.0, "946684800"} {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": nil})
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value})
+			if got := m.must(logical.ReadOperation, "config/default", nil)["password_changed_at"]; got != "2000-01-01T00:00:00Z" {
+				t.Errorf("%v became %v", value, got)
+			}
+		}
+		for _, value := range []any{"-62167219201", -1e14, 5.0, "20261103", "0001-01-01", "1969-12-31T23:59:59Z", "2000-13-01", ""} {
+			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value})
+			if code != 400 || !strings.HasPrefix(text, "password_changed_at: ") {
+				t.Errorf("%v: %d %s", value, code, text)
+			}
+		}
+	})
+}
+
+// Values come as JSON's types from applications, and as text from the command line.
+func TestFieldsTakeTheirValuesInEveryForm(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, value := range []any{600.0, 600, json.Number("600"), "600", "10m", "600s"} {
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": value})
+			if got := m.must(logical.ReadOperation, "roles/monitoring", nil)["ttl"]; got != int64(600) {
+				t.Errorf("%v became %v", value, got)
+			}
+		}
+		for _, value := range []any{true, "true", "1", 1.0, json.Number("1"), "TRUE", "t"} {
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": value})
+			if got := m.must(logical.ReadOperation, "roles/monitoring", nil)["lease"]; got != true {
+				t.Errorf("%v became %v", value, got)
+			}
+		}
+		for _, value := range []any{5.0, 5, "5", json.Number("5")} {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": value, "no_such_field": []any{1}})
+			if got := m.must(logical.ReadOperation, "config/default", nil)["max_retries"]; got != 5 {
+				t.Errorf("%v became %v", value, got)
+			}
+		}
+	})
+}
+
+// A shell variable that is not set gives an empty value: verify= must not store a config untried.
+func TestAnEmptyValueIsNoFalseAndNoZero(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, given := range []struct{ path, field string }{
+			{"config/default", "verify"},
+			{"config/default", "tls_skip_verify"},
+			{"config/default", "max_retries"},
+			{"config/default", "password_max_age"},
+			{"roles/monitoring", "lease"},
+			{"roles/monitoring", "ttl"},
+			{"roles/monitoring", "min_ttl"},
+			{"creds/monitoring", "validate"},
+		} {
+			if text, code := m.failure(logical.UpdateOperation, given.path, map[string]any{given.field: ""}); code != 400 || !strings.HasPrefix(text, given.field+": give ") {
+				t.Errorf("%s of %s: %d %s", given.field, given.path, code, text)
+			}
 		}
 	})
 }

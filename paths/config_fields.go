@@ -48,6 +48,10 @@ const (
 	defaultExpiryWarning       = 14 * 24 * time.Hour
 )
 
+// earliestPassword is older than any password of N-central: what lies before it is no time, but a day without its hyphens
+// taken for seconds, or a year that cannot be stored.
+var earliestPassword = time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)
+
 const (
 	groupServer = "Server"
 	groupTrust  = "TLS trust"
@@ -108,7 +112,7 @@ func expiryFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldPasswordChangedAt: {
 			Type: framework.TypeString, DisplayAttrs: label("Password changed at", groupExpiry),
-			Description: "When the API user's password was last set: RFC 3339, or Unix time in seconds. Nothing tells this engine but you.",
+			Description: "When the API user's password was last set: a day like 2026-11-03, RFC 3339, or Unix time in seconds. Nothing tells this engine but you.",
 		},
 		fieldPasswordMaxAge: {
 			Type: framework.TypeDurationSecond, Default: "2160h", DisplayAttrs: label("Password maximum age", groupExpiry),
@@ -193,6 +197,9 @@ func configSettings() []setting[store.Config] {
 				}
 				if at.After(time.Now().Add(24 * time.Hour)) {
 					return errors.New("it lies in the future: give the day on which the password was last set")
+				}
+				if at.Before(earliestPassword) {
+					return errors.New("it lies before 1980: give the day on which the password was last set, like 2026-11-03")
 				}
 				c.PasswordChangedAt = at.UTC()
 				return nil

@@ -41,7 +41,7 @@ var remedies = map[framework.FieldType]string{
 	framework.TypeString:         "give text",
 	framework.TypeBool:           "give true or false",
 	framework.TypeInt:            "give a whole number",
-	framework.TypeDurationSecond: "give a duration: seconds, or a number with a unit like 90s, 5m or 1h",
+	framework.TypeDurationSecond: "give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h",
 }
 
 // CheckTypes refuses a value that the field of its name does not take, and a secret that is anything but a string. The
@@ -52,10 +52,11 @@ func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) 
 		if !known || given[name] == nil {
 			continue
 		}
-		_, isText := given[name].(string)
+		text, isText := given[name].(string)
 		isSecret := field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
 		one := framework.FieldData{Raw: map[string]any{name: given[name]}, Schema: fields}
-		if isSecret && !isText || one.Validate() != nil {
+		isNothing := isText && text == "" && field.Type != framework.TypeString // which the framework takes for false or 0
+		if isSecret && !isText || isNothing || one.Validate() != nil {
 			return fmt.Errorf("%s: %s", name, remedies[field.Type])
 		}
 	}

@@ -82,10 +82,11 @@ func completeOperation(drawn *framework.OASOperation, operation logical.Operatio
 		schema := schemas[strings.TrimPrefix(body.Content[mediaTypeJSON].Schema.Ref, "#/components/schemas/")]
 		mediaType := mediaTypeJSON
 		if operation == logical.PatchOperation {
-			mediaType, schema.Required = mediaTypePatch, nil
+			mediaType = mediaTypePatch
 		}
+		schema.Required = nil // what a new config needs, a write of one that exists may leave out: its description says so
 		body.Content = framework.OASContent{mediaType: {Schema: schema}}
-		body.Required = operation == logical.PatchOperation || len(schema.Required) > 0
+		body.Required = operation == logical.PatchOperation
 	}
 	for status, responses := range declared.Responses {
 		drawn.Responses[status].Content = contentOf(responses[0], entryFields(drawn.OperationID))
