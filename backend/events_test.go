@@ -257,6 +257,9 @@ func TestOutagesAreToldOfOnce(t *testing.T) {
 		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/credential-degrade", "ncentral/credential-recover"}) {
 			t.Error(sent)
 		}
+		if told := strings.Count(m.log.String(), "new tokens cannot be had"); told != 1 {
+			t.Errorf("the log tells of it %d times", told)
+		}
 	})
 }
 

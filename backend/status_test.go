@@ -39,6 +39,21 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 			m.server.Stop()
 			m.failure(logical.ReadOperation, "creds/monitoring", nil)
 		}, "failing", "connection refused", "unreachable"},
+		"down, with a token in hand": {func(m *mount) {
+			m.read(nil)
+			m.server.Stop()
+			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		}, "degraded", "connection refused", "unreachable"},
+		"no logout": {func(m *mount) {
+			m.read(nil)
+			m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
+			m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		}, "ok", "", ""},
+		"data forbidden": {func(m *mount) {
+			m.read(nil)
+			m.Change(func(k *simulator.Knobs) { k.DataForbidden = true })
+			m.tick()
+		}, "ok", "", ""},
 		"expired password": {func(m *mount) {
 			m.read(nil)
 			_ = m.SetPasswordExpired("api-user", true)

@@ -58,7 +58,10 @@ and steps tells of each.
 
 What it learns of the server is stored, and decides how tokens are replaced. A
 check that passes ends the time for which the engine leaves a server alone
-that refused its User-API token.
+that refused its User-API token, or did not answer.
+
+On a server where a new session ends the user's earlier ones, a check ends the
+tokens that readers hold; the answer warns of such a server.
 `,
 	}
 }

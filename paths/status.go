@@ -45,11 +45,12 @@ last answered well and when it last failed and how, when it is next asked for
 a token where it is being left alone, how many logouts are owed, when the
 User-API token and the password expire, and what was learnt of the server.
 
-The state is unknown where N-central was not asked since the plugin started,
-ok, degraded where tokens are handed out but something needs a person, and
-failing where new tokens cannot be had. Logouts that are owed could not be done
-yet and are tried once a minute until the token expires: see that there are
-none before the mount is disabled, which drops them.
+The state is unknown where no token was asked for and no data call made since
+the plugin started, ok where the last of these went well and N-central answered
+the last call, degraded where tokens are handed out but something needs a
+person, and failing where new tokens cannot be had. Logouts that are owed could
+not be done yet and are tried once a minute until the token expires: see that
+there are none before the mount is disabled, which drops them.
 `,
 	}
 }
@@ -74,7 +75,7 @@ func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
 		AllowedValues: []any{string(upstream.Unknown), string(upstream.OK), string(upstream.Degraded), string(upstream.Failing)},
-		Description:   "unknown: not asked since the plugin started. ok. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
+		Description:   "unknown: no token was asked for and no data call made since the plugin started. ok: the last of these went well, and N-central answered the last call. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
 	}
 }
 

@@ -17,7 +17,7 @@ type State string
 // The states of a config.
 const (
 	Unknown  State = "unknown"  // N-central was not asked since this process started
-	OK       State = "ok"       // tokens can be had
+	OK       State = "ok"       // tokens can be had, as far as the last call tells
 	Degraded State = "degraded" // tokens are handed out, but something needs a person
 	Failing  State = "failing"  // new tokens cannot be had
 )
@@ -47,19 +47,23 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 	if err != nil {
 		return Condition{}, err
 	}
-	condition := r.Record(config.Name).condition(config, owed, now)
-	condition.NextAttempt = r.nextAttempt(config.Name, now)
+	silence, next := r.patience(config.Name, now)
+	condition := r.Record(config.Name).condition(config, silence, owed, now)
+	condition.NextAttempt = next
 	if learnt != nil && learnt.URL == config.URL {
 		condition.Learnt = *learnt
 	}
 	return condition, nil
 }
 
-func (r *Registry) nextAttempt(config string, now time.Time) time.Time {
+// patience answers why the last call to the config's server was not answered, nil where it was, and when the server is next
+// asked for a token, where it is being left alone.
+func (r *Registry) patience(config string, now time.Time) (silence *Failure, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if server, known := r.servers[config]; known {
-		return server.NextAttempt(now)
+	server, known := r.servers[config]
+	if !known {
+		return nil, time.Time{}
 	}
-	return time.Time{}
+	return server.silence(), server.NextAttempt(now)
 }

@@ -40,12 +40,16 @@ func newRecord(config string) *Record {
 // place for both.
 func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
 
-// condition says how the config fares at that time, with so many logouts owed at its server.
-func (r *Record) condition(config *store.Config, owed int, now time.Time) Condition {
+// condition says how the config fares at that time, with so many logouts owed at its server. silence is why the last call
+// to it was not answered, nil where it was.
+func (r *Record) condition(config *store.Config, silence *Failure, owed int, now time.Time) Condition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	condition := Condition{LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed}
-	for _, failure := range []*Failure{r.obtaining, r.dataCall} {
+	if r.obtaining != nil {
+		silence = nil // it says no more
+	}
+	for _, failure := range []*Failure{r.obtaining, silence, r.dataCall} {
 		if failure != nil {
 			condition.Reasons = append(condition.Reasons, failure.Explanation())
 		}

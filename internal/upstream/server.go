@@ -114,6 +114,9 @@ func (s *Server) noteProbed(ctx context.Context, failure *Failure) {
 // noteObtaining records how an attempt to obtain a token went.
 func (s *Server) noteObtaining(ctx context.Context, failure *Failure) {
 	before, after := s.record.obtained(s.life, failure)
+	if after > before && !failure.Refused() { // each refusal has a line of its own
+		s.logger.Warn("new tokens cannot be had", "reason", failure.Explanation())
+	}
 	s.tellOfTurn(ctx, before, after, failure)
 }
 
@@ -123,6 +126,7 @@ func (s *Server) tellOfTurn(ctx context.Context, before, after ailment, failure 
 	case after > before:
 		s.events.Send(ctx, events.CredentialDegraded, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	case after == nothing && before > nothing:
+		s.logger.Info("new tokens can be had again, and data calls succeed")
 		s.events.Send(ctx, events.CredentialRecovered, events.Found(s.config.Name))
 	}
 }
@@ -169,6 +173,13 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	return next
 }
 
+// silence is why the last call was not answered, nil where it was.
+func (s *Server) silence() *Failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.silent.cause
+}
+
 // call makes one call unless the server is being left alone, and notes whether it answered. An error is a *Failure.
 func (s *Server) call(step ncentral.Call, do func() error) error {
 	sent := time.Now()
@@ -182,8 +193,8 @@ func (s *Server) call(step ncentral.Call, do func() error) error {
 		return nil
 	}
 	failure := s.failure(step, err, time.Time{})
-	if failure.Kind != ncentral.KindCanceled && !(failure.Kind == ncentral.KindRefused && step != ncentral.CallAuthenticate) {
-		s.record.answered(s.life, failure, time.Now()) // a token or session that is no more is no failure
+	if !isExpected(step, failure.Kind) {
+		s.record.answered(s.life, failure, time.Now())
 	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
@@ -196,6 +207,22 @@ func (s *Server) call(step ncentral.Call, do func() error) error {
 		s.answered()
 	}
 	return failure
+}
+
+// isExpected says whether a call that ended so tells of nothing that fails: the caller gave it up, the token or session is
+// no more, this server has no logout, or the user may not see service organisations.
+func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
+	switch kind {
+	case ncentral.KindCanceled:
+		return true
+	case ncentral.KindRefused:
+		return step != ncentral.CallAuthenticate
+	case ncentral.KindNotFound:
+		return step == ncentral.CallLogout
+	case ncentral.KindForbidden:
+		return step == ncentral.CallData
+	}
+	return false
 }
 
 func (s *Server) pausedAt(now time.Time, p *pause) *Failure {
