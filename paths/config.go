@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -318,17 +317,14 @@ func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, user
 }
 
 func (a *API) rolesOf(ctx context.Context, config string) ([]string, error) {
-	names, err := a.Store.Roles.Names(ctx)
-	if err != nil {
-		return nil, err
+	roles, err := a.Store.Roles.All(ctx)
+	var users []string
+	for _, role := range roles {
+		if role.Config == config {
+			users = append(users, role.Name)
+		}
 	}
-	var failure error
-	users := slices.DeleteFunc(names, func(name string) bool {
-		role, err := a.Store.Roles.Get(ctx, name)
-		failure = errors.Join(failure, err)
-		return role == nil || role.Config != config
-	})
-	return users, failure
+	return users, err
 }
 
 func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -53,7 +53,11 @@ the command line shows it with
 }
 
 func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	conditions, configs, err := a.gaugesOfConditions(ctx)
+	configs, err := a.Store.Configs.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conditions, err := a.gaugesOfConditions(ctx, configs)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +67,7 @@ func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.
 		return nil, err
 	}
 	for _, config := range configs {
-		if err := registry.Register(a.Upstream.Counters(config)); err != nil {
+		if err := registry.Register(a.Upstream.Counters(config.Name)); err != nil {
 			return nil, err
 		}
 	}
@@ -151,26 +155,15 @@ var (
 )
 
 // gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in words.
-func (a *API) gaugesOfConditions(ctx context.Context) (all gauges, configs []string, err error) {
+func (a *API) gaugesOfConditions(ctx context.Context, configs []*store.Config) (gauges, error) {
+	var all gauges
 	all.add(buildInfo, 1, a.Version)
-	names, err := a.Store.Configs.Names(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, name := range names {
-		config, err := a.Store.Configs.Get(ctx, name)
-		if err != nil {
-			return nil, nil, err
-		}
-		if config == nil {
-			continue // deleted in the meantime
-		}
+	for _, config := range configs {
 		if err := a.addCondition(ctx, &all, config, time.Now()); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		configs = append(configs, name)
 	}
-	return all, configs, nil
+	return all, nil
 }
 
 func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Config, now time.Time) error {

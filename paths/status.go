@@ -80,22 +80,15 @@ func stateField() *framework.FieldSchema {
 }
 
 func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := a.Store.Configs.Names(ctx)
+	stored, err := a.Store.Configs.All(ctx)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	configs := map[string]any{}
 	var warnings []string
-	for _, name := range names {
-		config, err := a.Store.Configs.Get(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if config == nil {
-			continue // deleted in the meantime
-		}
-		if configs[name], err = a.statusOf(ctx, config, now); err != nil {
+	for _, config := range stored {
+		if configs[config.Name], err = a.statusOf(ctx, config, now); err != nil {
 			return nil, err
 		}
 		warnings = append(warnings, upstream.ExpiryWarnings(config, now)...)

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -124,6 +125,20 @@ func (c *Collection[T]) Names(ctx context.Context) ([]string, error) {
 	}
 	sort.Strings(names)
 	return names, nil
+}
+
+// All answers the stored entries, sorted by name. Beside an error stand those that could be read.
+func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
+	names, err := c.Names(ctx)
+	var entries []*T
+	for _, name := range names {
+		entry, getErr := c.Get(ctx, name)
+		err = errors.Join(err, getErr)
+		if entry != nil { // it may have been deleted in the meantime
+			entries = append(entries, entry)
+		}
+	}
+	return entries, err
 }
 
 func (c *Collection[T]) forget(name string) {

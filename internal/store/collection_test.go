@@ -134,3 +134,29 @@ func TestAFailedWriteLeavesMemoryAsItWas(t *testing.T) {
 		t.Error("memory changed though storage did not")
 	}
 }
+
+func TestAllAnswersWhatCanBeReadBesideTheError(t *testing.T) {
+	storage := &watchedStorage{}
+	roles := New(storage).Roles
+	put(t, roles, "b", Role{Config: "default"})
+	put(t, roles, "a", Role{Config: "default"})
+	if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte("{")}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := roles.All(t.Context())
+	if err == nil || len(all) != 2 || all[0].Name != "a" || all[1].Name != "b" {
+		t.Error(all, err)
+	}
+	storage.duringGet = func() { // a read of the first entry that is not in memory finds the last one gone
+		if err := storage.Delete(t.Context(), "role/b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := storage.Delete(t.Context(), "role/broken"); err != nil {
+		t.Fatal(err)
+	}
+	fresh := New(storage).Roles
+	if all, err := fresh.All(t.Context()); err != nil || len(all) != 1 || all[0].Name != "a" {
+		t.Error(all, err)
+	}
+}

@@ -5,7 +5,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -58,13 +57,9 @@ func ExpiryWarnings(config *store.Config, now time.Time) []string {
 // TellOfExpiries tells log and events of the ends that are near or past, of all configs: once a day each, and again when
 // the end is there. It is for the tick.
 func (r *Registry) TellOfExpiries(ctx context.Context) error {
-	names, err := r.store.Configs.Names(ctx)
-	for _, name := range names {
-		config, getErr := r.store.Configs.Get(ctx, name)
-		err = errors.Join(err, getErr)
-		if config != nil {
-			r.tellOfExpiries(ctx, config, time.Now())
-		}
+	configs, err := r.store.Configs.All(ctx)
+	for _, config := range configs {
+		r.tellOfExpiries(ctx, config, time.Now())
 	}
 	return err
 }
