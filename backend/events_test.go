@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -318,6 +319,62 @@ func TestNobodyWaitsLongForTheEventSystem(t *testing.T) {
 		m.failure(logical.ReadOperation, "creds/monitoring", nil)
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("a read took %s", took)
+		}
+	})
+}
+
+func TestTheTickWorksThoughTheEventSystemIsSlow(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.core = slowSender{}
+		m.start()
+		for i := range 100 {
+			m.must(logical.UpdateOperation, fmt.Sprintf("config/c%d", i), map[string]any{
+				"url": m.server.URL, "user_api_token": m.token, "verify": false,
+				"password_changed_at": time.Now().Add(-80 * 24 * time.Hour).Format(time.RFC3339),
+			})
+		}
+		m.read(nil)
+		m.ResetCounts()
+		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // as Vault's rollback manager gives
+		defer cancel()
+		began := time.Now()
+		_, _ = m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("a tick took %s", took)
+		}
+		m.calls(map[simulator.Endpoint]int{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+	})
+}
+
+func TestALateFailureOfADeletedConfigIsNotLaidToItsNamesake(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
+		go func() { _, _ = m.do(logical.ReadOperation, "creds/monitoring", nil) }()
+		time.Sleep(time.Second)
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.must(logical.DeleteOperation, "config/default", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("new-user"), "password_max_age": 0})
+		m.sent()
+		m.ClearFailures()
+		time.Sleep(time.Minute)
+		if sent := m.sent(); sent != nil {
+			t.Error(sent)
+		}
+	})
+}
+
+// What ails another credential is news, though events told of an ailment of the one before.
+func TestANewCredentialThatIsRefusedTooIsToldOf(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": m.AddUser("other-user"), "verify": false})
+		_, _ = m.RegenerateUserAPIToken("other-user")
+		m.sent()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}) {
+			t.Error(sent)
 		}
 	})
 }

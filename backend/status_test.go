@@ -4,6 +4,8 @@
 package backend
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -135,6 +137,168 @@ func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 		time.Sleep(336 * time.Hour)
 		if warnings := m.warnings(); !strings.Contains(warnings, "the API user's password expired at") {
 			t.Errorf("warnings: %s", warnings)
+		}
+	})
+}
+
+func TestAConfigThatRotatesAtEveryTickIsProbed(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2m"})
+		m.read(nil)
+		_ = m.SetPasswordExpired("api-user", true)
+		for range 180 {
+			time.Sleep(30 * time.Second)
+			m.read(nil)
+			time.Sleep(30 * time.Second)
+			m.tick()
+		}
+		if status := m.status(); status["state"] != "degraded" {
+			t.Errorf("after three hours: %v %v", status["state"], status["reasons"])
+		}
+	})
+}
+
+func TestANewCredentialIsProbedAtTheNextTick(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		token := m.AddUser("other-user")
+		_ = m.SetPasswordExpired("other-user", true)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": token, "verify": false})
+		m.read(nil)
+		time.Sleep(time.Minute)
+		m.tick()
+		if status := m.status(); status["state"] != "degraded" {
+			t.Errorf("%v %v", status["state"], status["reasons"])
+		}
+	})
+}
+
+func TestAProbeThatWasNotAnsweredIsMadeAgainSoon(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.FailNext(simulator.EndpointServiceOrgs, 4, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		m.tick()
+		m.ClearFailures()
+		_ = m.SetPasswordExpired("api-user", true)
+		for range 5 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if status := m.status(); status["state"] != "degraded" {
+			t.Errorf("%v %v", status["state"], status["reasons"])
+		}
+	})
+}
+
+func TestARefreshDoesNotHideARefusalAfterTheConfigWasRewritten(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "verify": false})
+		m.sent()
+		time.Sleep(56 * time.Minute)
+		m.read(nil)
+		if state := m.status()["state"]; state == "ok" {
+			t.Errorf("state %v, events %v", state, typesOf(m.sent()))
+		}
+	})
+}
+
+func TestABusyServerDuringCheckDoesNotDegradeTheCredential(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		m.sent()
+		m.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		for range 30 {
+			time.Sleep(time.Minute)
+			m.read(nil)
+			m.tick()
+		}
+		if status := m.status(); status["state"] != "ok" {
+			t.Errorf("half an hour later: %v %v, events %v", status["state"], status["reasons"], typesOf(m.sent()))
+		}
+	})
+}
+
+func TestLinksThatFailInCheckAreNoFailingCredential(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.sent()
+		m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		for range 30 {
+			time.Sleep(time.Minute)
+			m.read(nil)
+			m.tick()
+		}
+		if status := m.status(); status["state"] != "ok" {
+			t.Errorf("%v %v, events %v", status["state"], status["reasons"], typesOf(m.sent()))
+		}
+	})
+}
+
+func TestAConfigWrittenElsewhereStartsAnew(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		entry, _ := m.storage.Get(context.Background(), "config/default")
+		var stored map[string]any
+		_ = json.Unmarshal(entry.Value, &stored)
+		stored["user_api_token"] = m.AddUser("new-user")
+		stored["written_at"] = time.Now().Add(time.Second).UTC()
+		entry.Value, _ = json.Marshal(stored)
+		_ = m.storage.Put(context.Background(), entry)
+		m.backend.InvalidateKey(context.Background(), "config/default")
+		if status := m.status(); status["state"] != "unknown" {
+			t.Errorf("%v %v next %v", status["state"], status["reasons"], status["next_attempt"])
+		}
+	})
+}
+
+func TestOneUnreadableConfigDoesNotSilenceTheOthers(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		_ = m.storage.Put(context.Background(), &logical.StorageEntry{Key: "config/broken", Value: []byte("{")})
+		if _, err := m.do(logical.ReadOperation, "metrics", nil); err != nil {
+			t.Errorf("metrics: %v", err)
+		}
+		if _, err := m.do(logical.ReadOperation, "status", nil); err != nil {
+			t.Errorf("status: %v", err)
+		}
+	})
+}
+
+func TestSilenceOfAnIdleConfigEnds(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.FailNext(simulator.EndpointLogout, 20, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		time.Sleep(2 * time.Hour)
+		m.ClearFailures()
+		for range 3 * 24 {
+			time.Sleep(time.Hour)
+			m.tick()
+		}
+		if status := m.status(); status["state"] != "ok" {
+			t.Errorf("three days later: %v %v", status["state"], status["reasons"])
+		}
+	})
+}
+
+func TestACheckThatIsAnsweredEndsTheSilence(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.FailNext(simulator.EndpointValidate, 20, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		m.ClearFailures()
+		_ = m.SetPasswordExpired("api-user", true)
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		if reasons := strings.Join(m.status()["reasons"].([]string), "\n"); strings.Contains(reasons, "status 503") {
+			t.Error(reasons)
 		}
 	})
 }

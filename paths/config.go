@@ -113,9 +113,9 @@ func (a *API) configListPath() *framework.Path {
 Lists the names of the configs. key_info has the url and state of each, which
 "vault list -detailed ncentral/config" shows. The state is what the active node
 knows since the plugin started there: unknown, where no token was asked for and
-no data call made; ok, where the last of these went well and N-central answered
-the last call; degraded, where tokens are handed out but something needs a
-person; or failing, where new tokens cannot be had. ncentral/status has the
+no data call made; ok, where the last of these went well and no call of the last
+five minutes found N-central down; degraded, where tokens are handed out but
+something needs a person; or failing, where new tokens cannot be had. ncentral/status has the
 reasons.
 `,
 	}

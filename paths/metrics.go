@@ -54,8 +54,11 @@ the command line shows it with
 
 func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	configs, err := a.Store.Configs.All(ctx)
-	if err != nil {
+	if err != nil && len(configs) == 0 {
 		return nil, err
+	}
+	if err != nil {
+		a.Logger.Warn("metrics leave out configs that cannot be read", "error", err)
 	}
 	conditions, err := a.gaugesOfConditions(ctx, configs)
 	if err != nil {

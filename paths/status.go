@@ -46,9 +46,9 @@ a token where it is being left alone, how many logouts are owed, when the
 User-API token and the password expire, and what was learnt of the server.
 
 The state is unknown where no token was asked for and no data call made since
-the plugin started, ok where the last of these went well and N-central answered
-the last call, degraded where tokens are handed out but something needs a
-person, and failing where new tokens cannot be had. Logouts that are owed could
+the plugin started, ok where the last of these went well and no call of the last
+five minutes found N-central down, degraded where tokens are handed out but
+something needs a person, and failing where new tokens cannot be had. Logouts that are owed could
 not be done yet and are tried once a minute until the token expires: see that
 there are none before the mount is disabled, which drops them.
 `,
@@ -75,18 +75,21 @@ func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
 		AllowedValues: []any{string(upstream.Unknown), string(upstream.OK), string(upstream.Degraded), string(upstream.Failing)},
-		Description:   "unknown: no token was asked for and no data call made since the plugin started. ok: the last of these went well, and N-central answered the last call. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
+		Description:   "unknown: no token was asked for and no data call made since the plugin started. ok: the last of these went well, and no call of the last five minutes found N-central down. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
 	}
 }
 
 func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	stored, err := a.Store.Configs.All(ctx)
-	if err != nil {
+	if err != nil && len(stored) == 0 {
 		return nil, err
 	}
 	now := time.Now()
 	configs := map[string]any{}
 	var warnings []string
+	if err != nil {
+		warnings = append(warnings, err.Error())
+	}
 	for _, config := range stored {
 		if configs[config.Name], err = a.statusOf(ctx, config, now); err != nil {
 			return nil, err

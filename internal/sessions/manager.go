@@ -74,7 +74,13 @@ type Manager struct {
 	slots sync.Map // role name to *slot
 
 	probesMu sync.Mutex
-	probes   map[string]time.Time // config name to when the tick last made its data call
+	probes   map[string]probe // by config name
+}
+
+// probe is when the hourly data call was last made, and with which server and credential.
+type probe struct {
+	fingerprint string
+	at          time.Time
 }
 
 // NewManager answers the manager of a mount. It makes no call. maxLeaseTTL answers the mount's max_lease_ttl, and is asked
@@ -89,7 +95,7 @@ func NewManager(entries *store.Store, servers *upstream.Registry, maxLeaseTTL fu
 		background:  background,
 		stop:        stop,
 		storing:     context.Background(),
-		probes:      map[string]time.Time{},
+		probes:      map[string]probe{},
 	}
 }
 

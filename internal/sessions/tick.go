@@ -73,12 +73,12 @@ func (m *Manager) rotateDue(ctx context.Context, roles []string) (rotated map[st
 	return rotated
 }
 
-// inspectEach asks after one live token of each config, save those of which a token was obtained just now.
+// inspectEach asks after one live token of each config. One of which a token was obtained just now is not validated.
 func (m *Manager) inspectEach(ctx context.Context, roles []string, rotated map[string]bool) {
 	live := map[string]*liveToken{}
 	for _, role := range roles {
 		slot, v, err := m.look(ctx, role)
-		if err != nil || !v.alive(time.Now()) || rotated[v.config.Name] {
+		if err != nil || !v.alive(time.Now()) {
 			continue
 		}
 		if known := live[v.config.Name]; known == nil || v.token.ExpiresAt.After(known.view.token.ExpiresAt) {
@@ -88,7 +88,7 @@ func (m *Manager) inspectEach(ctx context.Context, roles []string, rotated map[s
 	var inspections errgroup.Group
 	inspections.SetLimit(workAtATime)
 	for _, token := range live {
-		inspections.Go(func() error { m.inspect(ctx, token); return nil })
+		inspections.Go(func() error { m.inspect(ctx, token, rotated[token.view.config.Name]); return nil })
 	}
 	_ = inspections.Wait()
 }
@@ -181,20 +181,23 @@ func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) bool {
 
 // inspect asks N-central whether the token lives, and once an hour whether a data call succeeds with it. A dead token that
 // has readers is replaced at once; that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, token *liveToken) {
+func (m *Manager) inspect(ctx context.Context, token *liveToken, isNew bool) {
 	slot, v := token.slot, token.view
 	server, err := m.server(v.config)
 	if err != nil {
 		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
 		return
 	}
-	lives, err := m.validate(ctx, slot, v)
+	lives := isNew
+	if !isNew {
+		lives, err = m.validate(ctx, slot, v)
+	}
 	switch {
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
-	case lives && m.probeIsDue(v.config.Name):
-		server.Probe(ctx, v.token.AccessToken)
-	case !lives:
+	case lives:
+		m.probe(ctx, server, v.config, v.token.AccessToken)
+	default:
 		_, now, err := m.look(ctx, slot.role)
 		if err != nil || now.session == nil || now.session.Current != nil {
 			return // ended or replaced by this engine in the meantime, which tells nothing of the server
@@ -206,13 +209,25 @@ func (m *Manager) inspect(ctx context.Context, token *liveToken) {
 	}
 }
 
-func (m *Manager) probeIsDue(config string) bool {
+// probe makes the data call with the token, once an hour for each server and credential. A call that was not answered is made
+// again with the next token.
+func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *store.Config, accessToken string) {
+	if m.claimProbe(config) && !server.Probe(ctx, accessToken) {
+		m.probesMu.Lock()
+		defer m.probesMu.Unlock()
+		delete(m.probes, config.Name)
+	}
+}
+
+// claimProbe says whether the data call is due, and notes that it is made.
+func (m *Manager) claimProbe(config *store.Config) bool {
 	m.probesMu.Lock()
 	defer m.probesMu.Unlock()
-	if last, known := m.probes[config]; known && time.Since(last) < probeEvery {
+	now := time.Now()
+	if last := m.probes[config.Name]; last.fingerprint == config.Fingerprint() && now.Sub(last.at) < probeEvery {
 		return false
 	}
-	m.probes[config] = time.Now()
+	m.probes[config.Name] = probe{fingerprint: config.Fingerprint(), at: now}
 	return true
 }
 

@@ -17,7 +17,7 @@ type State string
 // The states of a config.
 const (
 	Unknown  State = "unknown"  // N-central was not asked since this process started
-	OK       State = "ok"       // tokens can be had, as far as the last call tells
+	OK       State = "ok"       // tokens can be had, as far as is known
 	Degraded State = "degraded" // tokens are handed out, but something needs a person
 	Failing  State = "failing"  // new tokens cannot be had
 )
@@ -47,7 +47,7 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 	if err != nil {
 		return Condition{}, err
 	}
-	silence, next := r.patience(config.Name, now)
+	silence, next := r.patience(config, now)
 	condition := r.Record(config.Name).condition(config, silence, owed, now)
 	condition.NextAttempt = next
 	if learnt != nil && learnt.URL == config.URL {
@@ -58,12 +58,22 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 
 // patience answers why the last call to the config's server was not answered, nil where it was, and when the server is next
 // asked for a token, where it is being left alone.
-func (r *Registry) patience(config string, now time.Time) (silence *Failure, next time.Time) {
+func (r *Registry) patience(config *store.Config, now time.Time) (silence *Failure, next time.Time) {
+	if r.isOutdated(config) {
+		_, _ = r.Server(config) // another node wrote it: how the version before fared is nothing to it
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	server, known := r.servers[config]
+	server, known := r.servers[config.Name]
 	if !known {
 		return nil, time.Time{}
 	}
-	return server.silence(), server.NextAttempt(now)
+	return server.silence(now), server.NextAttempt(now)
+}
+
+func (r *Registry) isOutdated(config *store.Config) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	server, known := r.servers[config.Name]
+	return known && !server.config.WrittenAt.Equal(config.WrittenAt)
 }

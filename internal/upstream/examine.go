@@ -90,10 +90,15 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	if report.Failed == nil || report.failure != nil {
 		s.record.answered(s.life, report.failure, time.Now())
 	}
+	if failure := report.failure; failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
+		s.answered()
+	}
 	switch {
 	case report.failure != nil && report.failure.Step == ncentral.CallData:
-		s.noteProbed(ctx, report.failure)
-	case report.failure != nil && !report.authenticated:
+		if tellsOfUser(report.failure.Kind) {
+			s.noteProbed(ctx, report.failure)
+		}
+	case report.failure != nil && !report.authenticated && (report.failure.Step == ncentral.CallAuthenticate || report.failure.Down()):
 		s.noteObtained(ctx, report.authenticateSent, report.failure)
 	case passed:
 		s.mu.Lock()

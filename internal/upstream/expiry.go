@@ -15,6 +15,9 @@ import (
 // sayAgainAfter is how long a near expiry that was told of is left alone in log and events.
 const sayAgainAfter = 24 * time.Hour
 
+// tellLimit is how long a tick tells of expiries.
+const tellLimit = 5 * time.Second
+
 // expiry is the end of something that a config's tokens depend on.
 type expiry struct {
 	what   string
@@ -58,7 +61,12 @@ func ExpiryWarnings(config *store.Config, now time.Time) []string {
 // the end is there. It is for the tick.
 func (r *Registry) TellOfExpiries(ctx context.Context) error {
 	configs, err := r.store.Configs.All(ctx)
+	limited, cancel := context.WithTimeout(ctx, tellLimit)
+	defer cancel()
 	for _, config := range configs {
+		if limited.Err() != nil {
+			break // the event system is slow: the rest is told of at the next tick
+		}
 		r.tellOfExpiries(ctx, config, time.Now())
 	}
 	return err

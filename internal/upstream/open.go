@@ -235,7 +235,7 @@ func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
 func (s *Server) isRefused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.refused.cause != nil
+	return s.refused.cause != nil || s.record.isRefused() // by an earlier version with the same credential
 }
 
 // beginOpening notes that an authenticate begins. What it answers notes the end, and says whether another was under way at

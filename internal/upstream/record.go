@@ -21,6 +21,7 @@ type Record struct {
 	mu              sync.Mutex
 	life            int      // counts the servers and credentials before this one: what calls to those come to is not noted
 	toldOf          ailment  // what events last told of; it outlasts a life
+	toldIn          int      // the life in which they did
 	openings        openings // of all versions of the config: they end each other's sessions
 	asked           bool
 	obtaining       *Failure  // why the last attempt to obtain a token failed; nil where it did not
@@ -138,8 +139,12 @@ func (r *Record) obtained(life int, failure *Failure) (before, after ailment) {
 
 // turn answers what events told of and what they are to tell of now. The record is locked.
 func (r *Record) turn() (before, after ailment) {
-	before, r.toldOf = r.toldOf, r.ailment()
-	return before, r.toldOf
+	before, after = r.toldOf, r.ailment()
+	if r.toldIn != r.life && after != nothing {
+		before = nothing // what ails another credential is news
+	}
+	r.toldOf, r.toldIn = after, r.life
+	return before, after
 }
 
 // startOver forgets how another server or credential fared, and answers the new life.
@@ -149,6 +154,13 @@ func (r *Record) startOver() int {
 	r.life++
 	r.asked, r.obtaining, r.dataCall, r.servedStale = false, nil, nil, time.Time{}
 	return r.life
+}
+
+// isRefused says whether the last attempt to obtain a token was refused.
+func (r *Record) isRefused() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.obtaining != nil && r.obtaining.Refused()
 }
 
 func (r *Record) currentLife() int {

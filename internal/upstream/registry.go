@@ -105,6 +105,9 @@ func (r *Registry) Forget(config string) {
 	if server, known := r.servers[config]; known {
 		server.client.CloseIdleConnections()
 	}
+	if record, known := r.records[config]; known {
+		record.startOver() // what calls under way come to is nothing to a config made anew
+	}
 	delete(r.servers, config)
 	delete(r.records, config)
 }

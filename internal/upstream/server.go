@@ -91,18 +91,27 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 }
 
 // Probe makes the data call that a working user is needed for, and notes whether the user works. A 403 is well: the user
-// may merely not be allowed to see service organisations. A dead token and a server that is down tell nothing of the user.
-func (s *Server) Probe(ctx context.Context, accessToken string) {
+// may merely not be allowed to see service organisations. A dead token and a server that is down tell nothing of the user:
+// then it answers false.
+func (s *Server) Probe(ctx context.Context, accessToken string) (told bool) {
 	err := s.call(ncentral.CallData, func() error { return s.client.Data(ctx, accessToken) })
-	switch ncentral.KindOf(err) {
-	case "", ncentral.KindForbidden:
+	switch kind := ncentral.KindOf(err); {
+	case kind == "", kind == ncentral.KindForbidden:
 		s.noteProbed(ctx, nil)
-	case ncentral.KindServerError, ncentral.KindHiddenError:
+		return true
+	case tellsOfUser(kind):
 		var failure *Failure
 		errors.As(err, &failure)
 		s.logger.Warn("a data call failed though the token is valid", "error", err)
 		s.noteProbed(ctx, failure)
+		return true
 	}
+	return false
+}
+
+// tellsOfUser says whether a data call that fails so tells that the user does not work.
+func tellsOfUser(kind ncentral.Kind) bool {
+	return kind == ncentral.KindServerError || kind == ncentral.KindHiddenError
 }
 
 // noteProbed records how a data call went.
@@ -173,10 +182,17 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	return next
 }
 
-// silence is why the last call was not answered, nil where it was.
-func (s *Server) silence() *Failure {
+// silenceStands is for how long a call that was not answered tells of the server: while there is anything to ask it, the
+// tick does so once a minute.
+const silenceStands = 5 * time.Minute
+
+// silence is why the last call was not answered, nil where it was, or where there was nothing to ask since.
+func (s *Server) silence(now time.Time) *Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now.Sub(s.silent.begun) > silenceStands {
+		return nil
+	}
 	return s.silent.cause
 }
 
