@@ -302,3 +302,23 @@ func TestACheckThatIsAnsweredEndsTheSilence(t *testing.T) {
 		}
 	})
 }
+
+func TestEndingOneRoleDoesNotHideThatAnotherServesStale(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		time.Sleep(time.Second)
+		m.must(logical.ReadOperation, "creds/other", nil)
+		time.Sleep(56 * time.Minute)
+		m.server.Stop()
+		m.must(logical.ReadOperation, "creds/other", nil)
+		m.read(nil)
+		if state := m.status()["state"]; state != "degraded" {
+			t.Fatal(state)
+		}
+		m.must(logical.DeleteOperation, "sessions/other", nil)
+		if state := m.status()["state"]; state != "degraded" {
+			t.Errorf("%v, though monitoring's token is handed out", state)
+		}
+	})
+}

@@ -30,7 +30,7 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 		return nil, err
 	}
 	if session != nil && session.Current != nil {
-		m.upstream.ServesStaleNoMore(session.Current.Config)
+		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
 	}
 	tokens := session.Tokens(time.Now())
 	told := make([]string, len(tokens))

@@ -96,10 +96,12 @@ func (r *Record) ServedStale(until time.Time) {
 	r.servedStale = until
 }
 
-func (r *Record) servesStaleNoMore() {
+func (r *Record) servesStaleNoMore(until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.servedStale = time.Time{}
+	if r.servedStale.Equal(until) { // else it is another role's token that is served
+		r.servedStale = time.Time{}
+	}
 }
 
 // ailment is what ails a credential, the graver the greater.

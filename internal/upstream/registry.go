@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
@@ -89,12 +90,12 @@ func (r *Registry) Record(config string) *Record {
 // Counters are what was counted of the config since this process started.
 func (r *Registry) Counters(config string) prometheus.Collector { return r.Record(config).counters }
 
-// ServesStaleNoMore notes that the config's last stale token is gone.
-func (r *Registry) ServesStaleNoMore(config string) {
+// ServesStaleNoMore notes that a token of the config which lived until then is gone, be it a stale one.
+func (r *Registry) ServesStaleNoMore(config string, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if record, known := r.records[config]; known {
-		record.servesStaleNoMore()
+		record.servesStaleNoMore(until)
 	}
 }
 
