@@ -16,7 +16,7 @@ type State string
 
 // The states of a config.
 const (
-	Unknown  State = "unknown"  // N-central was not asked since this process started
+	Unknown  State = "unknown"  // no token was asked for and no data call made since this process started, or since the credential is another
 	OK       State = "ok"       // tokens can be had, as far as is known
 	Degraded State = "degraded" // tokens are handed out, but something needs a person
 	Failing  State = "failing"  // new tokens cannot be had

@@ -37,8 +37,8 @@ const (
 	StorageFailed = "storage"
 )
 
-// FailureReasons are all there are.
-func FailureReasons() []string {
+// failureReasons are all there are.
+func failureReasons() []string {
 	reasons := []string{ReaderGone, Overtaken, DeadOnArrival, StorageFailed}
 	for _, kind := range ncentral.Kinds() {
 		if kind != ncentral.KindCanceled { // the reader is gone
@@ -101,7 +101,7 @@ func newCounters(config string) *counters {
 		c.reads[source] = c.readsBySource.WithLabelValues(string(source))
 	}
 	// What alerts ask the increase of is there before it counts: Prometheus sees no increase in a series that begins above 0.
-	for _, reason := range FailureReasons() {
+	for _, reason := range failureReasons() {
 		c.failedReads.WithLabelValues(reason)
 	}
 	for _, call := range ncentral.Calls() {
