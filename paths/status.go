@@ -48,9 +48,9 @@ User-API token and the password expire, and what was learnt of the server.
 The state is unknown where no token was asked for and no data call made since
 the plugin started, ok where the last of these went well and no call of the last
 five minutes found N-central down, degraded where tokens are handed out but
-something needs a person, and failing where new tokens cannot be had. Logouts that are owed could
-not be done yet and are tried once a minute until the token expires: see that
-there are none before the mount is disabled, which drops them.
+something needs a person, and failing where new tokens cannot be had. Logouts
+that are owed could not be done yet and are tried once a minute until the token
+expires: see that there are none before the mount is disabled, which drops them.
 `,
 	}
 }
