@@ -148,16 +148,20 @@ func connectionError(ctx context.Context, call Call, cause error) *Error {
 
 // interruption tells whether cause is that ctx has ended or that time was up.
 func interruption(ctx context.Context, call Call, cause error) *Error {
-	var netError net.Error
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &Error{Call: call, Kind: KindCanceled, Err: cause}
 	case ctx.Err() != nil:
 		return &Error{Call: call, Kind: KindTimeout, Detail: "the time for the whole call is over", Err: cause}
-	case errors.Is(cause, context.DeadlineExceeded), errors.As(cause, &netError) && netError.Timeout():
+	case isTimeout(cause):
 		return &Error{Call: call, Kind: KindTimeout, Err: cause}
 	}
 	return nil
+}
+
+func isTimeout(cause error) bool {
+	var netError net.Error
+	return errors.Is(cause, context.DeadlineExceeded) || errors.As(cause, &netError) && netError.Timeout()
 }
 
 func describeCertificateProblem(cause error) string {

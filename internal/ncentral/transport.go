@@ -10,9 +10,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +27,15 @@ const (
 	maxIdleConnections = 50
 
 	maxHeaderBytes = 256 << 10
+
+	// A connection that is silent for so long is asked for a sign of life, by HTTP/2's
+	// ping or TCP's keep-alive, and dropped where none comes in time. One that a
+	// firewall forgot is gone after 6s then, before the default request_timeout of 10s
+	// is up. Less would tell on a server that pauses to collect its garbage, and more
+	// pings than one in 3s some servers take for an attack.
+	silenceBeforeProbe = 3 * time.Second
+	probeTimeout       = 3 * time.Second
+	tcpProbes          = 3
 )
 
 // TransportOptions say how to reach a server and whom to trust.
@@ -37,10 +48,17 @@ type TransportOptions struct {
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// NewTransport makes a transport that keeps connections alive, speaks TLS 1.2 or
-// later and HTTP/2 where offered, and takes its proxy from the environment. The
-// error is that of a CACert that is not a bundle of PEM certificates.
-func NewTransport(options TransportOptions) (*http.Transport, error) {
+// Transport keeps connections alive, speaks TLS 1.2 or later and HTTP/2 where
+// offered, and takes its proxy from the environment. A connection that an attempt
+// timed out on is not used again.
+type Transport struct {
+	build   func() *http.Transport
+	current atomic.Pointer[http.Transport]
+}
+
+// NewTransport makes a Transport. The error is that of a CACert that is not a bundle
+// of PEM certificates.
+func NewTransport(options TransportOptions) (*Transport, error) {
 	tlsConfig := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         options.TLSServerName,
@@ -55,19 +73,80 @@ func NewTransport(options TransportOptions) (*http.Transport, error) {
 	}
 	dial := options.DialContext
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+		dial = newDialer().DialContext
 	}
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dial,
-		TLSClientConfig:        tlsConfig,
-		TLSHandshakeTimeout:    tlsHandshakeTimeout,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           maxIdleConnections,
-		MaxIdleConnsPerHost:    maxIdleConnections,
-		IdleConnTimeout:        idleConnectionTimeout,
-		MaxResponseHeaderBytes: maxHeaderBytes,
-	}, nil
+	transport := &Transport{build: func() *http.Transport {
+		return &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            dial,
+			TLSClientConfig:        tlsConfig.Clone(), // the transport changes its own
+			TLSHandshakeTimeout:    tlsHandshakeTimeout,
+			ForceAttemptHTTP2:      true,
+			HTTP2:                  &http.HTTP2Config{SendPingTimeout: silenceBeforeProbe, PingTimeout: probeTimeout},
+			MaxIdleConns:           maxIdleConnections,
+			MaxIdleConnsPerHost:    maxIdleConnections,
+			IdleConnTimeout:        idleConnectionTimeout,
+			MaxResponseHeaderBytes: maxHeaderBytes,
+		}
+	}}
+	transport.current.Store(transport.build())
+	return transport, nil
+}
+
+func newDialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout: dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: silenceBeforeProbe, Interval: probeTimeout / tcpProbes, Count: tcpProbes,
+		},
+	}
+}
+
+// RoundTrip is http.RoundTripper's.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	used := t.current.Load()
+	retireIfLate := func(err error) {
+		if isTimeout(err) || errors.Is(r.Context().Err(), context.DeadlineExceeded) {
+			t.retire(used)
+		}
+	}
+	response, err := used.RoundTrip(r)
+	if err != nil {
+		retireIfLate(err)
+		return nil, err
+	}
+	response.Body = &watchedBody{ReadCloser: response.Body, failed: retireIfLate}
+	return response, nil
+}
+
+// retire has later attempts make connections of their own. It is all of the old ones
+// that are left, not the one that an attempt timed out on: what made that one fall
+// silent has most likely struck the idle ones too, and each would cost an attempt.
+// Other calls on them, which HTTP/2 lets share one, go on to their end; after it the
+// connections are closed, at once or for being idle.
+func (t *Transport) retire(used *http.Transport) {
+	if t.current.CompareAndSwap(used, t.build()) {
+		used.CloseIdleConnections()
+	}
+}
+
+// CloseIdleConnections closes the connections that no call is using.
+func (t *Transport) CloseIdleConnections() {
+	t.current.Load().CloseIdleConnections()
+}
+
+// watchedBody tells how reading it failed.
+type watchedBody struct {
+	io.ReadCloser
+	failed func(error)
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.failed(err)
+	}
+	return n, err
 }
 
 // parseAuthorities is stricter than x509.CertPool.AppendCertsFromPEM, which leaves

@@ -44,8 +44,9 @@ func certificatePEM(server *httptest.Server) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 }
 
-// expiredCertificate makes a self-signed certificate for 127.0.0.1 that has expired.
-func expiredCertificate(t *testing.T) tls.Certificate {
+// newCertificate makes a certificate for 127.0.0.1 that signs itself and is valid for
+// so long from now, or has expired so long ago where that is negative.
+func newCertificate(t *testing.T, validity time.Duration) (certificate tls.Certificate, authority string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -53,7 +54,7 @@ func expiredCertificate(t *testing.T) tls.Certificate {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour),
+		NotBefore:    time.Now().Add(min(0, validity) - time.Hour), NotAfter: time.Now().Add(validity),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		IsCA:        true, BasicConstraintsValid: true,
 	}
@@ -61,7 +62,8 @@ func expiredCertificate(t *testing.T) tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}
+	authority = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw}))
+	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}, authority
 }
 
 // validateOver makes one call that may be retried, and counts its attempts.
@@ -87,7 +89,8 @@ func validateOver(t *testing.T, serverURL string, options TransportOptions) (att
 func TestTrust(t *testing.T) {
 	server := newTLSServer(t, nil)
 	expired := newTLSServer(t, func(s *httptest.Server) {
-		s.TLS = &tls.Config{Certificates: []tls.Certificate{expiredCertificate(t)}}
+		certificate, _ := newCertificate(t, -time.Hour)
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	})
 	authority := certificatePEM(server)
 	tests := map[string]struct {
@@ -134,7 +137,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if transport.TLSClientConfig.MinVersion != tls.VersionTLS12 {
+	if transport.current.Load().TLSClientConfig.MinVersion != tls.VersionTLS12 {
 		t.Error("the transport does not ask for TLS 1.2")
 	}
 	err = New(Options{BaseURL: server.URL, Transport: transport}).Validate(t.Context(), newToken())
@@ -162,13 +165,14 @@ func TestProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if reflect.ValueOf(transport.Proxy).Pointer() != reflect.ValueOf(http.ProxyFromEnvironment).Pointer() {
+	current := transport.current.Load()
+	if reflect.ValueOf(current.Proxy).Pointer() != reflect.ValueOf(http.ProxyFromEnvironment).Pointer() {
 		t.Error("the proxy is not taken from the environment")
 	}
 
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
-	transport.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(closed.URL) }
+	current.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(closed.URL) }
 	failure := failureOf(t, New(Options{BaseURL: "https://ncentral.invalid", Transport: transport}).Validate(t.Context(), newToken()))
 	if failure.Kind != KindUnreachable || !strings.Contains(failure.Detail, "proxy") {
 		t.Errorf("got %+v", failure)
