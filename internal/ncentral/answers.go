@@ -86,13 +86,9 @@ func readAnswer(ctx context.Context, r request, response *http.Response) (answer
 	received := answer{body: body, receivedAt: time.Now()}
 
 	failure := &Error{Call: r.call, Kind: KindMalformed, Status: response.StatusCode}
-	isJSON := hasJSON(response.Header)
 	switch status := response.StatusCode; {
 	case status >= http.StatusBadRequest:
-		failure.Kind = kindOfStatus(status)
-		failure.RetryAfter = retryAfter(response.Header)
-		failure.Detail = describeErrorBody(body, isJSON, response.Header, r.credential)
-		return answer{}, failure
+		return answer{}, readProblem(ctx, r, response, body, readError)
 	case status >= http.StatusMultipleChoices:
 		failure.Detail = fmt.Sprintf("a redirect (%d); the URL is probably not that of N-central's API", status)
 		return answer{}, failure
@@ -103,11 +99,11 @@ func readAnswer(ctx context.Context, r request, response *http.Response) (answer
 		return answer{}, brokenBody(ctx, failure, readError)
 	case len(body) == 0 && r.call == CallLogout:
 		return received, nil
-	case !isJSON:
+	case !isJSON(mediaTypeOf(response.Header)):
 		failure.Detail = describeBody(body, response.Header) + "; the URL is probably not that of N-central's API"
 		return answer{}, failure
 	case !json.Valid(body):
-		failure.Detail = "a body that claims to be JSON and is not"
+		failure.Detail = describeBody(body, response.Header)
 		return answer{}, failure
 	}
 	if text, found := hiddenError(body); found {
@@ -141,32 +137,13 @@ func brokenBody(ctx context.Context, failure *Error, cause error) *Error {
 	return failure
 }
 
-func hasJSON(header http.Header) bool {
-	mediaType := mediaTypeOf(header)
+func isJSON(mediaType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
 func mediaTypeOf(header http.Header) string {
 	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
 	return mediaType
-}
-
-// describeErrorBody answers the message of an error, filtered, or says what stands
-// in its place. It is "" where there is nothing to tell.
-func describeErrorBody(body []byte, isJSON bool, header http.Header, secret string) string {
-	if isJSON {
-		var stated struct {
-			Message string `json:"message"`
-		}
-		if json.Unmarshal(body, &stated) != nil {
-			return ""
-		}
-		return filter(stated.Message, secret)
-	}
-	if len(body) == 0 {
-		return ""
-	}
-	return describeBody(body, header)
 }
 
 func describeBody(body []byte, header http.Header) string {
@@ -177,6 +154,10 @@ func describeBody(body []byte, header http.Header) string {
 		return "an HTML page"
 	case mediaType == "":
 		return "a body without a content type"
+	case isJSON(mediaType) && !json.Valid(body):
+		return "a body that claims to be JSON and is not"
+	case isJSON(mediaType):
+		return "JSON of another form"
 	default:
 		return "a body that is not JSON"
 	}

@@ -25,15 +25,15 @@ type Kind string
 const (
 	KindUnreachable Kind = "unreachable"  // no connection, or none that is trusted
 	KindTimeout     Kind = "timeout"      // no answer in time, of the attempt or of the call
-	KindRefused     Kind = "refused"      // 401
-	KindForbidden   Kind = "forbidden"    // 403
+	KindRefused     Kind = "refused"      // 401 in N-central's form; any other's is KindMalformed
+	KindForbidden   Kind = "forbidden"    // 403, likewise
 	KindRateLimited Kind = "rate_limited" // 429
 	KindUnavailable Kind = "unavailable"  // 502, 503, 504
 	KindServerError Kind = "server_error" // 500 and every other 5xx
 	KindBadRequest  Kind = "bad_request"  // 400 and every other 4xx, or a token that cannot be sent
 	KindNotFound    Kind = "not_found"    // 404, 405
 	KindHiddenError Kind = "hidden_error" // "Error Message" in a 200 [D]
-	KindMalformed   Kind = "malformed"    // an answer that is not N-central's: redirect, HTML, cut short, without tokens
+	KindMalformed   Kind = "malformed"    // an answer that is not N-central's: redirect, HTML, a 401 of another's, cut short, without tokens
 	KindCanceled    Kind = "canceled"     // the caller gave the call up
 	KindQueued      Kind = "queued"       // the transport had no place for the call in time; never a Client's own finding
 )

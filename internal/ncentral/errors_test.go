@@ -26,7 +26,9 @@ const (
 
 func TestKindsOfAnswers(t *testing.T) {
 	const notTheAPI = "; the URL is probably not that of N-central's API"
-	problem := `{"status":401,"message":"[ID=ab12] UNAUTHORIZED: DmsLoginException: Login failed.","errors":[{"field":"x"}]}`
+	const inItsPlace = "; a proxy, firewall or web filter probably answered in N-central's place"
+	const problem = `{"status":401,"message":"[ID=ab12] UNAUTHORIZED: DmsLoginException: Login failed.","errors":[{"field":"x"}]}`
+	const forbidden = `{"status":403,"message":"FORBIDDEN: AccessDeniedException"}`
 	tests := map[string]struct {
 		status            int
 		contentType, body string
@@ -36,11 +38,23 @@ func TestKindsOfAnswers(t *testing.T) {
 		"400":                    {400, typeJSON, `{"message":"BAD REQUEST: no"}`, KindBadRequest, "BAD REQUEST: no"},
 		"401":                    {401, typeJSON, problem, KindRefused, "UNAUTHORIZED: DmsLoginException: Login failed."},
 		"401, problem+json":      {401, "application/problem+json", problem, KindRefused, "UNAUTHORIZED: DmsLoginException: Login failed."},
-		"401, HTML":              {401, typeHTML, "<html>secret page</html>", KindRefused, "an HTML page"},
-		"401, no body":           {401, "", "", KindRefused, ""},
-		"401, not the JSON":      {401, typeJSON, `{"message":["x"]}`, KindRefused, ""},
-		"401, broken JSON":       {401, typeJSON, `{"message":"x`, KindRefused, ""},
-		"403":                    {403, typeJSON, `{"message":"FORBIDDEN: AccessDeniedException"}`, KindForbidden, "FORBIDDEN: AccessDeniedException"},
+		"401, status as text":    {401, typeJSON, `{"status":"401","message":"no"}`, KindRefused, "no"},
+		"401, no errors, no ID":  {401, typeJSON, `{"status":401,"message":""}`, KindRefused, ""},
+		"401, odd errors":        {401, typeJSON, `{"status":401,"message":"no","errors":5}`, KindRefused, "no"},
+		"401, HTML":              {401, typeHTML, "<html>secret page</html>", KindMalformed, "an HTML page" + inItsPlace},
+		"401, JSON as HTML":      {401, typeHTML, problem, KindMalformed, "an HTML page" + inItsPlace},
+		"401, JSON of no type":   {401, "", problem, KindMalformed, "a body without a content type" + inItsPlace},
+		"401, no body":           {401, "", "", KindMalformed, "an empty body" + inItsPlace},
+		"401, empty JSON":        {401, typeJSON, "", KindMalformed, "an empty body" + inItsPlace},
+		"401, not the JSON":      {401, typeJSON, `{"status":401,"message":["x"]}`, KindMalformed, "JSON of another form" + inItsPlace},
+		"401, a list":            {401, typeJSON, "[" + problem + "]", KindMalformed, "JSON of another form" + inItsPlace},
+		"401, broken JSON":       {401, typeJSON, `{"status":401,"message":"x"`, KindMalformed, "a body that claims to be JSON and is not" + inItsPlace},
+		"401, too long":          {401, typeJSON, problem + strings.Repeat(" ", 1<<20), KindMalformed, "the answer is over 1 MiB" + notTheAPI},
+		"403":                    {403, typeJSON, forbidden, KindForbidden, "FORBIDDEN: AccessDeniedException"},
+		"403, HTML":              {403, typeHTML, "<html>blocked</html>", KindMalformed, "an HTML page" + inItsPlace},
+		"403, a gateway's":       {403, typeJSON, `{"message":"Forbidden"}`, KindMalformed, "JSON of another form" + inItsPlace},
+		"403, a filter's":        {403, typeJSON, `{"status":403,"error":"blocked"}`, KindMalformed, "JSON of another form" + inItsPlace},
+		"403, of another status": {403, typeJSON, problem, KindMalformed, "JSON of another form" + inItsPlace},
 		"404":                    {404, "text/plain", "not found", KindNotFound, "a body that is not JSON"},
 		"405":                    {405, "", "no", KindNotFound, "a body without a content type"},
 		"409":                    {409, typeJSON, `{}`, KindBadRequest, ""},
@@ -60,7 +74,7 @@ func TestKindsOfAnswers(t *testing.T) {
 		"200, JSON as text":      {200, "text/plain", `{}`, KindMalformed, "a body that is not JSON" + notTheAPI},
 		"200, no type":           {200, "", `{}`, KindMalformed, "a body without a content type" + notTheAPI},
 		"200, empty":             {200, "", "", KindMalformed, "an empty body" + notTheAPI},
-		"200, empty JSON":        {200, typeJSON, "", KindMalformed, "a body that claims to be JSON and is not"},
+		"200, empty JSON":        {200, typeJSON, "", KindMalformed, "an empty body"},
 		"200, cut JSON":          {200, typeJSON, `{"data":[`, KindMalformed, "a body that claims to be JSON and is not"},
 		"200, JSON and more":     {200, typeJSON, `{} {}`, KindMalformed, "a body that claims to be JSON and is not"},
 		"200, too long":          {200, typeJSON, `"` + strings.Repeat("x", 1<<20) + `"`, KindMalformed, "the answer is over 1 MiB" + notTheAPI},
@@ -102,7 +116,8 @@ func TestLogoutAnswers(t *testing.T) {
 		"200, a page":       {200, typeHTML, "<html>login</html>", KindMalformed},
 		"200, hidden":       {200, typeJSON, `{"Error Message":"x"}`, KindHiddenError},
 		"202":               {202, "", "", KindMalformed},
-		"401":               {401, "", "", KindRefused},
+		"401":               {401, typeJSON, refusedBody, KindRefused},
+		"401, a page":       {401, typeHTML, "<html>", KindMalformed},
 		"404, older server": {404, "", "", KindNotFound},
 	}
 	for name, test := range tests {

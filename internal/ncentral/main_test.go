@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 
 const testURL = "http://localhost"
 
+// refusedBody is what N-central answers with a 401.
+const refusedBody = `{"status":401,"message":"[ID=1] UNAUTHORIZED: UnauthorizedException: no"}`
+
 // transportFunc is a server within reach of a function call.
 type transportFunc func(*http.Request) (*http.Response, error)
 

@@ -301,7 +301,7 @@ func TestTrace(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		server := statuses(503)
-		server.steps = append(server.steps, reply(429, typeJSON, `{"message":"slow down"}`), reply(401, typeJSON, `{}`))
+		server.steps = append(server.steps, reply(429, typeJSON, `{"message":"slow down"}`), reply(401, typeJSON, refusedBody))
 		var notices []notice
 		var waits []time.Duration
 		ctx := WithTrace(t.Context(), &Trace{Retrying: func(call Call, err error, wait time.Duration) {
