@@ -21,6 +21,8 @@ const (
 	maxTokenSize = 16 << 10
 
 	hiddenErrorKey = "Error Message"
+
+	validMessage = "The token is valid." // [D]
 )
 
 var errTooLong = errors.New("the body is over 1 MiB")
@@ -237,6 +239,27 @@ func parseLinks(received answer) (Links, error) {
 		Refresh:      filter(string(cmp.Or(answered.Refresh, answered.Nested.Refresh))),
 		Validate:     filter(string(cmp.Or(answered.Validate, answered.Nested.Validate))),
 	}, nil
+}
+
+// checkValid finds the words that say that a token lives: a 200 alone does not, since
+// N-central hides errors in it [D], and since a proxy may answer in its place.
+func checkValid(received answer, accessToken string) error {
+	var answered struct {
+		Message string `json:"message"`
+	}
+	if err := decode(CallValidate, received.body, &answered); err != nil {
+		return err
+	}
+	if essence(answered.Message) != essence(validMessage) {
+		return malformed(CallValidate, filter("it does not say that the token is valid, but: "+answered.Message, accessToken))
+	}
+	return nil
+}
+
+// essence is a message without what may differ from version to version: case, white
+// space and a full stop.
+func essence(message string) string {
+	return strings.TrimRight(strings.ToLower(strings.Join(strings.Fields(message), "")), ".")
 }
 
 // link is text, or an object with an href: nobody public knows how links stand under

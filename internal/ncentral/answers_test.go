@@ -108,6 +108,55 @@ func TestWrongFieldIsNamed(t *testing.T) {
 	}
 }
 
+func TestWhatValidateAnswers(t *testing.T) {
+	token := newToken()
+	const another = "it does not say that the token is valid, but:"
+	tests := map[string]struct {
+		status     int
+		mediaType  string
+		body       string
+		kind       Kind // "": the token lives
+		wantDetail string
+	}{
+		"valid":               {200, typeJSON, validBody, "", ""},
+		"valid, other case":   {200, typeJSON, `{"message":"THE TOKEN is Valid."}`, "", ""},
+		"valid, no full stop": {200, typeJSON, `{"message":"The token is valid"}`, "", ""},
+		"valid, other white space": {200, typeJSON, `{"message":" The  token\nis valid .\t"}`, "", ""},
+		"valid, and more beside":      {200, typeJSON, `{"status":200,"message":"The token is valid.","data":null}`, "", ""},
+		"invalid":                     {200, typeJSON, `{"message":"The token is invalid."}`, KindMalformed, another + " The token is invalid."},
+		"not valid":                   {200, typeJSON, `{"message":"The token is not valid."}`, KindMalformed, another + " The token is not valid."},
+		"valid only in part":          {200, typeJSON, `{"message":"The token is valid. Not."}`, KindMalformed, another + " The token is valid. Not."},
+		"no message":                  {200, typeJSON, `{}`, KindMalformed, another},
+		"a message that is no text":   {200, typeJSON, `{"message":true}`, KindMalformed, "its field message is not of the type that it must have"},
+		"a list":                      {200, typeJSON, `[` + validBody + `]`, KindMalformed, "its JSON is not of the form that the call answers"},
+		"a message with the token":    {200, typeJSON, `{"message":"no: ` + token + `"}`, KindMalformed, another + " no: [redacted]"},
+		"hidden error":                {200, typeJSON, `{"message":"The token is valid.","Error Message":"no"}`, KindHiddenError, "no"},
+		"a page that says it":         {200, typeHTML, "The token is valid.", KindMalformed, ""},
+		"dead":                        {401, typeJSON, refusedBody, KindRefused, ""},
+		"forbidden":                   {403, typeJSON, `{"status":403,"message":"no"}`, KindForbidden, ""},
+		"absent, as behind a proxy":   {404, typeHTML, "<html>", KindNotFound, ""},
+		"another 4xx":                 {400, typeJSON, `{"status":400,"message":"no"}`, KindBadRequest, ""},
+		"a block page with a 401":     {401, typeHTML, "<html>", KindMalformed, ""},
+		"a failure":                   {500, typeJSON, `{"status":500,"message":"no"}`, KindServerError, ""},
+		"valid by its words, not 200": {201, typeJSON, validBody, KindMalformed, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := clientOf(reply(test.status, test.mediaType, test.body)).Validate(t.Context(), token)
+			if test.kind == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			failure := failureOf(t, err)
+			if failure.Kind != test.kind || test.wantDetail != "" && failure.Detail != test.wantDetail {
+				t.Errorf("got %s, %q", failure.Kind, failure.Detail)
+			}
+		})
+	}
+}
+
 func TestLinks(t *testing.T) {
 	want := Links{Authenticate: "/api/auth/authenticate", Refresh: "/api/auth/refresh", Validate: "/api/auth/validate"}
 	flat := `{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`

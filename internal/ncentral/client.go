@@ -128,9 +128,10 @@ func (c *Client) Refresh(ctx context.Context, refreshToken string, overrides Ove
 }
 
 // Validate asks whether an access token lives. Nil says that it does, an error of
-// KindRefused that it does not [D]; any other error leaves it open.
+// KindRefused that it does not [D]; any other error leaves it open, and Data may tell.
 func (c *Client) Validate(ctx context.Context, accessToken string) error {
-	_, err := do(ctx, c, bearerRequest(CallValidate, http.MethodGet, "/api/auth/validate", accessToken), ignored)
+	r := bearerRequest(CallValidate, http.MethodGet, "/api/auth/validate", accessToken)
+	_, err := do(ctx, c, r, func(received answer) (struct{}, error) { return struct{}{}, checkValid(received, accessToken) })
 	return err
 }
 

@@ -85,7 +85,7 @@ func TestRequestsAsSent(t *testing.T) {
 		},
 		"validate": {
 			func(ctx context.Context, c *Client) error { return c.Validate(ctx, token) },
-			`{"message":"The token is valid."}`,
+			validBody,
 			sentRequest{Method: "GET", URI: "/base/api/auth/validate", Authorization: "Bearer " + token},
 		},
 		"logout": {
@@ -292,7 +292,7 @@ func TestConnectionIsKeptAcrossCallsAndFailures(t *testing.T) {
 		if len(r.URL.RawQuery) > 0 {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
-		io.WriteString(w, `{}`)
+		io.WriteString(w, validBody)
 	})
 	for range 3 {
 		if err := client.Validate(t.Context(), newToken()); err != nil {

@@ -15,8 +15,6 @@ import (
 	"time"
 )
 
-const validBody = `{"message":"The token is valid."}`
-
 func answerValid(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", typeJSON)
 	_, _ = io.WriteString(w, validBody)

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 
 const testURL = "http://localhost"
 
+// validBody is what N-central answers to validate while the token lives.
+const validBody = `{"message":"The token is valid."}`
+
 // refusedBody is what N-central answers with a 401.
 const refusedBody = `{"status":401,"message":"[ID=1] UNAUTHORIZED: UnauthorizedException: no"}`
 

@@ -46,7 +46,11 @@ func (s *script) waits() []time.Duration {
 func statuses(codes ...int) *script {
 	s := &script{}
 	for _, code := range codes {
-		s.steps = append(s.steps, reply(code, typeJSON, `{}`))
+		body := `{}`
+		if code == http.StatusOK {
+			body = validBody
+		}
+		s.steps = append(s.steps, reply(code, typeJSON, body))
 	}
 	return s
 }
@@ -66,7 +70,7 @@ func retryAfterSteps(value string) *script {
 			response.Header.Set("Retry-After", value)
 			return response, nil
 		},
-		reply(200, typeJSON, `{}`),
+		reply(200, typeJSON, validBody),
 	}}
 }
 

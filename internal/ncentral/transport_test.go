@@ -28,7 +28,7 @@ func newTLSServer(t *testing.T, configure func(*httptest.Server)) *httptest.Serv
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", typeJSON)
-		io.WriteString(w, `{}`)
+		io.WriteString(w, validBody)
 	}))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.EnableHTTP2 = true
