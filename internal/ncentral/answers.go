@@ -10,8 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"mime"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,6 +27,8 @@ const (
 	hiddenErrorKey = "Error Message"
 
 	validMessage = "The token is valid." // [D]
+
+	maxExactFloat = 1 << 53 // beyond it, a float64 may stand for another whole number
 )
 
 var errTooLong = errors.New("the body is over 1 MiB")
@@ -65,16 +71,13 @@ type Links struct {
 
 // ServerInfo says which software the server runs.
 type ServerInfo struct {
-	Version    string // of the API service
-	NCentral   string // of N-central; "" where the server does not tell [O]
-	StartTime  string // as answered; "" where absent [S]
-	JVMVersion string
+	Version   string // of the API service
+	NCentral  string // of N-central; "" where the server does not tell [O]
+	StartTime string // as answered, in whatever form; "" where absent [S]
 }
 
 // Health is the server's clock.
 type Health struct {
-	CurrentTime time.Time
-
 	// ClockOffset is how far the server's clock is ahead of this machine's, negative
 	// where it is behind. It takes the time to have been read halfway between
 	// sending and receiving.
@@ -165,24 +168,29 @@ func describeBody(body []byte, header http.Header) string {
 	}
 }
 
-// hiddenError finds an error of N-central's core that hides in a 200 [D].
+// hiddenError finds an error of N-central's core that hides in a 200 [D]. In which
+// letters its key is written is not known [?].
 func hiddenError(body []byte) (text string, found bool) {
 	var object map[string]json.RawMessage
 	if json.Unmarshal(body, &object) != nil {
 		return "", false // a list or a bare value has no keys
 	}
-	value, found := object[hiddenErrorKey]
-	if found && json.Unmarshal(value, &text) != nil {
-		text = ""
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		if strings.EqualFold(key, hiddenErrorKey) {
+			if json.Unmarshal(object[key], &text) != nil {
+				text = ""
+			}
+			return text, true
+		}
 	}
-	return text, found
+	return "", false
 }
 
 func parseSession(call Call, received answer) (*Session, error) {
 	type answeredToken struct {
-		Token         string `json:"token"`
-		Type          string `json:"type"`
-		ExpirySeconds *int64 `json:"expirySeconds"`
+		Token         string   `json:"token"`
+		Type          string   `json:"type"`
+		ExpirySeconds *seconds `json:"expirySeconds"`
 	}
 	var answered struct {
 		Tokens struct {
@@ -207,11 +215,34 @@ func parseSession(call Call, received answer) (*Session, error) {
 	return session, nil
 }
 
-func lifetime(expirySeconds *int64) (stated time.Duration, isStated bool) {
+func lifetime(expirySeconds *seconds) (stated time.Duration, isStated bool) {
 	if expirySeconds == nil {
 		return 0, false
 	}
-	return saturatedSeconds(*expirySeconds), true
+	return saturatedSeconds(int64(*expirySeconds)), true
+}
+
+// seconds are a whole number, which may be written as 3600.0 or as text.
+type seconds int64
+
+// UnmarshalJSON takes what stands for a whole number of 64 bits.
+func (s *seconds) UnmarshalJSON(raw []byte) error {
+	var number json.Number // takes text that holds a number too
+	err := json.Unmarshal(raw, &number)
+	whole, isOther := number.Int64()
+	if err == nil && isOther != nil {
+		var float float64
+		float, err = number.Float64()
+		whole = int64(float)
+		if math.Abs(float) > maxExactFloat || float64(whole) != float {
+			err = isOther
+		}
+	}
+	if err != nil {
+		return &json.UnmarshalTypeError{Type: reflect.TypeFor[seconds]()} // decode names the field
+	}
+	*s = seconds(whole)
+	return nil
 }
 
 // isToken says whether text can be sent in a header and shown on a line: visible
@@ -279,19 +310,21 @@ func (l *link) UnmarshalJSON(raw []byte) error {
 
 func parseServerInfo(received answer, accessToken string) (ServerInfo, error) {
 	var answered struct {
-		Version    string `json:"version"`
-		NCentral   string `json:"ncentral"`
-		StartTime  string `json:"startTime"`
-		JVMVersion string `json:"jvmVersion"`
+		Version   string          `json:"version"`
+		NCentral  string          `json:"ncentral"`
+		StartTime json.RawMessage `json:"startTime"`
 	}
 	if err := decode(CallServerInfo, received.body, &answered); err != nil {
 		return ServerInfo{}, err
 	}
+	var startTime string
+	if json.Unmarshal(answered.StartTime, &startTime) != nil {
+		startTime = string(answered.StartTime) // a number, for one, or nothing
+	}
 	return ServerInfo{
-		Version:    filter(answered.Version, accessToken),
-		NCentral:   filter(answered.NCentral, accessToken),
-		StartTime:  filter(answered.StartTime, accessToken),
-		JVMVersion: filter(answered.JVMVersion, accessToken),
+		Version:   filter(answered.Version, accessToken),
+		NCentral:  filter(answered.NCentral, accessToken),
+		StartTime: filter(startTime, accessToken),
 	}, nil
 }
 
@@ -306,10 +339,7 @@ func parseHealth(received answer) (Health, error) {
 		return Health{}, malformed(CallHealth, "no currentTime in it")
 	}
 	halfway := received.sentAt.Add(received.receivedAt.Sub(received.sentAt) / 2)
-	return Health{
-		CurrentTime: answered.CurrentTime,
-		ClockOffset: answered.CurrentTime.Sub(halfway),
-	}, nil
+	return Health{ClockOffset: answered.CurrentTime.Sub(halfway)}, nil
 }
 
 // decode names the field that is wrong, never its value.

@@ -104,11 +104,6 @@ func KindOf(err error) Kind {
 	return ""
 }
 
-// IsRefused says whether N-central answered 401: the token that was sent is dead.
-func IsRefused(err error) bool {
-	return KindOf(err) == KindRefused
-}
-
 func malformed(call Call, detail string) *Error {
 	return &Error{Call: call, Kind: KindMalformed, Status: http.StatusOK, Detail: detail}
 }
