@@ -70,7 +70,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	system := &cachingSystemView{SystemView: conf.System}
 	entries := store.New(conf.StorageView)
 	sender := events.NewSender(conf.EventsSender, logger)
-	servers := upstream.NewRegistry(entries, sender, logger, dial)
+	servers := upstream.NewRegistry(entries, sender, logger, "vault-plugin-secrets-ncentral/"+Version(), dial)
 	manager := sessions.NewManager(entries, servers, func() time.Duration { return system.MaxLeaseTTL() }, logger)
 	api := &paths.API{
 		Store:            entries,

@@ -75,6 +75,19 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 	}
 }
 
+// N-central's own logs have nothing else to tell one integration from another.
+func TestEveryCallNamesTheEngineAndItsVersion(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		for _, request := range m.Requests() {
+			if want := "vault-plugin-secrets-ncentral/" + Version(); request.UserAgent != want {
+				t.Errorf("%s: the caller is %q, want %q", request.Endpoint, request.UserAgent, want)
+			}
+		}
+	})
+}
+
 func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 	status := func(status int) simulator.Failure {
 		return simulator.Failure{Kind: simulator.FailureStatus, Status: status}

@@ -48,6 +48,10 @@ type Options struct {
 	// from the start where the transport does not report that.
 	Transport http.RoundTripper
 
+	// UserAgent names the caller to N-central, whose logs have nothing else to tell
+	// one integration from another; "": Go's own name.
+	UserAgent string
+
 	// MaxRetries is how many attempts a call may make beyond the first.
 	MaxRetries int
 
@@ -60,6 +64,7 @@ type Client struct {
 	baseURL    string
 	transport  http.RoundTripper
 	httpClient *http.Client
+	userAgent  string
 	maxRetries int
 	trace      Trace
 }
@@ -70,6 +75,7 @@ func New(options Options) *Client {
 		baseURL:    options.BaseURL,
 		transport:  options.Transport,
 		httpClient: &http.Client{Transport: singleAnswer{options.Transport}},
+		userAgent:  options.UserAgent,
 		maxRetries: options.MaxRetries,
 		trace:      options.Trace,
 	}

@@ -22,10 +22,10 @@ import (
 
 // sentRequest is what a server saw of a request.
 type sentRequest struct {
-	Method, URI, Authorization, ContentType, Accept string
-	AccessOverride, RefreshOverride                 []string
-	Body                                            string
-	Length                                          int64
+	Method, URI, Authorization, ContentType, Accept, UserAgent string
+	AccessOverride, RefreshOverride                            []string
+	Body                                                       string
+	Length                                                     int64
 }
 
 func TestRequestsAsSent(t *testing.T) {
@@ -119,10 +119,11 @@ func TestRequestsAsSent(t *testing.T) {
 				}
 				io.WriteString(w, test.answer)
 			})
+			client.userAgent = "someone/v1.2.3"
 			if err := test.call(t.Context(), client); err != nil {
 				t.Fatal(err)
 			}
-			test.want.Accept = "application/json"
+			test.want.Accept, test.want.UserAgent = "application/json", "someone/v1.2.3"
 			if diff := cmp.Diff([]sentRequest{test.want}, seen); diff != "" {
 				t.Errorf("requests (-want +got):\n%s", diff)
 			}
@@ -135,6 +136,7 @@ func record(r *http.Request) sentRequest {
 	return sentRequest{
 		Method: r.Method, URI: r.RequestURI, Body: string(body), Length: r.ContentLength,
 		Authorization: r.Header.Get("Authorization"), ContentType: r.Header.Get("Content-Type"), Accept: r.Header.Get("Accept"),
+		UserAgent:       r.Header.Get("User-Agent"),
 		AccessOverride:  r.Header.Values("X-Access-Expiry-Override"),
 		RefreshOverride: r.Header.Values("X-Refresh-Expiry-Override"),
 	}

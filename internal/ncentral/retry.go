@@ -50,16 +50,19 @@ func bearerRequest(call Call, method, path, accessToken string) request {
 	return request{call: call, method: method, path: path, carrier: inHeader, credential: accessToken}
 }
 
-func (r request) build(ctx context.Context, baseURL string) (*retryablehttp.Request, error) {
+func (r request) build(ctx context.Context, c *Client) (*retryablehttp.Request, error) {
 	var body any
 	if r.carrier == inBody {
 		body = []byte(r.credential)
 	}
-	built, err := retryablehttp.NewRequestWithContext(ctx, r.method, baseURL+r.path, body)
+	built, err := retryablehttp.NewRequestWithContext(ctx, r.method, c.baseURL+r.path, body)
 	if err != nil {
 		return nil, err
 	}
 	built.Header.Set("Accept", "application/json")
+	if c.userAgent != "" {
+		built.Header.Set("User-Agent", c.userAgent)
+	}
 	switch r.carrier {
 	case inHeader:
 		built.Header.Set("Authorization", "Bearer "+r.credential)
@@ -118,7 +121,7 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { e.sentAt = time.Now() },
 	})
-	built, err := r.build(traced, c.baseURL)
+	built, err := r.build(traced, c)
 	if err != nil {
 		return answer{}, &Error{Call: r.call, Kind: KindBadRequest, Detail: "the base URL cannot be used", Err: err}
 	}

@@ -83,6 +83,7 @@ type call struct {
 	body            string
 	accessOverride  string
 	refreshOverride string
+	userAgent       string
 	failure         Failure // the one that this call is to suffer, if any
 }
 
@@ -100,6 +101,7 @@ func readCall(request *http.Request) call {
 		body:            string(body),
 		accessOverride:  request.Header.Get(accessOverrideHeader),
 		refreshOverride: request.Header.Get(refreshOverrideHeader),
+		userAgent:       request.UserAgent(),
 	}
 }
 

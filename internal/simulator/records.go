@@ -53,6 +53,7 @@ type RequestRecord struct {
 	Secret          string // the token of the Authorization header, else the body
 	AccessOverride  string // the header as received
 	RefreshOverride string // the header as received
+	UserAgent       string // the header as received
 }
 
 // maxRecords bounds the access log.
@@ -85,6 +86,7 @@ func (r *records) arrive(incoming call) *RequestRecord {
 		Outcome:         OutcomePending,
 		AccessOverride:  incoming.accessOverride,
 		RefreshOverride: incoming.refreshOverride,
+		UserAgent:       incoming.userAgent,
 	}
 	secrets := incoming.secrets()
 	if len(secrets) > 0 {

@@ -99,18 +99,19 @@ func TestRetryAfter(t *testing.T) {
 func TestAccessLog(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		token := s.AddUser("alice")
-		overrides := bearer(token).with(accessOverrideHeader, "10m").with(refreshOverrideHeader, "2h")
+		overrides := bearer(token).with(accessOverrideHeader, "10m").with(refreshOverrideHeader, "2h").with("User-Agent", "someone/1")
 		tokens := client.tokens(client.call(http.MethodPost, authenticatePath, overrides, "")).Tokens
 		pass(time.Minute)
 		client.refresh(tokens.Refresh.Token)
 		client.call(http.MethodGet, "/nowhere", bearer("stray"), "")
 		client.call(http.MethodPost, refreshPath, bearer("in the header").with("Content-Type", "text/plain"), "in the body")
 
+		const goUserAgent = "Go-http-client/1.1"
 		want := []RequestRecord{
-			{Endpoint: EndpointAuthenticate, Method: "POST", Path: authenticatePath, Outcome: OutcomeOK, Status: 200, AccessOverride: "10m", RefreshOverride: "2h"},
-			{Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeOK, Status: 200},
-			{Endpoint: EndpointOther, Method: "GET", Path: "/nowhere", Outcome: OutcomeNotFound, Status: 404},
-			{Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeRefused, Status: 401},
+			{Endpoint: EndpointAuthenticate, Method: "POST", Path: authenticatePath, Outcome: OutcomeOK, Status: 200, AccessOverride: "10m", RefreshOverride: "2h", UserAgent: "someone/1"},
+			{Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeOK, Status: 200, UserAgent: goUserAgent},
+			{Endpoint: EndpointOther, Method: "GET", Path: "/nowhere", Outcome: OutcomeNotFound, Status: 404, UserAgent: goUserAgent},
+			{Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeRefused, Status: 401, UserAgent: goUserAgent},
 		}
 		secrets := []string{token, tokens.Refresh.Token, "stray", "in the header"}
 		got := s.Requests()

@@ -24,25 +24,27 @@ type DialContext func(ctx context.Context, network, address string) (net.Conn, e
 
 // Registry knows the servers of one mount: one for each config, made anew for each version of the config.
 type Registry struct {
-	store  *store.Store
-	logger hclog.Logger
-	dial   DialContext
-	events *events.Sender
+	store     *store.Store
+	logger    hclog.Logger
+	userAgent string
+	dial      DialContext
+	events    *events.Sender
 
 	mu      sync.Mutex
 	servers map[string]*Server
 	records map[string]*Record
 }
 
-// NewRegistry answers a registry without servers. A nil dial is net.Dialer's.
-func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logger, dial DialContext) *Registry {
+// NewRegistry answers a registry without servers. The userAgent names the engine to N-central. A nil dial is net.Dialer's.
+func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logger, userAgent string, dial DialContext) *Registry {
 	return &Registry{
-		store:   entries,
-		logger:  logger,
-		dial:    dial,
-		events:  sender,
-		servers: map[string]*Server{},
-		records: map[string]*Record{},
+		store:     entries,
+		logger:    logger,
+		userAgent: userAgent,
+		dial:      dial,
+		events:    sender,
+		servers:   map[string]*Server{},
+		records:   map[string]*Record{},
 	}
 }
 

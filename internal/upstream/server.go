@@ -59,7 +59,8 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 	return &Server{
 		config: config,
 		client: ncentral.New(ncentral.Options{
-			BaseURL: config.URL, Transport: limited, MaxRetries: config.MaxRetries, Trace: record.counters.trace(),
+			BaseURL: config.URL, Transport: limited, UserAgent: r.userAgent,
+			MaxRetries: config.MaxRetries, Trace: record.counters.trace(),
 		}),
 		record:  record,
 		life:    record.currentLife(),
