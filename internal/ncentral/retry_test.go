@@ -65,13 +65,16 @@ func failures(causes ...error) *script {
 
 func retryAfterSteps(value string) *script {
 	return &script{steps: []func(*http.Request) (*http.Response, error){
-		func(*http.Request) (*http.Response, error) {
-			response := newResponse(429, typeJSON, http.NoBody)
-			response.Header.Set("Retry-After", value)
-			return response, nil
-		},
-		reply(200, typeJSON, validBody),
+		retryAfterReply(429, value), reply(200, typeJSON, validBody),
 	}}
+}
+
+func retryAfterReply(status int, value string) transportFunc {
+	return func(*http.Request) (*http.Response, error) {
+		response := newResponse(status, typeJSON, http.NoBody)
+		response.Header.Set("Retry-After", value)
+		return response, nil
+	}
 }
 
 func retryingClient(s *script, maxRetries int) *Client {
@@ -275,6 +278,36 @@ func TestNoWaitPastTheDeadline(t *testing.T) {
 				}
 				if last := test.server.sentAt[len(test.server.sentAt)-1]; !last.Equal(time.Now()) {
 					t.Errorf("slept %v after the last attempt", time.Since(last))
+				}
+			})
+		})
+	}
+}
+
+// How long N-central wants to be left alone is the caller's to heed once the call is over.
+func TestRetryAfterBeyondTheCallIsToldInItsError(t *testing.T) {
+	tests := map[string]struct {
+		steps []func(*http.Request) (*http.Response, error)
+		want  time.Duration
+	}{
+		"429":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(429, "600")}, 10 * time.Minute},
+		"502":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(502, "600")}, 10 * time.Minute},
+		"503":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "600")}, 10 * time.Minute},
+		"504":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(504, "600")}, 10 * time.Minute},
+		"500":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(500, "600")}, 10 * time.Minute},
+		"a block page":    {[]func(*http.Request) (*http.Response, error){retryAfterReply(403, "600")}, 10 * time.Minute},
+		"after a retry":   {[]func(*http.Request) (*http.Response, error){reply(503, typeJSON, `{}`), retryAfterReply(503, "600")}, 10 * time.Minute},
+		"retries used up": {[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "5")}, 5 * time.Second},
+		"withdrawn":       {[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "5"), reply(401, typeJSON, refusedBody)}, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				failure := failureOf(t, retryingClient(&script{steps: test.steps}, 3).Validate(ctx, newToken()))
+				if failure.RetryAfter != test.want {
+					t.Errorf("%v: RetryAfter is %s, want %s", failure, failure.RetryAfter, test.want)
 				}
 			})
 		})
