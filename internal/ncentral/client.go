@@ -105,6 +105,12 @@ type Overrides struct {
 	Refresh time.Duration
 }
 
+// The headers that carry them, as Error.Fields names them.
+const (
+	AccessOverride  = "X-ACCESS-EXPIRY-OVERRIDE"
+	RefreshOverride = "X-REFRESH-EXPIRY-OVERRIDE"
+)
+
 // Authenticate opens a session with a User-API token. A token that is unknown, or
 // that a newer one replaced, is KindRefused [O]. It succeeds on most servers even
 // where the API user's password has expired [D,O]: Data tells.

@@ -67,6 +67,10 @@ type Error struct {
 	// without its tokens, or what is wrong and what to do. It may be empty.
 	Detail string
 
+	// Fields are those of AccessOverride and RefreshOverride that the errors of a 400
+	// name as what is wrong with the request; none where they name neither.
+	Fields []string
+
 	// RetryAfter is how long N-central asked to be left alone; 0 where it did not.
 	RetryAfter time.Duration
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,6 +130,52 @@ func TestLogoutAnswers(t *testing.T) {
 				t.Errorf("got %v, want kind %q", err, test.kind)
 			}
 		})
+	}
+}
+
+func TestErrorNamesTheOverridesThatItsAnswerNames(t *testing.T) {
+	access, refresh := []string{AccessOverride}, []string{RefreshOverride}
+	both := []string{AccessOverride, RefreshOverride}
+	tests := map[string]struct {
+		errors string
+		want   []string
+	}{
+		"the header":             {`[{"field":"X-ACCESS-EXPIRY-OVERRIDE","message":"no"}]`, access},
+		"its other case":         {`[{"field":"x-refresh-expiry-override"}]`, refresh},
+		"a variable":             {`[{"field":"accessExpiryOverride"}]`, access},
+		"of a method":            {`[{"field":"refresh.accessExpiryOverride"}]`, access},
+		"of a method, its own":   {`[{"field":"authenticate.arg0.refreshTokenExpiration"}]`, refresh},
+		"with underscores":       {`[{"field":"ACCESS_TOKEN_OVERRIDE"}]`, access},
+		"both":                   {`[{"field":"refreshExpiry"},{"field":"accessExpiry"}]`, both},
+		"one of them twice":      {`[{"field":"accessExpiry"},{"field":"accessExpiry"}]`, access},
+		"one among others":       {`[{"field":5},{"field":"userId"},7,{},{"field":"accessExpiry"}]`, access},
+		"neither":                {`[{"field":"userId"},{"field":"expiry"},{"field":"accessToken"},{"field":"override"}]`, nil},
+		"one that may be either": {`[{"field":"refreshAccessExpiryOverride"}]`, nil},
+		"a field that is empty":  {`[{"field":""}]`, nil},
+		"a dot at the end":       {`[{"field":"accessExpiry."}]`, nil},
+		"no list":                {`{"field":"accessExpiry"}`, nil},
+		"none":                   {`[]`, nil},
+		"null":                   {`null`, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			body := `{"status":400,"message":"BAD REQUEST: no","errors":` + test.errors + `}`
+			_, err := clientOf(reply(400, typeJSON, body)).Authenticate(t.Context(), newToken(), Overrides{})
+			if failure := failureOf(t, err); !slices.Equal(failure.Fields, test.want) || failure.Kind != KindBadRequest {
+				t.Errorf("got %s, %q, want %q", failure.Kind, failure.Fields, test.want)
+			}
+		})
+	}
+	const named = `{"errors":[{"field":"accessExpiry"}]}`
+	for status, want := range map[int]int{400: 1, 404: 0, 500: 0} {
+		failure := failureOf(t, clientOf(reply(status, typeJSON, named)).Data(t.Context(), newToken()))
+		if len(failure.Fields) != want {
+			t.Errorf("status %d, without status and message: %q", status, failure.Fields)
+		}
+	}
+	page := failureOf(t, clientOf(reply(400, typeHTML, named)).Data(t.Context(), newToken()))
+	if len(page.Fields) != 0 {
+		t.Errorf("an HTML page: %q", page.Fields)
 	}
 }
 

@@ -7,13 +7,16 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // problem is the body of N-central's errors [S,D].
 type problem struct {
-	Status  json.Number `json:"status"`
-	Message any         `json:"message"`
+	Status  json.Number     `json:"status"`
+	Message any             `json:"message"`
+	Errors  json.RawMessage `json:"errors"`
 }
 
 // isOf reports whether the body is that of N-central's errors of this status: a JSON
@@ -24,6 +27,40 @@ type problem struct {
 func (p problem) isOf(status int) bool {
 	_, isText := p.Message.(string)
 	return p.Status.String() == strconv.Itoa(status) && isText
+}
+
+// overrides returns the headers of the overrides that the list of errors names.
+func (p problem) overrides() (headers []string) {
+	type item struct {
+		Field string `json:"field"`
+	}
+	var stated []item
+	_ = json.Unmarshal(p.Errors, &stated) // what cannot be read names nothing
+	for _, header := range []string{AccessOverride, RefreshOverride} {
+		if slices.ContainsFunc(stated, func(i item) bool { return overrideOf(i.Field) == header }) {
+			headers = append(headers, header)
+		}
+	}
+	return headers
+}
+
+// overrideOf returns the header of the override that a field of an error names, "" for
+// neither. How N-central would name it is not known [?]: it may be the header, or a
+// variable of its own such as accessExpiryOverride, with the name of a method before
+// it. So the part after the last dot is to speak of one of the two tokens, and of an
+// expiry or an override.
+func overrideOf(field string) string {
+	name := strings.ToLower(field[strings.LastIndexByte(field, '.')+1:])
+	isAccess, isRefresh := strings.Contains(name, "access"), strings.Contains(name, "refresh")
+	isLifetime := strings.Contains(name, "expir") || strings.Contains(name, "override")
+	switch {
+	case !isLifetime || isAccess == isRefresh:
+		return ""
+	case isAccess:
+		return AccessOverride
+	default:
+		return RefreshOverride
+	}
 }
 
 // readProblem makes an error of an answer whose status is 400 or more. A 401 or 403
@@ -47,6 +84,9 @@ func readProblem(ctx context.Context, r request, response *http.Response, body [
 	case isJSON(mediaType):
 		message, _ := stated.Message.(string)
 		failure.Detail = filter(message, r.credential)
+		if status == http.StatusBadRequest {
+			failure.Fields = stated.overrides()
+		}
 	case len(body) > 0:
 		failure.Detail = describeBody(body, response.Header)
 	}

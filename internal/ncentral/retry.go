@@ -69,8 +69,8 @@ func (r request) build(ctx context.Context, c *Client) (*retryablehttp.Request, 
 	case inBody:
 		built.Header.Set("Content-Type", "text/plain")
 	}
-	setOverride(built.Header, "X-ACCESS-EXPIRY-OVERRIDE", r.overrides.Access)
-	setOverride(built.Header, "X-REFRESH-EXPIRY-OVERRIDE", r.overrides.Refresh)
+	setOverride(built.Header, AccessOverride, r.overrides.Access)
+	setOverride(built.Header, RefreshOverride, r.overrides.Refresh)
 	return built, nil
 }
 
