@@ -31,8 +31,9 @@ func TestEveryKnobHasItsFlag(t *testing.T) {
 		-omit-expiry-seconds -single-use-refresh-tokens -refresh-ends-predecessor -lenient-refresh-content-type
 		-logout-absent -authenticate-ends-earlier-sessions -regenerate-ends-sessions
 		-expired-password-refuses-authenticate -data-forbidden -hide-core-errors -links-nested -omit-start-time
+		-override-errors-name-field=false -validate-absent
 		-server-version x -max-in-flight 4 -retry-after-seconds 5 -latency 6s -clock-offset -7s`)
-	parsed, err := parseOptions(arguments, io.Discard)
+	parsed, err := parseOptions(append(arguments, "-hidden-error-key", "error message"), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +43,9 @@ func TestEveryKnobHasItsFlag(t *testing.T) {
 			IgnoreOverrides: true, RefuseLongOverrides: true, IgnoreBadOverrides: true,
 			GrantLongerBy: time.Second, AccessLimit: 2 * time.Second, RefreshLimit: 3 * time.Second,
 			OmitExpirySeconds: true, SingleUseRefreshTokens: true, RefreshEndsPredecessor: true,
-			LenientRefreshContentType: true, LogoutAbsent: true, AuthenticateEndsEarlierSessions: true,
+			LenientRefreshContentType: true, LogoutAbsent: true, ValidateAbsent: true, AuthenticateEndsEarlierSessions: true,
 			RegenerateEndsSessions: true, ExpiredPasswordRefusesAuthenticate: true, DataForbidden: true,
-			HideCoreErrors: true, LinksNested: true, OmitStartTime: true, ServerVersion: "x",
+			HideCoreErrors: true, HiddenErrorKey: "error message", LinksNested: true, OmitStartTime: true, ServerVersion: "x",
 			MaxInFlight: 4, RetryAfterSeconds: 5, Latency: 6 * time.Second, ClockOffset: -7 * time.Second,
 		},
 	}
@@ -72,6 +73,7 @@ func TestBadFlags(t *testing.T) {
 		"-latency x":                            `invalid value "x" for flag -latency`,
 		"-max-in-flight 0":                      "-max-in-flight: must be at least 1",
 		"-access-limit 1ms":                     "-access-limit: must be at least 1s",
+		"-hidden-error-key x":                   `-hidden-error-key: must be one of ["Error Message" "error message"], not "x"`,
 		"-listen 0.0.0.0:0":                     "-listen: \"0.0.0.0:0\" is not a loopback address",
 		"-listen :0":                            "-listen: \":0\" is not a loopback address",
 		"-listen 127.0.0.1":                     "-listen: \"127.0.0.1\" is not host:port",

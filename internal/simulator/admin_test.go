@@ -72,6 +72,15 @@ func TestAdminCountsAndFailures(t *testing.T) {
 		wantAdmin(t, s, http.MethodGet, "/counts", "", 200, `{}`)
 		wantEqual(t, "status", client.call(http.MethodGet, "/api/health", nil, "").status, 200)
 
+		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"health","count":1,"kind":"slow","delay":"1.5s"}`, 204, "")
+		begin := time.Now()
+		client.call(http.MethodGet, "/api/health", nil, "")
+		wantEqual(t, "took", time.Since(begin), 1500*time.Millisecond)
+		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"validate","count":1,"kind":"message","message":"no"}`, 204, "")
+		wantEqual(t, "body", client.get(validatePath, "x").body, `{"message":"no"}`)
+		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"validate","count":1,"kind":"html","status":401}`, 204, "")
+		wantEqual(t, "status", client.get(validatePath, "x").status, 401)
+
 		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"expiry","expiry_seconds":-1e3}`, 204, "")
 		stated := client.authenticate(s.AddUser("alice")).Tokens.Access.ExpirySeconds
 		wantEqual(t, "expiry", stated, "-1e3")
@@ -112,7 +121,11 @@ func TestAdminBadRequests(t *testing.T) {
 		{http.MethodPost, "/fail", `{"endpoint":"nowhere","count":1,"kind":"hang"}`, 400, `endpoint: no endpoint \"nowhere\"`},
 		{http.MethodPost, "/fail", `{"endpoint":"any","kind":"hang"}`, 400, "count: must be given"},
 		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"x"}`, 400, "kind: no failure"},
-		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","delay":1}`, 400, `unknown field \"delay\"`},
+		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","pause":1}`, 400, `unknown field \"pause\"`},
+		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","delay":"1s"}`, 400, "delay: only for failures"},
+		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow","delay":"1"}`, 400, "delay: must be a duration"},
+		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow","delay":1}`, 400, "delay"},
+		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow"}`, 400, "delay: must be given"},
 		{http.MethodPost, "/fail", `{"endpoint":"any","count":"1","kind":"hang"}`, 400, "count"},
 		{http.MethodPost, "/fail", `{} {}`, 400, "one JSON object"},
 		{http.MethodPost, "/users", ``, 400, "must be a JSON object"},

@@ -8,18 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
-)
-
-// delivery is how an answer reaches the client, if at all.
-type delivery int
-
-const (
-	deliverWhole delivery = iota
-	deliverHalf           // breaks off in the middle of the body
-	deliverReset          // the connection is reset before anything is sent
 )
 
 // answer is what a call answers, before it is sent.
@@ -31,6 +21,7 @@ type answer struct {
 	retryAfterSeconds int // 0: no such header
 	body              []byte
 	delivery          delivery
+	pace              time.Duration // of deliverDrip: the time between two bytes
 }
 
 func okAnswer(body any) *answer {
@@ -61,8 +52,8 @@ func unauthorized() *answer {
 }
 
 // hiddenErrorAnswer is an error of the core engine in a 200 [D].
-func hiddenErrorAnswer(outcome Outcome) *answer {
-	hidden := okAnswer(map[string]string{"Error Message": "The core engine could not handle the request."})
+func hiddenErrorAnswer(key string, outcome Outcome) *answer {
+	hidden := okAnswer(map[string]string{key: "The core engine could not handle the request."})
 	hidden.outcome = outcome
 	return hidden
 }
@@ -78,39 +69,4 @@ func toJSON(body any) []byte {
 		panic(err) // all bodies are made here, of plain values
 	}
 	return encoded
-}
-
-// send writes the answer. The date is this server's own, right or wrong.
-func (a *answer) send(writer http.ResponseWriter, date time.Time) {
-	if a.delivery == deliverReset {
-		reset(writer)
-		return
-	}
-	header := writer.Header()
-	header.Set("Date", date.UTC().Format(http.TimeFormat))
-	if a.contentType != "" {
-		header.Set("Content-Type", a.contentType)
-	}
-	if a.location != "" {
-		header.Set("Location", a.location)
-	}
-	if a.retryAfterSeconds > 0 {
-		header.Set("Retry-After", strconv.Itoa(a.retryAfterSeconds))
-	}
-	if a.delivery == deliverHalf {
-		a.sendHalf(writer)
-		return
-	}
-	header.Set("Content-Length", strconv.Itoa(len(a.body)))
-	writer.WriteHeader(a.status)
-	_, _ = writer.Write(a.body) // a client that is gone needs no answer
-}
-
-// sendHalf promises a byte more than there is, so that even an empty body breaks off.
-func (a *answer) sendHalf(writer http.ResponseWriter) {
-	writer.Header().Set("Content-Length", strconv.Itoa(len(a.body)+1))
-	writer.WriteHeader(a.status)
-	_, _ = writer.Write(a.body[:len(a.body)/2])
-	_ = http.NewResponseController(writer).Flush()
-	panic(http.ErrAbortHandler)
 }

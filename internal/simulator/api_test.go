@@ -134,7 +134,19 @@ func TestValidate(t *testing.T) {
 		tokens := client.authenticate(s.AddUser("alice")).Tokens
 		wantEqual(t, "body", client.get(validatePath, tokens.Access.Token).body, `{"message":"The token is valid."}`)
 		wantEqual(t, "refresh token as access token", client.get(validatePath, tokens.Refresh.Token).status, 401)
-		wantEqual(t, "no Authorization", client.call(http.MethodGet, validatePath, nil, "").status, 400)
+	})
+}
+
+// Of all calls, authenticate alone tells a header that is missing from one that is not understood.
+func TestCallsWithoutABearerToken(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *Simulator, client *testClient) {
+		const missing = "UNAUTHORIZED: UnauthorizedException: Missing authorization header bearer."
+		for path, method := range map[string]string{
+			validatePath: http.MethodGet, "/api/auth/logout": http.MethodPost, "/api/server-info": http.MethodGet, "/api/service-orgs": http.MethodGet,
+		} {
+			client.wantError(client.call(method, path, nil, ""), 401, missing)
+			client.wantError(client.call(method, path, header{"Authorization": "Basic abc"}, ""), 401, missing)
+		}
 	})
 }
 

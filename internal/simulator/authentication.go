@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // links answers where the authentication calls are. Logout is not among them, even where it exists [S].
@@ -33,6 +34,9 @@ func (s *Simulator) authenticate(incoming call) *answer {
 	if refusal != nil {
 		return refusal
 	}
+	if again := s.newestOf(u.name); again != nil && incoming.failure.Kind == FailureSameTokens {
+		return s.sameTokensAnswer(again)
+	}
 	if s.knobs.AuthenticateEndsEarlierSessions {
 		s.sessions.endAllOf(u.name)
 	}
@@ -54,6 +58,9 @@ func (s *Simulator) refresh(incoming call) *answer {
 	if refusal != nil {
 		return refusal
 	}
+	if again := s.newestOf(old.user); again != nil && incoming.failure.Kind == FailureSameTokens {
+		return s.sameTokensAnswer(again)
+	}
 	if s.knobs.SingleUseRefreshTokens {
 		delete(s.sessions.byRefresh, old.refresh)
 	}
@@ -73,7 +80,7 @@ func (s *Simulator) logout(p *pair) *answer {
 	return &answer{outcome: OutcomeOK, status: http.StatusOK}
 }
 
-// bearerToken reads the Authorization header. One that is there but not understood is a 500, strange as it is [O].
+// bearerToken reads authenticate's Authorization header. One that is there but not understood is a 500, strange as it is [O].
 func bearerToken(incoming call) (token string, refusal *answer) {
 	if incoming.authorization == "" {
 		return "", errorAnswer(http.StatusBadRequest, "MissingRequestHeaderException: Required request header 'Authorization' for method parameter type String is not present")
@@ -109,4 +116,11 @@ func (s *Simulator) tokensAnswer(p *pair, access, refresh grant) *answer {
 		body.Tokens.Access.ExpirySeconds, body.Tokens.Refresh.ExpirySeconds = "", ""
 	}
 	return okAnswer(body)
+}
+
+// sameTokensAnswer answers a pair again, with what is left of its life.
+func (s *Simulator) sameTokensAnswer(p *pair) *answer {
+	same := s.tokensAnswer(p, newGrant(time.Until(p.accessUntil)), newGrant(time.Until(p.refreshUntil)))
+	same.outcome = OutcomeFailed
+	return same
 }

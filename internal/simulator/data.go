@@ -3,7 +3,10 @@
 
 package simulator
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
+)
 
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
@@ -13,9 +16,9 @@ func (s *Simulator) health() *answer {
 
 // withAccessToken answers the calls that need a living access token.
 func (s *Simulator) withAccessToken(incoming call) *answer {
-	token, refusal := bearerToken(incoming)
-	if refusal != nil {
-		return refusal
+	token, isBearer := strings.CutPrefix(incoming.authorization, bearerPrefix)
+	if !isBearer {
+		return errorAnswer(http.StatusUnauthorized, "UnauthorizedException: Missing authorization header bearer.")
 	}
 	p := s.holderOfAccess(token)
 	if p == nil {
@@ -61,7 +64,7 @@ func (s *Simulator) serviceOrgs(p *pair) *answer {
 func (s *Simulator) coreError(status int, detail string) *answer {
 	refusal := errorAnswer(status, detail)
 	if s.knobs.HideCoreErrors {
-		return hiddenErrorAnswer(refusal.outcome)
+		return hiddenErrorAnswer(s.knobs.HiddenErrorKey, refusal.outcome)
 	}
 	return refusal
 }

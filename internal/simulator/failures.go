@@ -6,42 +6,65 @@ package simulator
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strconv"
 	"time"
 )
 
 // FailureKind is a way in which a call can be made to fail.
 type FailureKind string
 
-// The kinds of failure. All but the last four leave the call's work undone.
+// The kinds of failure. Those that say so do the call's work; all others leave it undone.
 const (
-	FailureStatus        FailureKind = "status"          // the error status in Failure.Status, Retry-After included if asked for
-	FailureHang          FailureKind = "hang"            // no answer until the client goes away or the failures are cleared; then the call goes its usual way
-	FailureReset         FailureKind = "reset"           // the connection is reset
-	FailureHTML          FailureKind = "html"            // a login page, in a 200
-	FailureRedirect      FailureKind = "redirect"        // a 302 to a login page
-	FailureNoTokens      FailureKind = "no_tokens"       // a 200 whose JSON holds no tokens
-	FailureLineFeedToken FailureKind = "line_feed_token" // a 200 whose tokens hold a line feed
-	FailureErrorMessage  FailureKind = "error_message"   // an error hidden in a 200, under the key "Error Message"
-	FailureTruncated     FailureKind = "truncated"       // the call does its work, and its answer breaks off half way
-	FailureOversized     FailureKind = "oversized"       // the call does its work, and its answer is made 2 MB long
-	FailureLostAnswer    FailureKind = "lost_answer"     // the call does its work, then the connection is reset
-	FailureExpiry        FailureKind = "expiry"          // the call does its work, and states Failure.ExpirySeconds
+	FailureStatus         FailureKind = "status"          // the error status in Failure.Status, Retry-After included if asked for
+	FailureHang           FailureKind = "hang"            // no answer until the client goes away or the failures are cleared; then the call goes its usual way
+	FailureReset          FailureKind = "reset"           // the connection is reset
+	FailureHTML           FailureKind = "html"            // a login page in a 200, or a block page with the status in Failure.Status
+	FailureRedirect       FailureKind = "redirect"        // a 302 to a login page
+	FailureNoTokens       FailureKind = "no_tokens"       // a 200 whose JSON holds no tokens
+	FailureLineFeedToken  FailureKind = "line_feed_token" // a 200 whose tokens hold a line feed
+	FailureControlToken   FailureKind = "control_token"   // a 200 whose tokens and types hold a header, control characters and the like
+	FailureErrorMessage   FailureKind = "error_message"   // an error hidden in a 200, under the key that the knob says
+	FailureMessage        FailureKind = "message"         // a 200 whose JSON has the message in Failure.Message, and no more
+	FailureEndlessHeaders FailureKind = "endless_headers" // a 200 whose headers go on for 64 MB
+	FailureTruncated      FailureKind = "truncated"       // the call does its work, and its answer breaks off half way
+	FailureOversized      FailureKind = "oversized"       // the call does its work, and its answer is made 2 MB long
+	FailureGzipBomb       FailureKind = "gzip_bomb"       // the call does its work, and its answer is made 256 MB long, compressed
+	FailureDrip           FailureKind = "drip"            // the call does its work, and its answer comes a byte at a time, Failure.Delay apart
+	FailureSlow           FailureKind = "slow"            // the call does its work, and its answer comes Failure.Delay later
+	FailureLostAnswer     FailureKind = "lost_answer"     // the call does its work, then the connection is reset
+	FailureSameTokens     FailureKind = "same_tokens"     // authenticate or refresh answers the user's newest living pair again, if there is one
+	FailureExpiry         FailureKind = "expiry"          // the call does its work, and states Failure.ExpirySeconds
 )
 
 // Failure says how a call fails.
 type Failure struct {
 	Kind FailureKind `json:"kind"`
-	// Status is for FailureStatus: 400 to 599.
+	// Status is for FailureStatus, 400 to 599, and for FailureHTML, 200 to 599, of which 0 is 200.
 	Status int `json:"status,omitempty"`
-	// RetryAfterSeconds is for FailureStatus; 0 for no such header.
+	// RetryAfterSeconds is for FailureStatus and FailureHTML; 0 for no such header.
 	RetryAfterSeconds int `json:"retry_after_seconds,omitempty"`
 	// ExpirySeconds is for FailureExpiry: the access token's expirySeconds, any JSON number as it is to be written. The
 	// token lives that long, at least 0 and at most 100 years.
 	ExpirySeconds json.Number `json:"expiry_seconds,omitempty"`
+	// Message is for FailureMessage.
+	Message string `json:"message,omitempty"`
+	// Delay is for FailureSlow and FailureDrip: more than 0.
+	Delay Delay `json:"delay,omitempty"`
+}
+
+// Delay is a time.Duration that is written like "1.5s" in JSON.
+type Delay time.Duration
+
+// UnmarshalText is encoding.TextUnmarshaler's.
+func (d *Delay) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errors.New("delay: must be a duration such as \"90s\"")
+	}
+	*d = Delay(parsed)
+	return nil
 }
 
 // Check answers an error that names the first field that makes no sense.
@@ -51,12 +74,24 @@ func (f Failure) Check() error {
 		if f.Status < 400 || f.Status > 599 {
 			return fmt.Errorf("status: must be 400 to 599, not %d", f.Status)
 		}
+	case FailureHTML:
+		if f.Status != 0 && (f.Status < 200 || f.Status > 599) {
+			return fmt.Errorf("status: must be 200 to 599, not %d", f.Status)
+		}
 	case FailureExpiry:
 		if !isJSONNumber(f.ExpirySeconds) {
-			return fmt.Errorf("expiry_seconds: must be a JSON number")
+			return errors.New("expiry_seconds: must be a JSON number")
 		}
-	case FailureHang, FailureReset, FailureHTML, FailureRedirect, FailureNoTokens, FailureLineFeedToken,
-		FailureErrorMessage, FailureTruncated, FailureOversized, FailureLostAnswer:
+	case FailureMessage:
+		if f.Message == "" {
+			return errors.New("message: must be given")
+		}
+	case FailureSlow, FailureDrip:
+		if f.Delay <= 0 {
+			return errors.New("delay: must be given, and more than 0")
+		}
+	case FailureHang, FailureReset, FailureRedirect, FailureNoTokens, FailureLineFeedToken, FailureControlToken, FailureErrorMessage,
+		FailureEndlessHeaders, FailureTruncated, FailureOversized, FailureGzipBomb, FailureLostAnswer, FailureSameTokens:
 	default:
 		return fmt.Errorf("kind: no failure of kind %q", f.Kind)
 	}
@@ -65,15 +100,23 @@ func (f Failure) Check() error {
 
 // checkUnused refuses the fields of other kinds: they would do nothing.
 func (f Failure) checkUnused() error {
-	switch {
-	case f.Kind != FailureStatus && f.Status != 0:
-		return fmt.Errorf("status: only for a failure of kind %q", FailureStatus)
-	case f.Kind != FailureStatus && f.RetryAfterSeconds != 0:
-		return fmt.Errorf("retry_after_seconds: only for a failure of kind %q", FailureStatus)
-	case f.RetryAfterSeconds < 0:
+	for _, field := range []struct {
+		name   string
+		isUsed bool
+		by     []FailureKind
+	}{
+		{"status", f.Status != 0, []FailureKind{FailureStatus, FailureHTML}},
+		{"retry_after_seconds", f.RetryAfterSeconds != 0, []FailureKind{FailureStatus, FailureHTML}},
+		{"expiry_seconds", f.ExpirySeconds != "", []FailureKind{FailureExpiry}},
+		{"message", f.Message != "", []FailureKind{FailureMessage}},
+		{"delay", f.Delay != 0, []FailureKind{FailureSlow, FailureDrip}},
+	} {
+		if field.isUsed && !slices.Contains(field.by, f.Kind) {
+			return fmt.Errorf("%s: only for failures of the kinds %q", field.name, field.by)
+		}
+	}
+	if f.RetryAfterSeconds < 0 {
 		return fmt.Errorf("retry_after_seconds: must not be negative, not %d", f.RetryAfterSeconds)
-	case f.Kind != FailureExpiry && f.ExpirySeconds != "":
-		return fmt.Errorf("expiry_seconds: only for a failure of kind %q", FailureExpiry)
 	}
 	return nil
 }
@@ -125,7 +168,7 @@ func (s *Simulator) ClearFailures() {
 
 // nextFailure takes the failure that a call of this endpoint is to suffer, the zero one if none, with what else the call
 // has to know before it waits.
-func (s *Simulator) nextFailure(endpoint Endpoint) (failure Failure, cleared <-chan struct{}, latency time.Duration) {
+func (s *Simulator) nextFailure(endpoint Endpoint) (failure Failure, cleared <-chan struct{}, knobs Knobs) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for i := range s.failures {
@@ -140,95 +183,5 @@ func (s *Simulator) nextFailure(endpoint Endpoint) (failure Failure, cleared <-c
 		}
 		break
 	}
-	return failure, s.cleared, s.knobs.Latency
-}
-
-// answerInstead is what is answered in place of the call's own answer, or nil where the call is to do its work.
-func (f Failure) answerInstead() *answer {
-	failed := &answer{outcome: OutcomeFailed, status: http.StatusOK, contentType: "application/json"}
-	switch f.Kind {
-	case FailureStatus:
-		failed = errorAnswer(f.Status, exceptionOf(f.Status)+": Injected failure.")
-		failed.outcome = OutcomeFailed
-		failed.retryAfterSeconds = f.RetryAfterSeconds
-	case FailureHang, FailureReset:
-		failed.status = 0
-		failed.delivery = deliverReset
-	case FailureHTML:
-		failed.contentType = "text/html"
-		failed.body = loginPage()
-	case FailureRedirect:
-		failed.status = http.StatusFound
-		failed.location = "/login"
-		failed.contentType = "text/html"
-		failed.body = loginPage()
-	case FailureNoTokens:
-		failed.body = toJSON(map[string]string{"refresh": refreshPath, "validate": validatePath})
-	case FailureLineFeedToken:
-		var body tokensBody
-		body.Tokens.Access = tokenBody{Token: "a-line\nanother", Type: "Bearer", ExpirySeconds: "3600"}
-		body.Tokens.Refresh = tokenBody{Token: "a-line\nanother", Type: "Body", ExpirySeconds: "90000"}
-		failed.body = toJSON(body)
-	case FailureErrorMessage:
-		return hiddenErrorAnswer(OutcomeFailed)
-	default:
-		return nil
-	}
-	return failed
-}
-
-// exceptionOf names the Java exception that N-central's errors of this status begin with [S,O].
-func exceptionOf(status int) string {
-	switch status {
-	case http.StatusUnauthorized:
-		return "UnauthorizedException"
-	case http.StatusForbidden:
-		return "AccessDeniedException"
-	case http.StatusInternalServerError:
-		return "UnexpectedDmsResponseException"
-	}
-	return "ResponseStatusException"
-}
-
-func loginPage() []byte {
-	return []byte("<!DOCTYPE html><html><head><title>Log in</title></head><body><form action=\"/login\"></form></body></html>")
-}
-
-const oversizedBytes = 2_000_000
-
-// spoil does to the finished call's answer what the failure says.
-func (f Failure) spoil(finished *answer) *answer {
-	switch f.Kind {
-	case FailureTruncated:
-		finished.delivery = deliverHalf
-	case FailureOversized:
-		finished.contentType = "application/json"
-		finished.body = pad(finished.body)
-	case FailureLostAnswer:
-		finished.delivery = deliverReset
-	default:
-		return finished
-	}
-	finished.outcome = OutcomeFailed
-	return finished
-}
-
-// pad adds a member to a JSON object, so that a client that reads without a limit finds it well formed.
-func pad(object []byte) []byte {
-	begin := []byte("{")
-	if len(object) > 0 {
-		begin = append(bytes.TrimSuffix(object, []byte("}")), ',')
-	}
-	padding := bytes.Repeat([]byte("x"), oversizedBytes)
-	return slices.Concat(begin, []byte(`"padding":"`), padding, []byte(`"}`))
-}
-
-// alterGrant states another lifetime, and keeps to it as far as that is possible.
-func (f Failure) alterGrant(granted grant) grant {
-	if f.Kind != FailureExpiry {
-		return granted
-	}
-	seconds, _ := strconv.ParseFloat(string(f.ExpirySeconds), 64) // out of range is infinite, which is right
-	seconds = min(max(seconds, 0), maxLifetime.Seconds())
-	return grant{lifetime: time.Duration(seconds * float64(time.Second)), stated: f.ExpirySeconds}
+	return failure, s.cleared, s.knobs
 }

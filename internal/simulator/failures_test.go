@@ -38,9 +38,13 @@ func TestFailureAnswers(t *testing.T) {
 		{"status 403", Failure{Kind: FailureStatus, Status: 403}, 403, nil, "{", "FORBIDDEN: AccessDeniedException: ", 0},
 		{"status 500", Failure{Kind: FailureStatus, Status: 500}, 500, nil, "{", "INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ", 0},
 		{"html", Failure{Kind: FailureHTML}, 200, header{"Content-Type": "text/html"}, "<!DOCTYPE html>", "", 0},
+		{"block page", Failure{Kind: FailureHTML, Status: 403}, 403, header{"Content-Type": "text/html", "Retry-After": ""}, "<!DOCTYPE html>", "blocked", 0},
+		{"maintenance page", Failure{Kind: FailureHTML, Status: 503, RetryAfterSeconds: 7}, 503, header{"Content-Type": "text/html", "Retry-After": "7"}, "<!DOCTYPE html>", "", 0},
 		{"redirect", Failure{Kind: FailureRedirect}, 302, header{"Location": "/login"}, "<!DOCTYPE html>", "", 0},
 		{"no tokens", Failure{Kind: FailureNoTokens}, 200, nil, `{"refresh":"/api/auth/refresh"`, "", 0},
 		{"line feed", Failure{Kind: FailureLineFeedToken}, 200, nil, `{"tokens":{"access":{"token":"a-line\nanother"`, "", 0},
+		{"control characters", Failure{Kind: FailureControlToken}, 200, nil, `{"tokens":{"access":{"token":"a-token\r\nX-Evil: 1\u0000`, `"type":"a-token\r\n`, 0},
+		{"message", Failure{Kind: FailureMessage, Message: "The token is invalid."}, 200, header{"Content-Type": "application/json"}, `{"message":"The token is invalid."}`, "", 0},
 		{"error message", Failure{Kind: FailureErrorMessage}, 200, nil, `{"Error Message":`, "", 0},
 		{"oversized", Failure{Kind: FailureOversized}, 200, header{"Content-Type": "application/json"}, `{"tokens":{"access":{"token":"`, `,"padding":"xxx`, 1},
 	}
@@ -73,7 +77,8 @@ func TestOversizedIsWellFormed(t *testing.T) {
 		}
 		client.tokens(answered)
 		wantEqual(t, "2 MB", len(answered.body) > 2_000_000, true)
-		wantEqual(t, "an empty body, padded", json.Valid(pad(nil)), true)
+		begin, end := padding(nil)
+		wantEqual(t, "an empty body, padded", json.Valid(append(begin, end...)), true)
 	})
 }
 
@@ -143,6 +148,110 @@ func TestHangUntilCleared(t *testing.T) {
 	})
 }
 
+func TestSlow(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		begin := time.Now()
+		slow := Failure{Kind: FailureSlow, Delay: Delay(3 * time.Second)}
+		answered, err := failing(s, client, slow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.tokens(answered)
+		wantEqual(t, "took", time.Since(begin), 3*time.Second)
+		wantEqual(t, "ok", s.Count(EndpointAuthenticate, OutcomeOK), 1)
+
+		s.FailNext(EndpointAuthenticate, 1, slow)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(s.AddUser("bob")), ""); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		wantEqual(t, "sessions, that of the client who left included", s.OpenSessions(), 2)
+	})
+}
+
+func TestDrip(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		begin := time.Now()
+		drip := Failure{Kind: FailureDrip, Delay: Delay(100 * time.Millisecond)}
+		answered, err := failing(s, client, drip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.tokens(answered)
+		wantEqual(t, "took", time.Since(begin), time.Duration(len(answered.body))*100*time.Millisecond)
+		wantEqual(t, "failed", s.Count(EndpointAuthenticate, OutcomeFailed), 1)
+
+		s.FailNext(EndpointHealth, 1, drip)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		answered, err = client.try(ctx, http.MethodGet, "/api/health", nil, "")
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		wantEqual(t, "status", answered.status, 200)
+		wantEqual(t, "the beginning alone", strings.HasPrefix(`{"currentTime":`, answered.body) && answered.body != "", true)
+	})
+}
+
+// beginning makes a call and answers the first MiB of its body, and whether it was sent compressed.
+func beginning(t *testing.T, client *testClient, path string) (body []byte, compressed bool) {
+	t.Helper()
+	answered, err := client.http.Get(client.url + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answered.Body.Close() }()
+	body, err = io.ReadAll(io.LimitReader(answered.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body, answered.Uncompressed
+}
+
+func TestGzipBomb(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		s.FailNext(EndpointHealth, 1, Failure{Kind: FailureGzipBomb})
+		body, compressed := beginning(t, client, "/api/health")
+		wantEqual(t, "compressed", compressed, true)
+		wantEqual(t, "goes on beyond 1 MiB", len(body), 1<<20)
+		wantEqual(t, "begins", strings.HasPrefix(string(body), `{"currentTime":"2000-01-01T00:00:00.000Z","padding":"xxx`), true)
+		wantEqual(t, "failed", s.Count(EndpointHealth, OutcomeFailed), 1)
+	})
+}
+
+func TestEndlessHeaders(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		_, err := failing(s, client, Failure{Kind: FailureEndlessHeaders})
+		if err == nil || !strings.Contains(err.Error(), "headers exceeded") {
+			t.Errorf("got %v", err)
+		}
+		wantEqual(t, "failed", s.Count(EndpointAuthenticate, OutcomeFailed), 1)
+		wantEqual(t, "sessions", s.OpenSessions(), 0)
+	})
+}
+
+func TestSameTokens(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		alice, bob := s.AddUser("alice"), s.AddUser("bob")
+		first := client.authenticate(alice).Tokens
+		client.authenticate(bob)
+		pass(time.Minute)
+		s.FailNext(AnyEndpoint, -1, Failure{Kind: FailureSameTokens})
+		for name, again := range map[string]tokensBody{"authenticate": client.authenticate(alice), "refresh": client.refresh(first.Refresh.Token)} {
+			wantEqual(t, name+": the same access token", again.Tokens.Access.Token == first.Access.Token, true)
+			wantEqual(t, name+": the same refresh token", again.Tokens.Refresh.Token == first.Refresh.Token, true)
+			wantEqual(t, name+": what is left", again.Tokens.Access.ExpirySeconds, "3540")
+		}
+		wantEqual(t, "failed", s.Count(AnyEndpoint, OutcomeFailed), 2)
+		wantEqual(t, "sessions", s.OpenSessions(), 2)
+		pass(time.Hour)
+		if client.authenticate(alice).Tokens.Access.Token == first.Access.Token {
+			t.Error("a token that has lapsed was answered again")
+		}
+	})
+}
+
 func TestExpiryOverride(t *testing.T) {
 	tests := []struct {
 		stated json.Number
@@ -197,9 +306,16 @@ func TestBadFailures(t *testing.T) {
 		{Failure{Kind: FailureStatus}, "status: must be 400 to 599, not 0"},
 		{Failure{Kind: FailureStatus, Status: 200}, "status: must be 400 to 599, not 200"},
 		{Failure{Kind: FailureStatus, Status: 429, RetryAfterSeconds: -1}, "retry_after_seconds: must not be negative, not -1"},
-		{Failure{Kind: FailureHang, Status: 500}, `status: only for a failure of kind "status"`},
-		{Failure{Kind: FailureHang, RetryAfterSeconds: 1}, `retry_after_seconds: only for a failure of kind "status"`},
-		{Failure{Kind: FailureHang, ExpirySeconds: "1"}, `expiry_seconds: only for a failure of kind "expiry"`},
+		{Failure{Kind: FailureHTML, Status: 199}, "status: must be 200 to 599, not 199"},
+		{Failure{Kind: FailureHTML, Status: 600}, "status: must be 200 to 599, not 600"},
+		{Failure{Kind: FailureHang, Status: 500}, `status: only for failures of the kinds ["status" "html"]`},
+		{Failure{Kind: FailureHang, RetryAfterSeconds: 1}, `retry_after_seconds: only for failures of the kinds ["status" "html"]`},
+		{Failure{Kind: FailureHang, ExpirySeconds: "1"}, `expiry_seconds: only for failures of the kinds ["expiry"]`},
+		{Failure{Kind: FailureHang, Message: "x"}, `message: only for failures of the kinds ["message"]`},
+		{Failure{Kind: FailureHang, Delay: 1}, `delay: only for failures of the kinds ["slow" "drip"]`},
+		{Failure{Kind: FailureMessage}, "message: must be given"},
+		{Failure{Kind: FailureSlow}, "delay: must be given, and more than 0"},
+		{Failure{Kind: FailureDrip, Delay: -1}, "delay: must be given, and more than 0"},
 		{Failure{Kind: FailureExpiry}, "expiry_seconds: must be a JSON number"},
 		{Failure{Kind: FailureExpiry, ExpirySeconds: "1 2"}, "expiry_seconds: must be a JSON number"},
 		{Failure{Kind: FailureExpiry, ExpirySeconds: `"1"`}, "expiry_seconds: must be a JSON number"},

@@ -26,16 +26,20 @@ type Knobs struct {
 	RefreshLimit        time.Duration
 	OmitExpirySeconds   bool
 
+	OverrideErrorsNameField bool
+
 	SingleUseRefreshTokens    bool
 	RefreshEndsPredecessor    bool
 	LenientRefreshContentType bool
 
 	LogoutAbsent                       bool
+	ValidateAbsent                     bool
 	AuthenticateEndsEarlierSessions    bool
 	RegenerateEndsSessions             bool
 	ExpiredPasswordRefusesAuthenticate bool
 	DataForbidden                      bool
 	HideCoreErrors                     bool
+	HiddenErrorKey                     string
 	LinksNested                        bool
 	OmitStartTime                      bool
 	ServerVersion                      string
@@ -46,6 +50,9 @@ type Knobs struct {
 	ClockOffset       time.Duration
 }
 
+// hiddenErrorKeys are the forms that documentation and a client have [D,O]; which of them N-central writes is not known [?].
+var hiddenErrorKeys = []string{"Error Message", "error message"}
+
 // DefaultKnobs are those of an N-central of 2026 as far as it is known: a session lives an hour, its refresh token 25
 // hours, and 50 requests may be in flight at an endpoint [D,O].
 func DefaultKnobs() Knobs {
@@ -54,6 +61,9 @@ func DefaultKnobs() Knobs {
 		RefreshLimit:  25 * time.Hour,
 		ServerVersion: "2026.2.0.17",
 		MaxInFlight:   50,
+
+		OverrideErrorsNameField: true,
+		HiddenErrorKey:          hiddenErrorKeys[0],
 	}
 }
 
@@ -69,6 +79,7 @@ func (k *Knobs) registerLifetimes(flags *flag.FlagSet) {
 	flags.BoolVar(&k.IgnoreOverrides, "ignore-overrides", k.IgnoreOverrides, "grant the system-wide lifetimes whatever the expiry overrides ask for, instead of honouring them")
 	flags.BoolVar(&k.RefuseLongOverrides, "refuse-long-overrides", k.RefuseLongOverrides, "answer 400 to an override beyond the system-wide limit, instead of granting the limit")
 	flags.BoolVar(&k.IgnoreBadOverrides, "ignore-bad-overrides", k.IgnoreBadOverrides, "ignore an override that is not <integer><s|m|h>, instead of answering 400")
+	flags.BoolVar(&k.OverrideErrorsNameField, "override-errors-name-field", k.OverrideErrorsNameField, "name the override that a 400 refuses in the field of its errors, instead of leaving open what is wrong")
 	flags.DurationVar(&k.GrantLongerBy, "grant-longer-by", k.GrantLongerBy, "grant this much more than an override asks for, beyond the limits too")
 	flags.DurationVar(&k.AccessLimit, "access-limit", k.AccessLimit, "system-wide lifetime of an access token: the longest, and that granted without an override")
 	flags.DurationVar(&k.RefreshLimit, "refresh-limit", k.RefreshLimit, "system-wide lifetime of a refresh token: the longest, and that granted without an override")
@@ -80,6 +91,7 @@ func (k *Knobs) registerSessions(flags *flag.FlagSet) {
 	flags.BoolVar(&k.RefreshEndsPredecessor, "refresh-ends-predecessor", k.RefreshEndsPredecessor, "a refresh ends the session's earlier access tokens at once, instead of leaving them to expire")
 	flags.BoolVar(&k.LenientRefreshContentType, "lenient-refresh-content-type", k.LenientRefreshContentType, "take any content type for the body of a refresh, instead of answering 415 to all but text/plain")
 	flags.BoolVar(&k.LogoutAbsent, "logout-absent", k.LogoutAbsent, "answer 404 to logout, as N-central 2025.3.1.1 does")
+	flags.BoolVar(&k.ValidateAbsent, "validate-absent", k.ValidateAbsent, "answer 404 to validate, as behind a proxy with a list of paths")
 	flags.BoolVar(&k.AuthenticateEndsEarlierSessions, "authenticate-ends-earlier-sessions", k.AuthenticateEndsEarlierSessions, "a new session ends all earlier ones of the same user")
 	flags.BoolVar(&k.RegenerateEndsSessions, "regenerate-ends-sessions", k.RegenerateEndsSessions, "a new User-API token ends the user's sessions, instead of only the old User-API token")
 }
@@ -87,7 +99,8 @@ func (k *Knobs) registerSessions(flags *flag.FlagSet) {
 func (k *Knobs) registerAnswers(flags *flag.FlagSet) {
 	flags.BoolVar(&k.ExpiredPasswordRefusesAuthenticate, "expired-password-refuses-authenticate", k.ExpiredPasswordRefusesAuthenticate, "a user whose password has expired gets 401 from authenticate, instead of a session whose data calls answer 500")
 	flags.BoolVar(&k.DataForbidden, "data-forbidden", k.DataForbidden, "answer 403 to the data call of a live session, instead of 200")
-	flags.BoolVar(&k.HideCoreErrors, "hide-core-errors", k.HideCoreErrors, "hide the core engine's errors, a failed login among them, in a 200 with the key \"Error Message\"")
+	flags.BoolVar(&k.HideCoreErrors, "hide-core-errors", k.HideCoreErrors, "hide the core engine's errors, a failed login among them, in a 200")
+	flags.StringVar(&k.HiddenErrorKey, "hidden-error-key", k.HiddenErrorKey, "key of such an error, of these that are asked for too: \"Error Message\" or \"error message\"")
 	flags.BoolVar(&k.LinksNested, "links-nested", k.LinksNested, "put the links under the key _links, instead of at the top of the answer")
 	flags.BoolVar(&k.OmitStartTime, "omit-start-time", k.OmitStartTime, "leave startTime out of the server info")
 	flags.StringVar(&k.ServerVersion, "server-version", k.ServerVersion, "N-central's version in the server info; empty for null")
@@ -111,6 +124,8 @@ func (k Knobs) Check() error {
 		return fmt.Errorf("grant_longer_by: must not be negative, not %s", shortDuration(k.GrantLongerBy))
 	case k.Latency < 0:
 		return fmt.Errorf("latency: must not be negative, not %s", shortDuration(k.Latency))
+	case !slices.Contains(hiddenErrorKeys, k.HiddenErrorKey):
+		return fmt.Errorf("hidden_error_key: must be one of %q, not %q", hiddenErrorKeys, k.HiddenErrorKey)
 	case k.MaxInFlight < 1:
 		return fmt.Errorf("max_in_flight: must be at least 1, not %d", k.MaxInFlight)
 	case k.RetryAfterSeconds < 0:

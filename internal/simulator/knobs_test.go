@@ -95,6 +95,27 @@ func TestOverrideOnRefreshAndItsError(t *testing.T) {
 	})
 }
 
+func TestErrorsOfOverridesNameTheirFields(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		s.Change(func(k *Knobs) { k.RefuseLongOverrides = true })
+		headers := bearer(s.AddUser("alice"))
+		fields := func(headers header) string {
+			t.Helper()
+			answered := client.call(http.MethodPost, authenticatePath, headers, "")
+			client.wantError(answered, 400, "BAD REQUEST: ConstraintViolationException: ")
+			_, errors, _ := strings.Cut(strings.TrimSuffix(answered.body, "}"), `"errors":`)
+			return errors
+		}
+		const accessError = `{"field":"X-ACCESS-EXPIRY-OVERRIDE","message":"cannot exceed the system-wide setting"}`
+		const refreshError = `{"field":"X-REFRESH-EXPIRY-OVERRIDE","message":"cannot exceed the system-wide setting"}`
+		long := headers.with(refreshOverrideHeader, "26h")
+		wantEqual(t, "one", fields(long.with(accessOverrideHeader, "1h")), "["+refreshError+"]")
+		wantEqual(t, "both", fields(long.with(accessOverrideHeader, "2h")), "["+accessError+","+refreshError+"]")
+		s.Change(func(k *Knobs) { k.OverrideErrorsNameField = false })
+		wantEqual(t, "by the knob", fields(long), "")
+	})
+}
+
 func TestOmitExpirySeconds(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.OmitExpirySeconds = true })
@@ -148,6 +169,16 @@ func TestLogoutAbsent(t *testing.T) {
 		client.wantError(client.call(http.MethodPost, "/api/auth/logout", bearer(access), ""), 404, "NOT FOUND: ")
 		wantEqual(t, "lives", s.AccessTokenLives(access), true)
 		wantEqual(t, "count", s.Count(EndpointLogout, OutcomeNotFound), 1)
+	})
+}
+
+func TestValidateAbsent(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		s.Change(func(k *Knobs) { k.ValidateAbsent = true })
+		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		client.wantError(client.get(validatePath, access), 404, "NOT FOUND: ")
+		wantEqual(t, "data", client.data(access), 200)
+		wantEqual(t, "count", s.Count(EndpointValidate, OutcomeNotFound), 1)
 	})
 }
 
@@ -221,6 +252,19 @@ func TestHideCoreErrors(t *testing.T) {
 		}
 		wantEqual(t, "data", s.Count(EndpointServiceOrgs, OutcomeServerError), 1)
 		wantEqual(t, "login", s.Count(EndpointAuthenticate, OutcomeRefused), 1)
+	})
+}
+
+func TestHiddenErrorKey(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		s.Change(func(k *Knobs) { k.HideCoreErrors, k.HiddenErrorKey = true, "error message" })
+		s.FailNext(EndpointHealth, 1, Failure{Kind: FailureErrorMessage})
+		for _, answered := range []response{
+			client.call(http.MethodPost, authenticatePath, bearer("unknown"), ""),
+			client.call(http.MethodGet, "/api/health", nil, ""),
+		} {
+			wantEqual(t, "the key", strings.HasPrefix(answered.body, `{"error message":`), true)
+		}
 	})
 }
 
@@ -322,6 +366,8 @@ func TestBadKnobs(t *testing.T) {
 		`{"server_version":7}`:            "server_version: must be a string",
 		`{"access_limit":"999ms"}`:        "access_limit: must be at least 1s, not 999ms",
 		`{"refresh_limit":"0s"}`:          "refresh_limit: must be at least 1s, not 0s",
+		`{"hidden_error_key":"x"}`:        `hidden_error_key: must be one of ["Error Message" "error message"], not "x"`,
+		`{"hidden_error_key":""}`:         `hidden_error_key: must be one of ["Error Message" "error message"], not ""`,
 		`{"grant_longer_by":"-5m"}`:       "grant_longer_by: must not be negative, not -5m",
 		`{"access_limit":"2h","latency"}`: "invalid character '}' after object key",
 	}

@@ -27,32 +27,36 @@ func newGrant(lifetime time.Duration) grant {
 
 // grants answers the lifetimes of the pair of tokens that the call asks for, or the refusal.
 func (s *Simulator) grants(incoming call) (access, refresh grant, refusal *answer) {
-	access, refusal = s.grantFor(accessOverrideHeader, incoming.accessOverride, s.knobs.AccessLimit)
-	if refusal != nil {
-		return grant{}, grant{}, refusal
+	var refused []fieldError
+	access, reason := s.grantFor(incoming.accessOverride, s.knobs.AccessLimit)
+	if reason != "" {
+		refused = append(refused, fieldError{Field: accessOverrideHeader, Message: reason})
 	}
-	refresh, refusal = s.grantFor(refreshOverrideHeader, incoming.refreshOverride, s.knobs.RefreshLimit)
-	if refusal != nil {
-		return grant{}, grant{}, refusal
+	refresh, reason = s.grantFor(incoming.refreshOverride, s.knobs.RefreshLimit)
+	if reason != "" {
+		refused = append(refused, fieldError{Field: refreshOverrideHeader, Message: reason})
+	}
+	if len(refused) > 0 {
+		return grant{}, grant{}, s.overridesRefused(refused)
 	}
 	return incoming.failure.alterGrant(access), refresh, nil
 }
 
 // grantFor honours an override within the system-wide limit [D], or does with it what the knobs say [?].
-func (s *Simulator) grantFor(header, override string, limit time.Duration) (grant, *answer) {
+func (s *Simulator) grantFor(override string, limit time.Duration) (granted grant, refused string) {
 	if override == "" || s.knobs.IgnoreOverrides {
-		return newGrant(limit), nil
+		return newGrant(limit), ""
 	}
 	asked, ok := parseOverride(override)
 	switch {
 	case !ok && s.knobs.IgnoreBadOverrides:
-		return newGrant(limit), nil
+		return newGrant(limit), ""
 	case !ok:
-		return grant{}, overrideRefused(header, "must be an integer followed by s, m or h")
+		return grant{}, "must be an integer followed by s, m or h"
 	case asked > limit && s.knobs.RefuseLongOverrides:
-		return grant{}, overrideRefused(header, "cannot exceed the system-wide setting")
+		return grant{}, "cannot exceed the system-wide setting"
 	}
-	return newGrant(min(asked, limit) + s.knobs.GrantLongerBy), nil
+	return newGrant(min(asked, limit) + s.knobs.GrantLongerBy), ""
 }
 
 // parseOverride reads an override as N-able documents it: <integer><s|m|h> [D].
@@ -69,7 +73,11 @@ func parseOverride(override string) (time.Duration, bool) {
 	return time.Duration(min(count, uint64(maxLifetime/unit))) * unit, true
 }
 
-func overrideRefused(header, reason string) *answer {
-	detail := "ConstraintViolationException: " + header + " " + reason
-	return errorAnswer(http.StatusBadRequest, detail, fieldError{Field: header, Message: reason})
+// overridesRefused names the headers, or leaves open what is wrong with the request [?].
+func (s *Simulator) overridesRefused(refused []fieldError) *answer {
+	if !s.knobs.OverrideErrorsNameField {
+		return errorAnswer(http.StatusBadRequest, "ConstraintViolationException: An expiry override is not valid.")
+	}
+	detail := "ConstraintViolationException: " + refused[0].Field + " " + refused[0].Message
+	return errorAnswer(http.StatusBadRequest, detail, refused...)
 }

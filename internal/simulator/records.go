@@ -20,7 +20,7 @@ const (
 	OutcomeNotFound    Outcome = "not_found"    // 404 or 405
 	OutcomeRateLimited Outcome = "rate_limited" // 429
 	OutcomeServerError Outcome = "server_error" // 5xx
-	OutcomeFailed      Outcome = "failed"       // a failure that was asked for, except FailureExpiry
+	OutcomeFailed      Outcome = "failed"       // a failure that was asked for, except FailureExpiry and FailureSlow
 	OutcomeAbandoned   Outcome = "abandoned"    // the client went away before the call did its work
 	OutcomePending     Outcome = "pending"
 	AnyOutcome         Outcome = "any"

@@ -20,7 +20,7 @@ func (s *Simulator) serve(writer http.ResponseWriter, request *http.Request) {
 		outgoing = s.handle(request.Context(), incoming)
 	}
 	date := s.leave(record, outgoing)
-	outgoing.send(writer, date)
+	outgoing.send(request.Context(), writer, date)
 }
 
 // arrive logs the request and counts it as in flight. Where too many are in flight it answers the refusal.
@@ -46,23 +46,27 @@ func (s *Simulator) leave(record *RequestRecord, outgoing *answer) (date time.Ti
 
 // handle waits as long as the call is to take, and then does its work, or fails as it was told to.
 func (s *Simulator) handle(ctx context.Context, incoming call) *answer {
-	failure, cleared, latency := s.nextFailure(incoming.endpoint)
+	failure, cleared, knobs := s.nextFailure(incoming.endpoint)
 	incoming.failure = failure
-	if !sleep(ctx, latency) {
+	if !sleep(ctx, knobs.Latency) {
 		return abandonedAnswer()
 	}
 	if failure.Kind == FailureHang {
 		select {
 		case <-ctx.Done():
-			return failure.answerInstead()
+			return failure.answerInstead(knobs)
 		case <-cleared:
 			incoming.failure = Failure{}
 		}
 	}
-	if instead := incoming.failure.answerInstead(); instead != nil {
+	if instead := incoming.failure.answerInstead(knobs); instead != nil {
 		return instead
 	}
-	return incoming.failure.spoil(s.work(incoming))
+	finished := incoming.failure.spoil(s.work(incoming))
+	if failure.Kind == FailureSlow && !sleep(ctx, time.Duration(failure.Delay)) {
+		finished.delivery = deliverReset
+	}
+	return finished
 }
 
 // sleep answers false where the context ended first.
@@ -84,7 +88,7 @@ func sleep(ctx context.Context, duration time.Duration) bool {
 func (s *Simulator) work(incoming call) *answer {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if incoming.endpoint == EndpointOther || (incoming.endpoint == EndpointLogout && s.knobs.LogoutAbsent) {
+	if !s.has(incoming.endpoint) {
 		return errorAnswer(http.StatusNotFound, "NoResourceFoundException: No static resource for this path.")
 	}
 	if incoming.method != incoming.allowedMethod {
@@ -102,4 +106,17 @@ func (s *Simulator) work(incoming call) *answer {
 	default:
 		return s.withAccessToken(incoming)
 	}
+}
+
+// has says whether this server knows the endpoint. The caller holds the mutex.
+func (s *Simulator) has(endpoint Endpoint) bool {
+	switch endpoint {
+	case EndpointOther:
+		return false
+	case EndpointLogout:
+		return !s.knobs.LogoutAbsent
+	case EndpointValidate:
+		return !s.knobs.ValidateAbsent
+	}
+	return true
 }

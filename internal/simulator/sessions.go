@@ -112,6 +112,16 @@ func (s *Simulator) holderOfRefresh(token string) *pair {
 	return p
 }
 
+// newestOf answers the user's newest pair whose access token lives, or nil.
+func (s *Simulator) newestOf(user string) *pair {
+	for _, pair := range slices.Backward(s.issued) {
+		if p := s.holderOfAccess(pair.Access); p != nil && p.user == user {
+			return p
+		}
+	}
+	return nil
+}
+
 // issue opens a session, or with a chain of before lengthens one.
 func (s *Simulator) issue(by Endpoint, user, chain string, access, refresh grant) *pair {
 	now := time.Now()

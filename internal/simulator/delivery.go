@@ -1,0 +1,119 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// delivery is how an answer reaches the client, if at all.
+type delivery int
+
+const (
+	deliverWhole   delivery = iota
+	deliverHalf             // breaks off in the middle of the body
+	deliverReset            // the connection is reset before anything is sent
+	deliverDrip             // the body comes byte by byte
+	deliverBomb             // a small compressed body becomes a huge one
+	deliverHeaders          // the headers have no end that a client would wait for
+)
+
+// send writes the answer; what takes long ends with the context, when the client is gone. The date is this server's own,
+// right or wrong.
+func (a *answer) send(ctx context.Context, writer http.ResponseWriter, date time.Time) {
+	switch a.delivery {
+	case deliverReset:
+		reset(writer)
+		return
+	case deliverHeaders:
+		sendHeaders(writer)
+		return
+	}
+	header := writer.Header()
+	header.Set("Date", date.UTC().Format(http.TimeFormat))
+	if a.contentType != "" {
+		header.Set("Content-Type", a.contentType)
+	}
+	if a.location != "" {
+		header.Set("Location", a.location)
+	}
+	if a.retryAfterSeconds > 0 {
+		header.Set("Retry-After", strconv.Itoa(a.retryAfterSeconds))
+	}
+	switch a.delivery {
+	case deliverHalf:
+		a.sendHalf(writer)
+	case deliverDrip:
+		a.sendDrip(ctx, writer)
+	case deliverBomb:
+		a.sendBomb(writer)
+	default:
+		header.Set("Content-Length", strconv.Itoa(len(a.body)))
+		writer.WriteHeader(a.status)
+		_, _ = writer.Write(a.body) // a client that is gone needs no answer
+	}
+}
+
+// sendHalf promises a byte more than there is, so that even an empty body breaks off.
+func (a *answer) sendHalf(writer http.ResponseWriter) {
+	writer.Header().Set("Content-Length", strconv.Itoa(len(a.body)+1))
+	writer.WriteHeader(a.status)
+	_, _ = writer.Write(a.body[:len(a.body)/2])
+	_ = http.NewResponseController(writer).Flush()
+	panic(http.ErrAbortHandler)
+}
+
+func (a *answer) sendDrip(ctx context.Context, writer http.ResponseWriter) {
+	writer.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+	writer.WriteHeader(a.status)
+	for i := range a.body {
+		if http.NewResponseController(writer).Flush() != nil || !sleep(ctx, a.pace) {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = writer.Write(a.body[i : i+1])
+	}
+}
+
+// bombBytes is what a decompression bomb comes to. It is sent as a thousandth of that.
+const bombBytes = 256 << 20
+
+// sendBomb sends well-formed JSON, so that a client which reads without a limit takes it.
+func (a *answer) sendBomb(writer http.ResponseWriter) {
+	writer.Header().Set("Content-Encoding", "gzip")
+	writer.WriteHeader(a.status)
+	begin, end := padding(a.body)
+	zipped := gzip.NewWriter(writer)
+	chunk := bytes.Repeat([]byte("x"), 64<<10)
+	_, err := zipped.Write(begin)
+	for sent := 0; err == nil && sent < bombBytes; sent += len(chunk) {
+		_, err = zipped.Write(chunk)
+	}
+	_, _ = zipped.Write(end) // as above, a client that is gone needs no answer
+	_ = zipped.Close()
+}
+
+// endlessHeaderBytes is more than any client takes, and what one that never hangs up is spared.
+const endlessHeaderBytes = 64 << 20
+
+// sendHeaders writes them past net/http, which would put all together in memory first.
+func sendHeaders(writer http.ResponseWriter) {
+	connection, _, err := http.NewResponseController(writer).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer func() { _ = connection.Close() }()
+	_ = connection.SetWriteDeadline(time.Now().Add(time.Minute)) // a client may neither read nor hang up
+	_, err = io.WriteString(connection, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+	value := bytes.Repeat([]byte("x"), 1000)
+	for sent := 0; err == nil && sent < endlessHeaderBytes; sent += len(value) {
+		_, err = fmt.Fprintf(connection, "X-Padding-%d: %s\r\n", sent, value)
+	}
+}
