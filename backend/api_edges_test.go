@@ -299,7 +299,7 @@ func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 			debt := store.Owed{
 				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", DiesAt: time.Now().Add(time.Hour),
 			}
-			if err := entries.PutOwed(context.Background(), "a-role", debt); err != nil {
+			if _, err := entries.PutOwed(context.Background(), "a-role", debt); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -394,13 +394,13 @@ func TestValidatingReadRotatesAhead(t *testing.T) {
 	})
 }
 
-// A validation that N-central answers with an error is repeated at every read.
+// A validation that could not be had is not tried again within a second.
 func TestFailedValidationStandsForASecond(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
 		m.ResetCounts()
-		m.FailNext(simulator.EndpointValidate, -1, status(500))
+		m.FailNext(simulator.EndpointValidate, -1, status(503))
 		for range 20 {
 			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
 		}

@@ -261,11 +261,11 @@ func TestOverrides(t *testing.T) {
 		"clamped":                   {role: map[string]any{"ttl": "2h"}, asked: "7200s", lifetime: time.Hour, warning: "granted 1h0m0s, not the 2h0m0s"},
 		"granted longer": {
 			knobs: func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute },
-			role:  map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute,
+			role:  map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute, warning: "granted more than is promised",
 		},
 		"ignored, and max_lease_ttl shorter": {
 			knobs:    func(k *simulator.Knobs) { k.IgnoreOverrides = true },
-			maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute,
+			maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute, warning: "granted more than is promised",
 		},
 		"refused": {
 			knobs: func(k *simulator.Knobs) { k.RefuseLongOverrides = true },
@@ -353,6 +353,7 @@ func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
 					t.Errorf("%d %s", code, text)
 				}
 				m.onlySession("")
+				time.Sleep(time.Second) // for as long N-central is left alone
 				m.lives(m.read(nil))
 			})
 		})

@@ -149,16 +149,23 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 		if report, err = a.Upstream.Verify(ctx, candidate, stored); err != nil {
 			return failed(err)
 		}
-		a.endLeft(candidate, report)
 		if report.Failed != nil {
+			a.endLeft(candidate, report)
 			return mistake(fmt.Errorf("config %q was not changed, because its verification failed at step %s: %s", name,
 				report.Failed.Name, strings.TrimPrefix(report.Failed.Message, report.Failed.Name+": ")))
 		}
 	}
-	if changedMeanwhile, err := a.storeConfig(ctx, stored, candidate); err != nil || changedMeanwhile != nil {
+	changedMeanwhile, err := a.storeConfig(ctx, stored, candidate)
+	if report != nil { // once it is stored, for what could not be ended is owed to the config
+		a.endLeft(candidate, report)
+	}
+	if err != nil || changedMeanwhile != nil {
 		return changedMeanwhile, err
 	}
 	response := withWarnings(written(data), configWarnings(candidate))
+	if report != nil {
+		response = withWarnings(response, report.Warnings)
+	}
 	server, err := a.Upstream.Server(candidate)
 	if errors.Is(err, upstream.ErrOutdated) { // this version is stored, and another is by now
 		return response, nil
@@ -278,12 +285,21 @@ func configWarnings(config *store.Config) []string {
 	return warnings
 }
 
+// reportWarnings are what a check found that is worth knowing though it passes.
+func reportWarnings(report *upstream.Report) []string {
+	return append(report.Warnings, learntWarnings(report.Learnt)...)
+}
+
 // learntWarnings are what the server is like and whoever sets up roles should know.
 func learntWarnings(learnt store.Learnt) []string {
+	var warnings []string
 	if ends := learnt.AuthenticateEndsEarlierSessions; ends != nil && *ends {
-		return []string{"on this server a new session ends the user's earlier ones: every role needs an N-central user, so a config, of its own, and no other integration may use that user"}
+		warnings = append(warnings, "on this server a new session ends the user's earlier ones: every role needs an N-central user, so a config, of its own, and no other integration may use that user")
 	}
-	return nil
+	if can := learnt.CanValidate; can != nil && !*can {
+		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: the engine asks by a data call whether a token lives")
+	}
+	return warnings
 }
 
 func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -27,6 +27,7 @@ const (
 	fieldClockOffset      = "clock_offset_seconds"
 	fieldServerVersion    = "server_version"
 	fieldCanLogOut        = "can_log_out"
+	fieldCanValidate      = "can_validate"
 	fieldRefreshEnds      = "refresh_ends_predecessor"
 	fieldAuthEnds         = "authenticate_ends_earlier_sessions"
 )
@@ -80,6 +81,7 @@ func learntFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldClockOffset:   {Type: framework.TypeFloat, Description: "How many seconds the server's clock is ahead of this node's; absent where it did not tell."},
 		fieldServerVersion: {Type: framework.TypeString, Description: "N-central's version; absent where it did not tell."},
+		fieldCanValidate:   {Type: framework.TypeBool, Description: "Whether the server tells if a token lives; where it does not, a data call does. Absent where that was not found out."},
 		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent where that was not found out."},
 		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it; absent where that was not found out."},
 		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones; absent where that was not found out."},
@@ -111,7 +113,7 @@ func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framewo
 	report := server.Check(ctx)
 	a.endLeft(config, report)
 	response := &logical.Response{Data: checkAnswer(report)}
-	return withWarnings(response, append(upstream.ExpiryWarnings(config, time.Now()), learntWarnings(report.Learnt)...)), nil
+	return withWarnings(response, append(upstream.ExpiryWarnings(config, time.Now()), reportWarnings(report)...)), nil
 }
 
 func checkAnswer(report *upstream.Report) map[string]any {
@@ -143,7 +145,7 @@ func putLearnt(answer map[string]any, learnt store.Learnt) {
 		answer[fieldClockOffset] = math.Round(learnt.ClockOffset.Seconds()*1000)/1000 + 0 // never -0
 	}
 	for field, known := range map[string]*bool{
-		fieldCanLogOut: learnt.CanLogOut, fieldRefreshEnds: learnt.RefreshEndsPredecessor, fieldAuthEnds: learnt.AuthenticateEndsEarlierSessions,
+		fieldCanLogOut: learnt.CanLogOut, fieldCanValidate: learnt.CanValidate, fieldRefreshEnds: learnt.RefreshEndsPredecessor, fieldAuthEnds: learnt.AuthenticateEndsEarlierSessions,
 	} {
 		if known != nil {
 			answer[field] = *known

@@ -22,6 +22,7 @@ func failed(err error) (*logical.Response, error) {
 	var failure *upstream.Failure
 	var limit *sessions.LimitError
 	var useless *sessions.UselessLifetimeError
+	var late *sessions.LateError
 	switch {
 	case errors.Is(err, sessions.ErrNeedsActiveNode):
 		return nil, logical.ErrReadOnly
@@ -31,13 +32,25 @@ func failed(err error) (*logical.Response, error) {
 		return logical.ErrorResponse(err.Error()), nil
 	case errors.As(err, &failure) && failure.Refused():
 		return logical.ErrorResponse(failure.Error()), nil
-	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled),
-		errors.Is(err, sessions.ErrOvertaken), errors.Is(err, sessions.ErrDeadOnArrival), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled), errors.As(err, &late), isTransient(err):
 		return nil, logical.CodedError(http.StatusServiceUnavailable, err.Error())
 	case failure != nil:
 		return nil, logical.CodedError(http.StatusBadGateway, err.Error())
 	}
 	return nil, err
+}
+
+// isTransient says whether the same request may well succeed when it is made again.
+func isTransient(err error) bool {
+	for _, transient := range []error{
+		sessions.ErrOvertaken, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting, sessions.ErrMaxLeaseUnknown,
+		sessions.ErrEnded, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, transient) {
+			return true
+		}
+	}
+	return false
 }
 
 // mistake answers a 400 whose text is the error's.

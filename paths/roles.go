@@ -232,7 +232,7 @@ func roleWarnings(role *store.Role) []string {
 		warnings = append(warnings, fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL))
 	}
 	if role.TTL > 0 && role.TTL <= store.DeadBelow {
-		warnings = append(warnings, fmt.Sprintf("%s: a token with less than %s left is not handed out, so no token of this role can be", fieldTTL, store.DeadBelow))
+		warnings = append(warnings, fmt.Sprintf("%s: a token that lives for %s or less is not handed out, so no token of this role can be", fieldTTL, store.DeadBelow))
 	}
 	return warnings
 }
@@ -274,7 +274,7 @@ func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framew
 	if deleted {
 		a.tell(ctx, events.RoleDeleted, req)
 	}
-	warnings, err := a.Sessions.EndRole(ctx, name)
+	warnings, err := a.Sessions.EndRole(context.WithoutCancel(ctx), name)
 	if err != nil {
 		return nil, err
 	}

@@ -161,7 +161,7 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 	if role == nil && session == nil {
 		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q, nor a session of one: nothing was ended", name))
 	}
-	warnings, err := a.Sessions.End(ctx, name)
+	warnings, err := a.Sessions.End(context.WithoutCancel(ctx), name)
 	if err != nil {
 		return nil, err
 	}

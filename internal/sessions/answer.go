@@ -19,9 +19,6 @@ type Want struct {
 	Validate bool
 	// Stored is set where N-central is not to be called: a read that needs it fails with ErrNeedsActiveNode.
 	Stored bool
-
-	// from is where the token in hand was when the read began.
-	from upstream.Source
 }
 
 // Facts are what every answer that hands out one token of a role has in common.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -22,14 +23,36 @@ type Lease struct {
 }
 
 // Open opens a session of its own for one read of a dedicated role, for at least minTTL. A reader that hangs up makes no
-// call any more that was not sent; the session of one that was is ended. Errors are those of Read.
+// call any more that was not sent; the session of one that was is ended. Errors are those of Read, and ErrTooManyWaiting.
 func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
+	answer, lease, err := m.openInTime(ctx, role, minTTL)
+	if err != nil {
+		m.countFailure(ctx, role, err)
+	}
+	return answer, lease, err
+}
+
+// waitingPerPlace bounds how many reads of a dedicated role wait for each place among the requests in flight.
+const waitingPerPlace = 8
+
+func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
+	_, config, err := m.definition(ctx, role)
+	if err != nil {
+		return nil, nil, err
+	}
+	slot := m.slot(role)
+	defer slot.opening.Add(-1)
+	if slot.opening.Add(1) > int64(waitingPerPlace*config.MaxRequestsInFlight) {
+		return nil, nil, ErrTooManyWaiting
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
+	defer cancel()
 	answer, lease, err := m.open(ctx, role, minTTL)
 	if errors.Is(err, ErrOvertaken) {
 		answer, lease, err = m.open(ctx, role, minTTL)
 	}
-	if err != nil {
-		m.countFailure(ctx, role, err)
+	if err != nil && ctx.Err() != nil && ncentral.KindOf(err) == ncentral.KindCanceled {
+		err = context.Cause(ctx)
 	}
 	return answer, lease, err
 }
@@ -42,11 +65,9 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	if role.TTL > 0 && minTTL > role.TTL {
 		return nil, nil, &LimitError{Asked: minTTL, Granted: role.TTL, Dedicated: true}
 	}
-	limited, cancel := context.WithTimeout(ctx, config.FlightLimit())
-	defer cancel()
 	token, err := m.openSession(ctx, config, role)
 	if err == nil {
-		err = m.mayAnswer(limited, role, config, token, minTTL)
+		err = m.mayAnswer(ctx, role, config, token, minTTL)
 	}
 	if err != nil {
 		if token != nil {
@@ -60,12 +81,32 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	v.record.CountRead(upstream.Authenticated)
 	answer := v.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, m.endingWarnings(ctx, config, token)...)
+	m.probeAfterwards(config, token.AccessToken)
 	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}, nil
 }
 
-// openSession authenticates, on a context that outlasts the reader's. A token beside an error is to be ended.
+// probeAfterwards makes the hourly data call with a session that was just opened: of a config whose roles are all
+// dedicated, the tick holds no token. Nobody waits for it.
+func (m *Manager) probeAfterwards(config *store.Config, accessToken string) {
+	if !m.probeIsDue(config) || !m.begin() {
+		return
+	}
+	go func() {
+		defer m.running.Done()
+		ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
+		defer cancel()
+		if server, err := m.server(config); err == nil {
+			m.probe(ctx, server, config, accessToken, func() bool { return false }) // its lease may have ended by then
+		}
+	}()
+}
+
+// openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs up, N-central may have
+// opened a session that nobody would know of. A token beside an error is to be ended.
 func (m *Manager) openSession(reader context.Context, config *store.Config, role *store.Role) (*store.Token, error) {
-	m.running.Add(1)
+	if !m.begin() {
+		return nil, ErrEnded
+	}
 	defer m.running.Done()
 	server, err := m.server(config)
 	if err != nil {
@@ -73,16 +114,15 @@ func (m *Manager) openSession(reader context.Context, config *store.Config, role
 	}
 	ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
 	defer cancel()
-	maxLease := m.maxLeaseTTL()
-	asked, err := overridesFor(config, role, maxLease)
+	terms, err := m.termsOf(config, role)
 	if err != nil {
 		return nil, err
 	}
-	grant, err := server.Authenticate(upstream.AwaitedBy(ctx, reader), asked)
+	grant, err := server.Authenticate(upstream.AwaitedBy(ctx, reader), terms.asked)
 	if grant == nil {
 		return nil, err
 	}
-	token := newToken(config, role, grant, asked, maxLease, store.ByAuthenticate)
+	token := terms.newToken(grant, store.ByAuthenticate, "")
 	token.RefreshToken, token.RefreshExpiresAt = "", time.Time{} // never used: the session ends with its lease
 	return token, err
 }
@@ -91,7 +131,7 @@ func (m *Manager) openSession(reader context.Context, config *store.Config, role
 func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration) error {
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return context.Cause(ctx)
 	case minTTL > token.Lifetime():
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
@@ -136,19 +176,4 @@ func (m *Manager) endingWarnings(ctx context.Context, config *store.Config, toke
 			token.DiesAt.UTC().Format(time.RFC3339)))
 	}
 	return warnings
-}
-
-// EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the log with until when it
-// lives; the error is of a debt that storage refused, so that Vault tries the revocation again.
-func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
-	if store.Remaining(lease.DiesAt, time.Now()) <= 0 {
-		return nil
-	}
-	warning, err := m.logOut(context.WithoutCancel(ctx), lease.Role, store.Token{
-		Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt,
-	})
-	if warning != "" {
-		m.logger.Warn("the session of a lease that ended could not be ended", "role", lease.Role, "reason", warning)
-	}
-	return err
 }

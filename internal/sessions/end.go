@@ -14,34 +14,103 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// logoutsAtATime bounds how many sessions are being ended at a time.
-const logoutsAtATime = 8
+const (
+	// logoutsAtATime bounds how many sessions are being ended at a time.
+	logoutsAtATime = 8
+	// endLimit ends an end of sessions before Vault's clients give it up, after 60s. What is left is owed.
+	endLimit = 50 * time.Second
+)
 
 // OfCheck stands in the place of a role for the sessions that a check opened: no role can have this name.
 const OfCheck = ":check"
 
 // End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central. What is being obtained
-// for the role is discarded when it comes. The warnings name what could not be ended and until when it lives; the error is
-// storage's, and then nothing was ended.
+// for the role is discarded when it comes. The logouts are written down as owed before anything is forgotten or sent, so
+// that none is lost; what the context leaves no time for stays owed. The warnings name what could not be ended and until when it lives; the error is storage's, and then
+// nothing was ended.
 func (m *Manager) End(ctx context.Context, role string) (warnings []string, err error) {
-	slot := m.slot(role)
-	session, err := m.forget(ctx, slot)
+	slot := m.enter(role)
+	defer slot.leave()
+	session, debts, err := m.forget(ctx, slot)
 	if err != nil {
 		return nil, err
 	}
 	if session != nil && session.Current != nil {
 		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
 	}
-	tokens := session.Tokens(time.Now())
-	told := make([]string, len(tokens))
+	return m.payAll(ctx, role, debts), nil
+}
+
+// EndRole is End for a role that was deleted: nothing of it stays in memory.
+func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
+	warnings, err := m.End(ctx, role)
+	if err == nil {
+		m.retire(ctx, m.slot(role))
+	}
+	return warnings, err
+}
+
+// forget removes the role's session from storage and memory, and answers what it was and the logouts that are owed for it.
+func (m *Manager) forget(ctx context.Context, slot *slot) (*store.Session, []store.Owed, error) {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil {
+		return nil, nil, err
+	}
+	var debts []store.Owed
+	if session != nil {
+		if debts, err = m.oweAll(ctx, slot.role, session.Tokens(time.Now())); err != nil {
+			return nil, nil, err
+		}
+		if err := m.store.Sessions.Delete(ctx, slot.role); err != nil {
+			m.strike(ctx, debts...)
+			return nil, nil, err
+		}
+	}
+	slot.ended++
+	slot.overtake()
+	slot.granted.Store(nil)
+	return session, debts, nil
+}
+
+// oweAll writes down that the tokens are to be logged out: all of them or none.
+func (m *Manager) oweAll(ctx context.Context, role string, tokens []store.Token) ([]store.Owed, error) {
+	var debts []store.Owed
+	for _, token := range tokens {
+		debt, err := m.store.PutOwed(ctx, role, debtOf(token))
+		if err != nil {
+			m.strike(ctx, debts...)
+			return nil, err
+		}
+		debts = append(debts, debt)
+	}
+	return debts, nil
+}
+
+func debtOf(token store.Token) store.Owed {
+	return store.Owed{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
+}
+
+// strike removes debts that are paid or not to be paid. One that storage does not let go is tried once more by the tick.
+func (m *Manager) strike(ctx context.Context, debts ...store.Owed) {
+	for _, debt := range debts {
+		if err := m.store.DeleteOwed(ctx, debt); err != nil {
+			m.logger.Warn("a logout owed could not be struck: it is tried once more", "config", debt.Config, "error", err)
+		}
+	}
+}
+
+// payAll tries the logouts that are owed, some at a time, and answers a warning for each session that lives on.
+func (m *Manager) payAll(ctx context.Context, role string, debts []store.Owed) (warnings []string) {
+	told := make([]string, len(debts))
+	ctx, cancel := context.WithTimeout(ctx, endLimit)
+	defer cancel()
 	var group errgroup.Group
 	group.SetLimit(logoutsAtATime)
-	for i, token := range tokens {
-		group.Go(func() (err error) {
-			told[i], err = m.logOut(context.WithoutCancel(ctx), role, token)
-			if err != nil {
-				told[i] = err.Error()
-			}
+	for i, debt := range debts {
+		group.Go(func() error {
+			told[i] = m.pay(ctx, role, debt)
 			return nil
 		})
 	}
@@ -51,35 +120,17 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 			warnings = append(warnings, warning)
 		}
 	}
-	return warnings, nil
+	return warnings
 }
 
-// EndRole is End for a role that was deleted: nothing of it stays in memory.
-func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
-	warnings, err := m.End(ctx, role)
-	if err == nil {
-		m.slots.Delete(role)
+// pay tries a logout that is owed. The debt is struck unless the logout is worth another try. The warning is empty, or
+// tells why the session lives on.
+func (m *Manager) pay(ctx context.Context, role string, debt store.Owed) (warning string) {
+	ending, warning := m.logOut(ctx, role, debt)
+	if ending != upstream.NotEndedYet {
+		m.strike(m.storing, debt)
 	}
-	return warnings, err
-}
-
-// forget removes the role's session from storage and memory, and answers what it was.
-func (m *Manager) forget(ctx context.Context, slot *slot) (*store.Session, error) {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
-	if err != nil {
-		return nil, err
-	}
-	if session != nil {
-		if err := m.store.Sessions.Delete(ctx, slot.role); err != nil {
-			return nil, err
-		}
-	}
-	slot.ended++
-	slot.overtake()
-	slot.granted.Store(nil)
-	return session, nil
+	return warning
 }
 
 // Discard ends, in the background, a session that was opened for the role and is not handed out.
@@ -88,45 +139,59 @@ func (m *Manager) Discard(role string, origin store.Origin, grant upstream.Grant
 }
 
 func (m *Manager) discard(role string, token store.Token) {
-	m.running.Add(1)
+	if !m.begin() {
+		if _, err := m.store.PutOwed(m.storing, role, debtOf(token)); err != nil {
+			m.logger.Error("a session that is not handed out could not be ended", "role", role, "error", err)
+		}
+		return
+	}
 	go func() {
 		defer m.running.Done()
-		if warning, err := m.logOut(m.background, role, token); warning != "" || err != nil {
-			m.logger.Warn("a session that is not handed out could not be ended", "role", role, "reason", warning, "error", err)
+		if warning := m.endOne(m.background, role, token); warning != "" {
+			m.logger.Warn("a session that is not handed out could not be ended", "role", role, "reason", warning)
 		}
 	}()
 }
 
-// logOut ends the token's session. The token is sent only while its config exists and has the URL that the token came
-// from. A logout that failed is written down as owed. The warning is empty, or tells why the session lives on; the error
-// is of a debt that storage refused.
-func (m *Manager) logOut(ctx context.Context, role string, token store.Token) (warning string, err error) {
-	until := token.DiesAt.UTC().Format(time.RFC3339)
-	server, reason, failure := m.serverOf(ctx, token.Origin)
-	if reason != "" {
-		return fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until), nil
+// endOne writes down that the token is to be logged out, and logs it out. Where storage refuses, it is logged out all the
+// same.
+func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (warning string) {
+	debts, err := m.oweAll(m.storing, role, []store.Token{token})
+	if err == nil {
+		return m.pay(ctx, role, debts[0])
 	}
-	if failure == nil {
-		var ending upstream.Ending
-		switch ending, failure = m.logOutAt(ctx, server, token); ending {
-		case upstream.Ended:
-			return "", nil
-		case upstream.CannotEnd:
-			return fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", token.Config, role, until), nil
-		}
+	ending, warning := m.logOut(ctx, role, debtOf(token))
+	if ending == upstream.NotEndedYet {
+		warning = fmt.Sprintf("%s; nor could that be written down: %s", warning, err)
 	}
-	debt := store.Owed{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
-	if err := m.store.PutOwed(m.storing, role, debt); err != nil {
-		return "", fmt.Errorf("a session of role %q, which lives until %s, could not be logged out (%w), nor could that be written down: %w",
-			role, until, failure, err)
-	}
-	return fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until), nil
+	return warning
 }
 
-func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, token store.Token) (upstream.Ending, error) {
+// logOut ends the session of a debt. Its token is sent only while its config exists and has the URL that the token came
+// from. The warning is empty, or tells why the session lives on.
+func (m *Manager) logOut(ctx context.Context, role string, debt store.Owed) (ending upstream.Ending, warning string) {
+	until := debt.DiesAt.UTC().Format(time.RFC3339)
+	server, reason, failure := m.serverOf(ctx, debt.Origin)
+	if reason != "" {
+		return upstream.CannotEnd, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
+	}
+	ending = upstream.NotEndedYet
+	if failure == nil {
+		ending, failure = m.logOutAt(ctx, server, debt.AccessToken)
+	}
+	switch ending {
+	case upstream.Ended:
+		return ending, ""
+	case upstream.CannotEnd:
+		return ending, fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", debt.Config, role, until)
+	}
+	return ending, fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until)
+}
+
+func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, accessToken string) (upstream.Ending, error) {
 	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
 	defer cancel()
-	return server.Logout(ctx, token.AccessToken)
+	return server.Logout(ctx, accessToken)
 }
 
 // serverOf answers the server that a token may be sent to, or the reason why there is none. The error is of a config that
@@ -143,4 +208,68 @@ func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (server *up
 	}
 	server, err = m.server(config)
 	return server, "", err
+}
+
+// leaseGrace is for how long after its token's stated end a lease's session is still logged out: the clocks of this node
+// and of N-central may differ, and the refresh token beside it lives longer.
+const leaseGrace = time.Hour
+
+// EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the log with until when it
+// lives; the error is of a debt that storage refused, so that Vault tries the revocation again.
+func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
+	remaining := store.Remaining(lease.DiesAt, time.Now())
+	if remaining <= -leaseGrace {
+		return nil
+	}
+	debt := store.Owed{Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt}
+	ending, warning := m.logOut(context.WithoutCancel(ctx), lease.Role, debt)
+	var err error
+	if ending == upstream.NotEndedYet && remaining > 0 {
+		if _, err = m.store.PutOwed(m.storing, lease.Role, debt); err != nil {
+			err = fmt.Errorf("%w: %s", err, warning)
+		}
+	}
+	if warning != "" && remaining > 0 {
+		m.logger.Warn("the session of a lease that ended could not be ended", "role", lease.Role, "reason", warning)
+	}
+	return err
+}
+
+// endPastPromise logs out what N-central accepts for longer than was promised, once the promise is over, and lets go of
+// what is too much to be kept. Tokens of one session are left alone while one of them is promised: N-central may end them
+// all together.
+func (m *Manager) endPastPromise(ctx context.Context, role string) error {
+	slot := m.enter(role)
+	defer slot.leave()
+	debts, err := m.owePastPromise(ctx, slot)
+	if err != nil {
+		return err
+	}
+	for _, warning := range m.payAll(ctx, role, debts) {
+		m.logger.Warn("a session past its promise could not be ended", "role", role, "reason", warning)
+	}
+	return nil
+}
+
+// owePastPromise takes the tokens past their promise from the role's session, and answers the logouts owed for them.
+func (m *Manager) owePastPromise(ctx context.Context, slot *slot) ([]store.Owed, error) {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil || session == nil {
+		return nil, err
+	}
+	kept, over := session.PastPromise(time.Now())
+	if len(over) == 0 {
+		return nil, nil
+	}
+	debts, err := m.oweAll(ctx, slot.role, over)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.store.Sessions.Put(ctx, slot.role, kept); err != nil {
+		m.strike(ctx, debts...)
+		return nil, err
+	}
+	return debts, nil
 }

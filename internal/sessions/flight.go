@@ -24,10 +24,10 @@ type flight struct {
 	failedOnce chan struct{} // closed when its first attempt failed
 	overtaken  chan struct{} // closed when it was obtained for what is no more
 	done       chan struct{} // closed when it landed
+	result     error         // why it brought no token; to be read once it landed
 
-	mu      sync.Mutex
-	outcome error // of the first attempt until it landed, then of the flight
-	landed  bool
+	mu           sync.Mutex
+	firstFailure string // what came of the first attempt; empty where it did not fail
 }
 
 func newFlight(v *view, ended uint64) *flight {
@@ -42,26 +42,32 @@ func (f *flight) isFor(config *store.Config, role *store.Role) bool {
 	return f.config.Fingerprint() == config.Fingerprint() && f.role.Fingerprint() == role.Fingerprint()
 }
 
-func (f *flight) failure() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.outcome
-}
-
 // attemptFailed tells those who can do without the flight that it will not be quick.
-func (f *flight) attemptFailed(failure error) {
+func (f *flight) attemptFailed(why string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.outcome == nil && !f.landed {
-		f.outcome = failure
+	if f.firstFailure == "" {
+		f.firstFailure = why
 		close(f.failedOnce)
 	}
 }
 
-func (f *flight) land(outcome error) {
+// whyNot says why the flight has brought no token, or not yet.
+func (f *flight) whyNot() string {
+	select {
+	case <-f.done:
+		if f.result != nil {
+			return f.result.Error()
+		}
+	default:
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.outcome, f.landed = outcome, true
+	return f.firstFailure
+}
+
+func (f *flight) land(result error) {
+	f.result = result
 	close(f.done)
 }
 
@@ -83,6 +89,9 @@ func (m *Manager) join(ctx context.Context, slot *slot, v *view) (*flight, error
 
 // outdated says whether the role, its config or its session changed since the view was made. The slot is locked.
 func (m *Manager) outdated(ctx context.Context, slot *slot, v *view) (bool, error) {
+	if slot.retired {
+		return true, nil
+	}
 	session, err := m.store.Sessions.Get(ctx, slot.role)
 	if err != nil || session != v.session {
 		return true, err
@@ -97,20 +106,31 @@ func (m *Manager) startAhead(ctx context.Context, slot *slot, v *view, now time.
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
 	}
-	slot.mu.Lock()
+	// Whoever holds the lock is changing the session, and may be waiting for storage.
+	if !slot.mu.TryLock() {
+		return
+	}
 	defer slot.mu.Unlock()
-	if outdated, err := m.outdated(ctx, slot, v); slot.flight == nil && !outdated && err == nil {
+	if slot.flight != nil {
+		return
+	}
+	if outdated, err := m.outdated(ctx, slot, v); !outdated && err == nil {
 		m.start(slot, v)
 	}
 }
 
-// start begins a flight. The slot is locked.
+// start begins a flight, or answers one that has failed where the backend has ended. The slot is locked.
 func (m *Manager) start(slot *slot, v *view) *flight {
 	f := newFlight(v, slot.ended)
+	if !m.begin() {
+		f.land(ErrEnded)
+		return f
+	}
 	slot.flight = f
-	m.running.Add(1)
+	slot.underWay++
 	go func() {
 		defer m.running.Done()
+		defer slot.leave()
 		m.fly(slot, f)
 	}()
 	return f
@@ -130,9 +150,9 @@ func (m *Manager) fly(slot *slot, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
 	traced := ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
-		f.attemptFailed(fmt.Errorf("config %q: %w; it is tried again", f.config.Name, err))
+		f.attemptFailed(fmt.Sprintf("config %q: %s; it is tried again", f.config.Name, err))
 	}})
-	token, outcome := m.obtain(traced, slot, f)
+	token, result := m.obtain(traced, slot, f)
 
 	slot.mu.Lock()
 	if slot.flight == f {
@@ -141,15 +161,15 @@ func (m *Manager) fly(slot *slot, f *flight) {
 	discard := token
 	switch wanted, err := m.stillWanted(m.storing, slot, f); {
 	case err != nil:
-		outcome = err
+		result = err
 	case !wanted:
-		outcome = ErrOvertaken
-	case outcome == nil:
+		result = ErrOvertaken
+	case result == nil:
 		m.keep(m.storing, slot, f, token)
 		discard = nil
 	}
 	slot.mu.Unlock()
-	f.land(outcome)
+	f.land(result)
 	if discard != nil {
 		m.discard(slot.role, *discard)
 	}
@@ -184,11 +204,15 @@ func (m *Manager) keep(ctx context.Context, slot *slot, f *flight, token *store.
 	if err != nil {
 		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", slot.role, "error", err)
 	}
+	earlier, ended := before.Followed(token, now)
+	for _, one := range ended {
+		m.discard(slot.role, one)
+	}
 	next := &store.Session{
 		ConfigFingerprint: f.config.Fingerprint(),
 		RoleFingerprint:   f.role.Fingerprint(),
 		Current:           token,
-		Earlier:           before.Tokens(now),
+		Earlier:           earlier,
 		LastReadAt:        slot.lastReadAt(before),
 	}
 	if f.awaited.Load() {

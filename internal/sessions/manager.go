@@ -30,6 +30,15 @@ var (
 	ErrNeedsActiveNode = errors.New("the active node must answer this read")
 	// ErrDeadOnArrival says that the answer with a new token took longer than the token lived.
 	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role a longer ttl, or try again")
+	// ErrTimeOver says that a read took longer than it may.
+	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or see in status how N-central fares")
+	// ErrTooManyWaiting says that so many reads of a dedicated role wait for a session that no more may.
+	ErrTooManyWaiting = errors.New("too many reads of this role wait for a session of their own already: try again later, " +
+		"raise max_requests_in_flight, or use a shared role")
+	// ErrMaxLeaseUnknown says that Vault did not tell the mount's max_lease_ttl, beyond which no token may be promised.
+	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no token was asked for: try again")
+	// ErrEnded says that the plugin is being stopped.
+	ErrEnded = errors.New("the plugin is being stopped: try again")
 	// ErrOvertaken says that the role's sessions were ended, or its role or config changed, while a token was obtained for
 	// it, and again while it was tried anew.
 	ErrOvertaken = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
@@ -39,8 +48,16 @@ var (
 type UselessLifetimeError struct{ Lifetime time.Duration }
 
 func (e *UselessLifetimeError) Error() string {
-	return fmt.Sprintf("a token of this role would live for %s, and one with less than %s left is not handed out: give the role a longer ttl, "+
+	return fmt.Sprintf("a token of this role would live for %s, and one of %s or less is not handed out: give the role a longer ttl, "+
 		"or the mount a longer max_lease_ttl", e.Lifetime, store.DeadBelow)
+}
+
+// LateError says that a new token came so late that it has less left than the reader asked for.
+type LateError struct{ Asked, Left time.Duration }
+
+func (e *LateError) Error() string {
+	return fmt.Sprintf("min_ttl: N-central took so long that the new token has %s left, less than the %s that were asked for: try again, or ask for less",
+		e.Left.Truncate(time.Second), e.Asked)
 }
 
 // LimitError says that a reader asked for more remaining life than tokens of the role can have.
@@ -67,9 +84,13 @@ type Manager struct {
 	// What outlives a request runs on this context and is waited for by Close.
 	background context.Context
 	stop       context.CancelFunc
+	ending     sync.RWMutex // held while something begins to run, and while it is noted that nothing may any more
+	ended      bool
 	running    sync.WaitGroup
 	// storing is for what must still be written down when the rest is being broken off.
 	storing context.Context
+
+	proofs singleflight.Group // by config name
 
 	slots sync.Map // role name to *slot
 
@@ -99,10 +120,24 @@ func NewManager(entries *store.Store, servers *upstream.Registry, maxLeaseTTL fu
 	}
 }
 
-// Close breaks off what is under way and waits for it.
+// Close breaks off what is under way and waits for it. Nothing begins after it.
 func (m *Manager) Close() {
+	m.ending.Lock()
+	m.ended = true
+	m.ending.Unlock()
 	m.stop()
 	m.running.Wait()
+}
+
+// begin notes that something begins to run that Close must wait for, unless it was called already.
+func (m *Manager) begin() bool {
+	m.ending.RLock()
+	defer m.ending.RUnlock()
+	if m.ended {
+		return false
+	}
+	m.running.Add(1)
+	return true
 }
 
 // slot is what memory holds for one role beside its stored session.
@@ -115,12 +150,17 @@ type slot struct {
 	flight *flight
 	ended  uint64 // counts how often the role's sessions were ended
 	spent  string // the refresh token that N-central last refused: it is not tried again
+	// underWay counts the flights and ends of sessions that have not finished. While there is one, the role has no other
+	// slot: retired is set when this one has left the manager.
+	underWay int
+	retired  bool
 
 	view        atomic.Pointer[view]
 	granted     atomic.Pointer[lastGrant]
 	lastRead    atomic.Int64 // Unix nanoseconds
 	validated   atomic.Pointer[validation]
 	validations singleflight.Group
+	opening     atomic.Int64 // reads of a dedicated role that wait for their session
 }
 
 // lastGrant remembers for how long the role's last token was promised, for when that token is no more.
@@ -135,6 +175,49 @@ func (m *Manager) slot(role string) *slot {
 	}
 	known, _ := m.slots.LoadOrStore(role, &slot{role: role})
 	return known.(*slot)
+}
+
+// enter notes that something begins that must be finished before the slot is retired, and answers the slot: another one
+// where this one was retired already.
+func (m *Manager) enter(role string) *slot {
+	for {
+		slot := m.slot(role)
+		slot.mu.Lock()
+		if !slot.retired {
+			slot.underWay++
+			slot.mu.Unlock()
+			return slot
+		}
+		slot.mu.Unlock()
+	}
+}
+
+func (s *slot) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.underWay--
+}
+
+// retire drops what memory holds for a role that is no more, unless something of it is under way.
+func (m *Manager) retire(ctx context.Context, slot *slot) {
+	role, err := m.store.Roles.Get(ctx, slot.role)
+	if err != nil || role != nil {
+		return
+	}
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.underWay == 0 && !slot.retired {
+		slot.retired = true
+		m.slots.CompareAndDelete(slot.role, slot)
+	}
+}
+
+// retireUnused does so for all roles that are no more.
+func (m *Manager) retireUnused(ctx context.Context) {
+	m.slots.Range(func(_, known any) bool {
+		m.retire(ctx, known.(*slot))
+		return ctx.Err() == nil
+	})
 }
 
 // readAt notes a read of the role's token.
@@ -258,5 +341,5 @@ func (m *Manager) suspect(ctx context.Context, v *view) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return learnt != nil && v.token.Suspicion < learnt.Suspicion, nil
+	return v.token.Suspicion < 0 || learnt != nil && v.token.Suspicion < learnt.Suspicion, nil
 }

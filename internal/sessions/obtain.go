@@ -5,6 +5,7 @@ package sessions
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -25,36 +26,50 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 	if err != nil {
 		return nil, err
 	}
-	maxLease := m.maxLeaseTTL()
-	asked, err := overridesFor(f.config, f.role, maxLease)
+	terms, err := m.termsOf(f.config, f.role)
 	if err != nil {
 		return nil, err
 	}
-
-	if session.Serves(f.config, f.role) && m.mayRefresh(ctx, slot, server, session.Current) {
-		grant, err := server.Refresh(ctx, session.Current.RefreshToken, asked)
-		if err == nil {
-			return newToken(f.config, f.role, grant, asked, maxLease, store.ByRefresh), nil
+	if session.Serves(f.config, f.role) {
+		terms.asked.TokenEnd = session.Current.ServableUntil()
+		if m.mayRefresh(ctx, slot, server, session.Current) {
+			token, err := m.refresh(ctx, slot, server, session.Current, terms)
+			if token != nil || err != nil {
+				return token, err
+			}
 		}
-		if grant != nil {
-			m.discard(slot.role, *newToken(f.config, f.role, grant, asked, maxLease, store.ByRefresh))
-		}
-		var failure *upstream.Failure
-		if errors.As(err, &failure) && (failure.Down() || failure.Kind == ncentral.KindCanceled) {
-			return nil, err
-		}
-		if failure != nil && failure.Final() {
-			slot.refreshRefused(session.Current.RefreshToken)
-		}
-		m.upstream.Record(f.config.Name).CountRefreshFallback()
-		m.logger.Info("refresh did not bring a token: authenticating", "role", slot.role, "config", f.config.Name, "error", err)
 	}
-
-	grant, err := server.Authenticate(ctx, asked)
+	grant, err := server.Authenticate(ctx, terms.asked)
 	if grant == nil {
 		return nil, err
 	}
-	return newToken(f.config, f.role, grant, asked, maxLease, store.ByAuthenticate), err
+	return terms.newToken(grant, store.ByAuthenticate, rand.Text()), err
+}
+
+// refresh renews the session of the token. Where that brings none, and the server is not down, it answers nothing:
+// authenticate is next.
+func (m *Manager) refresh(ctx context.Context, slot *slot, server *upstream.Server, current *store.Token, terms terms) (*store.Token, error) {
+	grant, err := server.Refresh(ctx, current.RefreshToken, terms.asked)
+	if err == nil {
+		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
+	}
+	if grant != nil {
+		m.discard(slot.role, *terms.newToken(grant, store.ByRefresh, current.Chain))
+	}
+	var failure *upstream.Failure
+	if !errors.As(err, &failure) || failure.Down() || failure.NotMade || failure.Kind == ncentral.KindCanceled {
+		return nil, err
+	}
+	if failure.Final() {
+		slot.refreshRefused(current.RefreshToken)
+	}
+	if failure.Kind == ncentral.KindRefused {
+		// It should still have lived: the server forgot its sessions, as a reboot does, or somebody ended this one.
+		server.Suspect(ctx)
+	}
+	m.upstream.Record(current.Config).CountRefreshFallback()
+	m.logger.Info("refresh did not bring a token: authenticating", "role", slot.role, "config", current.Config, "error", err)
+	return nil, nil
 }
 
 // mayRefresh says whether the token's session may be refreshed: it has a refresh token that still lives and was not
@@ -86,13 +101,28 @@ func (s *slot) wasRefused(refreshToken string) bool {
 	return s.spent == refreshToken
 }
 
-// overridesFor are the lifetimes to ask for. It is an error where none that may be promised is of use: no call is made then.
-func overridesFor(config *store.Config, role *store.Role, maxLease time.Duration) (ncentral.Overrides, error) {
-	asked := ncentral.Overrides{Access: accessToAsk(role.TTL, maxLease), Refresh: config.RefreshTokenTTL}
-	if asked.Access > 0 && asked.Access <= store.DeadBelow {
-		return asked, &UselessLifetimeError{Lifetime: asked.Access}
+// terms are what is asked for and what may be promised of a grant.
+type terms struct {
+	config   *store.Config
+	role     *store.Role
+	asked    upstream.Asked
+	maxLease time.Duration
+}
+
+// termsOf works out the terms. It is an error where no lifetime that may be promised is of use: no call is made then.
+func (m *Manager) termsOf(config *store.Config, role *store.Role) (terms, error) {
+	maxLease := m.maxLeaseTTL()
+	if maxLease <= 0 {
+		return terms{}, ErrMaxLeaseUnknown
 	}
-	return asked, nil
+	access := accessToAsk(role.TTL, maxLease)
+	if access > 0 && access <= store.DeadBelow {
+		return terms{}, &UselessLifetimeError{Lifetime: access}
+	}
+	return terms{
+		config: config, role: role, maxLease: maxLease,
+		asked: upstream.Asked{Overrides: ncentral.Overrides{Access: access, Refresh: config.RefreshTokenTTL}},
+	}, nil
 }
 
 // accessToAsk is the access-token lifetime to ask N-central for; zero leaves it to N-central. No more than the mount's
@@ -108,27 +138,31 @@ func accessToAsk(ttl, maxLease time.Duration) time.Duration {
 }
 
 // newToken works out what is promised of a grant: never more than was granted, asked for, or than max_lease_ttl.
-func newToken(
-	config *store.Config, role *store.Role, grant *upstream.Grant, asked ncentral.Overrides, maxLease time.Duration, by store.ObtainedBy,
-) *store.Token {
-	promised := min(grant.Access, maxLease)
-	if asked.Access > 0 {
-		promised = min(promised, asked.Access)
+func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string) *store.Token {
+	promised := min(grant.Access, t.maxLease)
+	if t.asked.Access > 0 {
+		promised = min(promised, t.asked.Access)
 	}
 	token := &store.Token{
-		Origin:       store.Origin{Config: config.Name, URL: config.URL},
+		Origin:       store.Origin{Config: t.config.Name, URL: t.config.URL},
 		AccessToken:  grant.AccessToken,
 		TokenType:    grant.TokenType,
 		RefreshToken: grant.RefreshToken,
 		ObtainedBy:   by,
+		Chain:        chain,
 		IssuedAt:     grant.SentAt,
 		ExpiresAt:    grant.SentAt.Add(promised),
 		DiesAt:       grant.SentAt.Add(grant.Access),
+		ObtainedHere: true,
 		Suspicion:    grant.Suspicion,
-		Warnings:     append(grant.Warnings, roleWarnings(role, promised, maxLease)...),
+		Warnings:     append(grant.Warnings, roleWarnings(t.role, promised, t.maxLease)...),
 	}
 	if grant.RefreshToken != "" {
 		token.RefreshExpiresAt = grant.SentAt.Add(grant.Refresh)
+	}
+	if token.DiesAt.After(token.ExpiresAt) && t.role.CredentialType == store.Shared {
+		token.Warnings = append(token.Warnings, fmt.Sprintf("N-central granted more than is promised: the token is accepted there until %s",
+			token.DiesAt.UTC().Format(time.RFC3339)))
 	}
 	return token
 }

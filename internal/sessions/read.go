@@ -15,12 +15,17 @@ import (
 )
 
 // Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
-// concurrent readers cause one obtaining. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrOvertaken,
-// ErrDeadOnArrival, a *LimitError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
+// concurrent readers cause one obtaining. A read ends within the config's FlightLimit, whatever it needs. Errors are
+// ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrOvertaken, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
+// a *LimitError, a *LateError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
 func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, error) {
-	answer, err := m.read(ctx, role, want)
-	if errors.Is(err, ErrOvertaken) {
-		answer, err = m.read(ctx, role, want)
+	found := findings{from: upstream.FromStorage}
+	if m.store.Sessions.Holds(role) {
+		found.from = upstream.FromMemory
+	}
+	answer, err := m.readInHand(ctx, role, want, found)
+	if answer == nil && err == nil {
+		answer, err = m.readWaiting(ctx, role, want, found)
 	}
 	if err != nil {
 		m.countFailure(ctx, role, err)
@@ -40,65 +45,180 @@ func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 	}
 }
 
-// reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure, or one of four.
+// reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure, or one of a few.
 func reasonOf(err error) string {
+	var late *LateError
 	switch {
 	case ncentral.KindOf(err) == ncentral.KindCanceled: // a dedicated session is opened for its reader alone
 		return upstream.ReaderGone
 	case ncentral.KindOf(err) != "":
 		return string(ncentral.KindOf(err))
+	case errors.Is(err, ErrTimeOver):
+		return string(ncentral.KindTimeout)
+	case errors.Is(err, ErrTooManyWaiting):
+		return string(ncentral.KindQueued)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return upstream.ReaderGone
 	case errors.Is(err, ErrOvertaken):
 		return upstream.Overtaken
-	case errors.Is(err, ErrDeadOnArrival):
+	case errors.Is(err, ErrDeadOnArrival), errors.As(err, &late):
 		return upstream.DeadOnArrival
 	}
 	return upstream.StorageFailed
 }
 
-func (m *Manager) read(ctx context.Context, role string, want Want) (*Answer, error) {
-	if want.from == "" {
-		want.from = upstream.FromStorage
-		if m.store.Sessions.Holds(role) {
-			want.from = upstream.FromMemory
-		}
-	}
-	slot, v, err := m.look(ctx, role)
-	if err != nil {
-		return nil, err
-	}
-	now := time.Now()
-	if err := slot.checkLimit(v, want); err != nil {
-		return nil, err
-	}
-	if !v.goodEnough(now, want) {
-		return m.obtainAndAnswer(ctx, slot, v, want)
-	}
-	suspect, err := m.suspect(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	if suspect || want.Validate {
-		return m.validateAndAnswer(ctx, slot, v, want)
-	}
-	return m.answerGoodEnough(ctx, slot, v, want, now)
+// findings are what one read has found out so far.
+type findings struct {
+	from     upstream.Source // where the token in hand was when the read began
+	obtained bool            // the token in hand is one that the read waited for
+	alive    *store.Token    // the token that N-central said lives
+	unusable *store.Token    // the token that died, or that must be validated and cannot be
+	unproven error           // why the token in hand, which came from storage, could not be validated
 }
 
-// answerGoodEnough hands the view's token out, and starts its rotation where that is due soon.
-func (m *Manager) answerGoodEnough(ctx context.Context, slot *slot, v *view, want Want, now time.Time) (*Answer, error) {
-	if v.dueAhead(now) {
-		if want.Stored {
-			return nil, ErrNeedsActiveNode
+// decision is what a read does next.
+type decision int
+
+const (
+	toServe    decision = iota // hand out the token in hand
+	toValidate                 // ask N-central first whether it lives
+	toProve                    // the same, for all tokens of the config that come from storage
+	toObtain                   // wait for a new one
+)
+
+// doubts are the reasons to validate the token in hand before it is handed out.
+type doubts struct {
+	suspect  bool // it may have been ended
+	unproven bool // it came from storage, which may be of the past
+}
+
+// decide says what a read does next. A token that the read waited for is handed out where it lives as long as the reader
+// asks; one in hand must have what the role asks for too, and give no reason to doubt that it lives.
+func (v *view) decide(want Want, found *findings, doubts doubts, now time.Time) (decision, error) {
+	switch {
+	case found.obtained && v.token == nil:
+		return 0, ErrOvertaken
+	case found.obtained && !v.alive(now):
+		return 0, ErrDeadOnArrival
+	case found.obtained && v.remaining(now) < want.MinTTL:
+		return 0, &LateError{Asked: want.MinTTL, Left: v.remaining(now)}
+	case !found.obtained && !v.goodEnough(now, want), v.holds(found.unusable):
+		return toObtain, nil
+	case v.holds(found.alive):
+		return toServe, nil
+	case doubts.suspect, want.Validate && !found.obtained:
+		return toValidate, nil
+	case doubts.unproven && found.unproven == nil:
+		return toProve, nil
+	}
+	return toServe, nil
+}
+
+// next looks at the role as it is now, and answers what the read does.
+func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*slot, *view, decision, error) {
+	slot, v, err := m.look(ctx, role)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if err := slot.checkLimit(v, want); err != nil {
+		return nil, nil, 0, err
+	}
+	var doubts doubts
+	if v.token != nil {
+		if doubts.suspect, err = m.suspect(ctx, v); err != nil {
+			return nil, nil, 0, err
 		}
+		doubts.unproven = !want.Stored && !v.token.ObtainedHere && !v.record.StorageIsProven()
+	}
+	do, err := v.decide(want, found, doubts, time.Now())
+	return slot, v, do, err
+}
+
+// readInHand answers the token in hand, or nothing where N-central is needed first.
+func (m *Manager) readInHand(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
+	slot, v, do, err := m.next(ctx, role, want, &found)
+	switch {
+	case err != nil:
+		return nil, err
+	case do == toServe:
+		return m.serve(ctx, slot, v, want, &found)
+	case want.Stored:
+		return nil, ErrNeedsActiveNode
+	}
+	return nil, nil
+}
+
+// readWaiting does what needs N-central until there is a token to answer. Where the role, its config or its sessions
+// changed meanwhile, it starts over, once.
+func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
+	_, config, err := m.definition(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
+	defer cancel()
+	begun := found
+	for startedOver := false; ; {
+		answer, err := m.readStep(ctx, role, want, &found)
+		switch {
+		case answer != nil:
+			return answer, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.Is(err, ErrOvertaken) && !startedOver:
+			startedOver, found = true, begun
+		case err != nil:
+			return nil, err
+		}
+	}
+}
+
+// readStep does one thing that needs N-central, or answers the token in hand.
+func (m *Manager) readStep(ctx context.Context, role string, want Want, found *findings) (*Answer, error) {
+	slot, v, do, err := m.next(ctx, role, want, found)
+	if err != nil {
+		return nil, err
+	}
+	switch do {
+	case toValidate:
+		return nil, m.validateInHand(ctx, slot, v, want, found)
+	case toProve:
+		m.prove(ctx, slot, v, found)
+		return nil, nil
+	case toObtain:
+		return m.awaitNew(ctx, slot, v, want, found)
+	}
+	return m.serve(ctx, slot, v, want, found)
+}
+
+// serve hands the token in hand out, and starts its rotation where that is due soon.
+func (m *Manager) serve(ctx context.Context, slot *slot, v *view, want Want, found *findings) (*Answer, error) {
+	now := time.Now()
+	from := found.from
+	switch {
+	case found.obtained && v.token.ObtainedBy == store.ByRefresh:
+		from = upstream.Refreshed
+	case found.obtained:
+		from = upstream.Authenticated
+	case v.dueAhead(now) && want.Stored:
+		return nil, ErrNeedsActiveNode
+	case v.dueAhead(now):
 		m.startAhead(ctx, slot, v, now)
 	}
-	return v.handOut(slot, want.from, now), nil
+	answer := v.handOut(slot, from, now)
+	if found.unproven != nil && !v.token.ObtainedHere {
+		answer.Warnings = append(answer.Warnings, fmt.Sprintf(
+			"this token comes from storage, and could not be validated since the plugin started: %s", found.unproven))
+	}
+	return answer, nil
 }
 
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
 // token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
 func (s *slot) checkLimit(v *view, want Want) error {
+	if want.MinTTL == 0 {
+		return nil
+	}
 	lifetime := v.role.TTL
 	if v.token != nil {
 		lifetime = v.token.Lifetime()
@@ -112,118 +232,102 @@ func (s *slot) checkLimit(v *view, want Want) error {
 	return nil
 }
 
-// validateAndAnswer hands the view's token out if N-central says that it lives, and a new one if it does not. Where
-// N-central cannot be asked, that is the error for a reader who asked for validation; for others a new token is tried.
-// N-central's answer is of use only if the token is still the one to hand out when it comes.
-func (m *Manager) validateAndAnswer(ctx context.Context, slot *slot, v *view, want Want) (*Answer, error) {
-	if want.Stored {
-		return nil, ErrNeedsActiveNode
+// validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is the error for a reader
+// who asked for validation; for others, and where its answers tell nothing, a new token is tried.
+func (m *Manager) validateInHand(ctx context.Context, slot *slot, v *view, want Want, found *findings) error {
+	verdict, err := m.validate(ctx, slot, v)
+	if err != nil && want.Validate && !verdict.Untold {
+		return err
 	}
-	lives, err := m.validate(ctx, slot, v)
-	if err != nil && want.Validate {
-		return nil, err
+	if verdict.Lives {
+		found.alive = v.token
+		return nil
 	}
-	validated := v.token
-	slot, v, err = m.look(ctx, slot.role)
-	if err != nil {
-		return nil, err
+	found.unusable = v.token
+	if found.obtained { // ended by another session of the same user
+		return ErrOvertaken
 	}
-	now := time.Now()
-	switch {
-	case !v.goodEnough(now, want), !lives && v.holds(validated):
-		return m.obtainAndAnswer(ctx, slot, v, want)
-	case v.holds(validated):
-		return m.answerGoodEnough(ctx, slot, v, want, now)
-	}
-	return m.read(ctx, slot.role, want)
+	return nil
 }
 
-// obtainAndAnswer waits for a new token. A reader who can do with the token in hand waits no longer than a first attempt
-// takes, and gets that token where it fails.
-func (m *Manager) obtainAndAnswer(ctx context.Context, slot *slot, v *view, want Want) (*Answer, error) {
-	if want.Stored {
-		return nil, ErrNeedsActiveNode
-	}
-	flight, err := m.join(ctx, slot, v)
-	if err != nil {
+// prove has one token of the config that came from storage validated, for all who read meanwhile, before the first is
+// handed out: the storage may be of the past, as after a snapshot was restored. A token that cannot be asked after is
+// handed out all the same, with a warning.
+func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *findings) {
+	proof := m.proofs.DoChan(v.config.Name, func() (any, error) {
+		verdict, err := m.validate(m.background, slot, v)
+		if verdict.Lives {
+			return v.token, nil
+		}
 		return nil, err
+	})
+	timer := time.NewTimer(v.config.RequestTimeout)
+	defer timer.Stop()
+	select {
+	case result := <-proof:
+		if living, ok := result.Val.(*store.Token); ok && v.holds(living) {
+			found.alive = living
+		}
+		found.unproven = result.Err
+	case <-timer.C:
+		found.unproven = fmt.Errorf("config %q: N-central has not answered within %s", v.config.Name, v.config.RequestTimeout)
+	case <-ctx.Done():
 	}
-	if flight == nil {
-		return m.read(ctx, slot.role, want)
+}
+
+// awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
+// first attempt takes, and is answered that token where it fails.
+func (m *Manager) awaitNew(ctx context.Context, slot *slot, v *view, want Want, found *findings) (*Answer, error) {
+	flight, err := m.join(ctx, slot, v)
+	if err != nil || flight == nil {
+		return nil, err
 	}
 	flight.awaited.Store(true)
 	now := time.Now()
-	var failedOnce <-chan struct{}
-	var patience <-chan time.Time
-	canServeStale := !want.Validate && v.alive(now) && v.remaining(now) >= want.MinTTL
-	if canServeStale {
-		timer := time.NewTimer(v.config.RequestTimeout)
-		defer timer.Stop()
-		failedOnce, patience = flight.failedOnce, timer.C
+	if want.Validate || v.holds(found.unusable) || !v.alive(now) || v.remaining(now) < want.MinTTL {
+		return nil, m.awaitEnd(ctx, flight, found)
 	}
+	timer := time.NewTimer(v.config.RequestTimeout)
+	defer timer.Stop()
 	select {
 	case <-flight.done:
-	case <-failedOnce:
-	case <-patience:
-		flight.attemptFailed(fmt.Errorf("config %q: N-central has not answered within %s; it is waited for", v.config.Name, v.config.RequestTimeout))
+		if flight.result == nil || errors.Is(flight.result, ErrOvertaken) {
+			return nil, m.awaitEnd(ctx, flight, found)
+		}
+	case <-flight.failedOnce:
+	case <-timer.C:
+		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", v.config.Name, v.config.RequestTimeout))
 	case <-flight.overtaken:
 		return nil, ErrOvertaken
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, context.Cause(ctx)
 	}
-	failure := flight.failure()
-	switch {
-	case failure == nil:
-		return m.answerNew(ctx, slot, want)
-	case canServeStale && !errors.Is(failure, ErrOvertaken):
-		return m.answerStale(ctx, slot, v, want, failure)
+	answer, err := m.answerStale(ctx, slot, v, want, found, flight.whyNot())
+	if answer == nil && err == nil { // it died while that was found out
+		err = m.awaitEnd(ctx, flight, found)
 	}
-	return nil, failure
+	return answer, err
 }
 
-// answerNew hands out the token that a flight brought. One that another session of the same user may have ended in the
-// meantime is validated first; where it was, the reader starts over.
-func (m *Manager) answerNew(ctx context.Context, slot *slot, want Want) (*Answer, error) {
-	slot, v, err := m.look(ctx, slot.role)
-	if err != nil {
-		return nil, err
+// awaitEnd waits for the flight's end.
+func (m *Manager) awaitEnd(ctx context.Context, flight *flight, found *findings) error {
+	select {
+	case <-flight.done:
+		found.obtained = flight.result == nil
+		return flight.result
+	case <-flight.overtaken:
+		return ErrOvertaken
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	if err := slot.checkLimit(v, want); err != nil {
-		return nil, err
-	}
-	if v.token == nil {
-		return nil, ErrOvertaken
-	}
-	suspect, err := m.suspect(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	if suspect {
-		lives, err := m.validate(ctx, slot, v)
-		if err != nil {
-			return nil, err
-		}
-		if !lives {
-			return nil, ErrOvertaken
-		}
-	}
-	now := time.Now()
-	if !v.alive(now) {
-		return nil, ErrDeadOnArrival
-	}
-	from := upstream.Authenticated
-	if v.token.ObtainedBy == store.ByRefresh {
-		from = upstream.Refreshed
-	}
-	return v.handOut(slot, from, now), nil
 }
 
-// shortestStaleWait is what an answer that hands out a stale token says at least of when to come back.
+// shortestStaleWait is what an answer that hands out a stale token says of when to come back, at least.
 const shortestStaleWait = 15 * time.Second
 
 // answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
-// have been validated for that.
-func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Want, failure error) (*Answer, error) {
+// have been validated for that. It answers nothing where the token is of no use any more.
+func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Want, found *findings, why string) (*Answer, error) {
 	inHand := v.token
 	slot, v, err := m.look(ctx, slot.role)
 	if err != nil {
@@ -237,25 +341,26 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Wan
 		return nil, err
 	}
 	if suspect {
-		if lives, _ := m.validate(ctx, slot, v); !lives {
-			return nil, failure
+		if verdict, _ := m.validate(ctx, slot, v); !verdict.Lives {
+			return nil, nil
 		}
 	}
 	now := time.Now()
 	if !v.alive(now) || v.remaining(now) < want.MinTTL {
-		return nil, failure
+		return nil, nil
 	}
 	server, err := m.server(v.config)
 	if err != nil {
 		return nil, err
 	}
 	v.record.ServedStale(v.token.ExpiresAt)
-	answer := v.handOut(slot, want.from, now)
+	answer := v.handOut(slot, found.from, now)
 	if answer.UntilRotation <= 0 {
 		next := max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait)
-		answer.UntilRotation = min(next, answer.Remaining.Truncate(time.Second))
+		// Not later than halfway to its end, so that whoever comes back then can still be helped.
+		answer.UntilRotation = min(next, (answer.Remaining / 2).Truncate(time.Second))
 	}
 	answer.Warnings = append(answer.Warnings, fmt.Sprintf(
-		"no new token could be had, so this is the one from before, which lives until %s: %s", v.facts.ExpiresAt, failure))
+		"no new token could be had, so this is the one from before, which lives until %s: %s", v.facts.ExpiresAt, why))
 	return answer, nil
 }

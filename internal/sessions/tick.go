@@ -6,11 +6,11 @@ package sessions
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -26,8 +26,9 @@ const (
 )
 
 // Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what lapsed, rotates the
-// tokens that were read since they were obtained and are due soon, asks after one live token of each config, and tries the
-// logouts owed. It is for the active node, once a minute. What its time does not suffice for is left to the next tick.
+// tokens that were read since they were obtained and are due soon, asks after the oldest token of each config, and tries
+// the logouts owed. It is for the active node, once a minute. No config waits for the server of another. What its time
+// does not suffice for is left to the next tick.
 func (m *Manager) Tick(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tickLimit)
 	defer cancel()
@@ -35,62 +36,135 @@ func (m *Manager) Tick(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	debts := make(chan error)
-	go func() { debts <- errors.Join(m.payDebts(ctx), m.forgetServers(ctx)) }()
-
-	rotated := m.rotateDue(ctx, roles)
-	m.inspectEach(ctx, roles, rotated)
-	if err := <-debts; ctx.Err() == nil {
-		return err
+	var work errgroup.Group
+	work.Go(func() error { return m.payDebts(ctx) })
+	work.Go(func() error { return m.forgetServers(ctx) })
+	deleted, held := m.tidyAll(ctx, roles)
+	work.Go(func() error { m.endDeleted(ctx, deleted); return nil })
+	for _, tokens := range held {
+		work.Go(func() error { m.tend(ctx, tokens); return nil })
 	}
-	return nil
+	err = work.Wait()
+	m.retireUnused(ctx)
+	if ctx.Err() != nil {
+		return nil // what was cut short is tried again
+	}
+	return err
 }
 
-// rotateDue tidies the roles' sessions, rotates those that are due, and answers the configs of which it obtained a token.
-func (m *Manager) rotateDue(ctx context.Context, roles []string) (rotated map[string]bool) {
-	var mu sync.Mutex
-	rotated = map[string]bool{}
-	var rotations errgroup.Group
-	rotations.SetLimit(workAtATime)
+// tokensInHand are one config's tokens, by role.
+type tokensInHand map[string]*store.Token
+
+// tidyAll removes what lapsed, and answers the roles that have sessions and are no more, and the tokens in hand by config.
+func (m *Manager) tidyAll(ctx context.Context, roles []string) (deleted []string, held map[string]tokensInHand) {
+	held = map[string]tokensInHand{}
 	for _, role := range roles {
-		slot, v, err := m.tidy(ctx, role)
-		if err != nil {
+		if ctx.Err() != nil {
+			break
+		}
+		v, err := m.tidy(ctx, role)
+		switch {
+		case errors.Is(err, ErrUnknownRole):
+			deleted = append(deleted, role)
+		case err != nil:
 			m.logger.Warn("a session could not be looked after", "role", role, "error", err)
+		case v != nil:
+			if held[v.config.Name] == nil {
+				held[v.config.Name] = tokensInHand{}
+			}
+			held[v.config.Name][role] = v.token
 		}
-		if v == nil || !v.dueAhead(time.Now()) || slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
-			continue
-		}
-		rotations.Go(func() error {
-			if m.rotate(ctx, slot, v) {
-				mu.Lock()
-				defer mu.Unlock()
-				rotated[v.config.Name] = true
+	}
+	return deleted, held
+}
+
+// tidy removes what lapsed of the role's stored session and answers the view of a token that lives, or none.
+func (m *Manager) tidy(ctx context.Context, role string) (*view, error) {
+	slot, v, err := m.look(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	if v.session.Lapsed(now, slot.lastReadAt(v.session), v.rotatesAt) {
+		return nil, m.removeLapsed(ctx, slot, v)
+	}
+	if err := m.endPastPromise(ctx, role); err != nil {
+		m.logger.Warn("sessions past their promise could not be ended", "role", role, "error", err)
+	}
+	if !v.alive(now) {
+		return nil, nil
+	}
+	return v, nil
+}
+
+// removeLapsed removes the role's stored session, unless it was changed since the view was made.
+func (m *Manager) removeLapsed(ctx context.Context, slot *slot, v *view) error {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil || session == nil || session != v.session {
+		return err
+	}
+	return m.store.Sessions.Delete(ctx, slot.role)
+}
+
+// endDeleted ends the sessions of roles that were deleted on another cluster.
+func (m *Manager) endDeleted(ctx context.Context, roles []string) {
+	var ends errgroup.Group
+	ends.SetLimit(workAtATime)
+	for _, role := range roles {
+		ends.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			warnings, err := m.EndRole(ctx, role)
+			if err != nil {
+				m.logger.Warn("a session could not be looked after", "role", role, "error", err)
+			}
+			for _, warning := range warnings {
+				m.logger.Warn("a session of a deleted role could not be ended", "role", role, "reason", warning)
 			}
 			return nil
 		})
 	}
-	_ = rotations.Wait()
-	return rotated
+	_ = ends.Wait()
 }
 
-// inspectEach asks after one live token of each config. One of which a token was obtained just now is not validated.
-func (m *Manager) inspectEach(ctx context.Context, roles []string, rotated map[string]bool) {
-	live := map[string]*liveToken{}
-	for _, role := range roles {
+// tend rotates what is due of one config's tokens, and asks after the oldest of them.
+func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
+	var rotations errgroup.Group
+	rotations.SetLimit(workAtATime)
+	for role := range tokens {
 		slot, v, err := m.look(ctx, role)
-		if err != nil || !v.alive(time.Now()) {
+		if err != nil || !v.alive(time.Now()) || !v.dueAhead(time.Now()) || !slot.wasRead(v) {
 			continue
 		}
-		if known := live[v.config.Name]; known == nil || v.token.ExpiresAt.After(known.view.token.ExpiresAt) {
-			live[v.config.Name] = &liveToken{slot: slot, view: v}
+		rotations.Go(func() error { m.rotate(ctx, slot, v); return nil })
+	}
+	_ = rotations.Wait()
+	if slot, v := m.oldest(ctx, tokens); v != nil {
+		m.inspect(ctx, slot, v, v.holds(tokens[slot.role]))
+	}
+}
+
+// wasRead says whether the view's token was read since it was obtained; the read that obtained it counts.
+func (s *slot) wasRead(v *view) bool { return !s.lastReadAt(v.session).Before(v.token.IssuedAt) }
+
+// oldest answers the role whose token was obtained first, of those that live and are not suspect: a reboot of N-central
+// since then has ended it.
+func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*slot, *view) {
+	var slot *slot
+	var oldest *view
+	for role := range tokens {
+		candidate, v, err := m.look(ctx, role)
+		if err != nil || !v.alive(time.Now()) || oldest != nil && !v.token.IssuedAt.Before(oldest.token.IssuedAt) {
+			continue
+		}
+		if suspect, err := m.suspect(ctx, v); err == nil && !suspect {
+			slot, oldest = candidate, v
 		}
 	}
-	var inspections errgroup.Group
-	inspections.SetLimit(workAtATime)
-	for _, token := range live {
-		inspections.Go(func() error { m.inspect(ctx, token, rotated[token.view.config.Name]); return nil })
-	}
-	_ = inspections.Wait()
+	return slot, oldest
 }
 
 // forgetServers removes what this cluster learnt of servers whose config was deleted on another.
@@ -114,108 +188,71 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 	return m.store.Learnt.Delete(ctx, name)
 }
 
-// liveToken is the token by which a tick asks after its config.
-type liveToken struct {
-	slot *slot
-	view *view
-}
-
-// tidy removes what lapsed of the role's stored session and answers the view of a token that lives, or none.
-func (m *Manager) tidy(ctx context.Context, role string) (*slot, *view, error) {
-	slot, v, err := m.look(ctx, role)
-	if errors.Is(err, ErrUnknownRole) {
-		warnings, err := m.EndRole(ctx, role)
-		for _, warning := range warnings {
-			m.logger.Warn("a session of a deleted role could not be ended", "role", role, "reason", warning)
-		}
-		return nil, nil, err
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	now := time.Now()
-	if len(v.session.Tokens(now)) == 0 {
-		return nil, nil, m.removeLapsed(ctx, slot)
-	}
-	if !v.alive(now) {
-		return nil, nil, nil
-	}
-	return slot, v, nil
-}
-
-// removeLapsed removes the role's stored session if it holds no token that lives.
-func (m *Manager) removeLapsed(ctx context.Context, slot *slot) error {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
-	if err != nil || session == nil || len(session.Tokens(time.Now())) > 0 {
-		return err
-	}
-	return m.store.Sessions.Delete(ctx, slot.role)
-}
-
-// rotate obtains a new token for the role, waits for it, and says whether it came.
-func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) bool {
+// rotate obtains a new token for the role, and waits for it.
+func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) {
 	if ctx.Err() != nil {
-		return false
-	}
-	flight, err := m.join(ctx, slot, v)
-	if flight == nil {
-		if err != nil {
-			m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
-		}
-		return false
-	}
-	select {
-	case <-flight.done:
-		if err := flight.failure(); err != nil {
-			m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
-			return false
-		}
-		return true
-	case <-flight.overtaken:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-// inspect asks N-central whether the token lives, and once an hour whether a data call succeeds with it. A dead token that
-// has readers is replaced at once; that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, token *liveToken, isNew bool) {
-	slot, v := token.slot, token.view
-	server, err := m.server(v.config)
-	if err != nil {
-		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
 		return
 	}
-	lives := isNew
-	if !isNew {
-		lives, err = m.validate(ctx, slot, v)
+	flight, err := m.join(ctx, slot, v)
+	if err == nil && flight != nil {
+		err = m.awaitEnd(ctx, flight, &findings{})
+	}
+	if err != nil && !errors.Is(err, ErrOvertaken) && ctx.Err() == nil {
+		m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+	}
+}
+
+// inspect asks N-central whether the token lives, if it was there before this tick, and once an hour whether a data call
+// succeeds with it. A dead token that has readers is replaced at once; that it died makes the config's other tokens suspect.
+func (m *Manager) inspect(ctx context.Context, slot *slot, v *view, wasThere bool) {
+	server, err := m.server(v.config)
+	if err != nil {
+		return // the config has changed
+	}
+	verdict := upstream.Verdict{Lives: true}
+	if wasThere {
+		verdict, err = m.validate(ctx, slot, v)
 	}
 	switch {
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
-	case lives:
-		m.probe(ctx, server, v.config, v.token.AccessToken)
+	case verdict.Lives:
+		m.probe(ctx, server, v.config, v.token.AccessToken, func() bool {
+			_, latest, err := m.look(ctx, slot.role)
+			return err == nil && latest.holds(v.token)
+		})
 	default:
-		_, now, err := m.look(ctx, slot.role)
-		if err != nil || now.session == nil || now.session.Current != nil {
-			return // ended or replaced by this engine in the meantime, which tells nothing of the server
-		}
-		server.Suspect(ctx)
-		if !slot.lastReadAt(v.session).Before(v.token.IssuedAt) {
-			m.rotate(ctx, slot, now)
-		}
+		m.replaceDead(ctx, server, slot, v)
 	}
 }
 
-// probe makes the data call with the token, once an hour for each server and credential. A call that was not answered is made
-// again with the next token.
-func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *store.Config, accessToken string) {
-	if m.claimProbe(config) && !server.Probe(ctx, accessToken) {
+// replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if it has readers.
+func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, slot *slot, dead *view) {
+	_, latest, err := m.look(ctx, slot.role)
+	if err != nil || latest.session == nil || latest.session.Current != nil {
+		return // ended or replaced by this engine in the meantime, which tells nothing of the server
+	}
+	server.Suspect(ctx)
+	if slot.wasRead(dead) {
+		m.rotate(ctx, slot, latest)
+	}
+}
+
+// probe makes the data call with the token, once an hour for each server and credential. A call that was not answered is
+// made again with the next token. A 401 tells of the user only if the token is still held: else it may have been ended.
+func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool) {
+	if !m.claimProbe(config) {
+		return
+	}
+	failure, answered := server.Probe(ctx, accessToken)
+	switch {
+	case !answered:
 		m.probesMu.Lock()
 		defer m.probesMu.Unlock()
 		delete(m.probes, config.Name)
+	case failure != nil && failure.Kind == ncentral.KindRefused && !isHeld():
+	default:
+		server.NoteProbed(ctx, failure)
 	}
 }
 
@@ -223,12 +260,22 @@ func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *st
 func (m *Manager) claimProbe(config *store.Config) bool {
 	m.probesMu.Lock()
 	defer m.probesMu.Unlock()
-	now := time.Now()
-	if last := m.probes[config.Name]; last.fingerprint == config.Fingerprint() && now.Sub(last.at) < probeEvery {
-		return false
+	due := m.probes[config.Name].isDue(config)
+	if due {
+		m.probes[config.Name] = probe{fingerprint: config.Fingerprint(), at: time.Now()}
 	}
-	m.probes[config.Name] = probe{fingerprint: config.Fingerprint(), at: now}
-	return true
+	return due
+}
+
+// probeIsDue says whether the data call is due.
+func (m *Manager) probeIsDue(config *store.Config) bool {
+	m.probesMu.Lock()
+	defer m.probesMu.Unlock()
+	return m.probes[config.Name].isDue(config)
+}
+
+func (p probe) isDue(config *store.Config) bool {
+	return p.fingerprint != config.Fingerprint() || time.Since(p.at) >= probeEvery
 }
 
 // payDebts tries the logouts owed. A debt ends when it is paid, when its token expired, and when its token may be sent
@@ -238,32 +285,40 @@ func (m *Manager) payDebts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	byConfig := map[string][]store.Owed{}
+	for _, debt := range debts {
+		byConfig[debt.Config] = append(byConfig[debt.Config], debt)
+	}
+	var configs errgroup.Group
+	for _, debts := range byConfig {
+		configs.Go(func() error { m.payDebtsOf(ctx, debts); return nil })
+	}
+	return configs.Wait()
+}
+
+// payDebtsOf tries the logouts owed of one config.
+func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 	var group errgroup.Group
 	group.SetLimit(workAtATime)
 	for _, debt := range debts {
-		group.Go(func() error { return m.pay(ctx, debt) })
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if store.Remaining(debt.DiesAt, time.Now()) <= 0 {
+				m.strike(ctx, debt)
+				return nil
+			}
+			switch ending, warning := m.logOut(ctx, debt.Role, debt); ending {
+			case upstream.NotEndedYet:
+				m.logger.Debug("a logout is still owed", "config", debt.Config, "reason", warning)
+				return nil
+			case upstream.CannotEnd:
+				m.logger.Warn("a logout owed is given up", "config", debt.Config, "reason", warning)
+			}
+			m.strike(m.storing, debt)
+			return nil
+		})
 	}
-	return group.Wait()
-}
-
-func (m *Manager) pay(ctx context.Context, debt store.Owed) error {
-	if store.Remaining(debt.DiesAt, time.Now()) <= 0 {
-		return m.store.DeleteOwed(ctx, debt)
-	}
-	server, why, err := m.serverOf(ctx, debt.Origin)
-	if err != nil {
-		return err
-	}
-	if why != "" {
-		m.logger.Warn("a logout owed is given up", "config", debt.Config, "reason", why, "lives_until", debt.DiesAt.UTC().Format(time.RFC3339))
-		return m.store.DeleteOwed(ctx, debt)
-	}
-	switch ending, err := server.Logout(ctx, debt.AccessToken); ending {
-	case upstream.NotEndedYet:
-		m.logger.Debug("a logout is still owed", "config", debt.Config, "error", err)
-		return nil
-	case upstream.CannotEnd:
-		m.logger.Warn("a logout owed is given up: this server has no logout", "config", debt.Config, "lives_until", debt.DiesAt.UTC().Format(time.RFC3339))
-	}
-	return m.store.DeleteOwed(ctx, debt)
+	_ = group.Wait()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // validationStands is for how long the last validation of a token is not repeated.
@@ -18,7 +19,8 @@ const validationStands = time.Second
 type validation struct {
 	accessToken string
 	at          time.Time
-	failure     error // why it could not be asked; nil where it said that the token lives
+	untold      bool  // N-central answers, and that tells nothing
+	failure     error // why nothing is known; nil where it said that the token lives
 }
 
 // validatedAt is when the token was last known to live by N-central's word.
@@ -31,16 +33,19 @@ func (s *slot) validatedAt(token *store.Token) time.Time {
 
 // validate asks N-central whether the view's token lives, once a second at most and once for all who ask at a time. A
 // dead token is dropped, so that nobody gets it again. The error is an *upstream.Failure or the context's.
-func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (lives bool, err error) {
+func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (upstream.Verdict, error) {
 	last := slot.validated.Load()
 	if last != nil && last.accessToken == v.token.AccessToken && time.Since(last.at) < validationStands {
 		suspect, err := m.suspect(ctx, v)
 		if err != nil || last.failure != nil || !suspect {
-			return err == nil && last.failure == nil, errors.Join(err, last.failure)
+			err = errors.Join(err, last.failure)
+			return upstream.Verdict{Lives: err == nil, Untold: last.untold}, err
 		}
 	}
 	answer := slot.validations.DoChan(v.token.AccessToken, func() (any, error) {
-		m.running.Add(1)
+		if !m.begin() {
+			return upstream.Verdict{}, ErrEnded
+		}
 		defer m.running.Done()
 		ctx, cancel := context.WithTimeout(m.background, v.config.FlightLimit())
 		defer cancel()
@@ -48,36 +53,32 @@ func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (lives bool
 	})
 	select {
 	case result := <-answer:
-		lives, _ := result.Val.(bool)
-		return lives, result.Err
+		verdict, _ := result.Val.(upstream.Verdict)
+		return verdict, result.Err
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return upstream.Verdict{}, context.Cause(ctx)
 	}
 }
 
-func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (bool, error) {
+func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (upstream.Verdict, error) {
 	server, err := m.server(v.config)
 	if err != nil {
-		return false, err
+		return upstream.Verdict{}, err
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
 	suspicion := server.Learnt(ctx).Suspicion
 	verdict, err := server.Validate(ctx, v.token)
 	now := time.Now()
+	if !v.token.ObtainedHere && (verdict.Lives || verdict.Untold || verdict.Unexplained) {
+		defer v.record.ProveStorage() // a token that something is known to have ended tells nothing of the others
+	}
 	if err != nil {
-		slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now, failure: err})
-		return false, err
+		slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
+		return verdict, err
 	}
 	if !verdict.Lives {
-		// A token that the engine itself ended or replaced in the meantime tells nothing of the server.
-		if m.changeCurrent(slot, v.token, nil) {
-			m.logger.Warn("a token died before its time and is replaced", "role", slot.role, "config", v.config.Name)
-			if verdict.Unexplained {
-				v.record.CountDeadToken()
-				server.ForgetLearnt(ctx)
-			}
-		}
-		return false, nil
+		m.dropDead(ctx, server, slot, v, verdict)
+		return verdict, nil
 	}
 	slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now})
 	if v.token.Suspicion < suspicion {
@@ -85,7 +86,20 @@ func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (boo
 		trusted.Suspicion, trusted.LastValidatedAt = suspicion, now
 		m.changeCurrent(slot, v.token, &trusted)
 	}
-	return true, nil
+	return verdict, nil
+}
+
+// dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced in the meantime tells
+// nothing of the server.
+func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, slot *slot, v *view, verdict upstream.Verdict) {
+	if !m.changeCurrent(slot, v.token, nil) {
+		return
+	}
+	m.logger.Warn("a token died before its time and is replaced", "role", slot.role, "config", v.config.Name)
+	if verdict.Unexplained {
+		v.record.CountDeadToken()
+		server.ForgetLearnt(ctx)
+	}
 }
 
 // changeCurrent puts another token, or none, in the place of the role's current one, and says whether that was still the

@@ -11,7 +11,9 @@ type Learnt struct {
 	URL                             string         `json:"url"`
 	ServerVersion                   string         `json:"server_version,omitempty"`
 	ClockOffset                     *time.Duration `json:"clock_offset,omitempty"` // how far the server's clock is ahead
+	StartTime                       string         `json:"start_time,omitempty"`   // as the server tells it: another one is a reboot
 	CanLogOut                       *bool          `json:"can_log_out,omitempty"`
+	CanValidate                     *bool          `json:"can_validate,omitempty"`
 	RefreshEndsPredecessor          *bool          `json:"refresh_ends_predecessor,omitempty"`
 	AuthenticateEndsEarlierSessions *bool          `json:"authenticate_ends_earlier_sessions,omitempty"`
 	// RefreshRefused: a refresh of a fresh session was refused, so that rotations authenticate.

@@ -6,6 +6,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-uuid"
@@ -17,26 +18,29 @@ import (
 type Owed struct {
 	// Key is the debt's place in storage.
 	Key string `json:"-"`
+	// Role is the one that the session was opened for, as the key tells.
+	Role string `json:"-"`
 	Origin
 	AccessToken string    `json:"access_token"`
 	DiesAt      time.Time `json:"dies_at"`
 }
 
-// PutOwed writes down that the role's token is still to be logged out. Debts lie by config and role, so that both can be
-// counted without reading them.
-func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) error {
+// PutOwed writes down that the role's token is still to be logged out, and answers the debt with its key. Debts lie by
+// config and role, so that both can be counted without reading them.
+func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) (Owed, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
-		return fmt.Errorf("naming a logout owed: %w", err)
+		return debt, fmt.Errorf("naming a logout owed: %w", err)
 	}
-	entry, err := logical.StorageEntryJSON(owedPrefix+debt.Config+"/"+role+"/"+id, debt)
+	debt.Key = owedPrefix + debt.Config + "/" + role + "/" + id
+	entry, err := logical.StorageEntryJSON(debt.Key, debt)
 	if err != nil {
-		return fmt.Errorf("encoding a logout owed: %w", err)
+		return debt, fmt.Errorf("encoding a logout owed: %w", err)
 	}
 	if err := s.storage.Put(ctx, entry); err != nil {
-		return fmt.Errorf("writing a logout owed to storage: %w", err)
+		return debt, fmt.Errorf("writing a logout owed to storage: %w", err)
 	}
-	return nil
+	return debt, nil
 }
 
 // CountOwedOfRole says how many logouts are owed for the role, of whichever config.
@@ -136,7 +140,7 @@ func (s *Store) owed(ctx context.Context, key string) (*Owed, error) {
 	if entry == nil {
 		return nil, nil
 	}
-	debt := &Owed{Key: key}
+	debt := &Owed{Key: key, Role: strings.Split(key, "/")[2]}
 	if err := entry.DecodeJSON(debt); err != nil {
 		return nil, fmt.Errorf("a stored logout owed cannot be read: %w", err)
 	}

@@ -3,7 +3,10 @@
 
 package store
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Session is all that a shared role has open at N-central: the token that readers get, and those that a rotation
 // replaced or a change retired and that have not lapsed yet.
@@ -42,6 +45,68 @@ func (s *Session) Tokens(now time.Time) []Token {
 	return live
 }
 
+// mostEarlier bounds how many earlier tokens a session keeps: an entry in storage has a size that it must not exceed.
+const mostEarlier = 50
+
+// Followed answers what the session is once another token has taken the current one's place, and the tokens that are more
+// than it keeps, of which the promise is over and that N-central can end alone.
+func (s *Session) Followed(by *Token, now time.Time) (earlier, ended []Token) {
+	earlier = s.Tokens(now)
+	slices.SortStableFunc(earlier, func(a, b Token) int { return b.IssuedAt.Compare(a.IssuedAt) })
+	if len(earlier) <= mostEarlier {
+		return earlier, nil
+	}
+	kept, gone := earlier[:mostEarlier], earlier[mostEarlier:]
+	together := chainsOf(append(kept, *by), func(Token) bool { return true })
+	for _, token := range gone {
+		if Remaining(token.ExpiresAt, now) <= 0 && !together[token.Chain] {
+			ended = append(ended, token)
+		}
+	}
+	return kept, ended
+}
+
+// PastPromise answers the session without the earlier tokens whose promise is over, and these as far as N-central still
+// accepts them and can end them alone.
+func (s *Session) PastPromise(now time.Time) (kept *Session, over []Token) {
+	promised := chainsOf(s.Earlier, func(t Token) bool { return Remaining(t.ExpiresAt, now) > 0 })
+	if s.Current != nil {
+		promised[s.Current.Chain] = true
+	}
+	next := *s
+	next.Earlier = nil
+	for _, token := range s.Earlier {
+		switch {
+		case !token.LivesAt(now):
+		case Remaining(token.ExpiresAt, now) <= 0 && !promised[token.Chain]:
+			over = append(over, token)
+		default:
+			next.Earlier = append(next.Earlier, token)
+		}
+	}
+	return &next, over
+}
+
+func chainsOf(tokens []Token, which func(Token) bool) map[string]bool {
+	chains := map[string]bool{}
+	for _, token := range tokens {
+		if which(token) {
+			chains[token.Chain] = true
+		}
+	}
+	return chains
+}
+
+// Lapsed says whether nothing of the session is of use any more: no token lives, and no reader waits for one that the
+// refresh token would bring. A reader waits where the last one came when the token was due to be replaced already.
+func (s *Session) Lapsed(now, lastRead, rotatesAt time.Time) bool {
+	if len(s.Tokens(now)) > 0 {
+		return false
+	}
+	refreshes := s != nil && s.Current != nil && s.Current.RefreshToken != "" && Remaining(s.Current.RefreshExpiresAt, now) > 0
+	return !refreshes || rotatesAt.IsZero() || lastRead.Before(rotatesAt)
+}
+
 // Origin says where a token came from. It is sent to that URL and nowhere else.
 type Origin struct {
 	Config string `json:"config"`
@@ -65,12 +130,17 @@ type Token struct {
 	TokenType    string     `json:"token_type"`
 	RefreshToken string     `json:"refresh_token,omitempty"`
 	ObtainedBy   ObtainedBy `json:"obtained_by"`
+	// Chain is common to a token and those refreshed from it: N-central may end them all where one is logged out [?].
+	Chain string `json:"chain,omitempty"`
 
 	IssuedAt         time.Time `json:"issued_at"`  // when the request for it was sent
 	ExpiresAt        time.Time `json:"expires_at"` // until when it is promised
 	DiesAt           time.Time `json:"dies_at"`    // until when N-central granted it; ExpiresAt or later
 	RefreshExpiresAt time.Time `json:"refresh_expires_at,omitzero"`
 	LastValidatedAt  time.Time `json:"last_validated_at,omitzero"`
+
+	// ObtainedHere is set for a token that this process obtained. One that came from storage may be of the past.
+	ObtainedHere bool `json:"-"`
 
 	// Suspicion is the config's count of suspicions (Learnt.Suspicion) when the token was last known to live. A token
 	// with a lower count than the config's is suspect.
@@ -84,6 +154,9 @@ func (t *Token) Lifetime() time.Duration { return t.ExpiresAt.Sub(t.IssuedAt) }
 
 // LivesAt says whether N-central would still accept the token, as far as its granted lifetime tells.
 func (t *Token) LivesAt(now time.Time) bool { return Remaining(t.DiesAt, now) > 0 }
+
+// ServableUntil is until when the token can be handed out.
+func (t *Token) ServableUntil() time.Time { return t.ExpiresAt.Add(-DeadBelow) }
 
 // DeadBelow is what a token must have left to be handed out: a lease of 0 s would become Vault's default of 768h.
 const DeadBelow = 2 * time.Second

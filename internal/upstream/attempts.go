@@ -20,36 +20,50 @@ import (
 
 // attempts is the transport that every attempt of every call to one server goes through. It holds the requests in flight
 // to their limit, in the order in which they came, and each attempt to request_timeout, which counts from when its turn
-// has come until the body is read.
+// has come until the body is read. A part of the places is kept from those calls that each reader causes one of, so that
+// no number of them keeps those waiting that many readers share.
 type attempts struct {
-	next    http.RoundTripper
-	places  *semaphore.Weighted
-	limit   int
-	timeout time.Duration
+	next      http.RoundTripper
+	places    *semaphore.Weighted
+	perReader *semaphore.Weighted // the places among them that calls for one reader may take
+	limit     int
+	timeout   time.Duration
 
 	inFlight prometheus.Gauge
 }
 
+func newAttempts(next http.RoundTripper, limit int, timeout time.Duration, inFlight prometheus.Gauge) *attempts {
+	return &attempts{
+		next:      next,
+		places:    semaphore.NewWeighted(int64(limit)),
+		perReader: semaphore.NewWeighted(int64(max(limit-keptPlaces(limit), 1))),
+		limit:     limit,
+		timeout:   timeout,
+		inFlight:  inFlight,
+	}
+}
+
+// keptPlaces is how many of the places are kept for what readers share: a quarter, one at least. Where there is but one
+// place, what they share waits for one other call at most.
+func keptPlaces(limit int) int { return max(limit/4, 1) }
+
 func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
-	turn, stop := whileAwaited(request.Context())
-	defer stop()
-	if err := a.places.Acquire(turn, 1); err != nil {
-		kind := ncentral.KindQueued
-		if errors.Is(err, context.Canceled) {
-			kind = ncentral.KindCanceled
-		}
-		return nil, &ncentral.Error{
-			Kind:   kind,
-			Detail: fmt.Sprintf("max_requests_in_flight is %d", a.limit),
-			Err:    err,
-		}
+	turn := turnOf(request.Context())
+	turn.giveBack()
+	release, err := a.takePlace(request.Context())
+	if err != nil {
+		return nil, err
+	}
+	if err := turn.look(); err != nil {
+		release()
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
 	a.inFlight.Inc()
 	done := sync.OnceFunc(func() {
 		cancel()
 		a.inFlight.Dec()
-		a.places.Release(1)
+		turn.keep(release)
 	})
 	response, err := a.next.RoundTrip(request.WithContext(ctx))
 	if err != nil {
@@ -60,10 +74,104 @@ func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// takePlace waits for a place among the requests in flight. The error is an *ncentral.Error.
+func (a *attempts) takePlace(ctx context.Context) (release func(), err error) {
+	ctx, stop := whileAwaited(ctx)
+	defer stop()
+	if ctx.Err() != nil {
+		return nil, a.noPlace(ncentral.KindTimeout, "the time for all of it was over before it was sent", ctx.Err())
+	}
+	pools := []*semaphore.Weighted{a.places}
+	if isForOneReader(ctx) {
+		pools = []*semaphore.Weighted{a.perReader, a.places}
+	}
+	for i, pool := range pools {
+		if err := pool.Acquire(ctx, 1); err != nil {
+			releaseAll(pools[:i])
+			return nil, a.noPlace(ncentral.KindQueued, fmt.Sprintf("max_requests_in_flight is %d", a.limit), err)
+		}
+	}
+	return func() { releaseAll(pools) }, nil
+}
+
+func releaseAll(pools []*semaphore.Weighted) {
+	for _, pool := range pools {
+		pool.Release(1)
+	}
+}
+
+func (a *attempts) noPlace(kind ncentral.Kind, detail string, cause error) error {
+	if errors.Is(cause, context.Canceled) {
+		kind, detail = ncentral.KindCanceled, ""
+	}
+	return &ncentral.Error{Kind: kind, Detail: detail, Err: cause}
+}
+
 // CloseIdleConnections lets http.Client reach the transport below.
 func (a *attempts) CloseIdleConnections() {
 	if idle, ok := a.next.(interface{ CloseIdleConnections() }); ok {
 		idle.CloseIdleConnections()
+	}
+}
+
+// turn is the place among those in flight of what is done for one caller. It is kept from an answer until that is acted
+// on, so that whoever comes next sees what it led to.
+type turn struct {
+	shut gate
+
+	mu      sync.Mutex
+	release func()
+}
+
+type turnKey struct{}
+
+// withTurn returns a context for attempts that are not to be made any more once the gate is shut. The place is given back
+// when another attempt is waited for, or by end.
+func withTurn(ctx context.Context, shut gate) (traced context.Context, end func()) {
+	t := &turn{shut: shut}
+	ctx = context.WithValue(ctx, turnKey{}, t)
+	return ncentral.WithTrace(ctx, &ncentral.Trace{
+		Retrying: func(ncentral.Call, error, time.Duration) { t.giveBack() },
+	}), t.giveBack
+}
+
+// turnOf returns the turn of the call that the context is of. A call without one is made whatever is being left alone, and
+// gives its place back with the answer.
+func turnOf(ctx context.Context) *turn {
+	t, _ := ctx.Value(turnKey{}).(*turn)
+	return t
+}
+
+// look returns the error of an attempt whose gate was shut while it waited, or nil.
+func (t *turn) look() error {
+	if t == nil {
+		return nil
+	}
+	if failure := t.shut(time.Now()); failure != nil {
+		return &ncentral.Error{Kind: failure.Kind, Err: failure}
+	}
+	return nil
+}
+
+func (t *turn) keep(release func()) {
+	if t == nil {
+		release()
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.release = release
+}
+
+func (t *turn) giveBack() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.release != nil {
+		t.release()
+		t.release = nil
 	}
 }
 
@@ -73,8 +181,18 @@ type readerKey struct{}
 // opened a session by then that nobody would know of. An attempt that has not been sent when the reader goes is not made.
 // The reader's values stay behind.
 func AwaitedBy(ctx, reader context.Context) context.Context {
-	return context.WithValue(ctx, readerKey{}, reader)
+	return context.WithValue(forOneReader(ctx), readerKey{}, reader)
 }
+
+type forOneReaderKey struct{}
+
+// forOneReader returns a context for a call that each reader causes one of. It takes none of the places that are kept for
+// what readers share.
+func forOneReader(ctx context.Context) context.Context {
+	return context.WithValue(ctx, forOneReaderKey{}, true)
+}
+
+func isForOneReader(ctx context.Context) bool { return ctx.Value(forOneReaderKey{}) != nil }
 
 // whileAwaited answers a context that also ends with the reader of the call, if it has one.
 func whileAwaited(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -62,18 +62,14 @@ func (r *Registry) patience(config *store.Config, now time.Time) (silence *Failu
 	if r.isOutdated(config) {
 		_, _ = r.Server(config) // another node wrote it: how the version before fared is nothing to it
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	server, known := r.servers[config.Name]
-	if !known {
+	server := r.known(config.Name)
+	if server == nil {
 		return nil, time.Time{}
 	}
 	return server.silence(now), server.NextAttempt(now)
 }
 
 func (r *Registry) isOutdated(config *store.Config) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	server, known := r.servers[config.Name]
-	return known && !server.config.WrittenAt.Equal(config.WrittenAt)
+	server := r.known(config.Name)
+	return server != nil && !server.config.WrittenAt.Equal(config.WrittenAt)
 }

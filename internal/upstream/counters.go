@@ -4,6 +4,7 @@
 package upstream
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -148,6 +149,10 @@ func (c *counters) trace() ncentral.Trace {
 			c.retries.WithLabelValues(string(call), string(ncentral.KindOf(err))).Inc()
 		},
 		Done: func(call ncentral.Call, err error, took time.Duration) {
+			var earlier *Failure
+			if errors.As(err, &earlier) {
+				return // the call was not made because of it
+			}
 			outcome := succeeded
 			if err != nil {
 				outcome = string(ncentral.KindOf(err))

@@ -27,6 +27,8 @@ type Report struct {
 	Steps  []Step
 	Failed *Step // the first step that failed; nil where all passed
 	Learnt store.Learnt
+	// Warnings tell of what is well enough to pass and worth knowing all the same.
+	Warnings []string
 	// Left are the sessions that were opened and could not be ended.
 	Left []Grant
 
@@ -45,10 +47,11 @@ const (
 )
 
 // Check makes every step of check: links; authenticate, twice; validate; the data call; refresh; server info; logout of
-// every session that it opened. No step is retried, and the whole ends within the config's FlightLimit. It is made in
-// spite of a cool-down, and lifts it where it passes. What it learnt of the server is stored.
+// every session that it opened. No step is retried. The steps end within the config's FlightLimit, and the logouts have as
+// much again. It is made in spite of a cool-down, and lifts it where it passes. What it learnt of the server is stored.
 func (s *Server) Check(ctx context.Context) *Report {
-	report := s.examine(ctx, toCheck, s)
+	// A caller that hangs up would leave a session open that nobody knows of.
+	report := s.examine(context.WithoutCancel(ctx), toCheck, true)
 	s.Adopt(ctx, report)
 	return report
 }
@@ -57,71 +60,98 @@ func (s *Server) Check(ctx context.Context) *Report {
 // the stored one, save that tokens which the new sessions may have ended are suspect. Once the config is stored, its
 // server is to Adopt the report.
 func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) (*Report, error) {
-	record := newRecord(candidate.Name) // counted nowhere: the config may never come to be
-	if stored != nil {
-		record = r.Record(candidate.Name).apart()
-	}
-	server, err := r.newServer(candidate, record)
+	server, inForce, err := r.serverToVerify(candidate, stored)
 	if err != nil {
 		return nil, err
 	}
-	defer server.client.CloseIdleConnections()
-	var inForce *Server
-	if stored != nil && stored.URL == candidate.URL {
-		if inForce, err = r.Server(stored); err != nil {
-			return nil, err
-		}
+	defer r.endVerification(server)
+	if inForce != nil && inForce != server.credential {
+		end := inForce.beginAuthenticate()
+		defer end()
 	}
-	return server.examine(ctx, toCheck, inForce), nil
+	return server.examine(context.WithoutCancel(ctx), toCheck, inForce != nil), nil
+}
+
+// serverToVerify makes a server of the candidate alone, and returns the credential of the stored config beside it, whose
+// sessions it may end; nil where there is none at that URL.
+func (r *Registry) serverToVerify(candidate, stored *store.Config) (*Server, *credential, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	record := newRecord(candidate.Name) // counted nowhere: the config may never come to be
+	if stored != nil {
+		record = r.record(candidate.Name).apart()
+	}
+	server, err := r.newServer(candidate, record)
+	if err != nil || stored == nil || stored.URL != candidate.URL {
+		return server, nil, err
+	}
+	return server, r.credentialOf(stored), nil
+}
+
+func (r *Registry) endVerification(server *Server) {
+	server.client.CloseIdleConnections()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dropUnused()
 }
 
 // Adopt stores what an examination taught. One that passed lifts cool-down and back-off; one whose User-API token was
-// refused begins a cool-down.
+// refused begins a cool-down where there is none, and leaves alone what there is.
 func (s *Server) Adopt(ctx context.Context, report *Report) {
 	ctx = context.WithoutCancel(ctx)
 	passed := report.Failed == nil && report.purpose == toCheck
-	s.teach(ctx, func(l *store.Learnt) {
+	s.learnFrom(ctx, report, passed)
+	if report.Failed == nil || report.failure != nil {
+		s.record.answered(s.life, report.failure, time.Now())
+	}
+	failure := report.failure
+	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
+		s.answered()
+	}
+	switch {
+	case passed:
+		s.credential.works()
+		s.mu.Lock()
+		s.silent.lift()
+		s.backOff.lift()
+		s.mu.Unlock()
+		s.noteObtaining(ctx, nil)
+		s.NoteProbed(ctx, nil)
+	case failure == nil:
+	case failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
+		s.NoteProbed(ctx, failure)
+	case failure.Refused() && s.credential.isRefused():
+	case !report.authenticated && (failure.Step == ncentral.CallAuthenticate || failure.Down()):
+		s.noteAuthenticated(ctx, report.authenticateSent, failure)
+	}
+}
+
+// learnFrom takes over what an examination found.
+func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
+	rebooted := false
+	s.knowledge.change(ctx, func(l *store.Learnt) {
+		rebooted = l.StartTime != "" && report.Learnt.StartTime != "" && l.StartTime != report.Learnt.StartTime
+		if rebooted {
+			raiseSuspicion(l)
+		}
 		mergeLearnt(l, report.Learnt)
 		if passed {
 			// The administrator may have raised the limits since: ask again.
 			l.AccessOverrideRefused, l.RefreshOverrideRefused = 0, 0
 		}
 	})
-	if report.Failed == nil || report.failure != nil {
-		s.record.answered(s.life, report.failure, time.Now())
-	}
-	if failure := report.failure; failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
-		s.answered()
-	}
-	switch {
-	case report.failure != nil && report.failure.Step == ncentral.CallData:
-		if tellsOfUser(report.failure.Kind) {
-			s.noteProbed(ctx, report.failure)
-		}
-	case report.failure != nil && !report.authenticated && (report.failure.Step == ncentral.CallAuthenticate || report.failure.Down()):
-		s.noteObtained(ctx, report.authenticateSent, report.failure)
-	case passed:
-		s.mu.Lock()
-		s.refused.lift()
-		s.silent.lift()
-		s.mu.Unlock()
-		s.noteObtaining(ctx, nil)
-		s.noteProbed(ctx, nil)
+	if rebooted {
+		s.logger.Warn("N-central was restarted: tokens from before are validated before they are handed out again")
 	}
 }
 
-// examine makes the steps that serve the purpose. inForce is the server whose tokens the examination's sessions may end, nil
-// where there is none.
-func (s *Server) examine(ctx context.Context, purpose purpose, inForce *Server) *Report {
-	// A caller that hangs up would leave a session open that nobody knows of.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.FlightLimit())
-	defer cancel()
-	e := &examination{server: s, inForce: inForce, client: s.client.WithoutRetries()}
+// examine makes the steps that serve the purpose. hasTokens says whether tokens of the config may be in hand, which the
+// examination's sessions may end.
+func (s *Server) examine(ctx context.Context, purpose purpose, hasTokens bool) *Report {
+	e := &examination{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
 	e.report.purpose = purpose
-	if inForce != nil {
-		endOpening := inForce.beginOpening()
-		defer endOpening()
-	}
+	end := s.credential.beginAuthenticate()
+	defer end()
 	e.run(ctx)
 	return &e.report
 }
@@ -134,8 +164,14 @@ func mergeLearnt(into *store.Learnt, found store.Learnt) {
 	if found.ClockOffset != nil {
 		into.ClockOffset = found.ClockOffset
 	}
+	if found.StartTime != "" {
+		into.StartTime = found.StartTime
+	}
 	if found.CanLogOut != nil {
 		into.CanLogOut = found.CanLogOut
+	}
+	if found.CanValidate != nil {
+		into.CanValidate = found.CanValidate
 	}
 	if found.RefreshEndsPredecessor != nil {
 		into.RefreshEndsPredecessor, into.RefreshRefused = found.RefreshEndsPredecessor, false
@@ -150,45 +186,64 @@ func mergeLearnt(into *store.Learnt, found store.Learnt) {
 
 // examination is one run of the steps.
 type examination struct {
-	server  *Server
-	inForce *Server
-	client  *ncentral.Client
-	report  Report
-	open    []Grant // the sessions to end, the newest last
+	server    *Server
+	hasTokens bool
+	client    *ncentral.Client
+	report    Report
+	open      []Grant // the sessions to end, the newest last
 }
 
 func (e *examination) run(ctx context.Context) {
 	defer e.logOut(ctx)
-	passed := e.report.purpose == toRotate || e.step("links", func() (string, error) { return e.links(ctx) })
-	passed = passed && e.step("authenticate", func() (string, error) { return e.authenticate(ctx) })
-	passed = passed && e.step("authenticate_again", func() (string, error) { return e.authenticateAgain(ctx) })
-	passed = passed && e.step("validate", func() (string, error) { return e.validate(ctx) })
-	if e.report.purpose == toCheck {
-		passed = passed && e.step("data", func() (string, error) { return e.data(ctx) })
+	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
+	defer cancel()
+	steps := []struct {
+		name    string
+		do      func(context.Context) (string, error)
+		toCheck bool // no part of what is to be learnt before a rotation
+		merely  bool // finds out what the server is like: it passes where there is no time left for it
+	}{
+		{name: "links", do: e.links, toCheck: true},
+		{name: "authenticate", do: e.authenticate},
+		{name: "authenticate_again", do: e.authenticateAgain, merely: true},
+		{name: "validate", do: e.validate},
+		{name: "data", do: e.data, toCheck: true},
+		{name: "refresh", do: e.refresh, merely: true},
+		{name: "server_info", do: e.serverInfo, toCheck: true, merely: true},
 	}
-	passed = passed && e.step("refresh", func() (string, error) { return e.refresh(ctx) })
-	if e.report.purpose == toCheck && passed {
-		e.step("server_info", func() (string, error) { return e.serverInfo(ctx) })
+	for _, step := range steps {
+		if step.toCheck && e.report.purpose != toCheck {
+			continue
+		}
+		err := e.timed(step.name, func() (string, error) {
+			message, err := step.do(ctx)
+			if err != nil && step.merely && ctx.Err() != nil {
+				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)", err), nil
+			}
+			return message, err
+		})
+		if err != nil {
+			failed := e.report.Steps[len(e.report.Steps)-1]
+			e.report.Failed = &failed
+			errors.As(err, &e.report.failure)
+			return
+		}
 	}
 }
 
-// step makes one step and writes it down; the error is told with its remedy.
-func (e *examination) step(name string, do func() (string, error)) bool {
+// timed makes one step and writes it down; the error is told with its remedy.
+func (e *examination) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
-	step := Step{Name: name, OK: err == nil, Duration: time.Since(began), Message: message}
 	var failure *Failure
 	switch {
 	case errors.As(err, &failure):
-		step.Message = failure.Explanation()
+		message = failure.Explanation()
 	case err != nil:
-		step.Message = err.Error()
+		message = err.Error()
 	}
-	e.report.Steps = append(e.report.Steps, step)
-	if err != nil && e.report.Failed == nil {
-		e.report.Failed, e.report.failure = &step, failure
-	}
-	return err == nil
+	e.report.Steps = append(e.report.Steps, Step{Name: name, OK: err == nil, Duration: time.Since(began), Message: message})
+	return err
 }
 
 func (e *examination) links(ctx context.Context) (string, error) {
@@ -202,8 +257,8 @@ func (e *examination) links(ctx context.Context) (string, error) {
 func (e *examination) authenticate(ctx context.Context) (string, error) {
 	e.report.authenticateSent = time.Now()
 	session, err := e.client.Authenticate(ctx, e.server.config.UserAPIToken, ncentral.Overrides{})
-	if e.inForce != nil && (err == nil || e.inForce.mayHaveOpened(ctx, err)) && e.inForce.mayEndEarlier(ctx) {
-		e.inForce.Suspect(context.WithoutCancel(ctx))
+	if (err == nil || e.server.mayHaveOpened(ctx, err)) && e.server.mayEndEarlier(ctx) {
+		e.suspectEarlier(ctx)
 	}
 	if err != nil {
 		return "", e.failure(ncentral.CallAuthenticate, err)
@@ -217,32 +272,53 @@ func (e *examination) authenticate(ctx context.Context) (string, error) {
 	return fmt.Sprintf("a token for %s, a refresh token for %s", grant.Access, grant.Refresh), nil
 }
 
+// suspectEarlier makes the tokens suspect that the examination's sessions may have ended.
+func (e *examination) suspectEarlier(ctx context.Context) {
+	if e.hasTokens {
+		e.server.suspectUser(ctx)
+		return
+	}
+	e.server.suspectOthers(ctx)
+}
+
 func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
 	if _, err := e.authenticate(ctx); err != nil {
 		return "", err
 	}
-	lives, err := e.lives(ctx, 0)
-	if err != nil {
-		return "", err
+	if e.open[0].AccessToken == e.open[1].AccessToken {
+		e.open = e.open[1:]
+		e.report.Warnings = append(e.report.Warnings,
+			"this server answers one access token to several authenticate calls: the end of one lease of a dedicated role would end the tokens of the others")
+		return "the same access token as before", nil
 	}
-	e.report.Learnt.AuthenticateEndsEarlierSessions = new(!lives)
-	if lives {
+	switch found, err := e.askWhetherAlive(ctx, 0); found {
+	case notAsked:
+		return "", err
+	case untold:
+		return fmt.Sprintf("whether the session before it lives on cannot be told (%s)", err), nil
+	case alive:
+		e.report.Learnt.AuthenticateEndsEarlierSessions = new(false)
 		return "the session before it lives on", nil
 	}
+	e.report.Learnt.AuthenticateEndsEarlierSessions = new(true)
+	e.suspectEarlier(ctx) // also where this server was known not to
 	e.open = e.open[1:]
 	return "a new session ends the earlier ones of this user", nil
 }
 
 func (e *examination) validate(ctx context.Context) (string, error) {
-	newest := e.open[len(e.open)-1]
-	if err := e.client.Validate(ctx, newest.AccessToken); err != nil {
+	err := e.client.Validate(ctx, e.newest().AccessToken)
+	e.report.Learnt.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
+	if *e.report.Learnt.CanValidate {
 		return "", e.failure(ncentral.CallValidate, err)
 	}
-	return "", nil
+	return "this server has no validate: the data call answers for it", nil
 }
 
+func (e *examination) newest() Grant { return e.open[len(e.open)-1] }
+
 func (e *examination) data(ctx context.Context) (string, error) {
-	err := e.client.Data(ctx, e.open[len(e.open)-1].AccessToken)
+	err := e.client.Data(ctx, e.newest().AccessToken)
 	switch ncentral.KindOf(err) {
 	case "":
 		return "", nil
@@ -272,34 +348,36 @@ func (e *examination) refresh(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	lives, err := e.lives(ctx, predecessor)
-	if err != nil {
+	switch found, err := e.askWhetherAlive(ctx, predecessor); found {
+	case notAsked:
 		return "", err
-	}
-	e.report.Learnt.RefreshEndsPredecessor = new(!lives)
-	if lives {
+	case untold:
+		return fmt.Sprintf("whether the access token before it lives on cannot be told (%s)", err), nil
+	case alive:
+		e.report.Learnt.RefreshEndsPredecessor = new(false)
 		return "the access token before it lives on", nil
 	}
+	e.report.Learnt.RefreshEndsPredecessor = new(true)
 	e.open = append(e.open[:predecessor], *grant)
 	return "a refresh ends the access token before it", nil
 }
 
-// lives asks whether an earlier session of the examination is still there.
-func (e *examination) lives(ctx context.Context, index int) (bool, error) {
-	err := e.client.Validate(ctx, e.open[index].AccessToken)
-	if err != nil && ncentral.KindOf(err) != ncentral.KindRefused {
-		return false, e.failure(ncentral.CallValidate, err)
-	}
-	return err == nil, nil
+// askWhetherAlive asks whether an earlier session of the examination is still there.
+func (e *examination) askWhetherAlive(ctx context.Context, index int) (aliveness, error) {
+	token := e.open[index].AccessToken
+	return askWhetherAlive(
+		func() error { return e.failure(ncentral.CallValidate, e.client.Validate(ctx, token)) },
+		func() error { return e.failure(ncentral.CallData, e.client.Data(ctx, token)) },
+	)
 }
 
 // serverInfo is for the reader's knowledge: a server that does not tell is none the worse for it.
 func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	var told []string
-	if info, err := e.client.ServerInfo(ctx, e.open[len(e.open)-1].AccessToken); err != nil {
+	if info, err := e.client.ServerInfo(ctx, e.newest().AccessToken); err != nil {
 		told = append(told, fmt.Sprintf("no version (%s)", err))
 	} else {
-		e.report.Learnt.ServerVersion = info.NCentral
+		e.report.Learnt.ServerVersion, e.report.Learnt.StartTime = info.NCentral, info.StartTime
 		told = append(told, "N-central "+info.NCentral+", API "+info.Version)
 	}
 	if health, err := e.client.Health(ctx); err != nil {
@@ -310,12 +388,14 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	return strings.Join(told, "; "), nil
 }
 
-// logOut ends the sessions that the examination opened; what stays open is reported.
+// logOut ends the sessions that the examination opened. What stays open is reported, and no reason to fail.
 func (e *examination) logOut(ctx context.Context) {
 	if len(e.open) == 0 {
 		return
 	}
-	e.step("logout", func() (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
+	defer cancel()
+	_ = e.timed("logout", func() (string, error) {
 		var failure error
 		for _, grant := range e.open {
 			err := e.client.Logout(ctx, grant.AccessToken)
@@ -331,6 +411,11 @@ func (e *examination) logOut(ctx context.Context) {
 				e.report.Left = append(e.report.Left, grant)
 			}
 		}
+		if failure != nil {
+			e.report.Warnings = append(e.report.Warnings, fmt.Sprintf(
+				"sessions that were opened to try the credential could not be logged out: %d; this is tried once a minute until they expire (%s)",
+				len(e.report.Left), failure))
+		}
 		if can := e.report.Learnt.CanLogOut; can != nil && !*can {
 			return "this server has no logout: tokens live until they expire", failure
 		}
@@ -338,6 +423,10 @@ func (e *examination) logOut(ctx context.Context) {
 	})
 }
 
+// failure returns nil for no error, else a *Failure.
 func (e *examination) failure(step ncentral.Call, err error) error {
-	return e.server.failure(step, err, time.Time{})
+	if err == nil {
+		return nil
+	}
+	return e.server.failure(step, err)
 }

@@ -40,7 +40,7 @@ func (f *Failure) Explanation() string {
 	if remedy := f.Remedy(); remedy != "" {
 		fmt.Fprintf(&text, "; %s", remedy)
 	}
-	if !f.Next.IsZero() {
+	if f.Next.After(time.Now()) {
 		fmt.Fprintf(&text, "; it is not tried again before %s", f.Next.UTC().Format(time.RFC3339))
 	}
 	return text.String()
@@ -59,6 +59,11 @@ func (f *Failure) Unwrap() error { return f.Cause }
 // Refused says that N-central refused the User-API token: the caller's configuration is at fault, and time mends nothing.
 func (f *Failure) Refused() bool {
 	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindRefused || f.Kind == ncentral.KindForbidden)
+}
+
+// mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in other words than 401.
+func (f *Failure) mayBeRefusal() bool {
+	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindBadRequest || f.Kind == ncentral.KindHiddenError)
 }
 
 // Down says that N-central does not answer, or is too busy to: time may mend it.
@@ -114,7 +119,7 @@ func callsForPatience(kind ncentral.Kind) bool {
 	return false
 }
 
-func (s *Server) failure(step ncentral.Call, cause error, next time.Time) *Failure {
+func (s *Server) failure(step ncentral.Call, cause error) *Failure {
 	var known *Failure
 	if errors.As(cause, &known) {
 		return known
@@ -124,5 +129,5 @@ func (s *Server) failure(step ncentral.Call, cause error, next time.Time) *Failu
 	if errors.As(cause, &answered) && answered.Call == "" {
 		answered.Call = step
 	}
-	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, Next: next}
+	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause}
 }

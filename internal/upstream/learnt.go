@@ -5,7 +5,10 @@ package upstream
 
 import (
 	"context"
+	"sync"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -13,30 +16,83 @@ import (
 // learningPause is how long after an attempt to learn that taught nothing the next one is made.
 const learningPause = time.Hour
 
+// knowledge is what is known of one config's server, in storage and memory.
+type knowledge struct {
+	config, url string
+	changing    *sync.Mutex // held while it is changed, so that no change is lost
+	entries     *store.Collection[store.Learnt]
+	logger      hclog.Logger
+}
+
+func (r *Registry) knowledgeOf(config *store.Config, record *Record) *knowledge {
+	return &knowledge{
+		config: config.Name, url: config.URL, changing: record.learning,
+		entries: r.store.Learnt, logger: r.logger.With("config", config.Name),
+	}
+}
+
+func (k *knowledge) read(ctx context.Context) (store.Learnt, error) {
+	stored, err := k.entries.Get(ctx, k.config)
+	switch {
+	case stored == nil:
+		return store.Learnt{URL: k.url}, err
+	case stored.URL != k.url:
+		return store.Learnt{URL: k.url, Suspicion: stored.Suspicion}, nil
+	}
+	return *stored, nil
+}
+
+// change changes what is known, in storage and memory; in memory alone where storage fails.
+func (k *knowledge) change(ctx context.Context, change func(*store.Learnt)) store.Learnt {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
+	learnt, err := k.read(ctx)
+	if err != nil {
+		raiseSuspicion(&learnt) // what cannot be read may have held one
+	}
+	change(&learnt)
+	if err := k.entries.Put(ctx, k.config, &learnt); err != nil {
+		k.logger.Warn("what was learnt of the server could not be stored", "error", err)
+		k.entries.Keep(k.config, &learnt)
+	}
+	return learnt
+}
+
 // Learnt is what is known of this server: never nil, and empty but for the count of suspicions where what is stored
 // was learnt at another URL.
 func (s *Server) Learnt(ctx context.Context) store.Learnt {
-	learnt, err := s.readLearnt(ctx)
+	learnt, err := s.knowledge.read(ctx)
 	if err != nil {
 		s.logger.Warn("what was learnt of the server cannot be read", "error", err)
 	}
 	return learnt
 }
 
-func (s *Server) readLearnt(ctx context.Context) (store.Learnt, error) {
-	stored, err := s.learnt.Get(ctx, s.config.Name)
-	switch {
-	case stored == nil:
-		return store.Learnt{URL: s.config.URL}, err
-	case stored.URL != s.config.URL:
-		return store.Learnt{URL: s.config.URL, Suspicion: stored.Suspicion}, nil
-	}
-	return *stored, nil
-}
-
 // Suspect makes every token of the config that was obtained so far suspect, and answers the new count of suspicions.
 func (s *Server) Suspect(ctx context.Context) int64 {
-	return s.teach(ctx, raiseSuspicion).Suspicion
+	return s.knowledge.change(ctx, raiseSuspicion).Suspicion
+}
+
+// suspectUser is Suspect for every config with the same URL and User-API token: what ends the sessions of one ends those
+// of all.
+func (s *Server) suspectUser(ctx context.Context) int64 {
+	s.suspectOthers(ctx)
+	return s.Suspect(ctx)
+}
+
+// suspectOthers is suspectUser for the other configs alone.
+func (s *Server) suspectOthers(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	configs, err := s.registry.store.Configs.All(ctx)
+	if err != nil {
+		s.logger.Warn("some configs could not be read: if they have the same User-API token, their tokens may have ended", "error", err)
+	}
+	for _, other := range configs {
+		if other.Name != s.config.Name && keyOf(other) == keyOf(s.config) {
+			s.registry.knowledgeOf(other, s.registry.Record(other.Name)).change(ctx, raiseSuspicion)
+		}
+	}
 }
 
 // raiseSuspicion is above every count before it, also where that is not known: a config was deleted and made anew, or what
@@ -45,7 +101,7 @@ func raiseSuspicion(l *store.Learnt) { l.Suspicion = max(l.Suspicion+1, time.Now
 
 // ForgetLearnt forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
 func (s *Server) ForgetLearnt(ctx context.Context) {
-	s.teach(ctx, func(l *store.Learnt) {
+	s.knowledge.change(ctx, func(l *store.Learnt) {
 		raiseSuspicion(l)
 		*l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion}
 	})
@@ -63,30 +119,13 @@ func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
 		return s.Learnt(ctx).Suspicion
 	}
-	return s.Suspect(ctx)
+	return s.suspectUser(ctx)
 }
 
-// teach changes what is known of the server, in storage and memory; in memory alone where storage fails.
-func (s *Server) teach(ctx context.Context, change func(*store.Learnt)) store.Learnt {
-	s.record.learning.Lock()
-	defer s.record.learning.Unlock()
-	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
-	learnt, err := s.readLearnt(ctx)
-	if err != nil {
-		raiseSuspicion(&learnt) // what cannot be read may have held one
-	}
-	change(&learnt)
-	if err := s.learnt.Put(ctx, s.config.Name, &learnt); err != nil {
-		s.logger.Warn("what was learnt of the server could not be stored", "error", err)
-		s.learnt.Keep(s.config.Name, &learnt)
-	}
-	return learnt
-}
-
-// teachOnce is teach where known does not say that the change would bring nothing new.
-func (s *Server) teachOnce(ctx context.Context, change func(*store.Learnt), known func(*store.Learnt) bool) {
+// learnOnce changes what is known where known does not say that the change would bring nothing new.
+func (s *Server) learnOnce(ctx context.Context, change func(*store.Learnt), known func(*store.Learnt) bool) {
 	if learnt := s.Learnt(ctx); !known(&learnt) {
-		s.teach(ctx, change)
+		s.knowledge.change(ctx, change)
 	}
 }
 
@@ -104,7 +143,7 @@ func (s *Server) LearnBeforeRotating(ctx context.Context) (left []Grant) {
 		return nil
 	}
 	s.learning.Do("", func() (any, error) {
-		report := s.examine(ctx, toRotate, s)
+		report := s.examine(ctx, toRotate, true)
 		s.Adopt(ctx, report)
 		left = report.Left
 		if !s.knowsHowToRotate(ctx) {

@@ -28,33 +28,39 @@ type Grant struct {
 	Warnings  []string
 }
 
-// openings counts the authenticate calls to one server, to see which of them overlapped.
-type openings struct{ underWay, begun int }
+// Asked is what a token is asked for with.
+type Asked struct {
+	ncentral.Overrides
+	// TokenEnd is until when the token in hand can be handed out; zero where there is none. No time in which N-central
+	// is left alone lasts beyond it.
+	TokenEnd time.Time
+}
 
 // Authenticate opens a session. During a cool-down or back-off it answers the *Failure that began it, without a call. A
 // Grant beside an error is a session that was opened and cannot be used: it is the caller's to end.
-func (s *Server) Authenticate(ctx context.Context, asked ncentral.Overrides) (*Grant, error) {
+func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) {
 	sent := time.Now()
-	if failure := s.pausedAt(sent, &s.refused); failure != nil {
-		return nil, failure.ofCallNotMade(ncentral.CallAuthenticate)
-	}
-	endOpening := s.beginOpening()
+	ctx, endTurn := withTurn(ctx, s.mayAuthenticate(asked.TokenEnd))
+	defer endTurn()
+	endAuthenticate := s.credential.beginAuthenticate()
 	lost := false // whether the answer to an attempt before the last was
 	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
 		lost = lost || s.mayHaveOpened(ctx, err)
 	}})
-	grant, err := s.open(ctx, ncentral.CallAuthenticate, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
-		return s.client.Authenticate(ctx, s.config.UserAPIToken, overrides)
-	})
-	s.noteObtained(ctx, sent, err)
+	grant, err := s.open(ctx, ncentral.CallAuthenticate, asked.Overrides,
+		func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error) {
+			return s.client.Authenticate(ctx, s.config.UserAPIToken, overrides)
+		})
+	s.noteAuthenticated(ctx, sent, err)
+	endTurn()
 	switch {
 	case err == nil:
 		grant.Suspicion = s.suspectEarlier(ctx)
 	case lost || s.mayHaveOpened(ctx, err):
-		s.Suspect(ctx)
+		s.suspectUser(ctx)
 	}
 	// Of two authenticates that overlapped, either may have ended the other's session.
-	if overlapped := endOpening(); overlapped && err == nil && s.mayEndEarlier(ctx) {
+	if overlapped := endAuthenticate(); overlapped && err == nil && s.mayEndEarlier(ctx) {
 		grant.Suspicion--
 	}
 	return grant, err
@@ -83,39 +89,46 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 }
 
 // Refresh renews a session: N-central answers a new access token and a new refresh token. See Authenticate.
-func (s *Server) Refresh(ctx context.Context, refreshToken string, asked ncentral.Overrides) (*Grant, error) {
+func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) (*Grant, error) {
+	sent := time.Now()
+	ctx, endTurn := withTurn(ctx, s.mayRefresh(asked.TokenEnd))
+	defer endTurn()
 	// An authenticate that overtakes the refresh may end what it brings.
 	suspicion := s.Learnt(ctx).Suspicion
-	grant, err := s.open(ctx, ncentral.CallRefresh, asked, func(overrides ncentral.Overrides) (*ncentral.Session, error) {
-		return s.client.Refresh(ctx, refreshToken, overrides)
-	})
+	grant, err := s.open(ctx, ncentral.CallRefresh, asked.Overrides,
+		func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error) {
+			return s.client.Refresh(ctx, refreshToken, overrides)
+		})
 	var failure *Failure
 	if errors.As(err, &failure) && failure.Down() {
-		s.noteObtaining(ctx, failure)
+		s.noteNotObtained(ctx, sent, failure)
 	}
 	if err != nil {
 		return grant, err
 	}
-	if !s.isRefused() { // a refresh that succeeds says nothing of the User-API token
+	s.mu.Lock()
+	s.backOff.lift()
+	s.mu.Unlock()
+	if !s.credential.isRefused() { // a refresh that succeeds says nothing of the User-API token
 		s.noteObtaining(ctx, nil)
 	}
 	grant.Suspicion = suspicion
 	return grant, nil
 }
 
+// sender makes one call that brings a session.
+type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error)
+
 // open makes the call, once more without overrides where they were answered with 400, and judges the grant.
-func (s *Server) open(
-	ctx context.Context, step ncentral.Call, asked ncentral.Overrides,
-	send func(ncentral.Overrides) (*ncentral.Session, error),
-) (*Grant, error) {
+func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender) (*Grant, error) {
 	sent := withoutRefused(asked, s.Learnt(ctx))
-	session, err := s.openWith(step, sent, send)
+	session, err := s.openWith(ctx, step, sent, send)
 	if isBadRequest(err) && sent != (ncentral.Overrides{}) {
 		refused := sent
 		sent = ncentral.Overrides{}
 		s.record.counters.overrideFallbacks.Inc()
-		if session, err = s.openWith(step, sent, send); err == nil {
-			s.teach(ctx, func(l *store.Learnt) {
+		if session, err = s.openWith(ctx, step, sent, send); err == nil {
+			s.knowledge.change(ctx, func(l *store.Learnt) {
 				l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
 				l.RefreshOverrideRefused = shorter(l.RefreshOverrideRefused, refused.Refresh)
 			})
@@ -138,9 +151,11 @@ func (s *Server) open(
 	return grant, err
 }
 
-func (s *Server) openWith(step ncentral.Call, overrides ncentral.Overrides, send func(ncentral.Overrides) (*ncentral.Session, error)) (session *ncentral.Session, err error) {
-	err = s.call(step, func() (err error) {
-		session, err = send(overrides)
+func (s *Server) openWith(
+	ctx context.Context, step ncentral.Call, overrides ncentral.Overrides, send sender,
+) (session *ncentral.Session, err error) {
+	err = s.call(ctx, step, func(ctx context.Context) (err error) {
+		session, err = send(ctx, overrides)
 		return err
 	})
 	return session, err
@@ -195,68 +210,57 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 		return grant, s.failure(step, &ncentral.Error{
 			Call: step, Kind: ncentral.KindMalformed,
 			Detail: fmt.Sprintf("an access token with a lifetime of %s, which is of no use", stated),
-		}, time.Time{})
+		})
 	}
 	return grant, nil
 }
 
-// noteObtained records how an authenticate went; a refusal begins the cool-down, and the first one makes the config's
-// live tokens suspect, since a User-API token that was replaced may have ended them.
-func (s *Server) noteObtained(ctx context.Context, sent time.Time, err error) {
-	if err == nil {
+// noteAuthenticated records how an authenticate went that was sent at that time.
+func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err error) {
+	var failure *Failure
+	switch {
+	case err == nil:
+		s.credential.works()
 		s.mu.Lock()
-		s.refused.lift()
+		s.backOff.lift()
 		s.mu.Unlock()
 		s.noteObtaining(ctx, nil)
-		return
+	case errors.As(err, &failure) && failure.Refused():
+		s.noteRefused(ctx, sent, failure)
+	case failure != nil:
+		s.noteNotObtained(ctx, sent, failure)
 	}
-	var failure *Failure
-	if !errors.As(err, &failure) || failure.Kind == ncentral.KindCanceled || failure.NotMade {
+}
+
+// noteRefused begins the cool-down. The first refusal makes live tokens suspect, since a User-API token that was replaced
+// may have ended them.
+func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *Failure) {
+	if failure.NotMade {
 		return
 	}
 	defer s.noteObtaining(ctx, failure)
-	if !failure.Refused() {
-		return
-	}
-	s.mu.Lock()
-	first := s.refused.cause == nil
-	s.refused.begin(sent, time.Now(), failure)
-	s.mu.Unlock()
+	first := s.credential.refused(sent, failure)
 	s.logger.Warn("N-central refused the User-API token", "next_attempt", failure.Next.UTC().Format(time.RFC3339))
 	if first {
-		s.Suspect(ctx)
+		s.suspectUser(ctx)
 	}
 	if s.life == s.record.currentLife() {
 		s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	}
 }
 
-// isRefused says whether N-central refused the User-API token the last time it was tried.
-func (s *Server) isRefused() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.refused.cause != nil || s.record.isRefused() // by an earlier version with the same credential
-}
-
-// beginOpening notes that an authenticate begins. What it answers notes the end, and says whether another was under way at
-// any time in between.
-func (s *Server) beginOpening() (end func() (overlapped bool)) {
-	s.record.mu.Lock()
-	defer s.record.mu.Unlock()
-	others := s.record.openings.underWay
-	s.record.openings.begun++
-	s.record.openings.underWay++
-	begun := s.record.openings.begun
-	return func() bool {
-		s.record.mu.Lock()
-		defer s.record.mu.Unlock()
-		s.record.openings.underWay--
-		return others > 0 || s.record.openings.begun > begun
+// noteNotObtained begins the back-off after an attempt to obtain a token that failed for another reason than a refusal.
+// Where that may have been a refusal in other words, the first one makes live tokens suspect as a refusal does.
+func (s *Server) noteNotObtained(ctx context.Context, sent time.Time, failure *Failure) {
+	if failure.NotMade || failure.Kind == ncentral.KindCanceled || failure.Kind == ncentral.KindQueued {
+		return
 	}
-}
-
-func (s *Server) openingsSoFar() openings {
-	s.record.mu.Lock()
-	defer s.record.mu.Unlock()
-	return s.record.openings
+	s.mu.Lock()
+	first := s.backOff.cause == nil || !s.backOff.cause.mayBeRefusal()
+	s.backOff.begin(sent, time.Now(), failure)
+	s.mu.Unlock()
+	if first && failure.mayBeRefusal() {
+		s.suspectUser(ctx)
+	}
+	s.noteObtaining(ctx, failure)
 }

@@ -3,17 +3,24 @@
 
 package upstream
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+)
 
 const (
 	firstCoolDown   = 30 * time.Second
 	longestCoolDown = 10 * time.Minute
 	firstBackOff    = time.Second
 	longestBackOff  = 15 * time.Second
+	// longestRetryAfter bounds for how long N-central may ask to be left alone.
+	longestRetryAfter = 10 * time.Minute
 )
 
-// pause is a time in which a server is left alone. Each failure after it doubles the next, up to the longest; a success
-// ends it and starts over with the first.
+// pause is a time in which N-central is not asked for something. Each failure after it doubles the next, up to the
+// longest; a success ends it and starts over with the first.
 type pause struct {
 	first, longest time.Duration
 
@@ -22,23 +29,47 @@ type pause struct {
 	cause        *Failure
 }
 
+func newCoolDown() pause { return pause{first: firstCoolDown, longest: longestCoolDown} }
+func newBackOff() pause  { return pause{first: firstBackOff, longest: longestBackOff} }
+
 // begin starts the pause after an attempt that was sent at that time. An attempt that was under way already when the
-// last pause began tells nothing new and does not lengthen it.
+// last pause began tells nothing new and does not lengthen it. Where N-central said for how long it wants to be left
+// alone, that counts.
 func (p *pause) begin(sent, now time.Time, cause *Failure) {
 	if p.cause != nil && sent.Before(p.begun) {
 		cause.Next = p.until
 		return
 	}
 	p.length = min(max(2*p.length, p.first), p.longest)
-	p.begun, p.until, p.cause = now, now.Add(p.length), cause
+	wait := p.length
+	if asked := retryAfter(cause); asked > 0 {
+		wait = min(max(asked, p.first), longestRetryAfter)
+	}
+	p.begun, p.until, p.cause = now, now.Add(wait), cause
 	cause.Next = p.until
 }
 
+func retryAfter(failure *Failure) time.Duration {
+	var answered *ncentral.Error
+	if errors.As(failure.Cause, &answered) {
+		return answered.RetryAfter
+	}
+	return 0
+}
+
+// lift ends the pause because what it waited for is well again.
 func (p *pause) lift() { *p = pause{first: p.first, longest: p.longest} }
 
-// active answers why the server is left alone at that time, or nil.
-func (p *pause) active(now time.Time) *Failure {
-	if p.cause == nil || !now.Before(p.until) {
+// release ends the pause for one attempt: if that fails too, the next pause is as much longer as it would have been.
+func (p *pause) release() { p.until = p.begun }
+
+// active returns why nothing is asked at that time, or nil. A caller whose token ended during the pause need not wait
+// for its end, once it has lasted as long as the first one does. A zero tokenEnd is that of a caller who had none.
+func (p *pause) active(now, tokenEnd time.Time) *Failure {
+	switch {
+	case p.cause == nil, !now.Before(p.until):
+		return nil
+	case tokenEnd.After(p.begun) && !now.Before(tokenEnd) && !now.Before(p.begun.Add(p.first)):
 		return nil
 	}
 	return p.cause

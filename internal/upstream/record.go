@@ -6,6 +6,7 @@ package upstream
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
@@ -18,14 +19,17 @@ type Record struct {
 	learning *sync.Mutex
 	counters *counters
 
+	// storageProven is set once N-central was asked after a token that came from storage.
+	storageProven atomic.Bool
+
 	mu              sync.Mutex
-	life            int      // counts the servers and credentials before this one: what calls to those come to is not noted
-	toldOf          ailment  // what events last told of; it outlasts a life
-	toldIn          int      // the life in which they did
-	openings        openings // of all versions of the config: they end each other's sessions
+	life            int     // counts the servers and credentials before this one: what calls to those come to is not noted
+	toldOf          ailment // what events last told of; it outlasts a life
+	toldIn          int     // the life in which they did
 	asked           bool
 	obtaining       *Failure  // why the last attempt to obtain a token failed; nil where it did not
 	dataCall        *Failure  // why the last data call failed; nil where it did not
+	validation      *Failure  // why the last validation told nothing of its token; nil where it did
 	servedStale     time.Time // until when the token lives that was last handed out for want of a new one
 	lastSuccess     time.Time
 	lastFailure     time.Time
@@ -50,7 +54,7 @@ func (r *Record) condition(config *store.Config, silence *Failure, owed int, now
 	if r.obtaining != nil {
 		silence = nil // it says no more
 	}
-	for _, failure := range []*Failure{r.obtaining, silence, r.dataCall} {
+	for _, failure := range []*Failure{r.obtaining, silence, r.validation, r.dataCall} {
 		if failure != nil {
 			condition.Reasons = append(condition.Reasons, failure.Explanation())
 		}
@@ -75,6 +79,13 @@ func (r *Record) condition(config *store.Config, silence *Failure, owed int, now
 	}
 	return condition
 }
+
+// StorageIsProven reports whether N-central was asked, since this process started, after a token of the config that came from
+// storage. Until then what is stored may be of the past: a restored snapshot, or from before a reboot of N-central.
+func (r *Record) StorageIsProven() bool { return r.storageProven.Load() }
+
+// ProveStorage notes that N-central was asked after a token that came from storage.
+func (r *Record) ProveStorage() { r.storageProven.Store(true) }
 
 // CountRead counts a token that was handed out.
 func (r *Record) CountRead(from Source) { r.counters.reads[from].Inc() }
@@ -154,21 +165,23 @@ func (r *Record) startOver() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.life++
-	r.asked, r.obtaining, r.dataCall, r.servedStale = false, nil, nil, time.Time{}
+	r.asked, r.obtaining, r.dataCall, r.validation, r.servedStale = false, nil, nil, nil, time.Time{}
 	return r.life
-}
-
-// isRefused says whether the last attempt to obtain a token was refused.
-func (r *Record) isRefused() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.obtaining != nil && r.obtaining.Refused()
 }
 
 func (r *Record) currentLife() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.life
+}
+
+// validated notes why a validation told nothing of its token, or nil where it did.
+func (r *Record) validated(life int, failure *Failure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life == r.life {
+		r.validation = failure
+	}
 }
 
 // probed notes how a data call went; see obtained.

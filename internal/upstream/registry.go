@@ -30,50 +30,75 @@ type Registry struct {
 	dial      DialContext
 	events    *events.Sender
 
-	mu      sync.Mutex
-	servers map[string]*Server
-	records map[string]*Record
+	mu          sync.Mutex // never held during a call to storage or N-central
+	servers     map[string]*Server
+	records     map[string]*Record
+	credentials map[credentialKey]*credential // of the servers, and of verifications under way
 }
 
 // NewRegistry answers a registry without servers. The userAgent names the engine to N-central. A nil dial is net.Dialer's.
 func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logger, userAgent string, dial DialContext) *Registry {
 	return &Registry{
-		store:     entries,
-		logger:    logger,
-		userAgent: userAgent,
-		dial:      dial,
-		events:    sender,
-		servers:   map[string]*Server{},
-		records:   map[string]*Record{},
+		store:       entries,
+		logger:      logger,
+		userAgent:   userAgent,
+		dial:        dial,
+		events:      sender,
+		servers:     map[string]*Server{},
+		records:     map[string]*Record{},
+		credentials: map[credentialKey]*credential{},
 	}
 }
 
 // ErrOutdated says that the config is not the newest version that the registry has seen.
 var ErrOutdated = errors.New("the config was changed in the meantime")
 
-// Server answers the server of that version of the config. A new version starts without cool-down and back-off; of a version
-// that a newer one has followed there is none any more. Newer is what is stored: clocks of other nodes may be behind.
+// Server answers the server of that version of the config. A new version starts without back-off, and may try its
+// User-API token at once; of a version that a newer one has followed there is none any more. Newer is what is stored:
+// clocks of other nodes may be behind.
 func (r *Registry) Server(config *store.Config) (*Server, error) {
+	for {
+		known := r.known(config.Name)
+		switch {
+		case known == nil:
+		case known.config.WrittenAt.Equal(config.WrittenAt):
+			return known, nil
+		case known.config.WrittenAt.After(config.WrittenAt) && !r.isInForce(config):
+			return nil, ErrOutdated
+		}
+		if server, err := r.replace(known, config); server != nil || err != nil {
+			return server, err
+		}
+	}
+}
+
+func (r *Registry) known(config string) *Server {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	server, known := r.servers[config.Name]
-	switch {
-	case known && server.config.WrittenAt.Equal(config.WrittenAt):
-		return server, nil
-	case known && server.config.WrittenAt.After(config.WrittenAt) && !r.isInForce(config):
-		return nil, ErrOutdated
+	return r.servers[config]
+}
+
+// replace makes the server of another version of the config. It returns none where another caller replaced the known one
+// in the meantime.
+func (r *Registry) replace(known *Server, config *store.Config) (*Server, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.servers[config.Name] != known {
+		return nil, nil
 	}
 	fresh, err := r.newServer(config, r.record(config.Name))
 	if err != nil {
 		return nil, err
 	}
-	if known {
-		server.client.CloseIdleConnections()
-		if server.config.Fingerprint() != config.Fingerprint() {
+	if known != nil {
+		known.client.CloseIdleConnections()
+		if known.config.Fingerprint() != config.Fingerprint() {
 			fresh.life = fresh.record.startOver()
 		}
+		fresh.credential.mayBeTried()
 	}
 	r.servers[config.Name] = fresh
+	r.dropUnused()
 	return fresh, nil
 }
 
@@ -113,6 +138,7 @@ func (r *Registry) Forget(config string) {
 	}
 	delete(r.servers, config)
 	delete(r.records, config)
+	r.dropUnused()
 }
 
 // Close closes the idle connections of all servers.
@@ -129,4 +155,26 @@ func (r *Registry) record(config string) *Record {
 		r.records[config] = newRecord(config)
 	}
 	return r.records[config]
+}
+
+// credentialOf returns what is known of the config's User-API token at its URL. The registry is locked.
+func (r *Registry) credentialOf(config *store.Config) *credential {
+	key := keyOf(config)
+	if r.credentials[key] == nil {
+		r.credentials[key] = newCredential()
+	}
+	return r.credentials[key]
+}
+
+// dropUnused forgets the credentials that no config has any more. The registry is locked.
+func (r *Registry) dropUnused() {
+	used := map[*credential]bool{}
+	for _, server := range r.servers {
+		used[server.credential] = true
+	}
+	for key, credential := range r.credentials {
+		if !used[credential] {
+			delete(r.credentials, key)
+		}
+	}
 }

@@ -4,6 +4,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"vault-plugin-secrets-ncentral/internal/events"
@@ -21,23 +21,26 @@ import (
 
 // Server is one N-central server as one version of a config describes it.
 type Server struct {
-	config *store.Config
-	client *ncentral.Client
-	record *Record
-	life   int // of the record
-	learnt *store.Collection[store.Learnt]
-	events *events.Sender
-	logger hclog.Logger
+	config     *store.Config
+	client     *ncentral.Client
+	credential *credential
+	registry   *Registry
+	knowledge  *knowledge
+	record     *Record
+	life       int // of the record
+	events     *events.Sender
+	logger     hclog.Logger
 
 	learning singleflight.Group
 
 	mu      sync.Mutex
-	refused pause // after N-central refused the User-API token
-	silent  pause // after N-central did not answer
+	silent  pause // after N-central did not answer: no call is made
+	backOff pause // after a token could not be obtained for another reason than a refusal: none is asked for
 	// learntNothingAt is when an attempt to learn how the server rotates last taught nothing.
 	learntNothingAt time.Time
 }
 
+// newServer makes the server of a config. The registry is locked.
 func (r *Registry) newServer(config *store.Config, record *Record) (*Server, error) {
 	transport, err := ncentral.NewTransport(ncentral.TransportOptions{
 		CACert:        config.CACert,
@@ -48,27 +51,22 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 	if err != nil {
 		return nil, fmt.Errorf("config %q: %w", config.Name, err)
 	}
-	limited := &attempts{
-		next:    transport,
-		places:  semaphore.NewWeighted(int64(config.MaxRequestsInFlight)),
-		limit:   config.MaxRequestsInFlight,
-		timeout: config.RequestTimeout,
-
-		inFlight: record.counters.inFlight,
-	}
+	limited := newAttempts(transport, config.MaxRequestsInFlight, config.RequestTimeout, record.counters.inFlight)
 	return &Server{
 		config: config,
 		client: ncentral.New(ncentral.Options{
 			BaseURL: config.URL, Transport: limited, UserAgent: r.userAgent,
 			MaxRetries: config.MaxRetries, Trace: record.counters.trace(),
 		}),
-		record:  record,
-		life:    record.currentLife(),
-		learnt:  r.store.Learnt,
-		events:  r.events,
-		logger:  r.logger.With("config", config.Name),
-		refused: pause{first: firstCoolDown, longest: longestCoolDown},
-		silent:  pause{first: firstBackOff, longest: longestBackOff},
+		credential: r.credentialOf(config),
+		registry:   r,
+		knowledge:  r.knowledgeOf(config, record),
+		record:     record,
+		life:       record.currentLife(),
+		events:     r.events,
+		logger:     r.logger.With("config", config.Name),
+		silent:     newBackOff(),
+		backOff:    newBackOff(),
 	}, nil
 }
 
@@ -76,47 +74,65 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 type Verdict struct {
 	Lives bool
 	// Unexplained is set for a token that died though nothing had cast suspicion on it and no authenticate of the engine's
-	// own was under way: the server has changed.
+	// own, if that may end tokens, was under way: the server has changed.
 	Unexplained bool
+	// Untold is set beside an error where N-central answers, and that tells nothing of the token.
+	Untold bool
 }
 
-// Validate asks whether the token lives. The error is a *Failure where N-central could not be asked.
+// Validate asks whether the token lives, by the data call where validate does not tell. The error is a *Failure where
+// N-central could not be asked, and where what it answers tells nothing.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
-	suspect := token.Suspicion < s.Learnt(ctx).Suspicion
-	before := s.openingsSoFar()
-	err := s.call(ncentral.CallValidate, func() error { return s.client.Validate(ctx, token.AccessToken) })
-	if ncentral.KindOf(err) == ncentral.KindRefused {
-		return Verdict{Unexplained: !suspect && before.underWay == 0 && before.begun == s.openingsSoFar().begun}, nil
+	learnt := s.Learnt(ctx)
+	suspect := token.Suspicion >= 0 && token.Suspicion < learnt.Suspicion
+	before := s.credential.authCallsSoFar()
+	ask := func(step ncentral.Call, do func(context.Context, string) error) func() error {
+		return func() error {
+			return s.ask(ctx, step, func(ctx context.Context) error { return do(ctx, token.AccessToken) })
+		}
 	}
-	return Verdict{Lives: err == nil}, err
-}
-
-// Probe makes the data call that a working user is needed for, and notes whether the user works. A 403 is well: the user
-// may merely not be allowed to see service organisations. A dead token and a server that is down tell nothing of the user:
-// then it answers false.
-func (s *Server) Probe(ctx context.Context, accessToken string) (told bool) {
-	err := s.call(ncentral.CallData, func() error { return s.client.Data(ctx, accessToken) })
-	switch kind := ncentral.KindOf(err); {
-	case kind == "", kind == ncentral.KindForbidden:
-		s.noteProbed(ctx, nil)
-		return true
-	case tellsOfUser(kind):
-		var failure *Failure
-		errors.As(err, &failure)
-		s.logger.Warn("a data call failed though the token is valid", "error", err)
-		s.noteProbed(ctx, failure)
-		return true
+	validate := ask(ncentral.CallValidate, s.client.Validate)
+	if learnt.CanValidate != nil && !*learnt.CanValidate {
+		validate = func() error { return errNoValidate }
 	}
-	return false
+	found, err := askWhetherAlive(validate, ask(ncentral.CallData, s.client.Data))
+	switch found {
+	case notAsked:
+		return Verdict{}, err
+	case untold:
+		failure := s.failure(ncentral.CallValidate, err)
+		s.record.validated(s.life, failure)
+		return Verdict{Untold: true}, failure
+	}
+	s.record.validated(s.life, nil)
+	if found == alive {
+		return Verdict{Lives: true}, nil
+	}
+	overlapped := before.underWay > 0 || before.begun != s.credential.authCallsSoFar().begun
+	return Verdict{Unexplained: !suspect && !(overlapped && s.mayEndEarlier(ctx))}, nil
 }
 
-// tellsOfUser says whether a data call that fails so tells that the user does not work.
-func tellsOfUser(kind ncentral.Kind) bool {
-	return kind == ncentral.KindServerError || kind == ncentral.KindHiddenError
+// errNoValidate stands for the answer of a server that is known to have no validate.
+var errNoValidate = &ncentral.Error{
+	Call: ncentral.CallValidate, Kind: ncentral.KindNotFound, Detail: "this server has no validate, and a data call does not tell whether the token lives",
 }
 
-// noteProbed records how a data call went.
-func (s *Server) noteProbed(ctx context.Context, failure *Failure) {
+// Probe makes the data call that a working user is needed for. The failure is nil where the user works: a 403 is well, for
+// the user may merely not be allowed to see service organisations. It reports whether N-central answered.
+func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failure, answered bool) {
+	err := s.ask(ctx, ncentral.CallData, func(ctx context.Context) error { return s.client.Data(ctx, accessToken) })
+	if err == nil || ncentral.KindOf(err) == ncentral.KindForbidden {
+		return nil, true
+	}
+	errors.As(err, &failure)
+	return failure, !isUnanswered(failure.Kind)
+}
+
+// NoteProbed records how a data call went.
+func (s *Server) NoteProbed(ctx context.Context, failure *Failure) {
+	if failure != nil {
+		s.logger.Warn("a data call failed though the token is valid", "error", failure)
+	}
 	before, after := s.record.probed(s.life, failure)
 	s.tellOfTurn(ctx, before, after, failure)
 }
@@ -153,15 +169,15 @@ const (
 
 // Logout ends the session of the access token. The error says why for all but Ended.
 func (s *Server) Logout(ctx context.Context, accessToken string) (Ending, error) {
-	err := s.call(ncentral.CallLogout, func() error { return s.client.Logout(ctx, accessToken) })
+	err := s.ask(forOneReader(ctx), ncentral.CallLogout, func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "":
-		s.teachOnce(ctx, canLogOut(true), func(l *store.Learnt) bool { return l.CanLogOut != nil && *l.CanLogOut })
+		s.learnOnce(ctx, canLogOut(true), func(l *store.Learnt) bool { return l.CanLogOut != nil && *l.CanLogOut })
 		return Ended, nil
 	case ncentral.KindRefused:
 		return Ended, nil
 	case ncentral.KindNotFound:
-		s.teachOnce(ctx, canLogOut(false), func(l *store.Learnt) bool { return l.CanLogOut != nil && !*l.CanLogOut })
+		s.learnOnce(ctx, canLogOut(false), func(l *store.Learnt) bool { return l.CanLogOut != nil && !*l.CanLogOut })
 		return CannotEnd, err
 	}
 	return NotEndedYet, err
@@ -172,11 +188,14 @@ func (s *Server) FlightLimit() time.Duration { return s.config.FlightLimit() }
 
 // NextAttempt is when the engine next asks this server for a new token; zero where it does so at the next request.
 func (s *Server) NextAttempt(now time.Time) time.Time {
+	var next time.Time
+	if cause, until := s.credential.pausedAt(now, time.Time{}); cause != nil {
+		next = until
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var next time.Time
-	for _, p := range []*pause{&s.refused, &s.silent} {
-		if p.active(now) != nil && p.until.After(next) {
+	for _, p := range []*pause{&s.silent, &s.backOff} {
+		if p.active(now, time.Time{}) != nil && p.until.After(next) {
 			next = p.until
 		}
 	}
@@ -197,19 +216,57 @@ func (s *Server) silence(now time.Time) *Failure {
 	return s.silent.cause
 }
 
-// call makes one call unless the server is being left alone, and notes whether it answered. An error is a *Failure.
-func (s *Server) call(step ncentral.Call, do func() error) error {
-	sent := time.Now()
-	if failure := s.pausedAt(sent, &s.silent); failure != nil {
-		return failure.ofCallNotMade(step)
+// gate returns why a call is not to be made at that time, or nil.
+type gate func(now time.Time) *Failure
+
+// notSilent is the gate of every call.
+func (s *Server) notSilent(now time.Time) *Failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.silent.active(now, time.Time{})
+}
+
+// mayRefresh and mayAuthenticate are the gates of obtaining a token for a caller whose token ended at that time.
+func (s *Server) mayRefresh(tokenEnd time.Time) gate {
+	return func(now time.Time) *Failure {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return cmp.Or(s.silent.active(now, tokenEnd), s.backOff.active(now, tokenEnd))
 	}
-	err := do()
+}
+
+func (s *Server) mayAuthenticate(tokenEnd time.Time) gate {
+	return func(now time.Time) *Failure {
+		refusal, _ := s.credential.pausedAt(now, tokenEnd)
+		return cmp.Or(refusal, s.mayRefresh(tokenEnd)(now))
+	}
+}
+
+// ask makes one call that obtains no token. An error is a *Failure.
+func (s *Server) ask(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
+	ctx, endTurn := withTurn(ctx, s.notSilent)
+	defer endTurn()
+	return s.call(ctx, step, do)
+}
+
+// call makes one call of a turn unless its gate is shut, and notes whether it was answered. The gate is looked at again
+// whenever an attempt's turn has come. An error is a *Failure.
+func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
+	sent := time.Now()
+	err := turnOf(ctx).look()
+	if err == nil {
+		err = do(ctx)
+	}
 	if err == nil {
 		s.answered()
 		s.record.answered(s.life, nil, time.Now())
 		return nil
 	}
-	failure := s.failure(step, err, time.Time{})
+	var earlier *Failure
+	if errors.As(err, &earlier) {
+		return earlier.ofCallNotMade(step)
+	}
+	failure := s.failure(step, err)
 	if !isExpected(step, failure.Kind) {
 		s.record.answered(s.life, failure, time.Now())
 	}
@@ -240,12 +297,6 @@ func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 		return step == ncentral.CallData
 	}
 	return false
-}
-
-func (s *Server) pausedAt(now time.Time, p *pause) *Failure {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return p.active(now)
 }
 
 func (s *Server) answered() {

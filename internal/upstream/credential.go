@@ -1,0 +1,87 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"sync"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// credential is a User-API token at one URL. What is known of it holds for every config that has it.
+type credential struct {
+	mu       sync.Mutex
+	coolDown pause // after N-central refused the User-API token
+	calls    authCalls
+}
+
+// authCalls counts the authenticate calls with one credential, to see which of them overlapped: they may end each
+// other's sessions.
+type authCalls struct{ underWay, begun int }
+
+type credentialKey struct{ url, userAPIToken string }
+
+func keyOf(config *store.Config) credentialKey { return credentialKey{config.URL, config.UserAPIToken} }
+
+func newCredential() *credential { return &credential{coolDown: newCoolDown()} }
+
+// beginAuthenticate notes that an authenticate begins. The function it returns notes the end, and reports whether
+// another was under way at any time in between.
+func (c *credential) beginAuthenticate() (end func() (overlapped bool)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	others := c.calls.underWay
+	c.calls.begun++
+	c.calls.underWay++
+	begun := c.calls.begun
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.calls.underWay--
+		return others > 0 || c.calls.begun > begun
+	}
+}
+
+func (c *credential) authCallsSoFar() authCalls {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls
+}
+
+// refused begins the cool-down after an authenticate that was sent at that time, and reports whether this is the first
+// refusal since the credential last worked.
+func (c *credential) refused(sent time.Time, failure *Failure) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first = c.coolDown.cause == nil
+	c.coolDown.begin(sent, time.Now(), failure)
+	return first
+}
+
+// isRefused reports whether N-central refused the User-API token the last time it was tried.
+func (c *credential) isRefused() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.coolDown.cause != nil
+}
+
+func (c *credential) works() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.coolDown.lift()
+}
+
+// mayBeTried ends the wait, not the memory of earlier refusals: somebody has written the config since.
+func (c *credential) mayBeTried() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.coolDown.release()
+}
+
+func (c *credential) pausedAt(now, tokenEnd time.Time) (cause *Failure, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.coolDown.active(now, tokenEnd), c.coolDown.until
+}
