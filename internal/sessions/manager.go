@@ -150,6 +150,7 @@ type slot struct {
 	flight *flight
 	ended  uint64 // counts how often the role's sessions were ended
 	spent  string // the refresh token that N-central last refused: it is not tried again
+	lost   string // the refresh token of which the answer was lost last: it may be used up
 	// underWay counts the flights and ends of sessions that have not finished. While there is one, the role has no other
 	// slot: retired is set when this one has left the manager.
 	underWay int

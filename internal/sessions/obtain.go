@@ -57,15 +57,18 @@ func (m *Manager) refresh(ctx context.Context, slot *slot, server *upstream.Serv
 		m.discard(slot.role, *terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
 	var failure *upstream.Failure
-	if !errors.As(err, &failure) || failure.Down() || failure.NotMade || failure.Kind == ncentral.KindCanceled {
+	if errors.As(err, &failure) && failure.Lost {
+		slot.refreshLost(current.RefreshToken)
+	}
+	if failure == nil || failure.Down() || failure.NotMade || failure.Kind == ncentral.KindCanceled {
 		return nil, err
 	}
 	if failure.Final() {
 		slot.refreshRefused(current.RefreshToken)
 	}
-	if failure.Kind == ncentral.KindRefused {
-		// It should still have lived: the server forgot its sessions, as a reboot does, or somebody ended this one.
-		server.Suspect(ctx)
+	if failure.Kind == ncentral.KindRefused && !slot.mayBeUsedUp(current.RefreshToken) {
+		// It should still have lived: N-central was rebooted, perhaps for an upgrade.
+		server.ForgetLearnt(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()
 	m.logger.Info("refresh did not bring a token: authenticating", "role", slot.role, "config", current.Config, "error", err)
@@ -99,6 +102,19 @@ func (s *slot) wasRefused(refreshToken string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.spent == refreshToken
+}
+
+// refreshLost notes that N-central may have used up a refresh token whose answer was lost.
+func (s *slot) refreshLost(refreshToken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = refreshToken
+}
+
+func (s *slot) mayBeUsedUp(refreshToken string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost == refreshToken
 }
 
 // terms are what is asked for and what may be promised of a grant.

@@ -132,7 +132,7 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	s.knowledge.change(ctx, func(l *store.Learnt) {
 		rebooted = l.StartTime != "" && report.Learnt.StartTime != "" && l.StartTime != report.Learnt.StartTime
 		if rebooted {
-			raiseSuspicion(l)
+			forget(l)
 		}
 		mergeLearnt(l, report.Learnt)
 		if passed {

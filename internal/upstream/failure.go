@@ -23,6 +23,9 @@ type Failure struct {
 	Next time.Time
 	// NotMade says that the call was not made, because the server is being left alone after the Cause.
 	NotMade bool
+	// Lost says of a refresh that N-central may have acted on it, or on an attempt before the last, without the engine
+	// having got the answer.
+	Lost bool
 }
 
 // Error names config, step, cause, remedy and the time of the next attempt. It holds no token.

@@ -101,10 +101,12 @@ func raiseSuspicion(l *store.Learnt) { l.Suspicion = max(l.Suspicion+1, time.Now
 
 // ForgetLearnt forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
 func (s *Server) ForgetLearnt(ctx context.Context) {
-	s.knowledge.change(ctx, func(l *store.Learnt) {
-		raiseSuspicion(l)
-		*l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion}
-	})
+	s.knowledge.change(ctx, forget)
+}
+
+func forget(l *store.Learnt) {
+	raiseSuspicion(l)
+	*l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion}
 }
 
 // mayEndEarlier says whether, for all that is known, this server's authenticate ends the user's earlier sessions.

@@ -70,22 +70,27 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 // Where it is not known that this server ends any, a call whose answer was lost is taken to have opened none, or tokens
 // that live could not be handed out while N-central is down.
 func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
-	kind := ncentral.KindOf(err)
-	if kind == ncentral.KindMalformed {
+	if ncentral.KindOf(err) == ncentral.KindMalformed {
 		return s.mayEndEarlier(ctx)
 	}
-	var answered *ncentral.Error
-	gaveUp := errors.As(err, &answered) && answered.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
 	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
-	if ends == nil || !*ends || !(kind == ncentral.KindTimeout || kind == ncentral.KindUnreachable || gaveUp) {
+	return ends != nil && *ends && mayHaveArrived(err)
+}
+
+// mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and its answer was lost.
+func mayHaveArrived(err error) bool {
+	var failure *Failure
+	var answered *ncentral.Error
+	var connecting *net.OpError
+	if !errors.As(err, &answered) || answered.TLSProblem || errors.As(err, &failure) && failure.NotMade ||
+		errors.As(err, &connecting) && connecting.Op == "dial" {
 		return false
 	}
-	var failure *Failure
-	var connecting *net.OpError
-	neverSent := errors.As(err, &failure) && failure.NotMade ||
-		errors.As(err, &answered) && answered.TLSProblem ||
-		errors.As(err, &connecting) && connecting.Op == "dial"
-	return !neverSent
+	switch answered.Kind {
+	case ncentral.KindTimeout, ncentral.KindUnreachable, ncentral.KindMalformed:
+		return true
+	}
+	return answered.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
 }
 
 // Refresh renews a session: N-central answers a new access token and a new refresh token. See Authenticate.
@@ -95,13 +100,20 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	defer endTurn()
 	// An authenticate that overtakes the refresh may end what it brings.
 	suspicion := s.Learnt(ctx).Suspicion
+	lost := false
+	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
+		lost = lost || mayHaveArrived(err)
+	}})
 	grant, err := s.open(ctx, ncentral.CallRefresh, asked.Overrides,
 		func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error) {
 			return s.client.Refresh(ctx, refreshToken, overrides)
 		})
 	var failure *Failure
-	if errors.As(err, &failure) && failure.Down() {
-		s.noteNotObtained(ctx, sent, failure)
+	if errors.As(err, &failure) {
+		failure.Lost = lost || mayHaveArrived(err)
+		if failure.Down() {
+			s.noteNotObtained(ctx, sent, failure)
+		}
 	}
 	if err != nil {
 		return grant, err
@@ -116,24 +128,9 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	return grant, nil
 }
 
-// sender makes one call that brings a session.
-type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error)
-
-// open makes the call, once more without overrides where they were answered with 400, and judges the grant.
+// open makes the call with what may be asked for, and judges the grant.
 func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender) (*Grant, error) {
-	sent := withoutRefused(asked, s.Learnt(ctx))
-	session, err := s.openWith(ctx, step, sent, send)
-	if isBadRequest(err) && sent != (ncentral.Overrides{}) {
-		refused := sent
-		sent = ncentral.Overrides{}
-		s.record.counters.overrideFallbacks.Inc()
-		if session, err = s.openWith(ctx, step, sent, send); err == nil {
-			s.knowledge.change(ctx, func(l *store.Learnt) {
-				l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
-				l.RefreshOverrideRefused = shorter(l.RefreshOverrideRefused, refused.Refresh)
-			})
-		}
-	}
+	session, sent, err := s.openAsking(ctx, step, asked, send)
 	if err != nil {
 		return nil, err
 	}
@@ -149,41 +146,6 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a refresh-token lifetime of %s, and granted %s", asked.Refresh, grant.Refresh))
 	}
 	return grant, err
-}
-
-func (s *Server) openWith(
-	ctx context.Context, step ncentral.Call, overrides ncentral.Overrides, send sender,
-) (session *ncentral.Session, err error) {
-	err = s.call(ctx, step, func(ctx context.Context) (err error) {
-		session, err = send(ctx, overrides)
-		return err
-	})
-	return session, err
-}
-
-// withoutRefused answers the overrides without those that are as long as one that the server refused.
-func withoutRefused(asked ncentral.Overrides, learnt store.Learnt) ncentral.Overrides {
-	if refused := learnt.AccessOverrideRefused; refused > 0 && asked.Access >= refused {
-		asked.Access = 0
-	}
-	if refused := learnt.RefreshOverrideRefused; refused > 0 && asked.Refresh >= refused {
-		asked.Refresh = 0
-	}
-	return asked
-}
-
-// shorter answers the shorter of two lifetimes of which zero is none.
-func shorter(one, other time.Duration) time.Duration {
-	if one == 0 || other == 0 {
-		return max(one, other)
-	}
-	return min(one, other)
-}
-
-// isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
-func isBadRequest(err error) bool {
-	var answered *ncentral.Error
-	return errors.As(err, &answered) && answered.Status == http.StatusBadRequest
 }
 
 // judge reads the granted lifetimes. Where N-central states none, what was asked for stands, else its default.

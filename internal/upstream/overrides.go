@@ -1,0 +1,122 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// sender makes one call that brings a session.
+type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error)
+
+// openAsking makes the call, and again with less asked for as long as that is answered with 400, which is how N-central may
+// refuse overrides [?]. It returns with what the last one was made. Which override was refused, and at what length, is
+// learnt once a call without it succeeds.
+func (s *Server) openAsking(
+	ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender,
+) (*ncentral.Session, ncentral.Overrides, error) {
+	sent := withoutRefused(asked, s.Learnt(ctx))
+	session, err := s.openWith(ctx, step, sent, send)
+	var refused ncentral.Overrides
+	for err != nil && isBadRequest(err) && sent != (ncentral.Overrides{}) {
+		s.record.counters.overrideFallbacks.Inc()
+		named := namedIn(err, sent)
+		less := lessThan(sent, named)
+		refused = merged(named, difference(sent, less))
+		sent = less
+		session, err = s.openWith(ctx, step, sent, send)
+	}
+	if err == nil && refused != (ncentral.Overrides{}) {
+		s.knowledge.change(ctx, func(l *store.Learnt) {
+			l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
+			l.RefreshOverrideRefused = shorter(l.RefreshOverrideRefused, refused.Refresh)
+		})
+	}
+	return session, sent, err
+}
+
+func (s *Server) openWith(
+	ctx context.Context, step ncentral.Call, overrides ncentral.Overrides, send sender,
+) (session *ncentral.Session, err error) {
+	err = s.call(ctx, step, func(ctx context.Context) (err error) {
+		session, err = send(ctx, overrides)
+		return err
+	})
+	return session, err
+}
+
+// namedIn returns those of the overrides sent that the errors of a 400 name.
+func namedIn(err error, sent ncentral.Overrides) (named ncentral.Overrides) {
+	var answered *ncentral.Error
+	if !errors.As(err, &answered) {
+		return named
+	}
+	if slices.Contains(answered.Fields, ncentral.AccessOverride) {
+		named.Access = sent.Access
+	}
+	if slices.Contains(answered.Fields, ncentral.RefreshOverride) {
+		named.Refresh = sent.Refresh
+	}
+	return named
+}
+
+// lessThan returns what to ask for after a 400: what was sent without that which N-central names, else without the access
+// token's lifetime, else nothing.
+func lessThan(sent, named ncentral.Overrides) ncentral.Overrides {
+	switch {
+	case named != (ncentral.Overrides{}):
+		return difference(sent, named)
+	case sent.Access != 0 && sent.Refresh != 0:
+		return ncentral.Overrides{Refresh: sent.Refresh}
+	}
+	return ncentral.Overrides{}
+}
+
+// difference returns what the first holds and the second does not.
+func difference(of, without ncentral.Overrides) ncentral.Overrides {
+	if without.Access != 0 {
+		of.Access = 0
+	}
+	if without.Refresh != 0 {
+		of.Refresh = 0
+	}
+	return of
+}
+
+// merged returns what either holds.
+func merged(one, other ncentral.Overrides) ncentral.Overrides {
+	return ncentral.Overrides{Access: max(one.Access, other.Access), Refresh: max(one.Refresh, other.Refresh)}
+}
+
+// withoutRefused answers the overrides without those that are as long as one that the server refused.
+func withoutRefused(asked ncentral.Overrides, learnt store.Learnt) ncentral.Overrides {
+	if refused := learnt.AccessOverrideRefused; refused > 0 && asked.Access >= refused {
+		asked.Access = 0
+	}
+	if refused := learnt.RefreshOverrideRefused; refused > 0 && asked.Refresh >= refused {
+		asked.Refresh = 0
+	}
+	return asked
+}
+
+// shorter answers the shorter of two lifetimes of which zero is none.
+func shorter(one, other time.Duration) time.Duration {
+	if one == 0 || other == 0 {
+		return max(one, other)
+	}
+	return min(one, other)
+}
+
+// isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
+func isBadRequest(err error) bool {
+	var answered *ncentral.Error
+	return errors.As(err, &answered) && answered.Status == http.StatusBadRequest
+}
