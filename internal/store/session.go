@@ -20,7 +20,15 @@ type Session struct {
 	LastReadAt time.Time `json:"last_read_at,omitzero"`
 }
 
-func (s *Session) prepare(string) {}
+func (s *Session) prepare(string) {
+	now := time.Now()
+	if s.Current != nil {
+		s.Current = s.Current.seenAt(now)
+	}
+	for i := range s.Earlier {
+		s.Earlier[i] = *s.Earlier[i].seenAt(now)
+	}
+}
 
 // Serves says whether the session's current token was obtained for the config and role as they are now.
 func (s *Session) Serves(config *Config, role *Role) bool {
@@ -143,10 +151,31 @@ type Token struct {
 	ObtainedHere bool `json:"-"`
 
 	// Suspicion is the config's count of suspicions (Learnt.Suspicion) when the token was last known to live. A token
-	// with a lower count than the config's is suspect.
+	// with a lower count than the config's is suspect; so is one with a negative count.
 	Suspicion int64 `json:"suspicion"`
 	// Warnings came with the grant and go with every answer that hands the token out.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// fromTheFuture is the Suspicion of a token that is suspect whatever the config's count.
+const fromTheFuture = -1
+
+// seenAt answers the token as it is seen at that time. One that came from storage and was issued later, by a node whose
+// clock was ahead, has at most its whole life left, and is suspect.
+func (t *Token) seenAt(now time.Time) *Token {
+	ahead := t.IssuedAt.Round(0).Sub(now.Round(0))
+	if t.ObtainedHere || ahead <= 0 {
+		return t
+	}
+	seen := *t
+	for _, at := range []*time.Time{&seen.IssuedAt, &seen.ExpiresAt, &seen.DiesAt} {
+		*at = at.Add(-ahead)
+	}
+	if !seen.RefreshExpiresAt.IsZero() {
+		seen.RefreshExpiresAt = seen.RefreshExpiresAt.Add(-ahead)
+	}
+	seen.Suspicion = fromTheFuture
+	return &seen
 }
 
 // Lifetime is for how long the token was promised in all.
