@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,6 +84,29 @@ func (m *mount) gated() *gates {
 	}
 	m.backend = backend
 	return g
+}
+
+// hangingAt makes the backend anew. Once what it answers is set, connections to an address that ends so are not made.
+func (m *mount) hangingAt(address string) *atomic.Bool {
+	m.t.Helper()
+	hangs := &atomic.Bool{}
+	m.backend.Cleanup(context.Background())
+	backend, err := newBackend(context.Background(), &logical.BackendConfig{
+		Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage,
+	}, func(ctx context.Context, network, to string) (net.Conn, error) {
+		if hangs.Load() && strings.HasSuffix(to, address) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // net.Dialer's, as the engine sets it
+			defer cancel()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return m.server.DialContext(ctx, network, to)
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.backend = backend
+	return hangs
 }
 
 // hold keeps back the answer to the next request that begins so, until the answered function is called.

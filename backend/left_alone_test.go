@@ -1,0 +1,290 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// all counts the calls of one endpoint, whatever came of them.
+func (m *mount) all(endpoint simulator.Endpoint) int { return m.Count(endpoint, simulator.AnyOutcome) }
+
+// beginAll starts a read of each role.
+func (m *mount) beginAll(roles []string) (waits []func() outcome) {
+	m.t.Helper()
+	for _, role := range roles {
+		waits = append(waits, m.begin(logical.ReadOperation, "creds/"+role, nil))
+	}
+	return waits
+}
+
+func (m *mount) regenerate() (token string) {
+	m.t.Helper()
+	token, err := m.RegenerateUserAPIToken("api-user")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return token
+}
+
+// Eight calls may be in flight. Whoever waited behind them when the first refusal came makes none.
+func TestWhoQueuedDoesNotTryARefusedCredential(t *testing.T) {
+	t.Run("shared", func(t *testing.T) {
+		inBubble(t, func(k *simulator.Knobs) { k.Latency = 200 * time.Millisecond }, func(m *mount) {
+			roles := m.addRoles(100, nil)
+			m.regenerate()
+			m.ResetCounts()
+			for _, wait := range m.beginAll(roles) {
+				wait()
+			}
+			if tried := m.all(simulator.EndpointAuthenticate); tried != 8 {
+				t.Errorf("100 readers tried the refused User-API token %d times, want 8", tried)
+			}
+		})
+	})
+	t.Run("dedicated", func(t *testing.T) {
+		inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 200 * time.Millisecond }, func(m *mount) {
+			m.regenerate()
+			m.ResetCounts()
+			m.openMany(context.Background(), 60)()
+			if tried := m.all(simulator.EndpointAuthenticate); tried != 6 {
+				t.Errorf("60 readers tried the refused User-API token %d times, want 6", tried)
+			}
+		})
+	})
+}
+
+func TestWhoQueuedDoesNotAskASilentServer(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "max_requests_in_flight": 1, "verify": false})
+		roles := m.addRoles(5, nil)
+		m.FailNext(simulator.EndpointAuthenticate, -1, hang)
+		m.ResetCounts()
+		for _, wait := range m.beginAll(roles) {
+			if o := wait(); o.took != 10*time.Second || strings.Contains(o.err.Error(), "2000-01-01T00:00:10Z") {
+				t.Errorf("after %s: %v", o.took, o.err) // its own request_timeout, or another's, and no next attempt that is past
+			}
+		}
+		m.ClearFailures()
+		synctest.Wait()
+		if tried := m.all(simulator.EndpointAuthenticate); tried != 1 {
+			t.Errorf("the server was asked %d times, want 1", tried)
+		}
+	})
+}
+
+// failures are the ways in which an attempt to obtain a token can fail, but for silence and a refusal.
+var failures = map[string]simulator.Failure{
+	"a failed login hidden in a 200":   {Kind: simulator.FailureErrorMessage},
+	"a login page":                     {Kind: simulator.FailureHTML},
+	"a block page with 403":            {Kind: simulator.FailureHTML, Status: 403},
+	"a redirect":                       {Kind: simulator.FailureRedirect},
+	"404":                              status(404),
+	"400":                              status(400),
+	"500":                              status(500),
+	"an answer without tokens":         {Kind: simulator.FailureNoTokens},
+	"a token of no use":                {Kind: simulator.FailureExpiry, ExpirySeconds: "1"},
+	"an answer that is cut short":      {Kind: simulator.FailureTruncated},
+	"a token with a line feed":         {Kind: simulator.FailureLineFeedToken},
+	"429, with nothing in Retry-After": status(429),
+}
+
+// Whatever way obtaining a token fails, N-central is left alone for 1s, doubling to 15s: 7 times in a minute at most.
+func TestWhateverFailsIsLeftAlone(t *testing.T) {
+	for name, failure := range failures {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0})
+				m.ResetCounts()
+				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
+				for range 600 {
+					m.failure(logical.ReadOperation, "creds/monitoring", nil)
+					time.Sleep(100 * time.Millisecond)
+				}
+				if tried := m.all(simulator.EndpointAuthenticate); tried < 6 || tried > 8 {
+					t.Errorf("%d authenticates in a minute, want 7", tried)
+				}
+				m.ClearFailures()
+				time.Sleep(15 * time.Second)
+				m.lives(m.read(nil))
+			})
+		})
+	}
+}
+
+// In the window before a rotation is due, reads of a token that is good call no more.
+func TestARotationAheadOfNeedThatFailsIsLeftAlone(t *testing.T) {
+	for name, failure := range failures {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				first := m.lives(m.read(nil))
+				time.Sleep(54 * time.Minute)
+				m.FailNext(simulator.EndpointRefresh, -1, failure)
+				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
+				m.ResetCounts()
+				for range 100 {
+					if m.lives(m.read(nil)) != first {
+						t.Fatal("another token")
+					}
+					synctest.Wait()
+				}
+				// A 429 or a 500 is tried again within the call.
+				if refreshes, authenticates := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes > 4 || authenticates > 2 {
+					t.Errorf("100 reads of a good token made %d refreshes and %d authenticates", refreshes, authenticates)
+				}
+			})
+		})
+	}
+}
+
+// An answer that may be a refusal in other words casts the suspicion that a refusal does.
+func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
+	for name, failure := range map[string]simulator.Failure{"hidden": {Kind: simulator.FailureErrorMessage}, "400": status(400)} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
+				m.read(nil)
+				m.regenerate()
+				time.Sleep(56 * time.Minute)
+				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
+				if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 502 {
+					t.Errorf("%d %s", code, text)
+				}
+			})
+		})
+	}
+}
+
+func TestABlockPageIsNoRefusal(t *testing.T) {
+	for _, code := range []int{401, 403} {
+		inBubble(t, nil, func(m *mount) {
+			first := m.lives(m.read(nil))
+			time.Sleep(56 * time.Minute)
+			m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{Kind: simulator.FailureHTML, Status: code})
+			if m.lives(m.read(nil)) != first {
+				t.Error("the token in hand was not handed out")
+			}
+			if status := m.status(); status["last_failure_kind"] != "malformed" {
+				t.Errorf("a block page counts as %v", status["last_failure_kind"])
+			}
+			m.ClearFailures()
+			time.Sleep(time.Second) // not half a minute, as after a refusal
+			if m.lives(m.read(nil)) == first {
+				t.Error("no new token was asked for")
+			}
+		})
+	}
+}
+
+// The cool-down is the credential's: of every config that has it, and beyond a version of the config.
+func TestConfigsWithOneCredentialShareItsCoolDown(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.must(logical.UpdateOperation, "roles/twin", map[string]any{"lease": false, "config": "twin"})
+		m.regenerate()
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		if text, code := m.failure(logical.ReadOperation, "creds/twin", nil); code != 400 || !strings.Contains(text, "not tried") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+// A write of the config lifts the wait, not the memory of it.
+func TestARewriteDoesNotStartTheCoolDownOver(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.regenerate()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2, "verify": false})
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(59 * time.Second)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(nil)
+		time.Sleep(time.Second)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+func TestARefusedCheckLeavesTheCoolDownAsItIs(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.regenerate()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		until := m.status()["next_attempt"]
+		for range 5 {
+			time.Sleep(5 * time.Second)
+			if answer, _, _ := m.check(); answer["ok"] != false {
+				t.Error("the check passed")
+			}
+			if next := m.status()["next_attempt"]; next != until {
+				t.Errorf("the next attempt was at %v, and is at %v after a check", until, next)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		m.ResetCounts()
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+// N-central is left alone for as long as it asks, beyond the call that it said so in, and for ten minutes at most.
+func TestRetryAfterIsHeeded(t *testing.T) {
+	for asked, waits := range map[int]time.Duration{40: 40 * time.Second, 600: 10 * time.Minute, 86400: 10 * time.Minute} {
+		inBubble(t, nil, func(m *mount) {
+			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: asked})
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.calls(calls{simulator.EndpointAuthenticate: 1})
+			time.Sleep(waits - time.Second)
+			if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 503 {
+				t.Errorf("%d %s", code, text)
+			}
+			m.calls(nil)
+			time.Sleep(time.Second)
+			m.lives(m.read(nil))
+		})
+	}
+}
+
+// Who holds a token need not wait beyond its end, however long N-central is being left alone; others do.
+func TestNoPauseLastsPastTheEndOfATokenInHand(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
+		m.read(nil)
+		time.Sleep(59 * time.Minute)
+		m.FailNext(simulator.AnyEndpoint, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: 600})
+		m.lives(m.read(nil)) // stale
+		time.Sleep(58 * time.Second)
+		m.failure(logical.ReadOperation, "creds/cold", nil)
+		m.ResetCounts()
+		time.Sleep(time.Second)
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointRefresh: 1})
+	})
+}
+
+// A stale answer says to come back when there is half of the token's life left at the latest.
+func TestAStaleAnswerSendsNobodyAwayUntilItsEnd(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.server.Stop()
+		for _, test := range []struct{ after, want time.Duration }{
+			{56 * time.Minute, 15 * time.Second}, {210 * time.Second, 15 * time.Second}, {20 * time.Second, 5 * time.Second}, {5 * time.Second, 2 * time.Second},
+		} {
+			time.Sleep(test.after)
+			if ttl := m.read(nil)["ttl"].(int64); time.Duration(ttl)*time.Second != test.want {
+				t.Errorf("at %s ttl is %d, want %s", time.Now().Format(time.TimeOnly), ttl, test.want)
+			}
+		}
+	})
+}

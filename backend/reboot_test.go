@@ -1,0 +1,186 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// addRoles adds shared roles without a lease, named role-0 and so on.
+func (m *mount) addRoles(count int, data map[string]any) (names []string) {
+	m.t.Helper()
+	for i := range count {
+		name := fmt.Sprintf("role-%d", i)
+		role := map[string]any{"lease": false}
+		for field, value := range data {
+			role[field] = value
+		}
+		m.must(logical.UpdateOperation, "roles/"+name, role)
+		names = append(names, name)
+	}
+	return names
+}
+
+func (m *mount) readRole(name string) map[string]any {
+	m.t.Helper()
+	return m.must(logical.ReadOperation, "creds/"+name, nil)
+}
+
+// A reboot of N-central ends every session. Whatever was obtained since then, and whatever rotates meanwhile, the first
+// tick after it finds out, and no dead token is handed out from then on.
+func TestTheTickFindsAReboot(t *testing.T) {
+	tests := map[string]func(m *mount){
+		"nothing happens meanwhile":           func(*mount) {},
+		"a cold role is read after it":        func(m *mount) { m.readRole("cold") },
+		"another role is validated after it":  func(m *mount) { m.must(logical.ReadOperation, "creds/role-0", map[string]any{"validate": true}) },
+		"a role is read that rotates in time": func(m *mount) { m.readRole("short") },
+	}
+	for name, meanwhile := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				roles := m.addRoles(12, nil)
+				m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
+				m.must(logical.UpdateOperation, "roles/short", map[string]any{"lease": false, "ttl": "2m"})
+				for _, role := range append(roles, "short") {
+					time.Sleep(5 * time.Second)
+					m.readRole(role)
+				}
+				m.Reboot()
+				meanwhile(m)
+				time.Sleep(time.Minute)
+				m.tick()
+				for _, role := range append(roles, "short") {
+					m.lives(m.readRole(role))
+				}
+			})
+		})
+	}
+}
+
+func TestALongOutageThatEndsInARebootIsFound(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		roles := m.addRoles(12, nil)
+		for _, role := range roles { // read for the first time some minutes apart, as it happens
+			m.readRole(role)
+			time.Sleep(4 * time.Minute)
+			m.tick()
+		}
+		m.server.Stop()
+		for range 10 {
+			time.Sleep(time.Minute)
+			m.tick()
+			for _, role := range roles {
+				_, _ = m.do(logical.ReadOperation, "creds/"+role, nil)
+			}
+		}
+		m.Reboot()
+		if err := m.server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		for range 30 {
+			for _, role := range roles {
+				m.lives(m.readRole(role))
+			}
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+	})
+}
+
+// One server that does not answer holds up the tick's work on no other.
+func TestARebootIsFoundThoughAnotherServerHangs(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		hangs := m.hangingAt(":81")
+		m.must(logical.UpdateOperation, "config/aaa", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "request_timeout": "20s"})
+		for _, role := range m.addRoles(16, map[string]any{"config": "aaa"}) {
+			m.readRole(role)
+		}
+		time.Sleep(50 * time.Minute)
+		m.read(nil)
+		hangs.Store(true)
+		time.Sleep(4 * time.Minute)
+		m.Reboot() // it is one server behind both addresses
+		m.tick()
+		m.lives(m.read(nil))
+	})
+}
+
+// A check that finds another start time than the last one is a sign of a reboot.
+func TestAnotherStartTimeIsAReboot(t *testing.T) {
+	for _, by := range []string{"check", "verification"} {
+		t.Run(by, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+				m.readRole("other")
+				time.Sleep(time.Minute)
+				m.Reboot()
+				m.read(nil)
+				if by == "check" {
+					m.check()
+				} else {
+					m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+				}
+				m.lives(m.readRole("other"))
+			})
+		})
+	}
+}
+
+// A refresh token that is refused before its time was forgotten by a reboot: what else was obtained before it is suspect,
+// and what was learnt of the server is forgotten, since an upgrade reboots it too.
+func TestARefusedRefreshIsAReboot(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		time.Sleep(30 * time.Minute)
+		m.readRole("other")
+		time.Sleep(26 * time.Minute)
+		m.Reboot()
+		m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
+		second := m.lives(m.read(nil))
+		m.lives(m.readRole("other"))
+		time.Sleep(56 * time.Minute)
+		m.lives(m.read(nil))
+		if !m.AccessTokenLives(second) {
+			t.Error("a rotation refreshed by what was learnt before the upgrade, and ended the token that readers hold")
+		}
+	})
+}
+
+func TestAStaleTokenThatARebootMayHaveEndedIsNotHandedOut(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(55*time.Minute + 30*time.Second)
+		m.Reboot()
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(500)) // N-central's core is still starting
+		if _, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 502 {
+			t.Errorf("answered %d, want 502", code)
+		}
+	})
+}
+
+// An answer to a refresh that was lost explains why its token is refused the next time: it may be good for once.
+func TestARefreshTokenThatIsUsedUpIsNoReboot(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.SingleUseRefreshTokens = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.readRole("other")
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureLostAnswer})
+		m.read(nil)
+		time.Sleep(time.Second)
+		m.calls(calls{simulator.EndpointRefresh: 2, simulator.EndpointAuthenticate: 1})
+		m.readRole("other")
+		m.calls(calls{simulator.EndpointRefresh: 1})
+	})
+}
