@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -294,7 +295,7 @@ func TestOvertakenVerificationMakesTokensSuspect(t *testing.T) {
 func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.must(logical.UpdateOperation, "config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
-		entries := store.New(m.storage)
+		entries := store.New(m.storage, hclog.NewNullLogger())
 		for range 200 {
 			debt := store.Owed{
 				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", DiesAt: time.Now().Add(time.Hour),

@@ -68,7 +68,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 		logger = hclog.NewNullLogger()
 	}
 	system := &cachingSystemView{SystemView: conf.System}
-	entries := store.New(conf.StorageView)
+	entries := store.New(conf.StorageView, logger)
 	sender := events.NewSender(conf.EventsSender, logger)
 	servers := upstream.NewRegistry(entries, sender, logger, "vault-plugin-secrets-ncentral/"+Version(), dial)
 	manager := sessions.NewManager(entries, servers, func() time.Duration { return system.MaxLeaseTTL() }, logger)

@@ -78,16 +78,28 @@ func (v *systemView) MaxLeaseTTL() time.Duration {
 	return v.StaticSystemView.MaxLeaseTTL()
 }
 
-// countingStorage counts the calls that reach it and refuses writes on demand.
+// countingStorage counts the calls that reach it, and refuses writes, and reads of keys that begin so, on demand.
 type countingStorage struct {
 	logical.InmemStorage
-	calls   atomic.Int64
-	refuses atomic.Bool
+	calls        atomic.Int64
+	refuses      atomic.Bool
+	refusesReads atomic.Pointer[string]
 }
 
 func (s *countingStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
 	s.calls.Add(1)
+	if prefix := s.refusesReads.Load(); prefix != nil && strings.HasPrefix(key, *prefix) {
+		return nil, errors.New("storage refuses reads")
+	}
 	return s.InmemStorage.Get(ctx, key)
+}
+
+// damage puts an entry in the place of another that the engine cannot read.
+func (m *mount) damage(key string) {
+	m.t.Helper()
+	if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: key, Value: []byte(`{"url": 1, "current": 1, "config": `)}); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (s *countingStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {

@@ -199,9 +199,7 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "59m"})
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
 		"storage": {nil, func(m *mount) {
-			if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: "session/monitoring", Value: []byte("{")}); err != nil {
-				m.t.Fatal(err)
-			}
+			m.storage.refusesReads.Store(new("session/"))
 			m.failure(logical.ReadOperation, "creds/monitoring", nil)
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 1}},
 	}

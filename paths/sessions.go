@@ -125,9 +125,13 @@ func (a *API) readSessions(ctx context.Context, req *logical.Request, data *fram
 	if err != nil {
 		return failed(err)
 	}
+	owed, err := a.Store.CountOwedOfRole(ctx, name)
+	if err != nil {
+		return nil, err
+	}
 	answer := map[string]any{
 		fieldEarlierTokens: described.Earlier,
-		fieldLogoutsOwed:   described.LogoutsOwed,
+		fieldLogoutsOwed:   owed,
 	}
 	putTime(answer, fieldLastReadAt, described.LastReadAt)
 	if described.Live {
@@ -154,7 +158,7 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 	if err != nil {
 		return nil, err
 	}
-	session, err := a.Store.Sessions.Get(ctx, name)
+	session, err := a.Store.Sessions.Find(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -65,11 +65,15 @@ func (v *view) handOut(slot *slot, from upstream.Source, now time.Time) *Answer 
 }
 
 func (v *view) answer(now time.Time) *Answer {
+	warnings := slices.Clip(v.token.Warnings) // whoever adds to them gets an array of their own
+	if v.unstored {
+		warnings = append(warnings, "this token could not be stored: it is forgotten when the plugin stops")
+	}
 	return &Answer{
 		Facts:         &v.facts,
 		Config:        v.config,
 		Remaining:     v.remaining(now),
 		UntilRotation: store.Remaining(v.rotatesAt, now),
-		Warnings:      slices.Clip(v.token.Warnings), // whoever adds to them gets an array of their own
+		Warnings:      warnings,
 	}
 }

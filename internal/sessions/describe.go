@@ -21,10 +21,9 @@ type Description struct {
 	LastValidatedAt  time.Time
 	Suspect          bool
 
-	LastReadAt  time.Time
-	Earlier     int // how many retired and replaced tokens still live, and such as are past what was promised
-	LogoutsOwed int
-	Dedicated   bool // the role's sessions are its leases; what else is told is of its time as a shared one
+	LastReadAt time.Time
+	Earlier    int  // how many retired and replaced tokens still live, and such as are past what was promised
+	Dedicated  bool // the role's sessions are its leases; what else is told is of its time as a shared one
 }
 
 // Describe tells of the role's sessions. It makes no call to N-central.
@@ -34,11 +33,9 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 		return nil, err
 	}
 	now := time.Now()
-	owed, err := m.store.CountOwedOfRole(ctx, role)
-	if err != nil {
-		return nil, err
+	described := &Description{
+		Dedicated: v.role.CredentialType == store.Dedicated, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now)),
 	}
-	described := &Description{Dedicated: v.role.CredentialType == store.Dedicated, LogoutsOwed: owed, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now))}
 	if !v.alive(now) {
 		return described, nil
 	}

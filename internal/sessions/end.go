@@ -54,19 +54,17 @@ func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
 func (m *Manager) forget(ctx context.Context, slot *slot) (*store.Session, []store.Owed, error) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+	session, err := m.store.Sessions.Find(ctx, slot.role)
 	if err != nil {
 		return nil, nil, err
 	}
-	var debts []store.Owed
-	if session != nil {
-		if debts, err = m.oweAll(ctx, slot.role, session.Tokens(time.Now())); err != nil {
-			return nil, nil, err
-		}
-		if err := m.store.Sessions.Delete(ctx, slot.role); err != nil {
-			m.strike(ctx, debts...)
-			return nil, nil, err
-		}
+	debts, err := m.oweAll(ctx, slot.role, session.Tokens(time.Now()))
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := m.store.Sessions.Delete(ctx, slot.role); err != nil { // also where it could not be read
+		m.strike(ctx, debts...)
+		return nil, nil, err
 	}
 	slot.ended++
 	slot.overtake()

@@ -223,7 +223,6 @@ func (m *Manager) keep(ctx context.Context, slot *slot, f *flight, token *store.
 	})
 	if err := m.store.Sessions.Put(ctx, slot.role, next); err != nil {
 		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops", "role", slot.role, "error", err)
-		token.Warnings = append(token.Warnings, "this token could not be stored: it is forgotten when the plugin stops")
 		m.store.Sessions.Keep(slot.role, next)
 	}
 }

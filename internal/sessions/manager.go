@@ -248,6 +248,7 @@ type view struct {
 	rotatesAt time.Time
 	aheadFrom time.Time // from when a read starts the rotation without waiting for it
 	facts     Facts
+	unstored  bool // storage refused the session
 }
 
 // look answers the role's view as things are now.
@@ -265,6 +266,7 @@ func (m *Manager) look(ctx context.Context, name string) (*slot, *view, error) {
 		return slot, v, nil
 	}
 	v := newView(role, config, session, m.upstream.Record(config.Name))
+	v.unstored = m.store.Sessions.IsUnstored(name)
 	slot.view.Store(v)
 	return slot, v, nil
 }

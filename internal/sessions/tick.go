@@ -88,6 +88,9 @@ func (m *Manager) tidy(ctx context.Context, role string) (*view, error) {
 	if v.session.Lapsed(now, slot.lastReadAt(v.session), v.rotatesAt) {
 		return nil, m.removeLapsed(ctx, slot, v)
 	}
+	if m.store.Sessions.IsUnstored(role) {
+		m.storeAgain(ctx, slot)
+	}
 	if err := m.endPastPromise(ctx, role); err != nil {
 		m.logger.Warn("sessions past their promise could not be ended", "role", role, "error", err)
 	}
@@ -97,12 +100,27 @@ func (m *Manager) tidy(ctx context.Context, role string) (*view, error) {
 	return v, nil
 }
 
+// storeAgain writes down what storage refused before.
+func (m *Manager) storeAgain(ctx context.Context, slot *slot) {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil || session == nil {
+		return
+	}
+	next := *session // another one, for which the views are made anew
+	if err := m.store.Sessions.Put(ctx, slot.role, &next); err != nil {
+		m.logger.Warn("a session could not be stored again", "role", slot.role, "error", err)
+		m.store.Sessions.Keep(slot.role, session)
+	}
+}
+
 // removeLapsed removes the role's stored session, unless it was changed since the view was made.
 func (m *Manager) removeLapsed(ctx context.Context, slot *slot, v *view) error {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	session, err := m.store.Sessions.Get(ctx, slot.role)
-	if err != nil || session == nil || session != v.session {
+	if err != nil || session != v.session {
 		return err
 	}
 	return m.store.Sessions.Delete(ctx, slot.role)
@@ -293,7 +311,8 @@ func (m *Manager) payDebts(ctx context.Context) error {
 	for _, debts := range byConfig {
 		configs.Go(func() error { m.payDebtsOf(ctx, debts); return nil })
 	}
-	return configs.Wait()
+	_ = configs.Wait()
+	return m.store.StrikeExpired(ctx)
 }
 
 // payDebtsOf tries the logouts owed of one config.
@@ -305,7 +324,7 @@ func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if store.Remaining(debt.DiesAt, time.Now()) <= 0 {
+			if store.Remaining(debt.DiesAt, time.Now()) <= 0 { // since it was listed, or its key does not tell
 				m.strike(ctx, debt)
 				return nil
 			}

@@ -7,7 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 
@@ -22,53 +22,89 @@ type Collection[T any] struct {
 	// absenceKept says that memory also keeps what storage does not hold. It is right only for names that are looked up
 	// after something of that name was found, so that callers cannot fill memory with names of their invention.
 	absenceKept bool
-	prepare     func(name string, entry *T)
+	prepare     func(name string, entry *T) error
+	// instead answers what stands in the place of an entry that cannot be read; nil where nothing does.
+	instead func(name string, unreadable error) *T
 
 	writes sync.Mutex // one write at a time, so that memory and storage change in the same order
 
 	mu      sync.RWMutex
 	entries map[string]*T
-	changes uint64 // counts writes and invalidations: what was read before one is not kept after it
+	// doubtful are the names of which a write failed: it may have been done all the same, so that storage is asked again.
+	doubtful map[string]bool
+	// unstored are the names of entries that memory alone holds, or holds in another form than storage.
+	unstored map[string]bool
+	changes  uint64 // counts writes and invalidations: what was read before one is not kept after it
 }
 
 // Storable says whether Vault's storage takes the name: it refuses keys with two dots in a row.
 func Storable(name string) bool { return !strings.Contains(name, "..") }
 
-// Get answers the entry of that name, or nil where there is none. A name that memory holds costs no storage call.
+// Get answers the entry of that name, or nil where there is none. A name that memory holds costs no storage call. The error
+// is storage's, or an *UnreadableError.
 func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
+	return c.get(ctx, name, c.absenceKept)
+}
+
+// Find is Get for names that a caller may have invented: memory does not keep that there is none.
+func (c *Collection[T]) Find(ctx context.Context, name string) (*T, error) {
+	return c.get(ctx, name, false)
+}
+
+func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) (*T, error) {
 	if !Storable(name) {
 		return nil, nil
 	}
 	c.mu.RLock()
 	entry, known := c.entries[name]
+	doubtful := c.doubtful[name]
 	before := c.changes
 	c.mu.RUnlock()
-	if known {
+	if known && !doubtful {
 		return entry, nil
 	}
 
 	stored, err := c.storage.Get(ctx, c.prefix+name)
+	if err != nil && known {
+		return entry, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s%s from storage: %w", c.prefix, name, err)
 	}
-	if stored != nil {
-		entry = new(T)
-		if err := stored.DecodeJSON(entry); err != nil {
-			return nil, fmt.Errorf("the stored entry %s%s cannot be read: %w", c.prefix, name, err)
-		}
-		c.prepare(name, entry)
+	if entry, err = c.read(name, stored); err != nil {
+		return nil, err
 	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.changes == before && (entry != nil || c.absenceKept) {
+	if c.changes == before && (entry != nil || keepAbsence) {
 		// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so that pointers compare.
-		if kept, known := c.entries[name]; known {
+		if kept, known := c.entries[name]; known && !c.doubtful[name] {
 			return kept, nil
 		}
 		c.entries[name] = entry
+		delete(c.doubtful, name)
 	}
 	return entry, nil
+}
+
+// read answers the stored entry, or what stands in its place.
+func (c *Collection[T]) read(name string, stored *logical.StorageEntry) (*T, error) {
+	if stored == nil {
+		return nil, nil
+	}
+	entry := new(T)
+	err := decode(stored, entry)
+	if err == nil {
+		err = c.prepare(name, entry)
+	}
+	switch {
+	case err == nil:
+		return entry, nil
+	case c.instead == nil:
+		return nil, &UnreadableError{Key: c.prefix + name, Cause: err}
+	}
+	return c.instead(name, err), nil
 }
 
 // Holds says whether memory holds what storage has under that name, so that a Get makes no storage call.
@@ -79,28 +115,47 @@ func (c *Collection[T]) Holds(name string) bool {
 	return known
 }
 
-// Put writes the entry to storage and then to memory. After an error, memory is as it was.
+// Put writes the entry to storage and then to memory. After an error memory is as it was, and looks at storage again when
+// that answers: the write may have been done all the same.
 func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	stored, err := logical.StorageEntryJSON(c.prefix+name, entry)
+	stored, err := encode(c.prefix+name, entry)
 	if err != nil {
 		return fmt.Errorf("encoding %s%s: %w", c.prefix, name, err)
 	}
 	if err := c.storage.Put(ctx, stored); err != nil {
+		c.doubt(name)
 		return fmt.Errorf("writing %s%s to storage: %w", c.prefix, name, err)
 	}
-	c.Keep(name, entry)
+	c.remember(name, entry, false)
 	return nil
 }
 
-// Keep puts the entry in memory alone: for one that storage refused and that is worth having all the same.
+// Keep puts the entry in memory alone: for one that storage refused and that is worth having all the same. Names lists it.
 func (c *Collection[T]) Keep(name string, entry *T) {
-	c.prepare(name, entry)
+	c.remember(name, entry, true)
+}
+
+// IsUnstored says whether memory alone holds the entry, for storage refused it.
+func (c *Collection[T]) IsUnstored(name string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.unstored[name]
+}
+
+func (c *Collection[T]) remember(name string, entry *T, unstored bool) {
+	_ = c.prepare(name, entry) // what is lacking in it is for its writer to see
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes++
 	c.entries[name] = entry
+	delete(c.doubtful, name)
+	if unstored {
+		c.unstored[name] = true
+	} else {
+		delete(c.unstored, name)
+	}
 }
 
 // Delete removes the entry from storage and memory. Deleting what is not there is no error.
@@ -111,23 +166,30 @@ func (c *Collection[T]) Delete(ctx context.Context, name string) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
 	if err := c.storage.Delete(ctx, c.prefix+name); err != nil {
+		c.doubt(name)
 		return fmt.Errorf("deleting %s%s from storage: %w", c.prefix, name, err)
 	}
 	c.forget(name)
 	return nil
 }
 
-// Names lists the stored entries, sorted.
+// Names lists the entries, sorted: the stored ones, and those that memory alone holds.
 func (c *Collection[T]) Names(ctx context.Context) ([]string, error) {
 	names, err := c.storage.List(ctx, c.prefix)
 	if err != nil {
 		return nil, fmt.Errorf("listing %s in storage: %w", c.prefix, err)
 	}
-	sort.Strings(names)
-	return names, nil
+	c.mu.RLock()
+	for name := range c.unstored {
+		names = append(names, name)
+	}
+	c.mu.RUnlock()
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
-// All answers the stored entries, sorted by name. Beside an error stand those that could be read.
+// All answers the stored entries, sorted by name. Beside an error, which may be several joined, stand those that could be
+// read.
 func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	names, err := c.Names(ctx)
 	var entries []*T
@@ -146,6 +208,18 @@ func (c *Collection[T]) forget(name string) {
 	defer c.mu.Unlock()
 	c.changes++
 	delete(c.entries, name)
+	delete(c.doubtful, name)
+	delete(c.unstored, name)
+}
+
+// doubt has the next Get look at storage again. What memory holds stays where storage does not answer.
+func (c *Collection[T]) doubt(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes++
+	if _, known := c.entries[name]; known {
+		c.doubtful[name] = true
+	}
 }
 
 // invalidate forgets the entry that the storage key names, and says whether the key is one of this collection.

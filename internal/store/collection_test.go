@@ -6,8 +6,12 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -17,10 +21,16 @@ type watchedStorage struct {
 	gets       int
 	duringGet  func()
 	failsWrite bool
+	failsGet   bool
+
+	writesAllTheSame bool // a write that fails was done
 }
 
 func (s *watchedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
 	s.gets++
+	if s.failsGet {
+		return nil, errors.New("no")
+	}
 	entry, err := s.InmemStorage.Get(ctx, key)
 	if during := s.duringGet; during != nil {
 		s.duringGet = nil
@@ -30,14 +40,30 @@ func (s *watchedStorage) Get(ctx context.Context, key string) (*logical.StorageE
 }
 
 func (s *watchedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if s.failsWrite && !s.writesAllTheSame {
+		return errors.New("no")
+	}
+	err := s.InmemStorage.Put(ctx, entry)
 	if s.failsWrite {
 		return errors.New("no")
 	}
-	return s.InmemStorage.Put(ctx, entry)
+	return err
+}
+
+func (s *watchedStorage) Delete(ctx context.Context, key string) error {
+	if s.failsWrite && !s.writesAllTheSame {
+		return errors.New("no")
+	}
+	err := s.InmemStorage.Delete(ctx, key)
+	if s.failsWrite {
+		return errors.New("no")
+	}
+	return err
 }
 
 func put(t *testing.T, roles *Collection[Role], name string, role Role) *Role {
 	t.Helper()
+	role.CredentialType = Shared
 	if err := roles.Put(context.Background(), name, &role); err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +81,8 @@ func get[T any](t *testing.T, entries *Collection[T], name string) *T {
 
 func TestMemoryServesTheReads(t *testing.T) {
 	storage := &watchedStorage{}
-	put(t, New(storage).Roles, "a", Role{Config: "default"})
-	roles := New(storage).Roles
+	put(t, New(storage, hclog.NewNullLogger()).Roles, "a", Role{Config: "default"})
+	roles := New(storage, hclog.NewNullLogger()).Roles
 	first := get(t, roles, "a")
 	if first == nil || first.Config != "default" || first.Name != "a" || first.Fingerprint() == "" {
 		t.Fatalf("read back %+v", first)
@@ -76,8 +102,8 @@ func TestAnInFlightReadDoesNotRefillMemory(t *testing.T) {
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			storage := &watchedStorage{}
-			put(t, New(storage).Roles, "a", Role{Config: "old"})
-			s := New(storage)
+			put(t, New(storage, hclog.NewNullLogger()).Roles, "a", Role{Config: "old"})
+			s := New(storage, hclog.NewNullLogger())
 			storage.duringGet = func() { change(s, storage) }
 			get(t, s.Roles, "a")
 			if role := get(t, s.Roles, "a"); role != nil && role.Config == "old" {
@@ -89,9 +115,9 @@ func TestAnInFlightReadDoesNotRefillMemory(t *testing.T) {
 
 func TestInvalidateDropsExactlyWhatTheKeyNames(t *testing.T) {
 	storage := &watchedStorage{}
-	s := New(storage)
-	put(t, s.Roles, "a", Role{})
-	put(t, s.Roles, "b", Role{})
+	s := New(storage, hclog.NewNullLogger())
+	put(t, s.Roles, "a", Role{Config: "default"})
+	put(t, s.Roles, "b", Role{Config: "default"})
 	s.Invalidate("role/a")
 	s.Invalidate("config/b")
 	s.Invalidate("role/")
@@ -107,7 +133,7 @@ func TestInvalidateDropsExactlyWhatTheKeyNames(t *testing.T) {
 
 func TestAbsenceIsKeptOnlyWhereNamesAreBounded(t *testing.T) {
 	storage := &watchedStorage{}
-	s := New(storage)
+	s := New(storage, hclog.NewNullLogger())
 	for range 2 {
 		get(t, s.Sessions, "a")
 		get(t, s.Learnt, "a")
@@ -122,22 +148,93 @@ func TestAbsenceIsKeptOnlyWhereNamesAreBounded(t *testing.T) {
 	}
 }
 
-func TestAFailedWriteLeavesMemoryAsItWas(t *testing.T) {
-	storage := &watchedStorage{}
-	s := New(storage)
-	before := put(t, s.Roles, "a", Role{Config: "old"})
-	storage.failsWrite = true
-	if err := s.Roles.Put(context.Background(), "a", &Role{Config: "new"}); err == nil {
-		t.Fatal("no error")
+// A write that failed may have been done all the same: storage is asked again. What memory holds stays while that does not
+// answer.
+func TestAfterAFailedWriteStorageSaysWhatIs(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		for _, operation := range []string{"put", "delete"} {
+			t.Run(fmt.Sprintf("%s, done: %t", operation, done), func(t *testing.T) {
+				storage := &watchedStorage{}
+				roles := New(storage, hclog.NewNullLogger()).Roles
+				put(t, roles, "a", Role{Config: "old"})
+				storage.failsWrite, storage.writesAllTheSame = true, done
+				var err error
+				if operation == "put" {
+					err = roles.Put(t.Context(), "a", &Role{Config: "new", CredentialType: Shared})
+				} else {
+					err = roles.Delete(t.Context(), "a")
+				}
+				if err == nil {
+					t.Fatal("no error")
+				}
+				storage.failsGet = true
+				if kept := get(t, roles, "a"); kept == nil || kept.Config != "old" {
+					t.Errorf("while storage does not answer, memory has %v", kept)
+				}
+				storage.failsGet = false
+				found := get(t, roles, "a")
+				switch {
+				case !done && (found == nil || found.Config != "old"):
+					t.Errorf("what was not done counts: %v", found)
+				case done && operation == "put" && (found == nil || found.Config != "new"):
+					t.Errorf("what was done does not count: %v", found)
+				case done && operation == "delete" && found != nil:
+					t.Errorf("what was deleted is still there: %v", found)
+				}
+				gets := storage.gets
+				if get(t, roles, "a"); found != nil && storage.gets != gets {
+					t.Error("storage is asked again and again")
+				}
+			})
+		}
 	}
-	if get(t, s.Roles, "a") != before {
-		t.Error("memory changed though storage did not")
+}
+
+func TestAnEntryThatCannotBeReadIsNamed(t *testing.T) {
+	for name, value := range map[string]string{
+		"damaged": `{"config":`, "of another kind": `["config"]`, "lacking": `{}`, "newer": `{"format":2,"config":"default","credential_type":"shared"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			storage := &watchedStorage{}
+			roles := New(storage, hclog.NewNullLogger()).Roles
+			if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: "role/a", Value: []byte(value)}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := roles.Get(t.Context(), "a")
+			var unreadable *UnreadableError
+			if !errors.As(err, &unreadable) || unreadable.Key != "role/a" || strings.Contains(err.Error(), "newer version") != (name == "newer") {
+				t.Error(err)
+			}
+			put(t, roles, "a", Role{Config: "default"})
+			get(t, roles, "a")
+		})
+	}
+}
+
+// What one cluster keeps of its own stands in nobody's way: a session counts as absent, what was learnt as unknown.
+func TestWhatThisClusterKeepsIsDoneWithoutWhereItCannotBeRead(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	for _, key := range []string{"session/a", "learnt/a"} {
+		if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(`{"format":2}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if session := get(t, s.Sessions, "a"); session != nil {
+		t.Error(session)
+	}
+	learnt := get(t, s.Learnt, "a")
+	if learnt == nil || learnt.Suspicion < time.Now().Add(-time.Minute).UnixNano() || learnt.URL != "" {
+		t.Errorf("%+v", learnt)
+	}
+	if get(t, s.Learnt, "a") != learnt {
+		t.Error("suspicion is raised at every look")
 	}
 }
 
 func TestAllAnswersWhatCanBeReadBesideTheError(t *testing.T) {
 	storage := &watchedStorage{}
-	roles := New(storage).Roles
+	roles := New(storage, hclog.NewNullLogger()).Roles
 	put(t, roles, "b", Role{Config: "default"})
 	put(t, roles, "a", Role{Config: "default"})
 	if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte("{")}); err != nil {
@@ -155,7 +252,7 @@ func TestAllAnswersWhatCanBeReadBesideTheError(t *testing.T) {
 	if err := storage.Delete(t.Context(), "role/broken"); err != nil {
 		t.Fatal(err)
 	}
-	fresh := New(storage).Roles
+	fresh := New(storage, hclog.NewNullLogger()).Roles
 	if all, err := fresh.All(t.Context()); err != nil || len(all) != 1 || all[0].Name != "a" {
 		t.Error(all, err)
 	}

@@ -36,10 +36,14 @@ type Config struct {
 	userAPITokenExpiresAt time.Time
 }
 
-func (c *Config) prepare(name string) {
+func (c *Config) prepare(name string) error {
 	c.Name = name
 	c.userAPITokenExpiresAt = expiryOf(c.UserAPIToken)
 	c.fingerprint = fingerprint(c.URL, c.UserAPIToken, c.CACert, c.TLSServerName, fmt.Sprint(c.TLSSkipVerify))
+	if c.URL == "" || c.UserAPIToken == "" {
+		return errIncomplete
+	}
+	return nil
 }
 
 // Fingerprint changes with the fields whose change retires the config's sessions: url, user_api_token and TLS trust.

@@ -27,4 +27,4 @@ type Learnt struct {
 	Suspicion int64 `json:"suspicion"`
 }
 
-func (l *Learnt) prepare(string) {}
+func (l *Learnt) prepare(string) error { return nil }

@@ -6,17 +6,19 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-uuid"
-	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Owed is a logout that could not be done yet. Debts are few and only the active node's tick pays them, so they are not
-// kept in memory.
+// Owed is a logout that is still to be done. Debts are few and only the active node's tick pays them, so they are not kept
+// in memory.
 type Owed struct {
-	// Key is the debt's place in storage.
+	// Key is the debt's place in storage: config, role, and when the token expires, so that debts can be counted, and those
+	// that have expired struck, without being read.
 	Key string `json:"-"`
 	// Role is the one that the session was opened for, as the key tells.
 	Role string `json:"-"`
@@ -25,15 +27,18 @@ type Owed struct {
 	DiesAt      time.Time `json:"dies_at"`
 }
 
-// PutOwed writes down that the role's token is still to be logged out, and answers the debt with its key. Debts lie by
-// config and role, so that both can be counted without reading them.
+// expiryDigits is how wide a key states the Unix time of the expiry, so that keys sort by it.
+const expiryDigits = 12
+
+// PutOwed writes down that the role's token is still to be logged out, and answers the debt with its key.
 func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) (Owed, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
 		return debt, fmt.Errorf("naming a logout owed: %w", err)
 	}
-	debt.Key = owedPrefix + debt.Config + "/" + role + "/" + id
-	entry, err := logical.StorageEntryJSON(debt.Key, debt)
+	debt.Role = role
+	debt.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, debt.Config, role, expiryDigits, max(debt.DiesAt.Unix(), 0), id)
+	entry, err := encode(debt.Key, debt)
 	if err != nil {
 		return debt, fmt.Errorf("encoding a logout owed: %w", err)
 	}
@@ -41,6 +46,25 @@ func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) (Owed, erro
 		return debt, fmt.Errorf("writing a logout owed to storage: %w", err)
 	}
 	return debt, nil
+}
+
+// expiredBy says whether the debt of that id has expired, as its key tells. One that does not tell has not.
+func expiredBy(id string, now time.Time) bool {
+	digits, _, _ := strings.Cut(id, "-")
+	seconds, err := strconv.ParseInt(digits, 10, 64)
+	return err == nil && len(digits) == expiryDigits && seconds < now.Unix()
+}
+
+// ids answers the debts of the role, those that expire first before the others, as far as they have expired or not.
+func (s *Store) ids(ctx context.Context, folder string, expired bool) ([]string, error) {
+	all, err := s.listOwed(ctx, folder)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	ids := slices.DeleteFunc(all, func(id string) bool { return expiredBy(id, now) != expired })
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // CountOwedOfRole says how many logouts are owed for the role, of whichever config.
@@ -63,7 +87,7 @@ func (s *Store) CountOwedOfConfig(ctx context.Context, config string) (int, erro
 
 func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name string) string) (sum int, err error) {
 	for _, name := range names {
-		ids, err := s.listOwed(ctx, folder(name))
+		ids, err := s.ids(ctx, folder(name), false)
 		if err != nil {
 			return 0, err
 		}
@@ -72,7 +96,7 @@ func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name st
 	return sum, nil
 }
 
-// ListOwed answers up to limit debts of each config, of all its roles.
+// ListOwed answers up to limit debts of each config that have not expired: those that expire first, of its roles in turn.
 func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
 	configs, err := s.listOwed(ctx, "")
 	if err != nil {
@@ -80,40 +104,71 @@ func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
 	}
 	var debts []Owed
 	for _, config := range configs {
-		ofConfig, err := s.listOwedOf(ctx, config, limit)
+		keys, err := s.keysInTurn(ctx, config, limit)
 		if err != nil {
 			return nil, err
 		}
-		debts = append(debts, ofConfig...)
-	}
-	return debts, nil
-}
-
-func (s *Store) listOwedOf(ctx context.Context, config string, limit int) ([]Owed, error) {
-	roles, err := s.listOwed(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	var debts []Owed
-	for _, role := range roles {
-		ids, err := s.listOwed(ctx, config+role)
-		if err != nil {
-			return nil, err
-		}
-		for _, id := range ids {
-			if len(debts) == limit {
-				return debts, nil
-			}
-			debt, err := s.owed(ctx, owedPrefix+config+role+id)
-			if err != nil {
+		for _, key := range keys {
+			if debt, err := s.owed(ctx, key); err != nil {
 				return nil, err
-			}
-			if debt != nil {
+			} else if debt != nil {
 				debts = append(debts, *debt)
 			}
 		}
 	}
 	return debts, nil
+}
+
+// keysInTurn answers up to limit keys of the config's debts: one of each role, then another of each, and so on.
+func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys []string, err error) {
+	roles, err := s.listOwed(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	var queues [][]string
+	for _, role := range roles {
+		ids, err := s.ids(ctx, config+role, false)
+		if err != nil {
+			return nil, err
+		}
+		for i := range ids {
+			ids[i] = owedPrefix + config + role + ids[i]
+		}
+		queues = append(queues, ids)
+	}
+	for turn := 0; len(keys) < limit && len(queues) > 0; turn++ {
+		queues = slices.DeleteFunc(queues, func(queue []string) bool { return turn >= len(queue) })
+		for _, queue := range queues {
+			keys = append(keys, queue[turn])
+		}
+	}
+	return keys[:min(limit, len(keys))], nil
+}
+
+// StrikeExpired strikes the debts whose tokens have expired, without reading them, until the context ends.
+func (s *Store) StrikeExpired(ctx context.Context) error {
+	configs, err := s.listOwed(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, config := range configs {
+		roles, err := s.listOwed(ctx, config)
+		if err != nil {
+			return err
+		}
+		for _, role := range roles {
+			ids, err := s.ids(ctx, config+role, true)
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				if err := s.DeleteOwed(ctx, Owed{Key: owedPrefix + config + role + id}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Store) listOwed(ctx context.Context, folder string) ([]string, error) {
@@ -124,7 +179,7 @@ func (s *Store) listOwed(ctx context.Context, folder string) ([]string, error) {
 	return names, nil
 }
 
-// DeleteOwed strikes a debt that ListOwed answered.
+// DeleteOwed strikes a debt that ListOwed or PutOwed answered.
 func (s *Store) DeleteOwed(ctx context.Context, debt Owed) error {
 	if err := s.storage.Delete(ctx, debt.Key); err != nil {
 		return fmt.Errorf("deleting a logout owed: %w", err)
@@ -132,6 +187,7 @@ func (s *Store) DeleteOwed(ctx context.Context, debt Owed) error {
 	return nil
 }
 
+// owed reads a debt, nil where it was struck in the meantime. One that cannot be read is struck: nothing else would end it.
 func (s *Store) owed(ctx context.Context, key string) (*Owed, error) {
 	entry, err := s.storage.Get(ctx, key)
 	if err != nil {
@@ -140,9 +196,11 @@ func (s *Store) owed(ctx context.Context, key string) (*Owed, error) {
 	if entry == nil {
 		return nil, nil
 	}
-	debt := &Owed{Key: key, Role: strings.Split(key, "/")[2]}
-	if err := entry.DecodeJSON(debt); err != nil {
-		return nil, fmt.Errorf("a stored logout owed cannot be read: %w", err)
+	parts := strings.Split(key, "/")
+	debt := &Owed{Key: key, Role: parts[len(parts)-2]}
+	if err := decode(entry, debt); err != nil {
+		s.logger.Error("a stored logout owed cannot be read and is struck: the session lives until it expires", "key", key, "error", reasonOf(err))
+		return nil, s.DeleteOwed(ctx, Owed{Key: key})
 	}
 	return debt, nil
 }

@@ -37,9 +37,13 @@ type Role struct {
 	fingerprint string
 }
 
-func (r *Role) prepare(name string) {
+func (r *Role) prepare(name string) error {
 	r.Name = name
 	r.fingerprint = fingerprint(r.Config, string(r.CredentialType), r.TTL.String())
+	if r.Config == "" || r.CredentialType != Shared && r.CredentialType != Dedicated {
+		return errIncomplete
+	}
+	return nil
 }
 
 // Fingerprint changes with the fields whose change retires the role's sessions: config, credential_type and ttl.

@@ -20,7 +20,7 @@ type Session struct {
 	LastReadAt time.Time `json:"last_read_at,omitzero"`
 }
 
-func (s *Session) prepare(string) {
+func (s *Session) prepare(string) error {
 	now := time.Now()
 	if s.Current != nil {
 		s.Current = s.Current.seenAt(now)
@@ -28,6 +28,7 @@ func (s *Session) prepare(string) {
 	for i := range s.Earlier {
 		s.Earlier[i] = *s.Earlier[i].seenAt(now)
 	}
+	return nil
 }
 
 // Serves says whether the session's current token was obtained for the config and role as they are now.

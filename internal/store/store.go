@@ -7,7 +7,9 @@ package store
 
 import (
 	"sync"
+	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -30,6 +32,7 @@ func Local() []string { return []string{sessionPrefix, owedPrefix, learntPrefix}
 // Store is all that one mount keeps.
 type Store struct {
 	storage logical.Storage
+	logger  hclog.Logger
 
 	// Definitions is held while a config or role is written or deleted, so that a role cannot come to name a config
 	// that is being deleted. No call to N-central is made under it.
@@ -42,23 +45,35 @@ type Store struct {
 }
 
 // New answers the store of one mount. It makes no storage call.
-func New(storage logical.Storage) *Store {
-	return &Store{
+func New(storage logical.Storage, logger hclog.Logger) *Store {
+	s := &Store{
 		storage:  storage,
-		Configs:  newCollection(storage, configPrefix, false, (*Config).prepare),
-		Roles:    newCollection(storage, rolePrefix, false, (*Role).prepare),
-		Sessions: newCollection(storage, sessionPrefix, true, (*Session).prepare),
-		Learnt:   newCollection(storage, learntPrefix, true, (*Learnt).prepare),
+		logger:   logger,
+		Configs:  newCollection(storage, configPrefix, (*Config).prepare),
+		Roles:    newCollection(storage, rolePrefix, (*Role).prepare),
+		Sessions: newCollection(storage, sessionPrefix, (*Session).prepare),
+		Learnt:   newCollection(storage, learntPrefix, (*Learnt).prepare),
 	}
+	s.Sessions.absenceKept, s.Learnt.absenceKept = true, true
+	s.Sessions.instead = func(role string, err error) *Session {
+		logger.Error("a stored session cannot be read and counts as absent: what it held lives until it expires", "role", role, "error", reasonOf(err))
+		return nil
+	}
+	s.Learnt.instead = func(config string, err error) *Learnt {
+		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first", "config", config, "error", reasonOf(err))
+		return &Learnt{Suspicion: time.Now().UnixNano()}
+	}
+	return s
 }
 
-func newCollection[T any](storage logical.Storage, prefix string, absenceKept bool, prepare func(*T, string)) *Collection[T] {
+func newCollection[T any](storage logical.Storage, prefix string, prepare func(*T, string) error) *Collection[T] {
 	return &Collection[T]{
-		storage:     storage,
-		prefix:      prefix,
-		absenceKept: absenceKept,
-		prepare:     func(name string, entry *T) { prepare(entry, name) },
-		entries:     map[string]*T{},
+		storage:  storage,
+		prefix:   prefix,
+		prepare:  func(name string, entry *T) error { return prepare(entry, name) },
+		entries:  map[string]*T{},
+		doubtful: map[string]bool{},
+		unstored: map[string]bool{},
 	}
 }
 
