@@ -250,33 +250,3 @@ func TestHealth(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParseSession(f *testing.F) {
-	f.Add([]byte(sessionBody("access", "refresh")))
-	f.Add([]byte(`{"tokens":{"access":{"token":"a","expirySeconds":-9223372036854775808},"refresh":null}}`))
-	f.Add([]byte(`{"tokens":{"access":{"token":"a\n"}}}`))
-	f.Add([]byte(`{"tokens":{"access":{"token":"a","type":" ","expirySeconds":1.5}}}`))
-	f.Add([]byte(`[1e999]`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		session, err := parseSession(CallAuthenticate, answer{body: body})
-		if err != nil {
-			if session != nil || KindOf(err) != KindMalformed {
-				t.Fatalf("a session, or kind %q, with the error %v", KindOf(err), err)
-			}
-			return
-		}
-		for name, text := range map[string]string{"access token": session.AccessToken, "type": session.TokenType, "refresh token": session.RefreshToken} {
-			if text == "" && name == "refresh token" {
-				continue
-			}
-			if text == "" || len(text) > maxTokenSize || strings.Trim(text, visible) != "" {
-				t.Errorf("the %s cannot be sent in a header", name)
-			}
-		}
-		if !session.AccessLifetimeStated && session.AccessLifetime != 0 || !session.RefreshLifetimeStated && session.RefreshLifetime != 0 {
-			t.Error("a lifetime without its having been stated")
-		}
-	})
-}
-
-const visible = "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
