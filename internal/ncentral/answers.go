@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"mime"
 	"net/http"
 	"reflect"
 	"slices"
@@ -146,9 +145,11 @@ func isJSON(mediaType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
+// mediaTypeOf returns the type without its parameters: something between may have
+// spoilt or doubled these, and nothing depends on them.
 func mediaTypeOf(header http.Header) string {
-	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
-	return mediaType
+	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return strings.ToLower(strings.TrimSpace(mediaType))
 }
 
 func describeBody(body []byte, header http.Header) string {
@@ -283,6 +284,25 @@ func checkValid(received answer, accessToken string) error {
 	}
 	if essence(answered.Message) != essence(validMessage) {
 		return malformed(CallValidate, filter("it does not say that the token is valid, but: "+answered.Message, accessToken))
+	}
+	return nil
+}
+
+// checkData finds that there is data, be it an empty list: the call judges users and
+// tokens, and something else than N-central answers 200 too.
+func checkData(received answer) error {
+	var list []json.RawMessage
+	if json.Unmarshal(received.body, &list) == nil && list != nil {
+		return nil
+	}
+	var answered struct {
+		Data json.RawMessage `json:"data"`
+	}
+	if err := decode(CallData, received.body, &answered); err != nil {
+		return err
+	}
+	if answered.Data == nil {
+		return malformed(CallData, "no data in it")
 	}
 	return nil
 }

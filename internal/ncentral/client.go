@@ -171,12 +171,13 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	return do(ctx, c, request{call: CallHealth, method: http.MethodGet, path: "/api/health"}, parseHealth)
 }
 
-// Data makes a call that needs a working user, and drops the answer. KindServerError
+// Data makes a call that needs a working user, and drops what it brings. KindServerError
 // (500) where authenticating succeeds says that the API user's password has most
 // likely expired [D,O]; KindForbidden that the user may not see service
 // organisations [S].
 func (c *Client) Data(ctx context.Context, accessToken string) error {
-	_, err := do(ctx, c, bearerRequest(CallData, http.MethodGet, "/api/service-orgs?pageSize=1", accessToken), ignored)
+	r := bearerRequest(CallData, http.MethodGet, "/api/service-orgs?pageSize=1", accessToken)
+	_, err := do(ctx, c, r, func(received answer) (struct{}, error) { return struct{}{}, checkData(received) })
 	return err
 }
 

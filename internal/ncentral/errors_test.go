@@ -100,9 +100,28 @@ func TestAnswersThatAreRight(t *testing.T) {
 	if err := list.Data(t.Context(), newToken()); err != nil {
 		t.Errorf("data answered as a list: %v", err)
 	}
-	longest := clientOf(reply(200, typeJSON, `"`+strings.Repeat("x", 1<<20-2)+`"`))
+	longest := clientOf(reply(200, typeJSON, `{"data":"`+strings.Repeat("x", 1<<20-11)+`"}`))
 	if err := longest.Data(t.Context(), newToken()); err != nil {
 		t.Errorf("an answer of exactly 1 MiB: %v", err)
+	}
+	for _, contentType := range []string{"application/json;charset=UTF-8", "Application/JSON ; charset", "application/json; charset=utf-8; charset=utf-8", "application/json;;"} {
+		if err := clientOf(reply(200, contentType, `{"data":[]}`)).Data(t.Context(), newToken()); err != nil {
+			t.Errorf("%s: %v", contentType, err)
+		}
+	}
+}
+
+// The data call judges users and tokens: what answers without data is not N-central.
+func TestDataCallWithoutDataTellsNothing(t *testing.T) {
+	for _, body := range []string{`{}`, `{"status":"UP"}`, `{"message":"ok","errors":[]}`, `null`, `true`, `5`, `"data"`} {
+		if err := clientOf(reply(200, typeJSON, body)).Data(t.Context(), newToken()); KindOf(err) != KindMalformed {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+	for _, body := range []string{`{"data":[]}`, `{"data":null}`, `{"data":[{"soId":"50"}],"totalItems":1}`, `[]`} {
+		if err := clientOf(reply(200, typeJSON, body)).Data(t.Context(), newToken()); err != nil {
+			t.Errorf("%s: %v", body, err)
+		}
 	}
 }
 
