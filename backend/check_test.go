@@ -4,8 +4,10 @@
 package backend
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -242,5 +244,69 @@ func TestListOfConfigsTellsTheState(t *testing.T) {
 		}
 		m.check()
 		expect("degraded")
+	})
+}
+
+// The steps end within three times request_timeout, and the logouts have as much again. What merely finds out what the
+// server is like may lack the time.
+func TestACheckOfASlowServerPassesOnTheStepsThatCount(t *testing.T) {
+	for latency, missing := range map[time.Duration]bool{2500 * time.Millisecond: false, 3900 * time.Millisecond: true} {
+		inBubble(t, nil, func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.Latency = latency })
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+			answer, _, _ := m.check()
+			if answer["ok"] != true {
+				t.Errorf("at %s a call: %v", latency, answer["message"])
+			}
+			text := fmt.Sprint(answer["steps"])
+			if strings.Contains(text, "not found out") != missing {
+				t.Errorf("at %s a call: %s", latency, text)
+			}
+			if open := m.OpenSessions(); open != 0 {
+				t.Errorf("%d sessions are open", open)
+			}
+		})
+	}
+}
+
+// A credential that works is stored, also where its sessions cannot be logged out just now: that is owed.
+func TestAVerificationWhoseLogoutsFailPassesAndOwesThem(t *testing.T) {
+	for name, config := range map[string]string{"a new config": "fresh", "one that is there": "default"} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.FailNext(simulator.EndpointLogout, -1, status(403))
+				response, err := m.do(logical.UpdateOperation, "config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				if err != nil || response.IsError() {
+					t.Fatal(response, err)
+				}
+				if warnings := strings.Join(response.Warnings, "\n"); !strings.Contains(warnings, "could not be logged out: 3") {
+					t.Errorf("warnings %q", warnings)
+				}
+				synctest.Wait()
+				if len(m.owedKeys()) != 3 {
+					t.Errorf("owed is %v", m.owedKeys())
+				}
+				if answer, _, warnings := m.check(); answer["ok"] != true || !strings.Contains(warnings, "could not be logged out") {
+					t.Errorf("ok %v, warnings %q", answer["ok"], warnings)
+				}
+				m.ClearFailures()
+				time.Sleep(time.Minute)
+				m.tick()
+				if open := m.OpenSessions(); open != 0 || len(m.owedKeys()) != 0 {
+					t.Errorf("%d sessions are open, owed is %v", open, m.owedKeys())
+				}
+			})
+		})
+	}
+}
+
+func TestCheckWarnsOfOneTokenForSeveralSessions(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointAuthenticate, -1, simulator.Failure{Kind: simulator.FailureSameTokens})
+		answer, _, warnings := m.check()
+		if !strings.Contains(warnings, "one access token to several") {
+			t.Errorf("%v, warnings %q", answer["message"], warnings)
+		}
 	})
 }

@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -355,6 +356,54 @@ func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
 				m.onlySession("")
 				time.Sleep(time.Second) // for as long N-central is left alone
 				m.lives(m.read(nil))
+			})
+		})
+	}
+}
+
+// One override at a time is left out: the one that N-central names, else the access token's. What another role asks for, and
+// what was not refused, is asked for all the same.
+func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
+	asked := func(m *mount) (all []string) {
+		for _, request := range m.Requests() {
+			if request.Endpoint == simulator.EndpointAuthenticate {
+				all = append(all, request.AccessOverride+"/"+request.RefreshOverride)
+			}
+		}
+		return all
+	}
+	tests := map[string]struct {
+		names        bool
+		ttl, refresh string
+		want         []string // of the first read, and of the second after an end of sessions
+	}{
+		"access, named":      {true, "2h", "10h", []string{"7200s/36000s", "/36000s", "/36000s"}},
+		"access, not named":  {false, "2h", "10h", []string{"7200s/36000s", "/36000s", "/36000s"}},
+		"refresh, named":     {true, "30m", "48h", []string{"1800s/172800s", "1800s/", "1800s/"}},
+		"refresh, not named": {false, "30m", "48h", []string{"1800s/172800s", "/172800s", "/", "1800s/"}},
+		"both, named":        {true, "2h", "48h", []string{"7200s/172800s", "/", "/"}},
+		"both, not named":    {false, "2h", "48h", []string{"7200s/172800s", "/172800s", "/", "7200s/", "/"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, test.names }, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/default", map[string]any{"refresh_token_ttl": test.refresh, "verify": false})
+				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": test.ttl})
+				before := len(asked(m))
+				m.read(nil)
+				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+				m.read(nil)
+				if got := asked(m)[before:]; !slices.Equal(got, test.want) {
+					t.Errorf("asked for %q, want %q", got, test.want)
+				}
+				if warnings := m.warnings(); !strings.Contains(warnings, "refuses to be asked for") {
+					t.Errorf("warnings %q", warnings)
+				}
+				m.must(logical.UpdateOperation, "roles/brief", map[string]any{"lease": false, "ttl": "10m"})
+				m.readRole("brief")
+				if got := asked(m); !strings.HasPrefix(got[len(got)-1], "600s/") {
+					t.Errorf("another role's ttl was asked for as %q", got[len(got)-1])
+				}
 			})
 		})
 	}

@@ -274,9 +274,9 @@ func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framew
 	if deleted {
 		a.tell(ctx, events.RoleDeleted, req)
 	}
-	warnings, err := a.Sessions.EndRole(context.WithoutCancel(ctx), name)
+	warnings, err := a.Sessions.EndRole(ctx, name)
 	if err != nil {
-		return nil, err
+		return failed(err)
 	}
 	return withWarnings(nil, warnings), nil
 }

@@ -165,9 +165,9 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 	if role == nil && session == nil {
 		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q, nor a session of one: nothing was ended", name))
 	}
-	warnings, err := a.Sessions.End(context.WithoutCancel(ctx), name)
+	warnings, err := a.Sessions.End(ctx, name)
 	if err != nil {
-		return nil, err
+		return failed(err)
 	}
 	a.Logger.Info("sessions were ended by hand", "role", name)
 	if role != nil && role.CredentialType == store.Dedicated {

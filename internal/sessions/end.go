@@ -26,9 +26,19 @@ const OfCheck = ":check"
 
 // End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central. What is being obtained
 // for the role is discarded when it comes. The logouts are written down as owed before anything is forgotten or sent, so
-// that none is lost; what the context leaves no time for stays owed. The warnings name what could not be ended and until when it lives; the error is storage's, and then
+// that none is lost. A caller that hangs up ends nothing of it, and what there is no time for stays owed. The warnings name what could not be ended and until when it lives; the error is storage's, and then
 // nothing was ended.
 func (m *Manager) End(ctx context.Context, role string) (warnings []string, err error) {
+	ctx, done, err := m.outlasting(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return m.end(ctx, role)
+}
+
+// end is End as far as the context leaves time for it.
+func (m *Manager) end(ctx context.Context, role string) (warnings []string, err error) {
 	slot := m.enter(role)
 	defer slot.leave()
 	session, debts, err := m.forget(ctx, slot)
@@ -45,7 +55,7 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
 	warnings, err := m.End(ctx, role)
 	if err == nil {
-		m.retire(ctx, m.slot(role))
+		m.retire(context.WithoutCancel(ctx), m.slot(role)) // else the tick does
 	}
 	return warnings, err
 }
@@ -215,13 +225,17 @@ const leaseGrace = time.Hour
 // EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the log with until when it
 // lives; the error is of a debt that storage refused, so that Vault tries the revocation again.
 func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
+	ctx, done, err := m.outlasting(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	remaining := store.Remaining(lease.DiesAt, time.Now())
 	if remaining <= -leaseGrace {
 		return nil
 	}
 	debt := store.Owed{Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt}
-	ending, warning := m.logOut(context.WithoutCancel(ctx), lease.Role, debt)
-	var err error
+	ending, warning := m.logOut(ctx, lease.Role, debt)
 	if ending == upstream.NotEndedYet && remaining > 0 {
 		if _, err = m.store.PutOwed(m.storing, lease.Role, debt); err != nil {
 			err = fmt.Errorf("%w: %s", err, warning)

@@ -129,6 +129,17 @@ func (m *Manager) Close() {
 	m.running.Wait()
 }
 
+// outlasting answers a context for what a caller's hang-up must not break off, but the end of the backend does. The error
+// is ErrEnded.
+func (m *Manager) outlasting(ctx context.Context) (outlasting context.Context, done func(), err error) {
+	if !m.begin() {
+		return nil, nil, ErrEnded
+	}
+	outlasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(m.background, cancel)
+	return outlasting, func() { stop(); cancel(); m.running.Done() }, nil
+}
+
 // begin notes that something begins to run that Close must wait for, unless it was called already.
 func (m *Manager) begin() bool {
 	m.ending.RLock()

@@ -135,7 +135,7 @@ func (m *Manager) endDeleted(ctx context.Context, roles []string) {
 			if ctx.Err() != nil {
 				return nil
 			}
-			warnings, err := m.EndRole(ctx, role)
+			warnings, err := m.end(ctx, role)
 			if err != nil {
 				m.logger.Warn("a session could not be looked after", "role", role, "error", err)
 			}

@@ -1,0 +1,205 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// owedKeys are the debts that storage holds.
+func (m *mount) owedKeys() []string {
+	m.t.Helper()
+	keys, err := logical.CollectKeysWithPrefix(context.Background(), &m.storage.InmemStorage, "owed/")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return keys
+}
+
+// The logouts are written down before anything is forgotten or sent. Where that cannot be done nothing is ended, and what
+// was is there still.
+func TestAnEndOfSessionsThatStorageRefusesEndsNothing(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		token := m.lives(m.read(nil))
+		m.ResetCounts()
+		m.storage.refuses.Store(true)
+		m.failure(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.calls(nil)
+		if m.lives(m.read(nil)) != token {
+			t.Error("the session is gone, though nothing was ended")
+		}
+		m.storage.refuses.Store(false)
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		if m.AccessTokenLives(token) || len(m.owedKeys()) != 0 {
+			t.Errorf("the token lives: %t; owed: %v", m.AccessTokenLives(token), m.owedKeys())
+		}
+	})
+}
+
+// A process that dies while it logs out has written down what it owes.
+func TestAProcessThatDiesInALogoutOwesIt(t *testing.T) {
+	for name, end := range map[string]func(m *mount){
+		"the sessions are deleted": func(m *mount) { m.begin(logical.DeleteOperation, "sessions/monitoring", nil) },
+		"the role is deleted":      func(m *mount) { m.begin(logical.DeleteOperation, "roles/monitoring", nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				token := m.lives(m.read(nil))
+				m.FailNext(simulator.EndpointLogout, -1, hang)
+				end(m)
+				synctest.Wait()
+				if len(m.owedKeys()) != 1 {
+					t.Errorf("while the logout hangs, owed is %v", m.owedKeys())
+				}
+				m.start() // ends the process before it, which breaks the logout off
+				m.ClearFailures()
+				time.Sleep(time.Minute)
+				m.tick()
+				if m.AccessTokenLives(token) || len(m.owedKeys()) != 0 {
+					t.Errorf("the token lives: %t; owed: %v", m.AccessTokenLives(token), m.owedKeys())
+				}
+			})
+		})
+	}
+}
+
+// The same holds for a session that is not handed out.
+func TestASessionThatCouldNotBeAnsweredIsOwedBeforeItIsEnded(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		release := g.hold(toAuthenticate)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.FailNext(simulator.EndpointLogout, -1, hang)
+		release()
+		reader()
+		synctest.Wait()
+		if len(m.owedKeys()) != 1 {
+			t.Errorf("while the logout hangs, owed is %v", m.owedKeys())
+		}
+		m.ClearFailures()
+		synctest.Wait()
+		if m.OpenSessions() != 0 || len(m.owedKeys()) != 0 {
+			t.Errorf("%d sessions are open, owed is %v", m.OpenSessions(), m.owedKeys())
+		}
+	})
+}
+
+// A server that ignores the lifetime asked for leaves a token alive for an hour at each rotation. They are ended once the
+// promise to their readers is over, as far as that cannot end one that is promised, and never more than some are kept.
+func TestReplacedTokensDoNotPileUp(t *testing.T) {
+	for name, knobs := range map[string]func(k *simulator.Knobs){
+		"each has a session of its own": func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true },
+		"they were refreshed":           func(k *simulator.Knobs) { k.IgnoreOverrides = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, knobs, func(m *mount) {
+				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10s"})
+				for second := range 1800 {
+					m.lives(m.read(nil))
+					time.Sleep(time.Second)
+					if second%60 == 0 {
+						m.tick()
+					}
+				}
+				synctest.Wait()
+				entry, err := m.storage.Get(context.Background(), "session/monitoring")
+				if err != nil || entry == nil {
+					t.Fatal(entry, err)
+				}
+				if len(entry.Value) > 64<<10 {
+					t.Errorf("the session's entry has %d KiB", len(entry.Value)>>10)
+				}
+				if open := m.OpenSessions(); strings.Contains(name, "own") && open > 25 { // of two minutes
+					t.Errorf("%d sessions are open", open)
+				}
+			})
+		})
+	}
+}
+
+// What outlives its promise is not ended as long as a token of the same session is promised: N-central may end both.
+func TestATokenPastItsPromiseIsNotEndedBesideItsSuccessor(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.lives(m.read(nil))
+		time.Sleep(9 * time.Minute)
+		second := m.lives(m.read(nil))
+		time.Sleep(2 * time.Minute)
+		m.tick()
+		if !m.AccessTokenLives(first) || !m.AccessTokenLives(second) || m.all(simulator.EndpointLogout) > 0 {
+			t.Error("the session of a token that is promised was logged out")
+		}
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		if m.AccessTokenLives(first) || m.AccessTokenLives(second) {
+			t.Error("a token outlived the end of the role's sessions")
+		}
+	})
+}
+
+// A lease is logged out within an hour past its end too: clocks differ, and the refresh token beside it lives longer.
+func TestALeaseIsLoggedOutPastItsEndToo(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		lease := m.open(nil)
+		// This node's clock is an hour ahead: to the engine that is as if the lease said so.
+		lease.Secret.InternalData["dies_at"] = time.Now().Add(-59 * time.Minute).UTC().Format(time.RFC3339Nano)
+		m.mustRevoke(lease)
+		if m.AccessTokenLives(lease.Data["access_token"].(string)) {
+			t.Error("the session lives on")
+		}
+		late := m.open(nil)
+		late.Secret.InternalData["dies_at"] = time.Now().Add(-61 * time.Minute).UTC().Format(time.RFC3339Nano)
+		m.ResetCounts()
+		m.mustRevoke(late)
+		m.calls(nil)
+	})
+}
+
+// One role's logouts that hang keep the tick from nothing.
+func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
+		m.must(logical.UpdateOperation, "config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token, "request_timeout": "20s", "max_retries": 10})
+		roles := m.addRoles(20, map[string]any{"config": "slow"})
+		for _, role := range roles {
+			m.readRole(role)
+		}
+		first := m.lives(m.read(nil))
+		time.Sleep(53*time.Minute + 30*time.Second)
+		for _, role := range roles { // deleted on the primary cluster
+			if err := m.storage.Delete(context.Background(), "role/"+role); err != nil {
+				t.Fatal(err)
+			}
+			m.backend.InvalidateKey(context.Background(), "role/"+role)
+		}
+		m.FailNext(simulator.EndpointLogout, -1, hang)
+		began := time.Now()
+		m.tick()
+		if took := time.Since(began); took > 50*time.Second {
+			t.Errorf("the tick took %s", took)
+		}
+		if m.lives(m.read(nil)) == first {
+			t.Error("the tick rotated nothing")
+		}
+		m.ClearFailures()
+		for range 3 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		synctest.Wait()
+		// The new session, and the one that it replaced.
+		if open := m.OpenSessions(); open != 2 || len(m.owedKeys()) != 0 {
+			t.Errorf("%d sessions are open, owed is %d", open, len(m.owedKeys()))
+		}
+	})
+}

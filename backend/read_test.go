@@ -1,0 +1,210 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// A role that was deleted and made anew while its logouts hang has one state: one flight serves its readers, and the end of
+// its sessions reaches it.
+func TestARoleMadeAnewHasOneFlight(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		m.read(nil)
+		releaseLogout := g.hold("POST /api/auth/logout")
+		deleted := m.begin(logical.DeleteOperation, "roles/monitoring", nil)
+		synctest.Wait()
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		m.ResetCounts()
+		release := g.hold(toAuthenticate)
+		first := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		releaseLogout()
+		deleted()
+		second := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		if tried := m.all(simulator.EndpointAuthenticate); tried != 1 {
+			t.Errorf("two readers caused %d authenticates, want 1", tried)
+		}
+		before := len(m.Issued())
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		release()
+		for _, o := range []outcome{first(), second()} {
+			if !slices.ContainsFunc(m.Issued()[before:], func(i simulator.IssuedToken) bool { return i.Access == o.token() }) {
+				t.Errorf("a token was answered that was asked for before the sessions were ended: %v", o.err)
+			}
+		}
+		synctest.Wait()
+		m.onlySession(m.lives(m.read(nil)))
+	})
+}
+
+// A reader whose token is good enough waits for nobody who writes to storage.
+func TestAGoodTokenWaitsForNoStorage(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.read(nil)
+		time.Sleep(54 * time.Minute)
+		goOn := make(chan struct{})
+		slow := func(key string) error {
+			if strings.HasPrefix(key, "session/") {
+				<-goOn // as while Raft elects a leader
+			}
+			return nil
+		}
+		storage.put.Store(&slow)
+		m.read(nil) // starts the rotation ahead; it lands and is being stored
+		synctest.Wait()
+		var done atomic.Bool
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		finished := make(chan struct{})
+		go func() { reader(); done.Store(true); close(finished) }()
+		for range 200_000 { // the bubble's time stands still while a write is under way, so the reader is given turns
+			runtime.Gosched()
+		}
+		if !done.Load() {
+			t.Error("the reader waits for a write to storage")
+		}
+		close(goOn)
+		<-finished
+	})
+}
+
+// Whatever a read needs, and however slow each call is, it ends within three times request_timeout.
+func TestAReadEndsInTime(t *testing.T) {
+	for name, prepare := range map[string]func(m *mount){
+		"validate, then obtain": func(m *mount) {
+			m.Reboot()
+			m.FailNext(simulator.EndpointValidate, 2, hang)
+			m.FailNext(simulator.EndpointAuthenticate, 2, hang)
+		},
+		"everything hangs":    func(m *mount) { m.FailNext(simulator.AnyEndpoint, -1, hang) },
+		"a server that drips": func(m *mount) { m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{Kind: simulator.FailureDrip, Delay: simulator.Delay(time.Second)}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
+				m.read(nil)
+				prepare(m)
+				o := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})()
+				if o.took > time.Minute {
+					t.Errorf("one read took %s", o.took)
+				}
+				if o.err != nil && !strings.Contains(o.err.Error(), "config") && !strings.Contains(o.err.Error(), "request_timeout") {
+					t.Error(o.err)
+				}
+				m.ClearFailures()
+			})
+		})
+	}
+}
+
+// A reader whose stale token ends while the first attempt fails waits for what comes of the others.
+func TestAReaderWhoseTokenEndsMeanwhileWaitsForTheOthers(t *testing.T) {
+	for name, down := range map[string]bool{"which brings a token": false, "which brings none": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.read(nil)
+				time.Sleep(59*time.Minute + 55*time.Second)
+				m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
+				attempts := 1
+				if down {
+					attempts = -1
+				}
+				m.FailNext(simulator.AnyEndpoint, attempts, status(503))
+				if !down {
+					m.lives(m.read(nil))
+				} else if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 503 || strings.Contains(text, "tried again;") {
+					t.Errorf("%d %s", code, text)
+				}
+			})
+		})
+	}
+}
+
+func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30s"})
+		m.Change(func(k *simulator.Knobs) { k.Latency = 18 * time.Second })
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "15s"}); code != 503 || !strings.Contains(text, "12s left") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+func TestWhereMaxLeaseTTLIsNotKnownNoTokenIsAskedFor(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.system.MaxLeaseTTLVal = 0
+		m.ResetCounts()
+		for _, path := range []string{"creds/monitoring", "creds/worker"} {
+			if text, code := m.failure(logical.ReadOperation, path, nil); code != 503 || !strings.Contains(text, "max_lease_ttl") {
+				t.Errorf("%d %s", code, text)
+			}
+		}
+		m.calls(nil)
+	})
+}
+
+// The end of the backend waits for nothing that N-central has to answer, and nothing begins after it.
+func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
+	tests := map[string]func(m *mount){
+		"a flight":     func(m *mount) { m.begin(logical.ReadOperation, "creds/monitoring", nil) },
+		"a validation": func(m *mount) { m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}) },
+		"learning, before a rotation": func(m *mount) {
+			time.Sleep(54 * time.Minute)
+			m.read(nil)
+		},
+		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); go m.tick() },
+		"a dedicated read":  func(m *mount) { m.begin(logical.ReadOperation, "creds/worker", nil) },
+		"its probe":         func(m *mount) { m.open(nil) },
+		"an end of a lease": func(m *mount) { lease := m.open(nil); go func() { _ = m.revoke(lease) }() },
+	}
+	for name, begin := range tests {
+		t.Run(name, func(t *testing.T) {
+			inDedicatedBubble(t, nil, func(m *mount) {
+				m.must(logical.DeleteOperation, "roles/monitoring", nil)
+				m.must(logical.DeleteOperation, "roles/worker", nil)
+				m.must(logical.DeleteOperation, "config/default", nil)
+				m.must(logical.UpdateOperation, "config/default", map[string]any{
+					"url": m.server.URL, "user_api_token": m.token, "verify": false, "request_timeout": "20s",
+				})
+				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+				m.must(logical.UpdateOperation, "roles/worker", map[string]any{"credential_type": "dedicated"})
+				if !strings.HasPrefix(name, "a flight") {
+					m.read(nil)
+				}
+				m.FailNext(simulator.EndpointServiceOrgs, -1, hang)
+				if !strings.Contains(name, "probe") && !strings.Contains(name, "lease") {
+					m.FailNext(simulator.AnyEndpoint, -1, hang)
+				}
+				m.FailNext(simulator.EndpointLogout, -1, hang)
+				begin(m)
+				synctest.Wait()
+				began := time.Now()
+				m.backend.Cleanup(context.Background())
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("it waited %s for N-central", took)
+				}
+				if _, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}); code != 503 {
+					t.Errorf("a read after the end was answered %d", code)
+				}
+				m.ClearFailures()
+			})
+		})
+	}
+}
