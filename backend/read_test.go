@@ -92,8 +92,10 @@ func TestAReadEndsInTime(t *testing.T) {
 			m.FailNext(simulator.EndpointValidate, 2, hang)
 			m.FailNext(simulator.EndpointAuthenticate, 2, hang)
 		},
-		"everything hangs":    func(m *mount) { m.FailNext(simulator.AnyEndpoint, -1, hang) },
-		"a server that drips": func(m *mount) { m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{Kind: simulator.FailureDrip, Delay: simulator.Delay(time.Second)}) },
+		"everything hangs": func(m *mount) { m.FailNext(simulator.AnyEndpoint, -1, hang) },
+		"a server that drips": func(m *mount) {
+			m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{Kind: simulator.FailureDrip, Delay: simulator.Delay(time.Second)})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
@@ -169,7 +171,7 @@ func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 			time.Sleep(54 * time.Minute)
 			m.read(nil)
 		},
-		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); go m.tick() },
+		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); m.begin(logical.RollbackOperation, "", nil) },
 		"a dedicated read":  func(m *mount) { m.begin(logical.ReadOperation, "creds/worker", nil) },
 		"its probe":         func(m *mount) { m.open(nil) },
 		"an end of a lease": func(m *mount) { lease := m.open(nil); go func() { _ = m.revoke(lease) }() },
