@@ -103,7 +103,7 @@ func TestCheckOfAGoodServer(t *testing.T) {
 	delete(found, "clock_offset_seconds")
 	expectSame(t, map[string]any{
 		"ok": true, "failed_step": "", "message": found["message"], "server_version": m.Knobs().ServerVersion,
-		"can_log_out": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
+		"can_log_out": true, "can_validate": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
 	}, found)
 	if len(warnings) > 0 {
 		t.Errorf("warnings: %q", warnings)
@@ -146,7 +146,7 @@ func TestCheckOfABadServer(t *testing.T) {
 		}},
 		"refused":            {"authenticate", "user_api_token", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, refused) }},
 		"overloaded":         {"authenticate", "429", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }},
-		"validation broken":  {"authenticate_again", "500", func(m *mount) { m.FailNext(simulator.EndpointValidate, -1, status(500)) }},
+		"validation broken":  {"validate", "500", func(m *mount) { m.FailNext(simulator.EndpointValidate, -1, status(500)) }},
 		"password expired":   {"data", "password has most likely expired", expirePassword},
 		"refresh overloaded": {"refresh", "503", func(m *mount) { m.FailNext(simulator.EndpointRefresh, -1, status(503)) }},
 	} {

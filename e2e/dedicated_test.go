@@ -66,7 +66,7 @@ func TestDedicatedTokensEndWithTheirLeases(t *testing.T) {
 	if most := m.MaxInFlight(simulator.EndpointAuthenticate); most > 8 {
 		t.Errorf("%d requests were in flight, with max_requests_in_flight of 8", most)
 	}
-	m.expectCalls(calls{simulator.EndpointAuthenticate: reads})
+	m.expectCalls(calls{simulator.EndpointAuthenticate: reads, simulator.EndpointServiceOrgs: 1}) // the hourly data call
 	seen := map[string]bool{}
 	for _, answer := range answers {
 		if seen[answer.token] || answer.Renewable || answer.LeaseDuration > 3600 || answer.LeaseDuration < 3500 {

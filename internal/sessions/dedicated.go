@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -33,7 +35,25 @@ func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (
 }
 
 // waitingPerPlace bounds how many reads of a dedicated role wait for each place among the requests in flight.
-const waitingPerPlace = 8
+const waitingPerPlace = 64
+
+// turns are the places that one dedicated role may take among the requests in flight. Whoever reads the role waits for one
+// of these first, so that those who read another come before all but a few of them.
+type turns struct {
+	places int
+	free   *semaphore.Weighted
+}
+
+// turnsOf answers the role's turns, as many as the config has places that calls for one reader may take.
+func (s *slot) turnsOf(config *store.Config) *turns {
+	places := upstream.PlacesPerReader(config.MaxRequestsInFlight)
+	if known := s.turns.Load(); known != nil && known.places == places {
+		return known
+	}
+	fresh := &turns{places: places, free: semaphore.NewWeighted(int64(places))}
+	s.turns.Store(fresh)
+	return fresh
+}
 
 func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
 	_, config, err := m.definition(ctx, role)
@@ -47,6 +67,11 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
 	defer cancel()
+	turns := slot.turnsOf(config)
+	if turns.free.Acquire(ctx, 1) != nil {
+		return nil, nil, noTurn(ctx)
+	}
+	defer turns.free.Release(1)
 	answer, lease, err := m.open(ctx, role, minTTL)
 	if errors.Is(err, ErrOvertaken) {
 		answer, lease, err = m.open(ctx, role, minTTL)
@@ -55,6 +80,14 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 		err = context.Cause(ctx)
 	}
 	return answer, lease, err
+}
+
+// noTurn is the error of a read that waited until its time was over, or its reader gone.
+func noTurn(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, ErrTimeOver) {
+		return cause
+	}
+	return ErrTooManyWaiting
 }
 
 func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (*Answer, *Lease, error) {
@@ -112,7 +145,8 @@ func (m *Manager) openSession(reader context.Context, config *store.Config, role
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
+	deadline, _ := reader.Deadline() // that of the read as a whole
+	ctx, cancel := context.WithDeadline(m.background, deadline)
 	defer cancel()
 	terms, err := m.termsOf(config, role)
 	if err != nil {

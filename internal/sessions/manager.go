@@ -173,6 +173,7 @@ type slot struct {
 	validated   atomic.Pointer[validation]
 	validations singleflight.Group
 	opening     atomic.Int64 // reads of a dedicated role that wait for their session
+	turns       atomic.Pointer[turns]
 }
 
 // lastGrant remembers for how long the role's last token was promised, for when that token is no more.

@@ -36,16 +36,16 @@ func newAttempts(next http.RoundTripper, limit int, timeout time.Duration, inFli
 	return &attempts{
 		next:      next,
 		places:    semaphore.NewWeighted(int64(limit)),
-		perReader: semaphore.NewWeighted(int64(max(limit-keptPlaces(limit), 1))),
+		perReader: semaphore.NewWeighted(int64(PlacesPerReader(limit))),
 		limit:     limit,
 		timeout:   timeout,
 		inFlight:  inFlight,
 	}
 }
 
-// keptPlaces is how many of the places are kept for what readers share: a quarter, one at least. Where there is but one
-// place, what they share waits for one other call at most.
-func keptPlaces(limit int) int { return max(limit/4, 1) }
+// PlacesPerReader is how many of the places calls that each reader causes one of may take. A quarter, one at least, is kept
+// for what readers share; where there is but one place, that waits for one other call at most.
+func PlacesPerReader(limit int) int { return max(limit-max(limit/4, 1), 1) }
 
 func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 	turn := turnOf(request.Context())

@@ -70,11 +70,14 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 // Where it is not known that this server ends any, a call whose answer was lost is taken to have opened none, or tokens
 // that live could not be handed out while N-central is down.
 func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
+	if !mayHaveArrived(err) {
+		return false
+	}
 	if ncentral.KindOf(err) == ncentral.KindMalformed {
 		return s.mayEndEarlier(ctx)
 	}
 	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
-	return ends != nil && *ends && mayHaveArrived(err)
+	return ends != nil && *ends
 }
 
 // mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and its answer was lost.
@@ -87,8 +90,10 @@ func mayHaveArrived(err error) bool {
 		return false
 	}
 	switch answered.Kind {
-	case ncentral.KindTimeout, ncentral.KindUnreachable, ncentral.KindMalformed:
+	case ncentral.KindTimeout, ncentral.KindUnreachable:
 		return true
+	case ncentral.KindMalformed: // else it is the page of something that stands before N-central
+		return answered.Status == http.StatusOK
 	}
 	return answered.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
 }
