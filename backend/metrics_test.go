@@ -220,7 +220,7 @@ func TestMetricsTellWhatStatusTells(t *testing.T) {
 			"config_state{state=unknown}": 0, "config_state{state=ok}": 1, "config_state{state=degraded}": 0, "config_state{state=failing}": 0,
 			"password_changed_at_missing": 0, "logouts_owed": 0, "last_success_timestamp_seconds": float64(time.Now().Unix()), "requests_in_flight": 0,
 			"server_can_log_out": 1, "server_refresh_ends_predecessor": 0, "server_authenticate_ends_earlier_sessions": 0,
-			"build_info{version=" + Version() + "}": 1,
+			"build_info{version=" + Version() + "}": 1, "unreadable_configs": 0,
 		}, m.gauges()); diff != "" {
 			t.Error(diff)
 		}
@@ -289,8 +289,8 @@ func TestMetricsAreOfOneMount(t *testing.T) {
 		other.backend, other.storage = nil, &countingStorage{}
 		other.start()
 		defer other.backend.Cleanup(context.Background())
-		if families := strings.Count(other.metricsText(), "# HELP"); families != 1 {
-			t.Errorf("another mount without a config tells %d metrics, want the version alone", families)
+		if families := strings.Count(other.metricsText(), "# HELP"); families != 2 {
+			t.Errorf("another mount without a config tells %d metrics, want those without the label config", families)
 		}
 	})
 }

@@ -133,16 +133,13 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if err := checkName(name); err != nil {
 		return mistake(fmt.Errorf("name: %w", err))
 	}
-	stored, err := a.Store.Configs.Get(ctx, name)
+	stored, unreadable, err := toChange(ctx, a.Store.Configs, req, "config", name)
 	if err != nil {
 		return nil, err
 	}
-	if stored == nil && req.Operation == logical.PatchOperation {
-		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no config %q to change: write it with POST first", name))
-	}
 	candidate, err := changedConfig(name, stored, req, data)
 	if err != nil {
-		return mistake(err)
+		return mistakeOver(unreadable, err)
 	}
 	var report *upstream.Report
 	if data.Raw[fieldVerify] == nil || data.Get(fieldVerify).(bool) { // null is the default
@@ -162,7 +159,7 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if err != nil || changedMeanwhile != nil {
 		return changedMeanwhile, err
 	}
-	response := withWarnings(written(data), configWarnings(candidate))
+	response := withWarnings(withWarnings(written(data), overwritten(unreadable)), configWarnings(candidate))
 	if report != nil {
 		response = withWarnings(response, report.Warnings)
 	}
@@ -231,7 +228,7 @@ func changedTrust(before, after *store.Config) string {
 func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config) (*logical.Response, error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
-	stored, err := a.Store.Configs.Get(ctx, candidate.Name)
+	stored, _, err := orUnreadable(a.Store.Configs.Get(ctx, candidate.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -304,43 +301,48 @@ func learntWarnings(learnt store.Learnt) []string {
 
 func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	deleted, users, err := a.forgetConfig(ctx, name)
+	deleted, users, warnings, err := a.forgetConfig(ctx, name)
 	if deleted {
 		a.tell(ctx, events.ConfigDeleted, req)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if len(users) > 0 {
 		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them another config first: %s", name, strings.Join(users, ", ")))
 	}
-	return nil, err
+	return withWarnings(nil, warnings), nil
 }
 
-// forgetConfig deletes the config unless roles use it, which it answers, and says whether there was one and it is gone.
-func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, users []string, err error) {
+// forgetConfig deletes the config unless roles use it, which it returns, and reports whether there was one and it is gone.
+// The warnings name roles that cannot be read: whether they use it is not known.
+func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, users, warnings []string, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
-	if users, err = a.rolesOf(ctx, name); err != nil || len(users) > 0 {
-		return false, users, err
+	if users, warnings, err = a.rolesOf(ctx, name); err != nil || len(users) > 0 {
+		return false, users, nil, err
 	}
-	stored, err := a.Store.Configs.Get(ctx, name)
+	stored, unreadable, err := orUnreadable(a.Store.Configs.Get(ctx, name))
 	if err != nil {
-		return false, nil, err
+		return false, nil, nil, err
 	}
 	if err := a.Store.Configs.Delete(ctx, name); err != nil {
-		return false, nil, err
+		return false, nil, nil, err
 	}
 	a.Upstream.Forget(name)
-	return stored != nil, nil, a.Store.Learnt.Delete(ctx, name)
+	return stored != nil || unreadable != nil, nil, warnings, a.Store.Learnt.Delete(ctx, name)
 }
 
-func (a *API) rolesOf(ctx context.Context, config string) ([]string, error) {
+// rolesOf returns the roles that name the config, and a warning for each role that cannot be read.
+func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []string, err error) {
 	roles, err := a.Store.Roles.All(ctx)
-	var users []string
 	for _, role := range roles {
 		if role.Config == config {
 			users = append(users, role.Name)
 		}
 	}
-	return users, err
+	warnings, err = leftOut(err)
+	return users, warnings, err
 }
 
 func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -362,9 +364,5 @@ func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framewo
 }
 
 func (a *API) configExists(ctx context.Context, _ *logical.Request, data *framework.FieldData) (bool, error) {
-	config, err := a.Store.Configs.Get(ctx, data.Get("name").(string))
-	if err != nil {
-		return false, errors.New("whether the config exists cannot be read from storage")
-	}
-	return config != nil, nil
+	return exists(a.Store.Configs.Get(ctx, data.Get("name").(string)))
 }

@@ -272,28 +272,32 @@ func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*frame
 }
 
 // listed answers a LIST: the page of the names that the request asks for, each with what infoOf tells of it. A name of
-// which it tells nothing is gone in the meantime and left out.
+// which it tells nothing is gone in the meantime and left out. One that cannot be read is listed, so that it can be found
+// and deleted, and a warning says why nothing is told of it.
 func listed(names []string, data *framework.FieldData, infoOf func(name string) (map[string]any, error)) (*logical.Response, error) {
 	limit := data.Get(fieldLimit).(int)
 	if limit < 0 {
 		return logical.ErrorResponse("%s: %d is out of range: give 0 for all, or a positive number", fieldLimit, limit), nil
 	}
 	first := sort.SearchStrings(names, data.Get(fieldAfter).(string)+"\x00")
-	keys, info := []string{}, map[string]any{}
+	keys, info, warnings := []string{}, map[string]any{}, []string(nil)
 	for _, name := range names[first:] {
 		if limit > 0 && len(keys) == limit {
 			break
 		}
-		told, err := infoOf(name)
-		if err != nil {
+		told, unreadable, err := orUnreadable(infoOf(name))
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if told != nil {
+		case unreadable != nil:
+			keys = append(keys, name)
+			warnings = append(warnings, fmt.Sprintf("nothing is told of %s: %s", name, unreadable))
+		case told != nil:
 			keys = append(keys, name)
 			info[name] = told
 		}
 	}
-	return logical.ListResponseWithInfo(keys, info), nil
+	return withWarnings(logical.ListResponseWithInfo(keys, info), warnings), nil
 }
 
 func listAnswerFields(of, info string) map[string]*framework.FieldSchema {

@@ -53,17 +53,19 @@ the command line shows it with
 }
 
 func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	configs, err := a.Store.Configs.All(ctx)
+	configs, unreadable := a.Store.Configs.All(ctx)
+	damaged, err := leftOut(unreadable)
 	if err != nil && len(configs) == 0 {
 		return nil, err
 	}
-	if err != nil {
-		a.Logger.Warn("metrics leave out configs that cannot be read", "error", err)
+	if unreadable != nil {
+		a.Logger.Warn("metrics leave out configs that cannot be read", "error", unreadable)
 	}
 	conditions, err := a.gaugesOfConditions(ctx, configs)
 	if err != nil {
 		return nil, err
 	}
+	conditions.add(unreadableConfigs, float64(len(damaged)))
 	// Made anew at each read, for what is stored now alone: a config may have been deleted, also by another node.
 	registry := prometheus.NewRegistry()
 	if err := registry.Register(conditions); err != nil {
@@ -143,6 +145,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	buildInfo = describe("build_info", "Always 1; the label is the engine's version.", "version")
+
+	unreadableConfigs = describe("unreadable_configs", "Configs that are stored and cannot be read, damaged or of a newer version: no other metric tells of them.")
 
 	configState       = describe("config_state", "1 for the state that the config is in, 0 for the others: unknown, ok, degraded, failing.", upstream.ConfigLabel, "state")
 	lastSuccess       = describe("last_success_timestamp_seconds", "When N-central last answered well, in Unix time.", upstream.ConfigLabel)

@@ -5,9 +5,7 @@ package paths
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -192,38 +190,48 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 	}
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
-	stored, err := a.Store.Roles.Get(ctx, name)
+	stored, unreadable, err := toChange(ctx, a.Store.Roles, req, "role", name)
 	if err != nil {
 		return nil, err
 	}
-	if stored == nil && req.Operation == logical.PatchOperation {
-		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q to change: write it with POST first", name))
+	if unreadable != nil && data.Raw[fieldConfig] == nil {
+		return mistakeOver(unreadable, fmt.Errorf("%s: give it, since which one the role had cannot be read", fieldConfig))
 	}
+	role, err := changedRole(stored, req, data)
+	if err != nil {
+		return mistake(err)
+	}
+	config, unreadableConfig, err := orUnreadable(a.Store.Configs.Get(ctx, role.Config))
+	if err != nil {
+		return nil, err
+	}
+	if config == nil && unreadableConfig == nil {
+		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig, role.Config, role.Config))
+	}
+	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
+		return nil, err
+	}
+	warnings := append(overwritten(unreadable), roleWarnings(role)...)
+	if unreadableConfig != nil {
+		warnings = append(warnings, unreadableConfig.Error())
+	}
+	return withWarnings(written(data), warnings), nil
+}
+
+// changedRole returns what the role is to be: the stored one, or the defaults, with the request's fields.
+func changedRole(stored *store.Role, req *logical.Request, data *framework.FieldData) (*store.Role, error) {
 	settings := roleSettings()
 	role := withDefaults(settings)
 	if stored != nil {
 		*role = *stored
 	}
 	if err := apply(role, settings, req, data); err != nil {
-		return mistake(err)
+		return nil, err
 	}
 	if role.CredentialType == store.Dedicated && !role.Lease {
-		return mistake(fmt.Errorf("%s: a dedicated session ends with its lease, so it cannot be without one: give true, or %s=%s", fieldLease, fieldCredentialType, store.Shared))
+		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so it cannot be without one: give true, or %s=%s", fieldLease, fieldCredentialType, store.Shared)
 	}
-	if err := checkMinTTL(role); err != nil {
-		return mistake(err)
-	}
-	config, err := a.Store.Configs.Get(ctx, role.Config)
-	if err != nil {
-		return nil, err
-	}
-	if config == nil {
-		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig, role.Config, role.Config))
-	}
-	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
-		return nil, err
-	}
-	return withWarnings(written(data), roleWarnings(role)), nil
+	return role, checkMinTTL(role)
 }
 
 func roleWarnings(role *store.Role) []string {
@@ -286,11 +294,11 @@ func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framew
 func (a *API) forgetRole(ctx context.Context, name string) (deleted bool, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
-	stored, err := a.Store.Roles.Get(ctx, name)
+	stored, unreadable, err := orUnreadable(a.Store.Roles.Get(ctx, name))
 	if err != nil {
 		return false, err
 	}
-	return stored != nil, a.Store.Roles.Delete(ctx, name)
+	return stored != nil || unreadable != nil, a.Store.Roles.Delete(ctx, name)
 }
 
 func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -313,9 +321,5 @@ func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework
 }
 
 func (a *API) roleExists(ctx context.Context, _ *logical.Request, data *framework.FieldData) (bool, error) {
-	role, err := a.Store.Roles.Get(ctx, data.Get("name").(string))
-	if err != nil {
-		return false, errors.New("whether the role exists cannot be read from storage")
-	}
-	return role != nil, nil
+	return exists(a.Store.Roles.Get(ctx, data.Get("name").(string)))
 }

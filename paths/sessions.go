@@ -154,7 +154,7 @@ func leasesOf(req *logical.Request, role string) string { return req.MountPoint 
 
 func (a *API) endSessions(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	role, err := a.Store.Roles.Get(ctx, name)
+	role, unreadable, err := orUnreadable(a.Store.Roles.Get(ctx, name))
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 	if err != nil {
 		return nil, err
 	}
-	if role == nil && session == nil {
+	if role == nil && unreadable == nil && session == nil {
 		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q, nor a session of one: nothing was ended", name))
 	}
 	warnings, err := a.Sessions.End(ctx, name)
@@ -170,7 +170,7 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 		return failed(err)
 	}
 	a.Logger.Info("sessions were ended by hand", "role", name)
-	if role != nil && role.CredentialType == store.Dedicated {
+	if unreadable != nil || role != nil && role.CredentialType == store.Dedicated {
 		warnings = append(warnings, fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease revoke -prefix %s", leasesOf(req, name)))
 	}
 	return withWarnings(nil, warnings), nil

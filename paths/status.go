@@ -81,15 +81,15 @@ func stateField() *framework.FieldSchema {
 
 func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	stored, err := a.Store.Configs.All(ctx)
+	warnings, err := leftOut(err)
 	if err != nil && len(stored) == 0 {
 		return nil, err
 	}
-	now := time.Now()
-	configs := map[string]any{}
-	var warnings []string
 	if err != nil {
 		warnings = append(warnings, err.Error())
 	}
+	now := time.Now()
+	configs := map[string]any{}
 	for _, config := range stored {
 		if configs[config.Name], err = a.statusOf(ctx, config, now); err != nil {
 			return nil, err

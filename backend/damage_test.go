@@ -1,0 +1,204 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// told answers the data of a request that succeeds, and its warnings.
+func (m *mount) told(operation logical.Operation, path string, data map[string]any) (answer map[string]any, warnings string) {
+	m.t.Helper()
+	response, err := m.do(operation, path, data)
+	if err != nil || response.IsError() {
+		m.t.Fatalf("%s %s: %v %v", operation, path, err, response)
+	}
+	if response == nil {
+		return nil, ""
+	}
+	return response.Data, strings.Join(response.Warnings, "\n")
+}
+
+// exists answers what decides whether Vault asks its policies for create or update.
+func (m *mount) exists(path string) bool {
+	m.t.Helper()
+	checked, found, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{
+		Operation: logical.CreateOperation, Path: path, Storage: m.storage,
+	})
+	if !checked || err != nil {
+		m.t.Errorf("existence check of %s: %t %v", path, checked, err)
+	}
+	return found
+}
+
+// inDamagedBubble has the entries of those keys damaged, and a plugin that has seen none of them sound.
+func inDamagedBubble(t *testing.T, keys []string, test func(m *mount)) {
+	t.Helper()
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other"), "password_max_age": 0})
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"config": "other", "lease": false})
+		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		m.lives(m.read(nil))
+		for _, key := range keys {
+			m.damage(key)
+		}
+		m.start()
+		m.ResetCounts()
+		m.sent()
+		test(m)
+	})
+}
+
+func TestAnUnreadableEntryIsAnErrorThatNamesItAndTheRemedy(t *testing.T) {
+	inDamagedBubble(t, []string{"config/default", "role/other"}, func(m *mount) {
+		for path, key := range map[string]string{
+			"config/default": "config/default", "creds/monitoring": "config/default", "sessions/monitoring": "config/default",
+			"roles/other": "role/other", "creds/other": "role/other", "sessions/other": "role/other",
+		} {
+			text, code := m.failure(logical.ReadOperation, path, nil)
+			if code != 500 || !strings.Contains(text, "the stored entry "+key+" cannot be read: it is damaged") || !strings.Contains(text, "delete it") {
+				t.Errorf("%s: %d %s", path, code, text)
+			}
+		}
+	})
+}
+
+// Whoever may only create must not replace it, and whoever may update can.
+func TestAnUnreadableEntryExists(t *testing.T) {
+	inDamagedBubble(t, []string{"config/default", "role/monitoring"}, func(m *mount) {
+		for _, path := range []string{"config/default", "roles/monitoring"} {
+			if !m.exists(path) {
+				t.Errorf("%s does not exist", path)
+			}
+		}
+	})
+}
+
+func TestAnUnreadableEntryIsReplacedByAFullWriteAlone(t *testing.T) {
+	inDamagedBubble(t, []string{"config/default", "role/monitoring"}, func(m *mount) {
+		full := map[string]any{"url": m.server.URL, "user_api_token": m.token}
+		for _, write := range []struct {
+			operation logical.Operation
+			path      string
+			data      map[string]any
+		}{
+			{logical.PatchOperation, "config/default", full},
+			{logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1}},
+			{logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL}},
+			{logical.PatchOperation, "roles/monitoring", map[string]any{"config": "default"}},
+			{logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false}},
+		} {
+			text, code := m.failure(write.operation, write.path, write.data)
+			if code != 400 || !strings.Contains(text, "cannot be read: it is damaged: restore it, write it again with all that a new one needs, or delete it") {
+				t.Errorf("%s %s %v: %d %s", write.operation, write.path, keys(write.data), code, text)
+			}
+		}
+		for path, data := range map[string]map[string]any{"config/default": full, "roles/monitoring": {"config": "default", "lease": false}} {
+			if _, warnings := m.told(logical.UpdateOperation, path, data); !strings.Contains(warnings, "the entry before could not be read") {
+				t.Errorf("%s: %s", path, warnings)
+			}
+		}
+		m.lives(m.read(nil))
+	})
+}
+
+func TestAnUnreadableEntryIsDeleted(t *testing.T) {
+	inDamagedBubble(t, []string{"config/default", "role/monitoring", "session/monitoring"}, func(m *mount) {
+		for path, event := range map[string]string{"config/default": "ncentral/config-delete", "roles/monitoring": "ncentral/role-delete"} {
+			m.must(logical.DeleteOperation, path, nil)
+			if m.exists(path) || m.must(logical.ReadOperation, path, nil) != nil {
+				t.Errorf("%s is still there", path)
+			}
+			if !slices.ContainsFunc(m.sent(), func(told map[string]string) bool { return told["type"] == event }) {
+				t.Errorf("%s: no event %s", path, event)
+			}
+		}
+	})
+}
+
+// The sessions of a role that cannot be read can be ended as any others: it may be an incident.
+func TestSessionsOfAnUnreadableRoleEnd(t *testing.T) {
+	inDamagedBubble(t, []string{"role/monitoring"}, func(m *mount) {
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.calls(map[simulator.Endpoint]int{simulator.EndpointLogout: 1})
+	})
+}
+
+// A role that cannot be read may name the config. It is said, and keeps no config from being deleted; one that can be read does.
+func TestAnUnreadableRoleKeepsNoConfig(t *testing.T) {
+	inDamagedBubble(t, []string{"role/damaged", "role/monitoring"}, func(m *mount) {
+		_, warnings := m.told(logical.DeleteOperation, "config/default", nil)
+		if !strings.Contains(warnings, "role/damaged") || !strings.Contains(warnings, "role/monitoring") {
+			t.Error(warnings)
+		}
+		if text, code := m.failure(logical.DeleteOperation, "config/other", nil); code != 400 || !strings.Contains(text, "other") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+// A role is changed beside a config that cannot be read: it exists.
+func TestARoleOfAnUnreadableConfigIsWritten(t *testing.T) {
+	inDamagedBubble(t, []string{"config/default"}, func(m *mount) {
+		if _, warnings := m.told(logical.PatchOperation, "roles/monitoring", map[string]any{"ttl": "20m"}); !strings.Contains(warnings, "config/default cannot be read") {
+			t.Error(warnings)
+		}
+	})
+}
+
+// What cannot be read is listed, so that it can be found, and told of by a warning; all else goes on.
+func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
+	for key, leftOut := range map[string]map[string]string{
+		"config/default":     {"config/": "config/default", "sessions/": "config/default", "status": "config/default"},
+		"role/monitoring":    {"roles/": "role/monitoring", "sessions/": "role/monitoring"},
+		"session/monitoring": {},
+		"learnt/default":     {},
+	} {
+		t.Run(key, func(t *testing.T) {
+			inDamagedBubble(t, []string{key}, func(m *mount) {
+				for path, names := range map[string][]string{
+					"config/": {"default", "other"}, "roles/": {"monitoring", "other"}, "sessions/": {"monitoring", "other"},
+				} {
+					answer, warnings := m.told(logical.ListOperation, path, nil)
+					info, _ := answer["key_info"].(map[string]any)
+					if !slices.Equal(answer["keys"].([]string), names) || info["other"] == nil {
+						t.Errorf("LIST %s answers %v, %v", path, answer["keys"], info)
+					}
+					if named := leftOut[path]; (warnings == "") != (named == "") || !strings.Contains(warnings, named) {
+						t.Errorf("LIST %s: %q", path, warnings)
+					}
+				}
+				answer, warnings := m.told(logical.ReadOperation, "status", nil)
+				if named := leftOut["status"]; answer["configs"].(map[string]any)["other"] == nil || (warnings == "") != (named == "") || !strings.Contains(warnings, named) {
+					t.Errorf("status: %v %q", answer, warnings)
+				}
+				metrics := m.metrics()
+				if metrics["config_state{config=other,state=unknown}"] != 1 || (metrics["unreadable_configs"] == 1) != (key == "config/default") {
+					t.Errorf("metrics: %v", metrics)
+				}
+				m.Reboot()
+				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+				m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // found dead and replaced by the tick
+			})
+		})
+	}
+}
+
+func TestStatusAndMetricsTellOfNothingWhereNothingCanBeRead(t *testing.T) {
+	inDamagedBubble(t, []string{"config/default", "config/other"}, func(m *mount) {
+		if answer, warnings := m.told(logical.ReadOperation, "status", nil); len(answer["configs"].(map[string]any)) != 0 || strings.Count(warnings, "left out: ") != 2 {
+			t.Errorf("%v %s", answer, warnings)
+		}
+		if unreadable := m.metrics()["unreadable_configs"]; unreadable != 2 {
+			t.Error(unreadable)
+		}
+	})
+}
