@@ -214,7 +214,7 @@ func changedTrust(before, after *store.Config) string {
 	switch {
 	case before.URL != after.URL:
 		return fieldURL
-	case before.CACert != after.CACert:
+	case before.Authorities() != after.Authorities():
 		return fieldCACert
 	case before.TLSServerName != after.TLSServerName:
 		return fieldTLSServerName

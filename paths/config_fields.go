@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"time"
 
@@ -74,7 +75,7 @@ func serverFields() map[string]*framework.FieldSchema {
 		},
 		fieldCACert: {
 			Type: framework.TypeString, DisplayAttrs: certificate,
-			Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a private certificate.",
+			Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a private certificate. A private key in it is refused.",
 		},
 		fieldTLSServerName: {
 			Type: framework.TypeString, DisplayAttrs: label("TLS server name", groupTrust),
@@ -245,15 +246,16 @@ func isCutShort(token string) bool {
 	return len(signature) < lengths[header.Algorithm]
 }
 
+// privateKey is a line at either end of a private key in PEM form, whichever kind of key it is.
+var privateKey = regexp.MustCompile(`(?i)-----(BEGIN|END) [^-\r\n]*PRIVATE KEY`)
+
+// checkCACert takes a bundle as it is given: declarative tools compare it with what is answered.
 func checkCACert(given string) (string, error) {
-	pem := strings.TrimSpace(given)
-	if pem == "" {
-		return "", nil
+	if privateKey.MatchString(given) {
+		return "", errors.New("it holds a private key, which would be answered to whoever may read this config: leave the key out and give the certificates alone")
 	}
-	if _, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: pem}); err != nil {
-		return "", err
-	}
-	return pem + "\n", nil
+	_, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: (&store.Config{CACert: given}).Authorities()})
+	return given, err
 }
 
 func checkServerName(given string) (string, error) {

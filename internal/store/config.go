@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -39,7 +40,7 @@ type Config struct {
 func (c *Config) prepare(name string) error {
 	c.Name = name
 	c.userAPITokenExpiresAt = expiryOf(c.UserAPIToken)
-	c.fingerprint = fingerprint(c.URL, c.UserAPIToken, c.CACert, c.TLSServerName, fmt.Sprint(c.TLSSkipVerify))
+	c.fingerprint = fingerprint(c.URL, c.UserAPIToken, c.Authorities(), c.TLSServerName, fmt.Sprint(c.TLSSkipVerify))
 	if c.URL == "" || c.UserAPIToken == "" {
 		return errIncomplete
 	}
@@ -48,6 +49,16 @@ func (c *Config) prepare(name string) error {
 
 // Fingerprint changes with the fields whose change retires the config's sessions: url, user_api_token and TLS trust.
 func (c *Config) Fingerprint() string { return c.fingerprint }
+
+// Authorities is the bundle of CACert, which keeps the form it was given in, without what changes no trust: the white space
+// around it and how its lines end.
+func (c *Config) Authorities() string {
+	bundle := strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(c.CACert))
+	if bundle == "" {
+		return ""
+	}
+	return bundle + "\n"
+}
 
 // FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback included. It stays below the
 // 60 s after which Vault's clients give up.

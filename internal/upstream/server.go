@@ -43,7 +43,7 @@ type Server struct {
 // newServer makes the server of a config. The registry is locked.
 func (r *Registry) newServer(config *store.Config, record *Record) (*Server, error) {
 	transport, err := ncentral.NewTransport(ncentral.TransportOptions{
-		CACert:        config.CACert,
+		CACert:        config.Authorities(),
 		TLSServerName: config.TLSServerName,
 		TLSSkipVerify: config.TLSSkipVerify,
 		DialContext:   r.dial,

@@ -1,0 +1,96 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// bundle makes a certificate in PEM form, with the key beside it, as in one file with all.
+func bundle(t *testing.T) (certificate, withKey string) {
+	t.Helper()
+	made, pemOf, err := simulator.NewCertificate("ncentral.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pemOf), string(pemOf) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
+}
+
+// Declarative tools compare what they gave with what is answered. What changes no trust neither demands the token nor
+// retires a session.
+func TestCACertIsAnsweredAsItWasGivenWhateverItsWhiteSpace(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		certificate, _ := bundle(t)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
+		token := m.lives(m.read(nil))
+		for name, given := range map[string]string{
+			"no line end":      strings.TrimSpace(certificate),
+			"lines around it":  "\n\n" + certificate + "\n ",
+			"of Windows":       strings.ReplaceAll(certificate, "\n", "\r\n"),
+			"of an old Mac":    strings.ReplaceAll(certificate, "\n", "\r"),
+			"as it was before": certificate,
+		} {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": given})
+			if answered := m.must(logical.ReadOperation, "config/default", nil)["ca_cert"]; answered != given {
+				t.Errorf("%s: %q is answered", name, answered)
+			}
+			if m.lives(m.read(nil)) != token {
+				t.Errorf("%s: the session was retired", name)
+			}
+		}
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": "", "user_api_token": m.token})
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": " \n"})
+	})
+}
+
+func TestAnotherCACertDemandsTheTokenAndRetires(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		certificate, _ := bundle(t)
+		other, _ := bundle(t)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
+		token := m.lives(m.read(nil))
+		if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate + other}); code != 400 || !strings.HasPrefix(text, "ca_cert: ") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate + other, "user_api_token": m.token})
+		if m.lives(m.read(nil)) == token {
+			t.Error("the session was not retired")
+		}
+	})
+}
+
+// It would be stored, replicated, and answered to whoever may read the config.
+func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		certificate, withKey := bundle(t)
+		key := strings.TrimPrefix(withKey, certificate)
+		secret := strings.Split(key, "\n")[1]
+		for name, given := range map[string]string{
+			"after the certificate":  withKey,
+			"before the certificate": key + certificate,
+			"of another kind":        strings.ReplaceAll(withKey, "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"),
+			"without its beginning":  certificate + strings.TrimPrefix(key, "-----BEGIN PRIVATE KEY-----\n"),
+			"with Windows's lines":   strings.ReplaceAll(withKey, "\n", "\r\n"),
+		} {
+			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": given, "user_api_token": m.token})
+			if code != 400 || !strings.HasPrefix(text, "ca_cert: ") || !strings.Contains(text, "leave the key out") || strings.Contains(text, secret) {
+				t.Errorf("%s: %d %s", name, code, text)
+			}
+		}
+		if stored := m.must(logical.ReadOperation, "config/default", nil)["ca_cert"]; stored != "" {
+			t.Error("it was stored")
+		}
+	})
+}
