@@ -119,10 +119,10 @@ func ticksElsewhere(state consts.ReplicationState) bool {
 	return state.HasState(consts.ReplicationPerformanceStandby) || state.HasState(consts.ReplicationDRSecondary)
 }
 
-// HandleRequest refuses values of a wrong type before the framework looks at them: the framework's own error would quote
-// them, and a User-API token may have been typed into any field. It completes the framework's answers to requests for help.
+// HandleRequest refuses values of a wrong type, and names that look like a token, before the framework looks at them: errors
+// would quote them, and a User-API token may have been typed into any field. It completes the framework's answers to requests for help.
 func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
-	if err := e.checkTypes(req); err != nil {
+	if err := e.checkGiven(req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
 	}
 	response, err := e.Backend.HandleRequest(ctx, req)
@@ -140,12 +140,15 @@ func (e *engine) HandleExistenceCheck(ctx context.Context, req *logical.Request)
 	return e.Backend.HandleExistenceCheck(ctx, &bare)
 }
 
-func (e *engine) checkTypes(req *logical.Request) error {
-	if len(req.Data) == 0 || req.Secret != nil {
-		return nil // nothing was given: what comes with a lease is the engine's own
+func (e *engine) checkGiven(req *logical.Request) error {
+	if req.Secret != nil {
+		return nil // what comes with a lease is the engine's own
+	}
+	if err := paths.CheckPath(req.Path); err != nil {
+		return err
 	}
 	path := e.Route(req.Path)
-	if path == nil {
+	if path == nil || len(req.Data) == 0 {
 		return nil
 	}
 	return paths.CheckTypes(path.Fields, req.Data)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-secure-stdlib/parseutil"
@@ -28,10 +29,25 @@ var validName = regexp.MustCompile(`^\w(([\w\-.]+)?\w)?$`)
 // checkName holds names to Vault's usual form, which the patterns of paths enforce but for the length.
 func checkName(name string) error {
 	switch {
+	case resemblesToken(name):
+		return errors.New("it looks like a token, not like a name")
 	case len(name) > longestName:
 		return fmt.Errorf("a name of %d characters is too long: %d are allowed", len(name), longestName)
 	case !validName.MatchString(name), !store.Storable(name):
 		return errors.New("a name consists of letters, digits, underscores, hyphens and single dots, and begins and ends with a letter, digit or underscore")
+	}
+	return nil
+}
+
+// resemblesToken reports whether the text is in the form of a JWT. Such a one may be a secret, and is repeated nowhere.
+func resemblesToken(text string) bool {
+	return strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") >= 2
+}
+
+// CheckPath refuses a path that holds what looks like a token, before anything of it gets into an error or a log.
+func CheckPath(path string) error {
+	if slices.ContainsFunc(strings.Split(path, "/"), resemblesToken) {
+		return errors.New("the path holds what looks like a token, not like a name: if it is one, see that it is ended, for Vault's audit log has it in clear now")
 	}
 	return nil
 }
@@ -44,10 +60,13 @@ var remedies = map[framework.FieldType]string{
 	framework.TypeDurationSecond: "give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h",
 }
 
-// CheckTypes refuses a value that the field of its name does not take, and a secret that is anything but a string. The
-// error names the field and holds nothing of the value.
+// CheckTypes refuses a value that the field of its name does not take, a secret that is anything but a string, and what
+// looks like a token in a field's place. The error names the field and holds nothing of the value.
 func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if resemblesToken(name) { // the framework would warn of it as a field that it does not know
+			return errors.New("what looks like a token stands where the name of a field should: give it as user_api_token=@file")
+		}
 		field, known := fields[name]
 		if !known || given[name] == nil {
 			continue
