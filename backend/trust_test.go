@@ -94,3 +94,30 @@ func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
 		}
 	})
 }
+
+// It is answered in clear, and sent in clear at each handshake: no token may get in.
+func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		label := strings.Repeat("a", 63)
+		longest := label + "." + label + "." + label + "." + strings.Repeat("a", 61)
+		for _, name := range []string{
+			"ncentral", "ncentral.example.com", "N-Central.Example.COM", "1.example.com", "ncentral.example.com.", "xn--bcher-kva.example",
+			longest, "192.0.2.1", "2001:db8::1", "",
+		} {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"tls_server_name": name, "user_api_token": m.token})
+			if answered := m.must(logical.ReadOperation, "config/default", nil)["tls_server_name"]; answered != name {
+				t.Errorf("%q became %q", name, answered)
+			}
+		}
+		for _, given := range []string{
+			m.token, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbmF0dXJl", label + "a.example.com", longest + "a", "https://ncentral.example.com",
+			"ncentral.example.com:443", "ncentral.example.com/", "user@example.com", "a b", "a..b", ".a", "-a.example.com", "a-.example.com", "a_b.example.com",
+			"[2001:db8::1]", "fe80::1%eth0", "*.example.com", "bücher.example", "a\x00b", ".",
+		} {
+			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"tls_server_name": given, "user_api_token": m.token})
+			if code != 400 || !strings.HasPrefix(text, "tls_server_name: not a host name") || strings.Contains(text, given) && len(given) > 5 {
+				t.Errorf("%q: %d %s", given, code, text)
+			}
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -79,7 +80,7 @@ func serverFields() map[string]*framework.FieldSchema {
 		},
 		fieldTLSServerName: {
 			Type: framework.TypeString, DisplayAttrs: label("TLS server name", groupTrust),
-			Description: "Name to expect in the server's certificate, where it is not the host of url.",
+			Description: "Host name or IP address to expect in the server's certificate, where it is not the host of url.",
 		},
 		fieldTLSSkipVerify: {
 			Type: framework.TypeBool, Default: false, DisplayAttrs: label("Skip TLS verification", groupTrust),
@@ -258,9 +259,20 @@ func checkCACert(given string) (string, error) {
 	return given, err
 }
 
+const longestHostName = 253
+
+// hostName is a name of labels as RFC 1123 has them, absolute or not.
+var hostName = regexp.MustCompile(`(?i)^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\.?$`)
+
+// checkServerName takes the names that a certificate can hold, and IP addresses, for which crypto/tls looks among those of
+// the certificate. A name is sent in clear at each handshake, so nothing else may get in.
 func checkServerName(given string) (string, error) {
 	name := strings.TrimSpace(given)
-	if strings.ContainsAny(name, " /:@") {
+	address, err := netip.ParseAddr(name)
+	switch {
+	case name == "", err == nil && address.Zone() == "":
+		return name, nil
+	case len(strings.TrimSuffix(name, ".")) > longestHostName || !hostName.MatchString(name) || resemblesToken(name):
 		return "", errors.New("not a host name: give the name alone, without scheme, port or path")
 	}
 	return name, nil
