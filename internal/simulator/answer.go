@@ -22,6 +22,7 @@ type answer struct {
 	body              []byte
 	delivery          delivery
 	pace              time.Duration // of deliverDrip: the time between two bytes
+	issued            *IssuedToken  // the tokens in it, if any
 }
 
 func okAnswer(body any) *answer {

@@ -38,7 +38,7 @@ func (s *Simulator) authenticate(incoming call) *answer {
 		return s.sameTokensAnswer(again)
 	}
 	if s.knobs.AuthenticateEndsEarlierSessions {
-		s.sessions.endAllOf(u.name)
+		s.endAllOf(u.name, EndedByAuthenticate)
 	}
 	return s.tokensAnswer(s.issue(EndpointAuthenticate, u.name, rand.Text(), access, refresh), access, refresh)
 }
@@ -65,7 +65,7 @@ func (s *Simulator) refresh(incoming call) *answer {
 		delete(s.sessions.byRefresh, old.refresh)
 	}
 	if s.knobs.RefreshEndsPredecessor {
-		s.sessions.endAccessTokensOf(old.chain)
+		s.endAccessTokensOf(old.chain)
 	}
 	return s.tokensAnswer(s.issue(EndpointRefresh, old.user, old.chain, access, refresh), access, refresh)
 }
@@ -76,7 +76,7 @@ func isPlainText(contentType string) bool {
 }
 
 func (s *Simulator) logout(p *pair) *answer {
-	s.sessions.end(p)
+	s.end(p, EndedByLogout)
 	return &answer{outcome: OutcomeOK, status: http.StatusOK}
 }
 
@@ -115,7 +115,9 @@ func (s *Simulator) tokensAnswer(p *pair, access, refresh grant) *answer {
 	if s.knobs.OmitExpirySeconds {
 		body.Tokens.Access.ExpirySeconds, body.Tokens.Refresh.ExpirySeconds = "", ""
 	}
-	return okAnswer(body)
+	answered := okAnswer(body)
+	answered.issued = p.issued
+	return answered
 }
 
 // sameTokensAnswer answers a pair again, with what is left of its life.

@@ -82,6 +82,15 @@ func evilTokens(token, accessType, refreshType string) []byte {
 
 const oversizedBytes = 2_000_000
 
+// loses says whether the answer does not reach the client whole, though the call does its work.
+func (f Failure) loses() bool {
+	switch f.Kind {
+	case FailureTruncated, FailureOversized, FailureGzipBomb, FailureDrip, FailureLostAnswer:
+		return true
+	}
+	return false
+}
+
 // spoil does to the finished call's answer what the failure says.
 func (f Failure) spoil(finished *answer) *answer {
 	switch f.Kind {

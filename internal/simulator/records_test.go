@@ -4,9 +4,11 @@
 package simulator
 
 import (
+	"context"
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -143,4 +145,97 @@ func TestAccessLogIsBounded(t *testing.T) {
 	r.arrive(call{path: "/new"})
 	wantEqual(t, "records", len(r.log), maxRecords)
 	wantEqual(t, "newest", r.log[maxRecords-1].Path, "/new")
+}
+
+func TestHowAccessTokensEnd(t *testing.T) {
+	for _, test := range []struct {
+		want  Ending
+		knobs func(*Knobs)
+		end   func(s *Simulator, client *testClient, userAPIToken string, opened tokensBody)
+	}{
+		{want: EndedByLogout, end: func(_ *Simulator, client *testClient, _ string, opened tokensBody) {
+			client.call(http.MethodPost, "/api/auth/logout", bearer(opened.Tokens.Access.Token), "")
+		}},
+		{want: EndedByReboot, end: func(s *Simulator, _ *testClient, _ string, _ tokensBody) { s.Reboot() }},
+		{
+			want:  EndedByRefresh,
+			knobs: func(k *Knobs) { k.RefreshEndsPredecessor = true },
+			end: func(_ *Simulator, client *testClient, _ string, opened tokensBody) {
+				client.refresh(opened.Tokens.Refresh.Token)
+			},
+		},
+		{
+			want:  EndedByAuthenticate,
+			knobs: func(k *Knobs) { k.AuthenticateEndsEarlierSessions = true },
+			end: func(_ *Simulator, client *testClient, userAPIToken string, _ tokensBody) {
+				client.authenticate(userAPIToken)
+			},
+		},
+		{
+			want:  EndedByRegeneration,
+			knobs: func(k *Knobs) { k.RegenerateEndsSessions = true },
+			end: func(s *Simulator, _ *testClient, _ string, _ tokensBody) {
+				_, _ = s.RegenerateUserAPIToken("alice") // alice is known
+			},
+		},
+	} {
+		inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+			if test.knobs != nil {
+				s.Change(test.knobs)
+			}
+			userAPIToken := s.AddUser("alice")
+			opened := client.authenticate(userAPIToken)
+			access := opened.Tokens.Access.Token
+			pass(time.Minute)
+			if issued, _ := s.IssuedWith(access); !issued.EndedAt.IsZero() || issued.EndedBy != "" {
+				t.Errorf("a living token was ended at %s by %q", issued.EndedAt, issued.EndedBy)
+			}
+			test.end(s, client, userAPIToken, opened)
+			pass(time.Minute)
+			s.Reboot() // which ends nothing that was ended before
+			issued, ok := s.IssuedWith(access)
+			wantEqual(t, "known", ok, true)
+			wantEqual(t, "ended by", issued.EndedBy, test.want)
+			wantEqual(t, "ended after", issued.EndedAt.Sub(issued.IssuedAt), time.Minute)
+		})
+	}
+}
+
+func TestTokensThatLapsedWereNotEnded(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		pass(time.Hour)
+		s.Reboot()
+		if issued, _ := s.IssuedWith(access); !issued.EndedAt.IsZero() {
+			t.Errorf("ended by %q", issued.EndedBy)
+		}
+		_, ok := s.IssuedWith("a token that never was")
+		wantEqual(t, "known", ok, false)
+	})
+}
+
+func TestSessionsWhoseAnswerWasLost(t *testing.T) {
+	for _, test := range []struct {
+		failure Failure
+		lost    bool
+	}{
+		{Failure{Kind: FailureLostAnswer}, true},
+		{Failure{Kind: FailureTruncated}, true},
+		{Failure{Kind: FailureOversized}, true},
+		{Failure{Kind: FailureGzipBomb}, true},
+		{Failure{Kind: FailureDrip, Delay: Delay(time.Minute)}, true},
+		{Failure{Kind: FailureSlow, Delay: Delay(time.Second)}, false},
+		{Failure{Kind: FailureSlow, Delay: Delay(time.Minute)}, true},
+		{Failure{Kind: FailureExpiry, ExpirySeconds: "60"}, false},
+	} {
+		inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+			token := s.AddUser("alice")
+			s.FailNext(EndpointAuthenticate, 1, test.failure)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			_, _ = client.try(ctx, http.MethodPost, authenticatePath, bearer(token), "") // what was lost is an error
+			synctest.Wait()
+			wantEqual(t, string(test.failure.Kind), s.Issued()[0].Lost, test.lost)
+		})
+	}
 }

@@ -63,8 +63,12 @@ func (s *Simulator) handle(ctx context.Context, incoming call) *answer {
 		return instead
 	}
 	finished := incoming.failure.spoil(s.work(incoming))
+	lost := incoming.failure.loses()
 	if failure.Kind == FailureSlow && !sleep(ctx, time.Duration(failure.Delay)) {
-		finished.delivery = deliverReset
+		finished.delivery, lost = deliverReset, true
+	}
+	if lost {
+		s.lose(finished)
 	}
 	return finished
 }

@@ -20,14 +20,45 @@ type IssuedToken struct {
 	ExpiresAt time.Time // of the access token, by the true clock
 	User      string
 	Endpoint  Endpoint // the call that answered it: authenticate or refresh
+	Lost      bool     // the answer did not reach the client whole, since such a failure was asked for
+	// EndedAt is when the access token was ended before its time, and EndedBy how; zero and empty where it was not.
+	EndedAt time.Time
+	EndedBy Ending
 }
+
+// Ending is how an access token was ended before its time.
+type Ending string
+
+// The endings.
+const (
+	EndedByLogout       Ending = "logout"
+	EndedByRefresh      Ending = "refresh"      // of its session, with Knobs.RefreshEndsPredecessor
+	EndedByAuthenticate Ending = "authenticate" // of its user, with Knobs.AuthenticateEndsEarlierSessions
+	EndedByRegeneration Ending = "regeneration" // of its user's User-API token, with Knobs.RegenerateEndsSessions
+	EndedByReboot       Ending = "reboot"
+)
 
 // Issued answers every pair of tokens ever answered, oldest first. Some of them were lost on their way, if such a failure
 // was asked for.
 func (s *Simulator) Issued() []IssuedToken {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	return slices.Clone(s.issued)
+	copies := make([]IssuedToken, 0, len(s.issued))
+	for _, issued := range s.issued {
+		copies = append(copies, *issued)
+	}
+	return copies
+}
+
+// IssuedWith answers the pair with this access token, if there ever was one.
+func (s *Simulator) IssuedWith(access string) (issued IssuedToken, ok bool) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	found, ok := s.issuedWith[access]
+	if ok {
+		issued = *found
+	}
+	return issued, ok
 }
 
 // Secrets answers every User-API, access and refresh token ever issued, for tests that look for leaks.
@@ -59,6 +90,15 @@ func (s *Simulator) AccessTokenLives(token string) bool {
 	return s.holderOfAccess(token) != nil
 }
 
+// lose notes that the tokens in an answer did not arrive.
+func (s *Simulator) lose(outgoing *answer) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if outgoing.issued != nil {
+		outgoing.issued.Lost = true
+	}
+}
+
 // pair is an access token and its corresponding refresh token.
 type pair struct {
 	chain        string // the same for all pairs that go back to one authenticate
@@ -67,6 +107,7 @@ type pair struct {
 	refresh      string
 	accessUntil  time.Time
 	refreshUntil time.Time
+	issued       *IssuedToken
 }
 
 // sessions is the memory that a reboot empties. A token that was ended is not in it; one that expired may be.
@@ -79,22 +120,37 @@ func newSessions() sessions {
 	return sessions{byAccess: map[string]*pair{}, byRefresh: map[string]*pair{}}
 }
 
-func (held sessions) end(p *pair) {
-	delete(held.byAccess, p.access)
-	delete(held.byRefresh, p.refresh)
+// end ends a pair. The caller holds the mutex, as with all functions below.
+func (s *Simulator) end(p *pair, how Ending) {
+	s.endAccess(p, how)
+	delete(s.sessions.byRefresh, p.refresh)
 }
 
-func (held sessions) endAllOf(user string) {
-	maps.DeleteFunc(held.byAccess, func(_ string, p *pair) bool { return p.user == user })
-	maps.DeleteFunc(held.byRefresh, func(_ string, p *pair) bool { return p.user == user })
+func (s *Simulator) endAccess(p *pair, how Ending) {
+	delete(s.sessions.byAccess, p.access)
+	if now := time.Now(); p.issued.EndedAt.IsZero() && now.Before(p.accessUntil) {
+		p.issued.EndedAt, p.issued.EndedBy = now, how
+	}
 }
 
-func (held sessions) endAccessTokensOf(chain string) {
-	maps.DeleteFunc(held.byAccess, func(_ string, p *pair) bool { return p.chain == chain })
+func (s *Simulator) endAllOf(user string, how Ending) {
+	for _, p := range s.sessions.byAccess {
+		if p.user == user {
+			s.endAccess(p, how)
+		}
+	}
+	maps.DeleteFunc(s.sessions.byRefresh, func(_ string, p *pair) bool { return p.user == user })
 }
 
-// holderOfAccess answers the pair whose access token this is, if it lives and its user may use it, else nil. The caller
-// holds the mutex, as with all functions below.
+func (s *Simulator) endAccessTokensOf(chain string) {
+	for _, p := range s.sessions.byAccess {
+		if p.chain == chain {
+			s.endAccess(p, EndedByRefresh)
+		}
+	}
+}
+
+// holderOfAccess answers the pair whose access token this is, if it lives and its user may use it, else nil.
 func (s *Simulator) holderOfAccess(token string) *pair {
 	p := s.sessions.byAccess[token]
 	if p == nil || !time.Now().Before(p.accessUntil) || s.users[p.user].disabled {
@@ -135,9 +191,11 @@ func (s *Simulator) issue(by Endpoint, user, chain string, access, refresh grant
 	}
 	s.sessions.byAccess[p.access] = p
 	s.sessions.byRefresh[p.refresh] = p
-	s.issued = append(s.issued, IssuedToken{
+	p.issued = &IssuedToken{
 		Access: p.access, Refresh: p.refresh, IssuedAt: now, ExpiresAt: p.accessUntil, User: user, Endpoint: by,
-	})
+	}
+	s.issued = append(s.issued, p.issued)
+	s.issuedWith[p.access] = p.issued
 	return p
 }
 

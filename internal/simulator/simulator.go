@@ -20,18 +20,19 @@ import (
 // goroutine and takes the time from package time alone, so that it can live inside a testing/synctest bubble; make it
 // inside the bubble then.
 type Simulator struct {
-	mutex     sync.Mutex // never held while waiting
-	knobs     Knobs
-	key       []byte // signs every token
-	startTime time.Time
-	users     map[string]*user
-	sessions  sessions
-	issued    []IssuedToken
-	secrets   []string
-	failures  []failureRule
-	cleared   chan struct{} // closed when the failures are cleared
-	records   records
-	servers   []*Server
+	mutex      sync.Mutex // never held while waiting
+	knobs      Knobs
+	key        []byte // signs every token
+	startTime  time.Time
+	users      map[string]*user
+	sessions   sessions
+	issued     []*IssuedToken
+	issuedWith map[string]*IssuedToken // by access token
+	secrets    []string
+	failures   []failureRule
+	cleared    chan struct{} // closed when the failures are cleared
+	records    records
+	servers    []*Server
 }
 
 // New makes a server without users.
@@ -39,13 +40,14 @@ func New(knobs Knobs) *Simulator {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	return &Simulator{
-		knobs:     knobs,
-		key:       key,
-		startTime: time.Now(),
-		users:     map[string]*user{},
-		sessions:  newSessions(),
-		cleared:   make(chan struct{}),
-		records:   newRecords(),
+		knobs:      knobs,
+		key:        key,
+		startTime:  time.Now(),
+		users:      map[string]*user{},
+		sessions:   newSessions(),
+		issuedWith: map[string]*IssuedToken{},
+		cleared:    make(chan struct{}),
+		records:    newRecords(),
 	}
 }
 
@@ -73,6 +75,9 @@ func (s *Simulator) Change(change func(*Knobs)) {
 func (s *Simulator) Reboot() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	for _, p := range s.sessions.byAccess {
+		s.endAccess(p, EndedByReboot)
+	}
 	s.sessions = newSessions()
 	s.startTime = time.Now()
 }

@@ -46,7 +46,7 @@ func (s *Simulator) RegenerateUserAPIToken(name string) (string, error) {
 	err := s.changeUser(name, func(u *user) {
 		token = s.giveUserAPIToken(u)
 		if s.knobs.RegenerateEndsSessions {
-			s.sessions.endAllOf(u.name)
+			s.endAllOf(u.name, EndedByRegeneration)
 		}
 	})
 	return token, err
