@@ -8,13 +8,18 @@ GO ?= go
 # Both need a C compiler.
 RACE ?=
 
-.PHONY: help build server test lint demo dev clean
+# SOAK are flags of the soak, such as '-duration 1m -seed 7'.
+SOAK ?=
+
+.PHONY: help build server test soak lint demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
 	@echo 'make demo    see the engine at work: server, simulator, and the commands of a user'
 	@echo 'make dev     the same, left running for you to try, until Ctrl-C'
 	@echo 'make test    all tests, those against a real server too (RACE=-race PLUGIN_RACE=1: with the race detector)'
+	@echo 'make soak    ten minutes of load, faults and kills, at the end of which every promise must hold'
+	@echo "             (SOAK='-duration 1m -seed 7': shorter, and the same again)"
 	@echo 'make lint    go vet, staticcheck, gofumpt'
 	@echo 'make server  find or build the Vault or OpenBao server that demo and tests run, and print its path'
 	@echo 'make clean   remove bin/ (the built server stays in your cache directory)'
@@ -35,6 +40,10 @@ server:
 test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test $(RACE) -timeout 60m -count=1 ./e2e/...
+
+soak: server
+	@$(GO) build -o bin/soak ./scripts/soak
+	@bin/soak $(SOAK)
 
 lint:
 	$(GO) vet ./...
