@@ -45,13 +45,14 @@ type ledger struct {
 	mu      sync.Mutex
 	closed  bool
 	tokens  map[string]*role // that they were handed out for
+	told    map[string]bool  // of those that were dead
 	leases  []*handout       // that may be revoked
 	uses    int
 	excused int // uses of a token that had been ended, as it may
 }
 
 func newLedger(outages *spans) *ledger {
-	return &ledger{outages: outages, tokens: map[string]*role{}}
+	return &ledger{outages: outages, tokens: map[string]*role{}, told: map[string]bool{}}
 }
 
 // take notes a handout, uses the token at once, and has it used at random moments until its stated end.
@@ -103,6 +104,11 @@ func (l *ledger) use(h *handout) {
 		return
 	}
 	h.seenDead = true
+	if l.told[h.token] {
+		l.dead.addUntold()
+		return
+	}
+	l.told[h.token] = true
 	l.dead.add("%s", l.tell(h, issued, now, reason))
 }
 

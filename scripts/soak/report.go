@@ -34,6 +34,13 @@ func (f *findings) add(format string, arguments ...any) {
 	}
 }
 
+// addUntold counts a breach of which another one told enough.
+func (f *findings) addUntold() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count++
+}
+
 // report is what a soak found.
 type report struct {
 	soak        *soak
