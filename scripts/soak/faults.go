@@ -74,52 +74,51 @@ func drawFault(random *rand.Rand) fault {
 }
 
 func drawFailureOfOneEndpoint(random *rand.Rand) fault {
-	endpoints := []simulator.Endpoint{
-		simulator.EndpointAuthenticate, simulator.EndpointRefresh, simulator.EndpointRefresh, simulator.EndpointValidate,
-		simulator.EndpointLogout, simulator.EndpointServiceOrgs,
-	}
-	endpoint := endpoints[random.IntN(len(endpoints))]
+	endpoint := pick(random, simulator.EndpointAuthenticate, simulator.EndpointRefresh, simulator.EndpointRefresh,
+		simulator.EndpointValidate, simulator.EndpointLogout, simulator.EndpointServiceOrgs)
 	count := 1 + random.IntN(6)
-	switch random.IntN(4) {
-	case 0:
-		kinds := []simulator.FailureKind{simulator.FailureLostAnswer, simulator.FailureTruncated, simulator.FailureOversized}
-		return failing(endpoint, count, simulator.Failure{Kind: kinds[random.IntN(len(kinds))]})
-	case 1:
-		statuses := []int{400, 401, 403, 404}
-		return failing(endpoint, count, simulator.Failure{Kind: simulator.FailureStatus, Status: statuses[random.IntN(len(statuses))]})
-	case 2:
-		if endpoint == simulator.EndpointAuthenticate || endpoint == simulator.EndpointRefresh {
-			lifetimes := []json.Number{"0", "-1", "1", "3", "1e99"}
-			kinds := []simulator.Failure{
-				{Kind: simulator.FailureNoTokens},
-				{Kind: simulator.FailureLineFeedToken},
-				{Kind: simulator.FailureExpiry, ExpirySeconds: lifetimes[random.IntN(len(lifetimes))]},
-			}
-			return failing(endpoint, count, kinds[random.IntN(len(kinds))])
-		}
+	opens := endpoint == simulator.EndpointAuthenticate || endpoint == simulator.EndpointRefresh
+	switch draw := random.IntN(4); {
+	case draw == 0:
+		return failing(endpoint, count, simulator.Failure{Kind: pick(random, simulator.FailureLostAnswer, simulator.FailureTruncated,
+			simulator.FailureOversized, simulator.FailureGzipBomb)})
+	case draw == 1:
+		return failing(endpoint, count, simulator.Failure{Kind: simulator.FailureStatus, Status: pick(random, 400, 401, 403, 404)})
+	case draw == 2 && opens:
+		return failing(endpoint, count, pick(random,
+			simulator.Failure{Kind: simulator.FailureNoTokens},
+			simulator.Failure{Kind: simulator.FailureLineFeedToken},
+			simulator.Failure{Kind: simulator.FailureControlToken},
+			simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: pick[json.Number](random, "0", "-1", "1", "3", "1e99")}))
 	}
 	return failing(endpoint, count, drawFailure(random))
 }
 
 // drawFailure draws a failure that any call can suffer.
 func drawFailure(random *rand.Rand) simulator.Failure {
-	kinds := []simulator.FailureKind{
-		simulator.FailureHang, simulator.FailureReset, simulator.FailureHTML, simulator.FailureRedirect, simulator.FailureErrorMessage,
-		simulator.FailureLostAnswer,
+	switch random.IntN(10) {
+	case 0, 1, 2, 3:
+		failure := simulator.Failure{Kind: simulator.FailureStatus, Status: pick(random, 429, 429, 500, 502, 503, 504)}
+		if failure.Status == 429 || failure.Status == 503 {
+			failure.RetryAfterSeconds = random.IntN(4)
+		}
+		return failure
+	case 4:
+		return simulator.Failure{Kind: simulator.FailureHTML, Status: pick(random, 200, 401, 403, 503)}
+	case 5:
+		return simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(seconds(random, 0.1, 5))}
+	case 6:
+		return simulator.Failure{Kind: simulator.FailureDrip, Delay: simulator.Delay(20 * time.Millisecond)}
+	default:
+		return simulator.Failure{Kind: pick(random, simulator.FailureHang, simulator.FailureReset, simulator.FailureRedirect,
+			simulator.FailureErrorMessage, simulator.FailureLostAnswer, simulator.FailureEndlessHeaders)}
 	}
-	if random.IntN(2) == 0 {
-		return simulator.Failure{Kind: kinds[random.IntN(len(kinds))]}
-	}
-	statuses := []int{429, 429, 500, 502, 503, 504}
-	failure := simulator.Failure{Kind: simulator.FailureStatus, Status: statuses[random.IntN(len(statuses))]}
-	if failure.Status == 429 || failure.Status == 503 {
-		failure.RetryAfterSeconds = random.IntN(4)
-	}
-	return failure
 }
 
+func pick[T any](random *rand.Rand, choices ...T) T { return choices[random.IntN(len(choices))] }
+
 func drawKnob(random *rand.Rand) fault {
-	switch random.IntN(8) {
+	switch random.IntN(9) {
 	case 0:
 		latency := time.Duration(50+random.IntN(1000)) * time.Millisecond
 		return turning("slow", true, func(k *simulator.Knobs) { k.Latency = latency })
@@ -136,6 +135,8 @@ func drawKnob(random *rand.Rand) fault {
 		return turning("overrides refused", false, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.AccessLimit = true, 9*time.Second })
 	case 6:
 		return turning("grants longer", false, func(k *simulator.Knobs) { k.GrantLongerBy = 30 * time.Second })
+	case 7:
+		return turning("validate absent", false, func(k *simulator.Knobs) { k.ValidateAbsent = true })
 	default:
 		return turning("logout absent", false, func(k *simulator.Knobs) { k.LogoutAbsent = true })
 	}

@@ -24,13 +24,14 @@ type temper struct {
 var tempers = []temper{
 	{name: "plain", set: func(*simulator.Knobs) {}},
 	{name: "single-use", set: func(k *simulator.Knobs) {
-		k.SingleUseRefreshTokens, k.RegenerateEndsSessions = true, true
+		k.SingleUseRefreshTokens, k.RegenerateEndsSessions, k.OverrideErrorsNameField = true, true, false
 	}},
 	{name: "ending", set: func(k *simulator.Knobs) {
 		k.RefreshEndsPredecessor, k.DataForbidden, k.RetryAfterSeconds = true, true, 1
 	}},
 	{name: "terse", restless: true, set: func(k *simulator.Knobs) {
 		k.HideCoreErrors, k.OmitExpirySeconds, k.OmitStartTime, k.LinksNested = true, true, true, true
+		k.HiddenErrorKey = "error message"
 	}},
 	{name: "jealous", jealous: true, restless: true, set: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }},
 }
