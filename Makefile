@@ -8,10 +8,11 @@ GO ?= go
 # Both need a C compiler.
 RACE ?=
 
-# SOAK are flags of the soak, such as '-duration 1m -seed 7'.
+# SOAK are flags of the soak, such as '-duration 1m -seed 7'; MUTANTS those of the mutation run, such as '-n 100'.
 SOAK ?=
+MUTANTS ?=
 
-.PHONY: help build server test soak lint demo dev clean
+.PHONY: help build server test soak mutants lint demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
@@ -20,6 +21,8 @@ help:
 	@echo 'make test    all tests, those against a real server too (RACE=-race PLUGIN_RACE=1: with the race detector)'
 	@echo 'make soak    ten minutes of load, faults and kills, at the end of which every promise must hold'
 	@echo "             (SOAK='-duration 1m -seed 7': shorter, and the same again)"
+	@echo 'make mutants change one thing at a time in the code and see whether a test notices; takes hours, and goes on where it'
+	@echo "             was broken off (MUTANTS='-n 100': a sample)"
 	@echo 'make lint    go vet, staticcheck, gofumpt'
 	@echo 'make server  find or build the Vault or OpenBao server that demo and tests run, and print its path'
 	@echo 'make clean   remove bin/ (the built server stays in your cache directory)'
@@ -44,6 +47,10 @@ test: server
 soak: server
 	@$(GO) build -o bin/soak ./scripts/soak
 	@bin/soak $(SOAK)
+
+mutants:
+	@$(GO) build -o bin/mutants ./scripts/mutants
+	@bin/mutants $(MUTANTS)
 
 lint:
 	$(GO) vet ./...

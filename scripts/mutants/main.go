@@ -1,0 +1,125 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Mutants asks whether the tests would notice if the code were wrong: it changes one thing at a time in the rooms that the
+// promises depend on, and runs the tests that reach the changed place. A change that no test notices is a survivor: a rule
+// that nothing holds, or code that does nothing.
+//
+//	go run ./scripts/mutants -n 100 -seed 1
+//
+// No file of the repository is changed: all changes to the functions of a package are woven into one copy of it, one
+// of which the environment variable MUTANT turns on, and a build takes the copies by -overlay. So a change costs a run
+// of a few tests and no build. Verdicts are kept, and a change of which one is kept is not tried again.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"vault-plugin-secrets-ncentral/scripts/testbed"
+)
+
+// settings are what the flags say.
+type settings struct {
+	packages []string // whose code is changed, as directories below the root
+	tests    []string // packages whose tests are run, beside those of the packages changed
+	sample   int
+	seed     uint64
+	workers  int
+	skip     *regexp.Regexp
+	retry    bool
+	results  string
+}
+
+func main() {
+	s, err := parse()
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		err = run(ctx, s)
+		stop()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "The mutation run failed:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() (settings, error) {
+	var s settings
+	var packages, tests, skip string
+	flag.StringVar(&packages, "in", "internal/sessions,internal/upstream,internal/store,internal/ncentral", "directories of the packages to change")
+	flag.StringVar(&tests, "tests", "backend", "directories of the packages whose tests are run, beside those of the packages changed")
+	flag.IntVar(&s.sample, "n", 0, "try so many changes, drawn at random, instead of all")
+	flag.Uint64Var(&s.seed, "seed", 1, "what they are drawn by")
+	flag.IntVar(&s.workers, "j", runtime.NumCPU(), "changes tried at the same time")
+	flag.StringVar(&skip, "skip", "", "leave out the tests whose names match this regular expression")
+	flag.BoolVar(&s.retry, "retry", false, "try the survivors of earlier runs again")
+	flag.StringVar(&s.results, "results", "bin/mutants.jsonl", "file that keeps the verdicts")
+	flag.Parse()
+	s.packages, s.tests = strings.Split(packages, ","), strings.Split(tests, ",")
+	if skip != "" {
+		var err error
+		if s.skip, err = regexp.Compile(skip); err != nil {
+			return s, fmt.Errorf("-skip: %w", err)
+		}
+	}
+	if s.sample < 0 || s.workers < 1 {
+		return s, errors.New("-n must not be negative, and -j at least 1")
+	}
+	return s, nil
+}
+
+func run(ctx context.Context, s settings) error {
+	root, err := testbed.RepositoryRoot()
+	if err != nil {
+		return err
+	}
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	directory, err := os.MkdirTemp("", "mutants-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(directory)
+
+	fmt.Println("Finding what can be changed.")
+	packages, err := load(ctx, s.packages)
+	if err != nil {
+		return err
+	}
+	var all []*mutant
+	for _, p := range packages {
+		if err := p.weave(); err != nil {
+			return err
+		}
+		all = append(all, p.mutants()...)
+	}
+	fmt.Printf("Running each test once, to see what it reaches of %d changes.\n", len(all))
+	suite, err := newSuite(ctx, s, directory)
+	if err != nil {
+		return err
+	}
+	kept, err := openResults(s.results)
+	if err != nil {
+		return err
+	}
+	defer kept.close()
+	chosen := sample(all, s.sample, s.seed)
+	fmt.Println("Building the tests with all changes woven in.")
+	if err := suite.buildWoven(ctx, packages); err != nil {
+		return err
+	}
+	if err := tryAll(ctx, s, suite, kept, chosen); err != nil {
+		return err
+	}
+	return report(os.Stdout, chosen, kept)
+}
