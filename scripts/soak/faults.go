@@ -30,7 +30,7 @@ type fault struct {
 func failing(endpoint simulator.Endpoint, count int, failure simulator.Failure) fault {
 	name := fmt.Sprintf("%s %s", endpoint, failure.Kind)
 	if failure.Status != 0 {
-		name = fmt.Sprintf("%s %d", endpoint, failure.Status)
+		name += fmt.Sprintf(" %d", failure.Status)
 	}
 	explains := 0
 	if failure.Kind == simulator.FailureExpiry {

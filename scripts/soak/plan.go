@@ -18,6 +18,8 @@ const (
 	flightLimit = 3 * requestTimeout
 
 	firstFault = 8 * time.Second // until then every role is read once
+	// longestTTL is longer than the soak.
+	longestTTL = 20 * time.Minute
 	// calmAfterReboot is longer than grace: the engine has no excuse left.
 	calmAfterReboot = grace + 10*time.Second
 )
@@ -94,8 +96,10 @@ type definition struct {
 
 // drawDefinition draws lifetimes of seconds mostly, and one that outlives the grace after a reboot, or the soak.
 func drawDefinition(random *rand.Rand) definition {
-	lifetimes := []time.Duration{6, 8, 10, 12, 15, 20, 30, 60, 1200, 1200, 1200}
-	ttl := lifetimes[random.IntN(len(lifetimes))] * time.Second
+	ttl := pick[time.Duration](random, 6, 8, 10, 12, 15, 20, 30, 60) * time.Second
+	if random.IntN(4) == 0 {
+		ttl = longestTTL
+	}
 	kind := random.IntN(5)
 	return definition{dedicated: kind == 0, lease: kind <= 2, ttl: ttl}
 }
