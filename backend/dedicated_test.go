@@ -293,13 +293,13 @@ func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
 		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
 		began := time.Now()
-		tokens, failed, told := m.openMany(context.Background(), 20)()
+		tokens, failed, _ := m.openMany(context.Background(), 20)()
 		if took := time.Since(began); took > 31*time.Second {
 			t.Errorf("the last reader waited for %s", took)
 		}
 		// 28 s do for six and the hourly data call.
-		if tokens != 6 || failed != 14 || told < 8 {
-			t.Errorf("%d tokens, %d answers 503, %d that name the limit", tokens, failed, told)
+		if tokens != 6 || failed != 14 {
+			t.Errorf("%d tokens, %d answers 503", tokens, failed)
 		}
 		time.Sleep(10 * time.Second)
 		if open := m.OpenSessions(); open != tokens {

@@ -100,7 +100,7 @@ func TestASessionThatCouldNotBeAnsweredIsOwedBeforeItIsEnded(t *testing.T) {
 func TestReplacedTokensDoNotPileUp(t *testing.T) {
 	for name, knobs := range map[string]func(k *simulator.Knobs){
 		"each has a session of its own": func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true },
-		"they were refreshed":           func(k *simulator.Knobs) { k.IgnoreOverrides = true },
+		"they were refreshed":           func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, knobs, func(m *mount) {
@@ -130,7 +130,7 @@ func TestReplacedTokensDoNotPileUp(t *testing.T) {
 
 // What outlives its promise is not ended as long as a token of the same session is promised: N-central may end both.
 func TestATokenPastItsPromiseIsNotEndedBesideItsSuccessor(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true }, func(m *mount) {
 		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
 		first := m.lives(m.read(nil))
 		time.Sleep(9 * time.Minute)

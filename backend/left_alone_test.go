@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -286,5 +287,59 @@ func TestAStaleAnswerSendsNobodyAwayUntilItsEnd(t *testing.T) {
 				t.Errorf("at %s ttl is %d, want %s", time.Now().Format(time.TimeOnly), ttl, test.want)
 			}
 		}
+	})
+}
+
+// Readers of a dedicated role share no flight. They take their turns all the same: while N-central asks for patience, no more
+// of them try than it has places for, and then it is left alone.
+func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
+	for _, code := range []int{429, 503} {
+		inDedicatedBubble(t, nil, func(m *mount) {
+			m.FailNext(simulator.EndpointAuthenticate, -1, status(code))
+			m.ResetCounts()
+			var group sync.WaitGroup
+			for range 2400 { // for two minutes
+				group.Go(func() { m.begin(logical.ReadOperation, "creds/worker", nil)() })
+				time.Sleep(50 * time.Millisecond)
+			}
+			group.Wait()
+			// Rounds of six readers with four attempts each: 8 a minute at most, with the pauses of 1s doubling to 15s between them.
+			if tried := m.all(simulator.EndpointAuthenticate); tried > 2*8*6*4 {
+				t.Errorf("%d: %d authenticates in two minutes", code, tried)
+			}
+		})
+	}
+}
+
+// A reboot into another version while no token of the config lives is noticed before what was learnt is used.
+func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		inBubble(t, func(k *simulator.Knobs) { k.OmitStartTime = !told }, func(m *mount) {
+			m.read(nil)
+			time.Sleep(2 * time.Hour) // the token lapsed in the night
+			m.tick()
+			m.Reboot()
+			m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
+			first := m.lives(m.read(nil))
+			time.Sleep(56 * time.Minute)
+			m.lives(m.read(nil))
+			if !m.AccessTokenLives(first) {
+				t.Error("a rotation ended the token that readers hold")
+			}
+		})
+	}
+	t.Run("and costs one call where nothing changed", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.read(nil)
+			time.Sleep(2 * time.Hour)
+			m.tick()
+			m.read(nil)
+			m.ResetCounts()
+			for range 3 {
+				time.Sleep(56 * time.Minute)
+				m.lives(m.read(nil))
+			}
+			m.calls(calls{simulator.EndpointRefresh: 3, simulator.EndpointServerInfo: 1})
+		})
 	})
 }

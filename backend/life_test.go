@@ -102,7 +102,7 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 		if m.OpenSessions() != 2 {
 			t.Errorf("%d sessions are open, want the role's two: learning left some", m.OpenSessions())
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointLogout: 2})
+		m.calls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1, simulator.EndpointLogout: 2})
 	})
 }
 

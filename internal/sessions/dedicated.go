@@ -72,6 +72,9 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 		return nil, nil, noTurn(ctx)
 	}
 	defer turns.free.Release(1)
+	if ctx.Err() != nil {
+		return nil, nil, noTurn(ctx)
+	}
 	answer, lease, err := m.open(ctx, role, minTTL)
 	if errors.Is(err, ErrOvertaken) {
 		answer, lease, err = m.open(ctx, role, minTTL)

@@ -47,6 +47,7 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 	}
 	if session != nil && session.Current != nil {
 		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
+		m.upstream.Record(session.Current.Config).WatchNoMore()
 	}
 	return m.payAll(ctx, role, debts), nil
 }

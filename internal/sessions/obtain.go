@@ -83,13 +83,22 @@ func (m *Manager) mayRefresh(ctx context.Context, slot *slot, server *upstream.S
 		return false
 	}
 	if token.LivesAt(now) {
-		for _, left := range server.LearnBeforeRotating(ctx) {
+		for _, left := range server.LearnBeforeRotating(ctx, token.AccessToken) {
 			m.Discard(slot.role, token.Origin, left)
 		}
 	}
 	learnt := server.Learnt(ctx)
-	keepsPredecessor := learnt.RefreshEndsPredecessor != nil && !*learnt.RefreshEndsPredecessor
-	return !learnt.RefreshRefused && (keepsPredecessor || !token.LivesAt(now))
+	switch {
+	case learnt.RefreshRefused:
+		return false
+	case store.Remaining(token.ExpiresAt, now) <= 0: // promised to nobody any more
+		return true
+	case learnt.RefreshEndsPredecessor == nil || *learnt.RefreshEndsPredecessor:
+		return false
+	}
+	// What outlives its promise is ended then, for which its successor must be of another session.
+	endsEarlier := learnt.AuthenticateEndsEarlierSessions == nil || *learnt.AuthenticateEndsEarlierSessions
+	return !token.DiesAt.After(token.ExpiresAt) || endsEarlier
 }
 
 func (s *slot) refreshRefused(refreshToken string) {

@@ -101,6 +101,9 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	ctx = context.WithoutCancel(ctx)
 	passed := report.Failed == nil && report.purpose == toCheck
 	s.learnFrom(ctx, report, passed)
+	if report.authenticated {
+		s.record.watch(time.Now().Add(learntStands))
+	}
 	if report.Failed == nil || report.failure != nil {
 		s.record.answered(s.life, report.failure, time.Now())
 	}
@@ -209,7 +212,7 @@ func (e *examination) run(ctx context.Context) {
 		{name: "validate", do: e.validate},
 		{name: "data", do: e.data, toCheck: true},
 		{name: "refresh", do: e.refresh, merely: true},
-		{name: "server_info", do: e.serverInfo, toCheck: true, merely: true},
+		{name: "server_info", do: e.serverInfo, merely: true},
 	}
 	for _, step := range steps {
 		if step.toCheck && e.report.purpose != toCheck {
@@ -379,6 +382,9 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	} else {
 		e.report.Learnt.ServerVersion, e.report.Learnt.StartTime = info.NCentral, info.StartTime
 		told = append(told, "N-central "+info.NCentral+", API "+info.Version)
+	}
+	if e.report.purpose == toRotate {
+		return "", nil // the start time is all that is needed
 	}
 	if health, err := e.client.Health(ctx); err != nil {
 		told = append(told, fmt.Sprintf("no time of day (%s)", err))

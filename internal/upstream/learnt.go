@@ -10,8 +10,12 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
+
+// learntStands is for how long what was just learnt holds though no token is there that would tell of a reboot.
+const learntStands = 5 * time.Minute
 
 // learningPause is how long after an attempt to learn that taught nothing the next one is made.
 const learningPause = time.Hour
@@ -136,15 +140,21 @@ func canLogOut(can bool) func(*store.Learnt) {
 }
 
 // LearnBeforeRotating finds out whether this server's refresh ends the access token before it and whether authenticate
-// ends earlier sessions, on sessions of its own making, where that is not known. Any number of concurrent callers cause one
-// such attempt. What could not be learnt stays unknown. The sessions that could not be ended are the caller's to end: of
-// concurrent callers, one gets them.
-func (s *Server) LearnBeforeRotating(ctx context.Context) (left []Grant) {
+// ends earlier sessions, on sessions of its own making, where that is not known, or was learnt before a time in which no
+// token would have told of a reboot. Any number of concurrent callers cause one such attempt. What could not be learnt
+// stays unknown. The sessions that could not be ended are the caller's to end: of concurrent callers, one gets them.
+func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (left []Grant) {
 	now := time.Now()
-	if s.knowsHowToRotate(ctx) || !s.NextAttempt(now).IsZero() || s.learningIsPaused(now) {
+	if !s.NextAttempt(now).IsZero() {
 		return nil
 	}
 	s.learning.Do("", func() (any, error) {
+		if s.record.wasUnwatched() && s.knowsHowToRotate(ctx) {
+			s.compareStart(ctx, accessToken)
+		}
+		if s.knowsHowToRotate(ctx) || s.learningIsPaused(now) {
+			return nil, nil
+		}
 		report := s.examine(ctx, toRotate, true)
 		s.Adopt(ctx, report)
 		left = report.Left
@@ -156,6 +166,23 @@ func (s *Server) LearnBeforeRotating(ctx context.Context) (left []Grant) {
 		return nil, nil
 	})
 	return left
+}
+
+// compareStart asks for the server's start time, and forgets what was learnt of it where that is another than before, or
+// is not told: an upgrade reboots the server.
+func (s *Server) compareStart(ctx context.Context, accessToken string) {
+	var info ncentral.ServerInfo
+	err := s.ask(ctx, ncentral.CallServerInfo, func(ctx context.Context) (err error) {
+		info, err = s.client.ServerInfo(ctx, accessToken)
+		return err
+	})
+	if isUnanswered(ncentral.KindOf(err)) {
+		return
+	}
+	s.record.watch(time.Time{})
+	if err != nil || info.StartTime == "" || info.StartTime != s.Learnt(ctx).StartTime {
+		s.knowledge.change(ctx, func(l *store.Learnt) { *l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion} })
+	}
 }
 
 func (s *Server) knowsHowToRotate(ctx context.Context) bool {

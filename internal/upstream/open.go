@@ -56,6 +56,9 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	switch {
 	case err == nil:
 		grant.Suspicion = s.suspectEarlier(ctx)
+		if !isForOneReader(ctx) { // of which the tick knows nothing
+			s.record.opened(grant.SentAt.Add(grant.Access), time.Now())
+		}
 	case lost || s.mayHaveOpened(ctx, err):
 		s.suspectUser(ctx)
 	}
@@ -130,6 +133,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 		s.noteObtaining(ctx, nil)
 	}
 	grant.Suspicion = suspicion
+	s.record.outlived(grant.SentAt.Add(grant.Access))
 	return grant, nil
 }
 
@@ -153,20 +157,23 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 	return grant, err
 }
 
-// judge reads the granted lifetimes. Where N-central states none, what was asked for stands, else its default.
+// unstated is the lifetime where N-central states none: what was asked for, but no more than its default, which is also its
+// limit unless an administrator changed that [D].
+func unstated(asked, standard time.Duration) time.Duration {
+	if asked > 0 {
+		return min(asked, standard)
+	}
+	return standard
+}
+
+// judge reads the granted lifetimes.
 func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncentral.Overrides) (*Grant, error) {
 	grant := &Grant{Session: session, Access: session.AccessLifetime, Refresh: session.RefreshLifetime}
 	if !session.AccessLifetimeStated {
-		grant.Access = store.DefaultAccessLifetime
-		if asked.Access > 0 {
-			grant.Access = asked.Access
-		}
+		grant.Access = unstated(asked.Access, store.DefaultAccessLifetime)
 	}
 	if !session.RefreshLifetimeStated {
-		grant.Refresh = store.DefaultRefreshLifetime
-		if asked.Refresh > 0 {
-			grant.Refresh = asked.Refresh
-		}
+		grant.Refresh = unstated(asked.Refresh, store.DefaultRefreshLifetime)
 	}
 	if grant.Refresh <= 0 || grant.Refresh > longestLifetime {
 		grant.RefreshToken, grant.Refresh = "", 0 // a refresh token of such a life is not worth a try

@@ -22,7 +22,12 @@ type Record struct {
 	// storageProven is set once N-central was asked after a token that came from storage.
 	storageProven atomic.Bool
 
-	mu              sync.Mutex
+	mu sync.Mutex
+	// watchedUntil is until when a token lives that the tick asks after, and that a reboot would be found by; unwatched is
+	// set where one was obtained later than that.
+	watchedUntil time.Time
+	unwatched    bool
+
 	life            int     // counts the servers and credentials before this one: what calls to those come to is not noted
 	toldOf          ailment // what events last told of; it outlasts a life
 	toldIn          int     // the life in which they did
@@ -86,6 +91,52 @@ func (r *Record) StorageIsProven() bool { return r.storageProven.Load() }
 
 // ProveStorage notes that N-central was asked after a token that came from storage.
 func (r *Record) ProveStorage() { r.storageProven.Store(true) }
+
+// opened notes that a token was obtained that is looked after until then.
+func (r *Record) opened(until, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.After(r.watchedUntil) {
+		r.unwatched = true
+	}
+	r.watchedUntil = latest(r.watchedUntil, until)
+}
+
+// outlived notes that a token is accepted that was there before, and is looked after until then.
+func (r *Record) outlived(until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watchedUntil = latest(r.watchedUntil, until)
+}
+
+// watch notes that what is known of the server holds now, and until then whatever tokens there are.
+func (r *Record) watch(until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unwatched, r.watchedUntil = false, latest(r.watchedUntil, until)
+}
+
+// WatchNoMore notes that tokens were ended by which a reboot would have been found.
+func (r *Record) WatchNoMore() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watchedUntil = time.Time{}
+}
+
+// wasUnwatched reports whether there was a time, since what is known of the server was found out, in which no token would
+// have told of a reboot.
+func (r *Record) wasUnwatched() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unwatched
+}
+
+func latest(one, other time.Time) time.Time {
+	if other.After(one) {
+		return other
+	}
+	return one
+}
 
 // CountRead counts a token that was handed out.
 func (r *Record) CountRead(from Source) { r.counters.reads[from].Inc() }
