@@ -166,10 +166,7 @@ func (m *Manager) openSession(reader context.Context, config *store.Config, role
 
 // mayAnswer says why a session that was opened is not to be handed out, if so.
 func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration) error {
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case minTTL > token.Lifetime():
+	if minTTL > token.Lifetime() {
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
@@ -181,10 +178,10 @@ func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store
 		return err
 	case !wanted:
 		return ErrOvertaken
-	case store.Remaining(token.ExpiresAt, time.Now()) < store.DeadBelow: // the last thing asked, for asking took time
+	case store.Remaining(token.ExpiresAt, time.Now()) < store.DeadBelow: // asked at last, for asking took time
 		return ErrDeadOnArrival
 	}
-	return nil
+	return context.Cause(ctx) // whose reader is gone is told nothing: nobody would end it
 }
 
 // livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
