@@ -299,10 +299,7 @@ func (p probe) isDue(config *store.Config) bool {
 // payDebts tries the logouts owed. A debt ends when it is paid, when its token expired, and when its token may be sent
 // nowhere any more.
 func (m *Manager) payDebts(ctx context.Context) error {
-	debts, err := m.store.ListOwed(ctx, debtsPerTick)
-	if err != nil {
-		return err
-	}
+	debts, unread := m.store.ListOwed(ctx, debtsPerTick)
 	byConfig := map[string][]store.Owed{}
 	for _, debt := range debts {
 		byConfig[debt.Config] = append(byConfig[debt.Config], debt)
@@ -312,7 +309,7 @@ func (m *Manager) payDebts(ctx context.Context) error {
 		configs.Go(func() error { m.payDebtsOf(ctx, debts); return nil })
 	}
 	_ = configs.Wait()
-	return m.store.StrikeExpired(ctx)
+	return errors.Join(unread, m.store.StrikeExpired(ctx))
 }
 
 // payDebtsOf tries the logouts owed of one config.

@@ -64,37 +64,46 @@ func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) 
 		return entry, nil
 	}
 
-	stored, err := c.storage.Get(ctx, c.prefix+name)
+	fetched, err := c.fetch(ctx, name)
 	if err != nil && known {
 		return entry, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s%s from storage: %w", c.prefix, name, err)
-	}
-	if entry, err = c.read(name, stored); err != nil {
 		return nil, err
 	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.changes == before && (entry != nil || keepAbsence) {
-		// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so that pointers compare.
-		if kept, known := c.entries[name]; known && !c.doubtful[name] {
-			return kept, nil
-		}
-		c.entries[name] = entry
+	if c.changes != before {
+		return fetched, nil
+	}
+	if c.doubtful[name] { // storage has said what is
+		delete(c.entries, name)
 		delete(c.doubtful, name)
 	}
-	return entry, nil
+	// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so that pointers compare.
+	if kept, known := c.entries[name]; known {
+		return kept, nil
+	}
+	if fetched != nil || keepAbsence {
+		c.entries[name] = fetched
+	}
+	return fetched, nil
 }
 
-// read answers the stored entry, or what stands in its place.
-func (c *Collection[T]) read(name string, stored *logical.StorageEntry) (*T, error) {
-	if stored == nil {
+// fetch returns the stored entry, or what stands in its place.
+func (c *Collection[T]) fetch(ctx context.Context, name string) (*T, error) {
+	stored, err := c.storage.Get(ctx, c.prefix+name)
+	switch {
+	case err == nil && stored == nil:
 		return nil, nil
+	case err != nil && !tellsOfDamage(err):
+		return nil, fmt.Errorf("reading %s%s from storage: %w", c.prefix, name, err)
 	}
 	entry := new(T)
-	err := decode(stored, entry)
+	if err == nil {
+		err = decode(stored, entry)
+	}
 	if err == nil {
 		err = c.prepare(name, entry)
 	}
@@ -212,12 +221,13 @@ func (c *Collection[T]) forget(name string) {
 	delete(c.unstored, name)
 }
 
-// doubt has the next Get look at storage again. What memory holds stays where storage does not answer.
+// doubt has the next Get look at storage again. What memory holds stays where storage does not answer, and where storage
+// is known to be behind: it holds what was before, or nothing.
 func (c *Collection[T]) doubt(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes++
-	if _, known := c.entries[name]; known {
+	if _, known := c.entries[name]; known && !c.unstored[name] {
 		c.doubtful[name] = true
 	}
 }

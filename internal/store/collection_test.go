@@ -22,6 +22,7 @@ type watchedStorage struct {
 	duringGet  func()
 	failsWrite bool
 	failsGet   bool
+	failing    map[string]error // what reads of these keys fail with
 
 	writesAllTheSame bool // a write that fails was done
 }
@@ -30,6 +31,9 @@ func (s *watchedStorage) Get(ctx context.Context, key string) (*logical.StorageE
 	s.gets++
 	if s.failsGet {
 		return nil, errors.New("no")
+	}
+	if err := s.failing[key]; err != nil {
+		return nil, err
 	}
 	entry, err := s.InmemStorage.Get(ctx, key)
 	if during := s.duringGet; during != nil {
@@ -185,8 +189,68 @@ func TestAfterAFailedWriteStorageSaysWhatIs(t *testing.T) {
 				if get(t, roles, "a"); found != nil && storage.gets != gets {
 					t.Error("storage is asked again and again")
 				}
+				storage.failsGet = true
+				if kept, _ := roles.Get(t.Context(), "a"); kept != found {
+					t.Errorf("after storage said %v, memory has %v", found, kept)
+				}
 			})
 		}
+	}
+}
+
+// What storage refused is newer than what storage holds, whatever else it refuses.
+func TestWhatMemoryAloneHoldsStaysWhereFurtherWritesFail(t *testing.T) {
+	changes := map[string]func(*Collection[Session]) error{
+		"put":    func(s *Collection[Session]) error { return s.Put(t.Context(), "a", &Session{RoleFingerprint: "third"}) },
+		"delete": func(s *Collection[Session]) error { return s.Delete(t.Context(), "a") },
+	}
+	for operation, change := range changes {
+		t.Run(operation, func(t *testing.T) {
+			storage := &watchedStorage{}
+			sessions := New(storage, hclog.NewNullLogger()).Sessions
+			if err := sessions.Put(t.Context(), "a", &Session{RoleFingerprint: "first"}); err != nil {
+				t.Fatal(err)
+			}
+			storage.failsWrite = true
+			second := &Session{RoleFingerprint: "second"}
+			sessions.Keep("a", second)
+			if err := change(sessions); err == nil {
+				t.Fatal("no error")
+			}
+			if kept := get(t, sessions, "a"); kept != second || !sessions.IsUnstored("a") {
+				t.Errorf("memory has %+v", kept)
+			}
+		})
+	}
+}
+
+// The seal of Vault's storage finds most damage first: of that, a read fails for good, and of an outage for a while.
+func TestDamageThatStorageFindsIsToldFromAnOutage(t *testing.T) {
+	damaged := errors.New("decryption failed: cipher: message authentication failed")
+	for name, test := range map[string]struct {
+		failure error
+		damaged bool
+	}{"damage": {damaged, true}, "outage": {errors.New("no route to host"), false}} {
+		t.Run(name, func(t *testing.T) {
+			storage := &watchedStorage{failing: map[string]error{}}
+			s := New(storage, hclog.NewNullLogger())
+			for _, key := range []string{"config/a", "role/a", "session/a", "learnt/a"} {
+				storage.failing[key] = test.failure
+			}
+			_, configErr := s.Configs.Get(t.Context(), "a")
+			_, roleErr := s.Roles.Get(t.Context(), "a")
+			for _, err := range []error{configErr, roleErr} {
+				var unreadable *UnreadableError
+				if err == nil || errors.As(err, &unreadable) != test.damaged {
+					t.Error(err)
+				}
+			}
+			_, sessionErr := s.Sessions.Get(t.Context(), "a")
+			learnt, learntErr := s.Learnt.Get(t.Context(), "a")
+			if (sessionErr == nil) != test.damaged || (learntErr == nil) != test.damaged || test.damaged && learnt.Suspicion == 0 {
+				t.Error(sessionErr, learntErr, learnt)
+			}
+		})
 	}
 }
 
@@ -215,13 +279,22 @@ func TestAnEntryThatCannotBeReadIsNamed(t *testing.T) {
 func TestWhatThisClusterKeepsIsDoneWithoutWhereItCannotBeRead(t *testing.T) {
 	storage := &watchedStorage{}
 	s := New(storage, hclog.NewNullLogger())
-	for _, key := range []string{"session/a", "learnt/a"} {
-		if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(`{"format":2}`)}); err != nil {
+	for key, value := range map[string]string{
+		"session/a": `{"format":2}`, "learnt/a": `{"format":2}`,
+		"session/lacking": `{"current":{"expires_at":"9999-01-01T00:00:00Z"}}`, "learnt/lacking": `{}`,
+	} {
+		if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if session := get(t, s.Sessions, "a"); session != nil {
 		t.Error(session)
+	}
+	if session := get(t, s.Sessions, "lacking"); session != nil {
+		t.Error(session)
+	}
+	if learnt := get(t, s.Learnt, "lacking"); learnt == nil || learnt.Suspicion == 0 {
+		t.Errorf("%+v", learnt)
 	}
 	learnt := get(t, s.Learnt, "a")
 	if learnt == nil || learnt.Suspicion < time.Now().Add(-time.Minute).UnixNano() || learnt.URL != "" {

@@ -79,7 +79,11 @@ func expiryOf(userAPIToken string) time.Time {
 	if _, _, err := jwt.NewParser().ParseUnverified(userAPIToken, &claims); err != nil || claims.ExpiresAt == nil {
 		return time.Time{}
 	}
-	return claims.ExpiresAt.UTC()
+	at := claims.ExpiresAt.UTC()
+	if at.Year() < 1970 || at.Year() > 9999 { // no time that RFC 3339 can tell, or that anybody meant
+		return time.Time{}
+	}
+	return at
 }
 
 // PasswordExpiresAt is when N-central lets the API user's password expire; zero where that is not known or switched off.

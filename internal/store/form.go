@@ -6,6 +6,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -40,6 +41,11 @@ func reasonOf(err error) string {
 
 // Unwrap answers the cause, which may quote the entry.
 func (e *UnreadableError) Unwrap() error { return e.Cause }
+
+// tellsOfDamage reports whether storage failed to read an entry because its bytes are not what was written. The seal of the
+// storage finds most damage before the engine sees the entry, and its error comes over a boundary that passes texts alone.
+// Other failures pass, and say nothing of the entry.
+func tellsOfDamage(err error) bool { return strings.Contains(err.Error(), "decryption failed") }
 
 // encode makes a storage entry of a struct, with the number of its form.
 func encode(key string, entry any) (*logical.StorageEntry, error) {

@@ -27,4 +27,9 @@ type Learnt struct {
 	Suspicion int64 `json:"suspicion"`
 }
 
-func (l *Learnt) prepare(string) error { return nil }
+func (l *Learnt) prepare(string) error {
+	if l.URL == "" {
+		return errIncomplete
+	}
+	return nil
+}

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -97,26 +98,25 @@ func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name st
 }
 
 // ListOwed answers up to limit debts of each config that have not expired: those that expire first, of its roles in turn.
+// Beside an error, which may be several joined, stand those that could be read.
 func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
 	configs, err := s.listOwed(ctx, "")
-	if err != nil {
-		return nil, err
-	}
 	var debts []Owed
 	for _, config := range configs {
-		keys, err := s.keysInTurn(ctx, config, limit)
-		if err != nil {
-			return nil, err
-		}
+		keys, listErr := s.keysInTurn(ctx, config, limit)
+		err = errors.Join(err, listErr)
 		for _, key := range keys {
-			if debt, err := s.owed(ctx, key); err != nil {
-				return nil, err
-			} else if debt != nil {
+			if ctx.Err() != nil {
+				return debts, errors.Join(err, ctx.Err())
+			}
+			debt, readErr := s.owed(ctx, key)
+			err = errors.Join(err, readErr)
+			if debt != nil {
 				debts = append(debts, *debt)
 			}
 		}
 	}
-	return debts, nil
+	return debts, err
 }
 
 // keysInTurn answers up to limit keys of the config's debts: one of each role, then another of each, and so on.
@@ -190,15 +190,18 @@ func (s *Store) DeleteOwed(ctx context.Context, debt Owed) error {
 // owed reads a debt, nil where it was struck in the meantime. One that cannot be read is struck: nothing else would end it.
 func (s *Store) owed(ctx context.Context, key string) (*Owed, error) {
 	entry, err := s.storage.Get(ctx, key)
-	if err != nil {
-		return nil, fmt.Errorf("reading a logout owed: %w", err)
-	}
-	if entry == nil {
+	switch {
+	case err == nil && entry == nil:
 		return nil, nil
+	case err != nil && !tellsOfDamage(err):
+		return nil, fmt.Errorf("reading a logout owed: %w", err)
 	}
 	parts := strings.Split(key, "/")
 	debt := &Owed{Key: key, Role: parts[len(parts)-2]}
-	if err := decode(entry, debt); err != nil {
+	if err == nil {
+		err = decode(entry, debt)
+	}
+	if err != nil {
 		s.logger.Error("a stored logout owed cannot be read and is struck: the session lives until it expires", "key", key, "error", reasonOf(err))
 		return nil, s.DeleteOwed(ctx, Owed{Key: key})
 	}

@@ -4,6 +4,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -91,11 +92,32 @@ func TestADebtThatCannotBeReadIsStruckAndStandsInNobodysWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	sealed := owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+	storage.failing = map[string]error{sealed.Key: errors.New("decryption failed: cipher: message authentication failed")}
 	live := owe(t, s, "default", "worker", time.Now().Add(time.Minute))
 	if debts := listOwed(t, s, 200); len(debts) != 1 || debts[0].Key != live.Key {
 		t.Error(debts)
 	}
-	if keys, _ := storage.List(t.Context(), "owed/aaa/worker/"); len(keys) != 0 {
-		t.Error(keys)
+	for folder, want := range map[string]int{"owed/aaa/worker/": 0, "owed/default/monitoring/": 1} { // the one that has expired
+		if keys, _ := storage.List(t.Context(), folder); len(keys) != want {
+			t.Error(folder, keys)
+		}
+	}
+}
+
+// A read that fails may succeed at the next tick: the debt stays, and the others are paid.
+func TestADebtThatStorageDoesNotAnswerHoldsUpNoOther(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	first := owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+	live := owe(t, s, "other", "worker", time.Now().Add(time.Minute))
+	storage.failing = map[string]error{first.Key: errors.New("no")}
+	debts, err := s.ListOwed(t.Context(), 200)
+	if err == nil || len(debts) != 1 || debts[0].Key != live.Key {
+		t.Error(debts, err)
+	}
+	storage.failing = nil
+	if debts := listOwed(t, s, 200); len(debts) != 2 {
+		t.Error(debts)
 	}
 }

@@ -21,6 +21,9 @@ type Session struct {
 }
 
 func (s *Session) prepare(string) error {
+	if s.Current != nil && s.Current.AccessToken == "" {
+		return errIncomplete
+	}
 	now := time.Now()
 	if s.Current != nil {
 		s.Current = s.Current.seenAt(now)
