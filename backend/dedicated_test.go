@@ -363,3 +363,102 @@ func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 		m.calls(nil)
 	})
 }
+
+// A lease keeps the config and url that its token came from, so that it is logged out as long as that config has that url,
+// whatever becomes of the role. Whoever changes the role is told that its leases go on.
+func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
+	prefix := "lease revoke -prefix ncentral/creds/worker"
+	for name, change := range map[string]struct {
+		operation logical.Operation
+		data      map[string]any
+	}{
+		"deleted":           {logical.DeleteOperation, nil},
+		"made shared":       {logical.UpdateOperation, map[string]any{"credential_type": "shared"}},
+		"of another config": {logical.PatchOperation, map[string]any{"config": "other"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inDedicatedBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other")})
+				lease := m.open(nil)
+				response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+					Operation: change.operation, Path: "roles/worker", Data: change.data, Storage: m.storage, MountPoint: "ncentral/",
+				})
+				if err != nil || response == nil || response.IsError() || !strings.Contains(strings.Join(response.Warnings, "\n"), prefix) {
+					t.Errorf("%v %v", response, err)
+				}
+				token := m.lives(lease.Data)
+				m.mustRevoke(lease)
+				if m.AccessTokenLives(token) {
+					t.Error("the lease cannot be logged out any more")
+				}
+			})
+		})
+	}
+	t.Run("changed in what leaves its leases alone", func(t *testing.T) {
+		inDedicatedBubble(t, nil, func(m *mount) {
+			for _, data := range []map[string]any{{"ttl": "20m"}, {"config": "default", "credential_type": "dedicated"}} {
+				if _, warnings := m.told(logical.UpdateOperation, "roles/worker", data); warnings != "" {
+					t.Error(warnings)
+				}
+			}
+			if _, warnings := m.told(logical.DeleteOperation, "roles/monitoring", nil); warnings != "" {
+				t.Error(warnings)
+			}
+		})
+	})
+}
+
+// A token is sent nowhere but to the url of the config that it came from. Whoever takes that away is told of what lives on.
+func TestWhoStrandsTokensIsTold(t *testing.T) {
+	for name, strand := range map[string]func(m *mount) (warnings string){
+		"deletion": func(m *mount) string {
+			m.must(logical.DeleteOperation, "roles/monitoring", nil)
+			m.must(logical.DeleteOperation, "roles/worker", nil)
+			_, warnings := m.told(logical.DeleteOperation, "config/default", nil)
+			return warnings
+		},
+		"another url": func(m *mount) string {
+			_, warnings := m.told(logical.UpdateOperation, "config/default", map[string]any{
+				"url": "https://other.example.com", "user_api_token": m.token, "verify": false,
+			})
+			return warnings
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inDedicatedBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "roles/short", map[string]any{"ttl": "10m"})
+				lease := m.open(nil)
+				m.FailNext(simulator.EndpointLogout, -1, status(403))
+				m.must(logical.ReadOperation, "creds/short", nil)
+				until := m.read(nil)["expires_at"].(string)
+				for _, path := range []string{"sessions/short", "sessions/monitoring", "roles/short"} {
+					m.must(logical.DeleteOperation, path, nil)
+				}
+				warnings := strand(m)
+				for _, want := range []string{
+					`logouts owed to config "default", which are given up: 2; those tokens live until ` + until,
+					`what config "default" opened at the url that it had can no longer be logged out, dedicated leases`,
+				} {
+					if !strings.Contains(warnings, want) {
+						t.Errorf("no warning %q, but:\n%s", want, warnings)
+					}
+				}
+				m.ClearFailures()
+				m.mustRevoke(lease)
+				m.lives(lease.Data)
+			})
+		})
+	}
+	t.Run("nobody else", func(t *testing.T) {
+		inDedicatedBubble(t, nil, func(m *mount) {
+			for _, data := range []map[string]any{{"user_api_token": m.token}, {"url": m.server.URL + "/", "user_api_token": m.token}, {"max_retries": 1}} {
+				if _, warnings := m.told(logical.UpdateOperation, "config/default", data); warnings != "" {
+					t.Error(warnings)
+				}
+			}
+			if _, warnings := m.told(logical.DeleteOperation, "config/invented", nil); warnings != "" {
+				t.Error(warnings)
+			}
+		})
+	})
+}

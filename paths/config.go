@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,8 +39,7 @@ func (a *API) configPath() *framework.Path {
 			logical.DeleteOperation: writing(framework.PathOperation{
 				Callback:     a.deleteConfig,
 				Summary:      "Delete a config that no role names.",
-				Description:  "Where roles still name it, nothing is deleted, and the answer is a 400 with their names.",
-				Responses:    map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted, or there was none."}}},
+				Description:  "Where roles still name it, nothing is deleted, and the answer is a 400 with their names. Warnings tell what can no longer be logged out.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete"},
 			}),
 			logical.ReadOperation: &framework.PathOperation{
@@ -73,7 +73,8 @@ PATCH, in which null resets a field to its default:
     echo '{"max_retries": null}' | vault patch ncentral/config/default -
 
 Reading answers all but the User-API token. A config that roles name is not
-deleted.
+deleted. What a config opened can be logged out only while it exists and has
+the same url: revoke the leases of dedicated roles before it is deleted.
 
 N-central lets API users' passwords expire, after 90 days by default, and with
 them every token of the user: give password_changed_at to be warned in time.
@@ -141,6 +142,12 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if err != nil {
 		return mistakeOver(unreadable, err)
 	}
+	var stranded []string
+	if stored != nil && stored.URL != candidate.URL {
+		if stranded, err = a.stranded(ctx, name); err != nil {
+			return nil, err
+		}
+	}
 	var report *upstream.Report
 	if data.Raw[fieldVerify] == nil || data.Get(fieldVerify).(bool) { // null is the default
 		if report, err = a.Upstream.Verify(ctx, candidate, stored); err != nil {
@@ -159,13 +166,21 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if err != nil || changedMeanwhile != nil {
 		return changedMeanwhile, err
 	}
-	response := withWarnings(withWarnings(written(data), overwritten(unreadable)), configWarnings(candidate))
-	if report != nil {
-		response = withWarnings(response, report.Warnings)
+	learnt, err := a.adopt(ctx, candidate, report)
+	if err != nil {
+		return nil, err
 	}
-	server, err := a.Upstream.Server(candidate)
+	return withWarnings(written(data), slices.Concat(overwritten(unreadable), stranded, configWarnings(candidate), learnt)), nil
+}
+
+// adopt keeps what the verification taught, if there was one, and returns what of it and of the server is worth a warning.
+func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.Report) (warnings []string, err error) {
+	if report != nil {
+		warnings = report.Warnings
+	}
+	server, err := a.Upstream.Server(config)
 	if errors.Is(err, upstream.ErrOutdated) { // this version is stored, and another is by now
-		return response, nil
+		return warnings, nil
 	}
 	if err != nil {
 		return nil, err
@@ -173,7 +188,7 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if report != nil {
 		server.Adopt(ctx, report)
 	}
-	return withWarnings(response, learntWarnings(server.Learnt(ctx))), nil
+	return append(warnings, learntWarnings(server.Learnt(ctx))...), nil
 }
 
 // changedConfig answers what the config is to be: the stored one, or the defaults, with the request's fields.
@@ -326,11 +341,37 @@ func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, user
 	if err != nil {
 		return false, nil, nil, err
 	}
+	if stored == nil && unreadable == nil {
+		return false, nil, warnings, nil
+	}
+	stranded, err := a.stranded(ctx, name)
+	if err != nil {
+		return false, nil, nil, err
+	}
 	if err := a.Store.Configs.Delete(ctx, name); err != nil {
 		return false, nil, nil, err
 	}
 	a.Upstream.Forget(name)
-	return stored != nil || unreadable != nil, nil, warnings, a.Store.Learnt.Delete(ctx, name)
+	return true, nil, append(warnings, stranded...), a.Store.Learnt.Delete(ctx, name)
+}
+
+// stranded returns the warnings of what can no longer be logged out, once the config is no more or has another url: a token
+// is sent nowhere but to the url that it came from.
+func (a *API) stranded(ctx context.Context, config string) (warnings []string, err error) {
+	owed, err := a.Store.CountOwedOfConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	until, err := a.Store.OwedUntil(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if owed > 0 {
+		warnings = append(warnings, fmt.Sprintf("logouts owed to config %q, which are given up: %d; those tokens live until %s at the latest",
+			config, owed, until.Format(time.RFC3339)))
+	}
+	return append(warnings, fmt.Sprintf("what config %q opened at the url that it had can no longer be logged out, dedicated leases and retired tokens alike: "+
+		"it lives until it expires, unless a config of that name gets that url again", config)), nil
 }
 
 // rolesOf returns the roles that name the config, and a warning for each role that cannot be read.

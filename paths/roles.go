@@ -212,6 +212,9 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 		return nil, err
 	}
 	warnings := append(overwritten(unreadable), roleWarnings(role)...)
+	if stored != nil && stored.CredentialType == store.Dedicated && (role.CredentialType != store.Dedicated || role.Config != stored.Config) {
+		warnings = append(warnings, leasesGoOn(req, name))
+	}
 	if unreadableConfig != nil {
 		warnings = append(warnings, unreadableConfig.Error())
 	}
@@ -275,7 +278,7 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 // of that fails after the role is gone is the tick's to finish.
 func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	deleted, err := a.forgetRole(ctx, name)
+	deleted, hadLeases, err := a.forgetRole(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -286,19 +289,23 @@ func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framew
 	if err != nil {
 		return failed(err)
 	}
+	if hadLeases {
+		warnings = append(warnings, leasesGoOn(req, name))
+	}
 	return withWarnings(nil, warnings), nil
 }
 
-// forgetRole deletes the role between the writes of others, one of which would else bring it back, and says whether there
-// was one.
-func (a *API) forgetRole(ctx context.Context, name string) (deleted bool, err error) {
+// forgetRole deletes the role between the writes of others, one of which would else bring it back. It reports whether there
+// was one, and whether it may have been a dedicated one, as one that cannot be read may.
+func (a *API) forgetRole(ctx context.Context, name string) (deleted, hadLeases bool, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
 	stored, unreadable, err := orUnreadable(a.Store.Roles.Get(ctx, name))
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	return stored != nil || unreadable != nil, a.Store.Roles.Delete(ctx, name)
+	hadLeases = unreadable != nil || stored != nil && stored.CredentialType == store.Dedicated
+	return stored != nil || unreadable != nil, hadLeases, a.Store.Roles.Delete(ctx, name)
 }
 
 func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

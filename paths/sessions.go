@@ -152,6 +152,11 @@ func (a *API) readSessions(ctx context.Context, req *logical.Request, data *fram
 // leasesOf is the prefix of the leases of a dedicated role, as lease revoke and sys/leases/lookup take it.
 func leasesOf(req *logical.Request, role string) string { return req.MountPoint + "creds/" + role }
 
+// leasesGoOn is the warning of what ends a role's shared sessions, or makes a dedicated role another.
+func leasesGoOn(req *logical.Request, role string) string {
+	return fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease revoke -prefix %s", leasesOf(req, role))
+}
+
 func (a *API) endSessions(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	role, unreadable, err := orUnreadable(a.Store.Roles.Get(ctx, name))
@@ -171,7 +176,7 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 	}
 	a.Logger.Info("sessions were ended by hand", "role", name)
 	if unreadable != nil || role != nil && role.CredentialType == store.Dedicated {
-		warnings = append(warnings, fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease revoke -prefix %s", leasesOf(req, name)))
+		warnings = append(warnings, leasesGoOn(req, name))
 	}
 	return withWarnings(nil, warnings), nil
 }

@@ -49,11 +49,17 @@ func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) (Owed, erro
 	return debt, nil
 }
 
-// expiredBy says whether the debt of that id has expired, as its key tells. One that does not tell has not.
-func expiredBy(id string, now time.Time) bool {
+// expiryOfID returns when the debt of that id expires, in Unix time, unless it does not tell.
+func expiryOfID(id string) (seconds int64, told bool) {
 	digits, _, _ := strings.Cut(id, "-")
 	seconds, err := strconv.ParseInt(digits, 10, 64)
-	return err == nil && len(digits) == expiryDigits && seconds < now.Unix()
+	return seconds, err == nil && len(digits) == expiryDigits
+}
+
+// expiredBy says whether the debt of that id has expired, as its key tells. One that does not tell has not.
+func expiredBy(id string, now time.Time) bool {
+	seconds, told := expiryOfID(id)
+	return told && seconds < now.Unix()
 }
 
 // ids answers the debts of the role, those that expire first before the others, as far as they have expired or not.
@@ -84,6 +90,27 @@ func (s *Store) CountOwedOfConfig(ctx context.Context, config string) (int, erro
 		return 0, err
 	}
 	return s.sumOwed(ctx, roles, func(role string) string { return config + "/" + role })
+}
+
+// OwedUntil returns when the last of the tokens expires whose logout is owed at the config's server, to the second; zero
+// where none is.
+func (s *Store) OwedUntil(ctx context.Context, config string) (last time.Time, err error) {
+	roles, err := s.listOwed(ctx, config+"/")
+	if err != nil {
+		return last, err
+	}
+	for _, role := range roles {
+		ids, err := s.ids(ctx, config+"/"+role, false)
+		if err != nil {
+			return last, err
+		}
+		for _, id := range ids {
+			if seconds, told := expiryOfID(id); told && time.Unix(seconds, 0).After(last) {
+				last = time.Unix(seconds, 0).UTC()
+			}
+		}
+	}
+	return last, nil
 }
 
 func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name string) string) (sum int, err error) {
