@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -329,4 +331,36 @@ func TestAllAnswersWhatCanBeReadBesideTheError(t *testing.T) {
 	if all, err := fresh.All(t.Context()); err != nil || len(all) != 1 || all[0].Name != "a" {
 		t.Error(all, err)
 	}
+}
+
+// Two writes of one name change memory in the order in which they changed storage.
+func TestWritesKeepTheirOrder(t *testing.T) {
+	storage := &slowStorage{written: make(chan struct{}), goOn: make(chan struct{})}
+	roles := New(storage, hclog.NewNullLogger()).Roles
+	var writes sync.WaitGroup
+	writes.Go(func() { _ = roles.Put(t.Context(), "a", &Role{Config: "first", CredentialType: Shared}) })
+	<-storage.written
+	writes.Go(func() { _ = roles.Put(t.Context(), "a", &Role{Config: "second", CredentialType: Shared}) })
+	for range 10_000 { // for the second to overtake the first, if it can
+		runtime.Gosched()
+	}
+	close(storage.goOn)
+	writes.Wait()
+	inMemory := get(t, roles, "a").Config
+	if stored := get(t, New(storage, hclog.NewNullLogger()).Roles, "a").Config; stored != inMemory {
+		t.Errorf("memory has %q, and storage %q", inMemory, stored)
+	}
+}
+
+// slowStorage keeps the first writer waiting once its write is done.
+type slowStorage struct {
+	logical.InmemStorage
+	once          sync.Once
+	written, goOn chan struct{}
+}
+
+func (s *slowStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	err := s.InmemStorage.Put(ctx, entry)
+	s.once.Do(func() { close(s.written); <-s.goOn })
+	return err
 }
