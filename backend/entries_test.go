@@ -5,6 +5,7 @@ package backend
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -75,17 +76,17 @@ func TestListPages(t *testing.T) {
 func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.must(logical.PatchOperation, "config/default", map[string]any{
-			"request_timeout": "5s", "max_retries": 1, "password_changed_at": "2000-01-01T00:00:00Z", "password_max_age": "10h", "verify": false,
+			"request_timeout": "5s", "max_retries": 1, "password_changed_at": "2000-01-01T00:00:00Z", "password_max_age": "10d", "verify": false,
 		})
 		config := m.must(logical.ReadOperation, "config/default", nil)
-		if config["request_timeout"] != int64(5) || config["max_retries"] != 1 || config["password_expires_at"] != "2000-01-01T10:00:00Z" {
+		if config["request_timeout"] != int64(5) || config["max_retries"] != 1 || config["password_expires_at"] != "2000-01-11T00:00:00Z" {
 			t.Errorf("%v", config)
 		}
 		m.must(logical.PatchOperation, "config/default", map[string]any{
 			"request_timeout": nil, "max_retries": nil, "password_changed_at": nil, "verify": false,
 		})
 		config = m.must(logical.ReadOperation, "config/default", nil)
-		if config["request_timeout"] != int64(10) || config["max_retries"] != 3 || config["password_changed_at"] != nil || config["password_max_age"] != int64(36000) {
+		if config["request_timeout"] != int64(10) || config["max_retries"] != 3 || config["password_changed_at"] != nil || config["password_max_age"] != int64(864000) {
 			t.Errorf("%v", config)
 		}
 		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"lease": nil, "ttl": "20m", "min_ttl": "10m"})
@@ -140,6 +141,56 @@ func TestPasswordChangedAtTakesDaysOfOurTimeAlone(t *testing.T) {
 			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value})
 			if code != 400 || !strings.HasPrefix(text, "password_changed_at: ") {
 				t.Errorf("%v: %d %s", value, code, text)
+			}
+		}
+	})
+}
+
+// Whoever counts in milliseconds means no time in the far future: the text says what is wrong.
+func TestAPasswordChangedAtInMillisecondsIsToldSo(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		yesterday := time.Now().Add(-24 * time.Hour).UnixMilli()
+		for _, value := range []any{yesterday, fmt.Sprint(yesterday)} {
+			text, code := m.failure(logical.UpdateOperation, "config/default", wire(t, map[string]any{"password_changed_at": value}))
+			if code != 400 || text != "password_changed_at: it is Unix time in milliseconds: give it in seconds, without the last three digits" {
+				t.Errorf("%T: %d %s", value, code, text)
+			}
+		}
+		for _, value := range []any{time.Now().Add(48 * time.Hour).Unix(), "2100-01-01"} {
+			if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value}); code != 400 || !strings.Contains(text, "in the future") {
+				t.Errorf("%v: %d %s", value, code, text)
+			}
+		}
+	})
+}
+
+// Days are what these are given in, and what a number without a unit is most likely meant to be.
+func TestDurationsOfDaysTakeDaysAndNoFewSeconds(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, field := range []string{"expiry_warning", "password_max_age"} {
+			for given, want := range map[any]int64{"14d": 14 * 86400, "1d": 86400, "24h": 86400, 86400: 86400, 0: 0, "0": 0} {
+				m.must(logical.UpdateOperation, "config/default", map[string]any{field: given})
+				if got := m.must(logical.ReadOperation, "config/default", nil)[field]; got != want {
+					t.Errorf("%s: %v became %v", field, given, got)
+				}
+			}
+			for _, given := range []any{14, "90", "23h59m59s"} {
+				if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{field: given}); code != 400 || !strings.HasSuffix(text, "like 14d") {
+					t.Errorf("%s=%v: %d %s", field, given, code, text)
+				}
+			}
+		}
+	})
+}
+
+// What never was is not said to be what it was.
+func TestAConfigWhoseFirstVerificationFailsWasNotStored(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.server.Stop()
+		for path, want := range map[string]string{"config/new": `config "new" was not stored`, "config/default": `config "default" was not changed`} {
+			text, code := m.failure(logical.UpdateOperation, path, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+			if code != 400 || !strings.HasPrefix(text, want+", because its verification failed at step links: ") {
+				t.Errorf("%d %s", code, text)
 			}
 		}
 	})

@@ -206,7 +206,7 @@ func TestRetiredTokensLapseAndAreEndedWithTheRest(t *testing.T) {
 		}
 		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"min_ttl": "1m", "lease": true})
 		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "expiry_warning": "1h"})
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "expiry_warning": "1d"})
 		if m.lives(m.read(nil)) != second {
 			t.Error("a change that retires nothing replaced the token")
 		}

@@ -28,10 +28,17 @@ func TestInventedNamesLeaveNothingInMemory(t *testing.T) {
 		operation logical.Operation
 		path      string
 	}{
-		{logical.DeleteOperation, "sessions/%s"}, {logical.DeleteOperation, "roles/%s"}, {logical.DeleteOperation, "config/%s"},
-		{logical.ReadOperation, "sessions/%s"}, {logical.ReadOperation, "roles/%s"}, {logical.ReadOperation, "config/%s"},
-		{logical.ReadOperation, "creds/%s"}, {logical.PatchOperation, "roles/%s"}, {logical.PatchOperation, "config/%s"},
-		{logical.UpdateOperation, "config/%s"}, {logical.UpdateOperation, "config/%s/check"},
+		{logical.DeleteOperation, "sessions/%s"},
+		{logical.DeleteOperation, "roles/%s"},
+		{logical.DeleteOperation, "config/%s"},
+		{logical.ReadOperation, "sessions/%s"},
+		{logical.ReadOperation, "roles/%s"},
+		{logical.ReadOperation, "config/%s"},
+		{logical.ReadOperation, "creds/%s"},
+		{logical.PatchOperation, "roles/%s"},
+		{logical.PatchOperation, "config/%s"},
+		{logical.UpdateOperation, "config/%s"},
+		{logical.UpdateOperation, "config/%s/check"},
 	} {
 		t.Run(fmt.Sprint(invented), func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {

@@ -143,8 +143,8 @@ func TestNullInAPatchResetsEachFieldOfAConfig(t *testing.T) {
 		{"max_requests_in_flight", 3, json.Number("8")},
 		{"refresh_token_ttl", "2h", json.Number("0")},
 		{"password_changed_at", time.Now().UTC().Add(-time.Hour).Format(time.RFC3339), nil},
-		{"password_max_age", "10h", json.Number("7776000")},
-		{"expiry_warning", "1h", json.Number("1209600")},
+		{"password_max_age", "10d", json.Number("7776000")},
+		{"expiry_warning", "25h", json.Number("1209600")},
 	}
 	body := with(m.config(), "verify", false)
 	for _, reset := range fields {

@@ -33,7 +33,7 @@ func (a *API) configPath() *framework.Path {
 				Callback:     a.telling(events.ConfigWritten, a.writeConfig),
 				Summary:      "Change the fields given of a config; null resets a field to its default.",
 				Description:  "A field that is not given stays what it is. `url` and `user_api_token` have no default and cannot be null. Everything else is as in a POST, the verification included; but where there is no config of the name, the answer is a 404.",
-				Examples:     example(map[string]any{fieldMaxRetries: 5, fieldExpiryWarning: "720h"}),
+				Examples:     example(map[string]any{fieldMaxRetries: 5, fieldExpiryWarning: "30d"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
 			logical.DeleteOperation: writing(framework.PathOperation{
@@ -155,8 +155,7 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 		}
 		if report.Failed != nil {
 			a.endLeft(candidate, report)
-			return mistake(fmt.Errorf("config %q was not changed, because its verification failed at step %s: %s", name,
-				report.Failed.Name, strings.TrimPrefix(report.Failed.Message, report.Failed.Name+": ")))
+			return mistake(notStored(stored, candidate, report.Failed))
 		}
 	}
 	changedMeanwhile, err := a.storeConfig(ctx, stored, candidate)
@@ -171,6 +170,15 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 		return nil, err
 	}
 	return withWarnings(written(data), slices.Concat(overwritten(unreadable), stranded, configWarnings(candidate), learnt)), nil
+}
+
+// notStored says that the config is what it was, because the step failed that tried the new values.
+func notStored(stored, candidate *store.Config, failed *upstream.Step) error {
+	why := fmt.Errorf("its verification failed at step %s: %s", failed.Name, strings.TrimPrefix(failed.Message, failed.Name+": "))
+	if stored == nil {
+		return fmt.Errorf("config %q was not stored, because %w", candidate.Name, why)
+	}
+	return fmt.Errorf("config %q was not changed, because %w", candidate.Name, why)
 }
 
 // adopt keeps what the verification taught, if there was one, and returns what of it and of the server is worth a warning.

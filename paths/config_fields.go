@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -117,12 +118,12 @@ func expiryFields() map[string]*framework.FieldSchema {
 			Description: "When the API user's password was last set: a day like 2026-11-03, RFC 3339, or Unix time in seconds. Nothing tells this engine but you.",
 		},
 		fieldPasswordMaxAge: {
-			Type: framework.TypeDurationSecond, Default: "2160h", DisplayAttrs: label("Password maximum age", groupExpiry),
-			Description: "After how long N-central lets the password expire: by default 2160h, which is 90 days. 0 if it does not.",
+			Type: framework.TypeDurationSecond, Default: "90d", DisplayAttrs: label("Password maximum age", groupExpiry),
+			Description: "After how long N-central lets the password expire, in days like 90d, which is the default; 0 if it does not.",
 		},
 		fieldExpiryWarning: {
-			Type: framework.TypeDurationSecond, Default: "336h", DisplayAttrs: label("Expiry warning", groupExpiry),
-			Description: "How long before the end of the password or the User-API token warnings begin: by default 336h, which is 14 days.",
+			Type: framework.TypeDurationSecond, Default: "14d", DisplayAttrs: label("Expiry warning", groupExpiry),
+			Description: "How long before the end of the password or the User-API token warnings begin, in days like 14d, which is the default; 0 warns once it is past.",
 		},
 	}
 }
@@ -187,30 +188,45 @@ func configSettings() []setting[store.Config] {
 		durationSetting(fieldRefreshTokenTTL, 0, zeroOrAtLeast(time.Minute), func(c *store.Config) *time.Duration { return &c.RefreshTokenTTL }),
 		{
 			field: fieldPasswordChangedAt,
-			set: func(c *store.Config, data *framework.FieldData) error {
+			set: func(c *store.Config, data *framework.FieldData) (err error) {
 				// The framework's own type for times takes no number, as which a plugin is given Unix time.
-				given := data.Get(fieldPasswordChangedAt).(string)
-				at, err := parseutil.ParseAbsoluteTime(given)
-				if err != nil {
-					at, err = time.Parse(time.DateOnly, given)
-				}
-				if err != nil {
-					return errors.New("not a time: give a day like 2026-11-03, RFC 3339 like 2026-11-03T00:00:00Z, or Unix time in seconds")
-				}
-				if at.After(time.Now().Add(24 * time.Hour)) {
-					return errors.New("it lies in the future: give the day on which the password was last set")
-				}
-				if at.Before(earliestPassword) {
-					return errors.New("it lies before 1980: give the day on which the password was last set, like 2026-11-03")
-				}
-				c.PasswordChangedAt = at.UTC()
-				return nil
+				c.PasswordChangedAt, err = readPasswordChangedAt(data.Get(fieldPasswordChangedAt).(string), time.Now())
+				return err
 			},
 			reset: func(c *store.Config) { c.PasswordChangedAt = time.Time{} },
 		},
-		durationSetting(fieldPasswordMaxAge, defaultPasswordMaxAge, nil, func(c *store.Config) *time.Duration { return &c.PasswordMaxAge }),
-		durationSetting(fieldExpiryWarning, defaultExpiryWarning, nil, func(c *store.Config) *time.Duration { return &c.ExpiryWarning }),
+		durationSetting(fieldPasswordMaxAge, defaultPasswordMaxAge, zeroOrDays, func(c *store.Config) *time.Duration { return &c.PasswordMaxAge }),
+		durationSetting(fieldExpiryWarning, defaultExpiryWarning, zeroOrDays, func(c *store.Config) *time.Duration { return &c.ExpiryWarning }),
 	}
+}
+
+// readPasswordChangedAt takes the time in every form that people and tools write it in, and refuses what cannot be meant.
+func readPasswordChangedAt(given string, now time.Time) (time.Time, error) {
+	at, err := parseutil.ParseAbsoluteTime(given)
+	if err != nil {
+		at, err = time.Parse(time.DateOnly, given)
+	}
+	latest := now.Add(24 * time.Hour)
+	inMilliseconds := time.UnixMilli(at.Unix())
+	switch {
+	case err != nil:
+		return time.Time{}, errors.New("not a time: give a day like 2026-11-03, RFC 3339 like 2026-11-03T00:00:00Z, or Unix time in seconds")
+	case at.After(latest) && inMilliseconds.After(earliestPassword) && inMilliseconds.Before(latest):
+		return time.Time{}, errors.New("it is Unix time in milliseconds: give it in seconds, without the last three digits")
+	case at.After(latest):
+		return time.Time{}, errors.New("it lies in the future: give the day on which the password was last set")
+	case at.Before(earliestPassword):
+		return time.Time{}, errors.New("it lies before 1980: give the day on which the password was last set, like 2026-11-03")
+	}
+	return at.UTC(), nil
+}
+
+// zeroOrDays is a check for durations of days. Fewer seconds than a day has are most likely days without their unit.
+func zeroOrDays(value time.Duration) error {
+	if value != 0 && value < 24*time.Hour {
+		return fmt.Errorf("%s is too short: give 0 or at least a day, with the unit d for days, like 14d", value)
+	}
+	return nil
 }
 
 // readUserAPIToken takes a User-API token as people paste it and refuses what cannot be one. Errors hold nothing of it.
