@@ -43,10 +43,14 @@ type testPackage struct {
 
 // test is one of them, alone.
 type test struct {
-	name  string
-	took  time.Duration
-	reach map[string][]block // by file, what it ran
+	name     string
+	took     time.Duration
+	reach    map[string][]block // by file, what it ran
+	unsteady bool               // it does not always pass on the code as it is
 }
+
+// runsToMeasure are how often each test is run at first, to find those that do not always pass.
+const runsToMeasure = 3
 
 // block is a piece of a file as the coverage tool cuts it: from one line and column to another.
 type block struct {
@@ -58,7 +62,7 @@ func (b block) holds(line, column int) bool {
 		(line < b.toLine || line == b.toLine && column < b.toColumn)
 }
 
-// newSuite runs each test alone on the code as it is. Each must pass.
+// newSuite runs each test alone on the code as it is.
 func newSuite(ctx context.Context, s settings, directory string) (*suite, error) {
 	made := &suite{directory: directory, blocks: map[string]map[block]bool{}}
 	for _, changed := range s.packages {
@@ -107,7 +111,9 @@ func (s *suite) measure(ctx context.Context, settings settings, p *testPackage) 
 		p.tests = append(p.tests, t)
 		group.Go(func() error { return s.measureOne(ctx, p, t, binary) })
 	}
-	return true, group.Wait()
+	err = group.Wait()
+	p.tests = slices.DeleteFunc(p.tests, func(t *test) bool { return t.unsteady })
+	return true, err
 }
 
 func (s *suite) binaryOf(p *testPackage, kind string) string {
@@ -117,13 +123,16 @@ func (s *suite) binaryOf(p *testPackage, kind string) string {
 func (s *suite) measureOne(ctx context.Context, p *testPackage, t *test, binary string) error {
 	profile := binary + "." + t.name
 	began := time.Now()
-	verdict, output, err := runTests(ctx, p, binary, []string{t.name}, 10*time.Minute, 0, "-test.coverprofile="+profile)
-	t.took = time.Since(began)
+	verdict, output, err := runTests(ctx, p, binary, []string{t.name}, 10*time.Minute, 0,
+		"-test.count="+strconv.Itoa(runsToMeasure), "-test.coverprofile="+profile)
+	t.took = time.Since(began) / runsToMeasure
 	if err != nil {
 		return err
 	}
 	if verdict != survived {
-		return fmt.Errorf("%s fails on the code as it is:\n%s", t.name, output)
+		t.unsteady = true
+		fmt.Printf("%s is left out, for it does not always pass on the code as it is:\n%s", t.name, output)
+		return nil
 	}
 	content, err := os.ReadFile(profile)
 	if err != nil {

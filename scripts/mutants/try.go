@@ -183,11 +183,11 @@ func (s *suite) tryPackage(ctx context.Context, p *testPackage, m *mutant, tests
 // tryTests runs either the slow ones of the tests or the others. Where there are none, the verdict stays as it was.
 func tryTests(ctx context.Context, p *testPackage, binary string, m *mutant, tests []*test, slow bool, before verdict) (verdict, string, error) {
 	var names []string
-	patience := 20 * time.Second
+	patience := 10 * time.Second
 	for _, t := range tests {
 		if t.took > quick == slow {
 			names = append(names, t.name)
-			patience += 5 * t.took
+			patience += 3 * t.took
 		}
 	}
 	if len(names) == 0 {
