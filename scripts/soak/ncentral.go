@@ -20,7 +20,8 @@ type temper struct {
 	restless bool
 }
 
-// tempers are those of the servers behind the configs, one each.
+// tempers are those of the servers behind the configs, one each. All state how long their tokens live: where a server keeps
+// that to itself, nobody can know that its limit changed.
 var tempers = []temper{
 	{name: "plain", set: func(*simulator.Knobs) {}},
 	{name: "single-use", set: func(k *simulator.Knobs) {
@@ -30,7 +31,7 @@ var tempers = []temper{
 		k.RefreshEndsPredecessor, k.DataForbidden, k.RetryAfterSeconds = true, true, 1
 	}},
 	{name: "terse", restless: true, set: func(k *simulator.Knobs) {
-		k.HideCoreErrors, k.OmitExpirySeconds, k.OmitStartTime, k.LinksNested = true, true, true, true
+		k.HideCoreErrors, k.OmitStartTime, k.LinksNested = true, true, true
 		k.HiddenErrorKey = "error message"
 	}},
 	{name: "jealous", jealous: true, restless: true, set: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }},

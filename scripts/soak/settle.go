@@ -203,8 +203,6 @@ func (s *soak) whyOpen(n *ncentral, issued simulator.IssuedToken, requests []sim
 	switch {
 	case issued.Lost:
 		return "the answer was lost"
-	case n.knobs.OmitExpirySeconds && issued.ExpiresAt.Sub(issued.IssuedAt) > longestTTL:
-		return "the server did not tell that it would live for so long"
 	case n.strandedAt().After(issued.IssuedAt):
 		return "its config was deleted"
 	case s.ledger.handedOutFor(issued.Access) != "":
