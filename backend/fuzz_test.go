@@ -1,0 +1,123 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// aUserAPIToken has the form of one and is none.
+const aUserAPIToken = "eyJhbGciOiJub25lIn0.e30.c2lnbmF0dXJlLW9mLW5vYm9keQ"
+
+// anyValues are JSON values that a field may be given.
+var anyValues = []string{
+	`null`, `true`, `""`, `" "`, `"\u0000"`, `"\ud800"`, `"eyJ.eyJ.x"`, `"0"`, `"-1"`, `"1e309"`, `"14d"`, `"9223372036854775807s"`, `"2562048h"`,
+	`0`, `-0.0`, `0.5`, `-1`, `1e300`, `9223372036854775808`, `[]`, `[1,"a"]`, `{}`, `{"a":null}`, `"9999-12-31T23:59:59Z"`, `253402300800000`,
+	`"https://[::1]:0/%zz"`, `"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"`,
+}
+
+// FuzzFields gives the fields of a config and a role any values, as the framework passes them on. Whatever comes of it is the
+// caller's mistake or is stored, and can then be read; after an error, what was stored is what it was.
+func FuzzFields(f *testing.F) {
+	for _, field := range []string{
+		"url", "user_api_token", "ca_cert", "tls_server_name", "tls_skip_verify", "request_timeout", "max_retries", "max_requests_in_flight",
+		"refresh_token_ttl", "password_changed_at", "password_max_age", "expiry_warning", "config", "credential_type", "ttl", "min_ttl", "lease", "name",
+	} {
+		for _, value := range anyValues {
+			f.Add([]byte(`{"` + field + `":` + value + `}`))
+		}
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var given map[string]any
+		if json.Unmarshal(body, &given) != nil {
+			return
+		}
+		for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+			for path, whole := range map[string]map[string]any{
+				"config/fuzzed": {"url": "https://ncentral.example.com", "user_api_token": aUserAPIToken, "verify": false},
+				"roles/fuzzed":  {},
+			} {
+				m := &mount{t: t, storage: &countingStorage{}}
+				m.startAlone()
+				m.must(logical.UpdateOperation, "config/default", map[string]any{"url": "https://ncentral.example.com", "user_api_token": aUserAPIToken, "verify": false})
+				if operation == logical.PatchOperation {
+					m.must(logical.UpdateOperation, path, whole)
+				}
+				data := maps.Clone(whole)
+				maps.Copy(data, given)
+				data["verify"] = false
+				m.writeAnything(operation, path, data)
+			}
+		}
+	})
+}
+
+// startAlone makes the backend without an N-central behind it.
+func (m *mount) startAlone() {
+	m.t.Helper()
+	m.system = &systemView{StaticSystemView: logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour}}
+	backend, err := newBackend(m.t.Context(), &logical.BackendConfig{Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage}, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.backend = backend
+	m.t.Cleanup(func() { backend.Cleanup(context.Background()) })
+}
+
+func (m *mount) writeAnything(operation logical.Operation, path string, data map[string]any) {
+	m.t.Helper()
+	before := m.stored()
+	response, err := m.do(operation, path, data)
+	text := ""
+	switch {
+	case err != nil:
+		var coded logical.HTTPCodedError
+		if !errors.As(err, &coded) || coded.Code() == http.StatusInternalServerError {
+			m.t.Errorf("%s %s: not the caller's mistake: %v", operation, path, err)
+		}
+		text = err.Error()
+	case response.IsError():
+		text = response.Error().Error()
+	default:
+		m.startAlone() // what is in storage counts
+		m.must(logical.ReadOperation, path, nil)
+		return
+	}
+	if token, _ := data["user_api_token"].(string); len(token) > 20 && strings.Contains(text, token) {
+		m.t.Errorf("%s %s: the error holds the token", operation, path)
+	}
+	if !maps.Equal(before, m.stored()) {
+		m.t.Errorf("%s %s: stored all the same: %s", operation, path, text)
+	}
+}
+
+// stored answers what storage holds of configs and roles.
+func (m *mount) stored() map[string]string {
+	m.t.Helper()
+	entries := map[string]string{}
+	for _, prefix := range []string{"config/", "role/"} {
+		names, err := m.storage.List(m.t.Context(), prefix)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		for _, name := range names {
+			entry, err := m.storage.Get(m.t.Context(), prefix+name)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			entries[prefix+name] = string(entry.Value)
+		}
+	}
+	return entries
+}
