@@ -102,7 +102,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	passed := report.Failed == nil && report.purpose == toCheck
 	s.learnFrom(ctx, report, passed)
 	if report.authenticated {
-		s.record.watch(time.Now().Add(learntStands))
+		s.record.confirmed(time.Now())
 	}
 	if report.Failed == nil || report.failure != nil {
 		s.record.answered(s.life, report.failure, time.Now())

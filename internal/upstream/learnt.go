@@ -14,9 +14,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// learntStands is for how long what was just learnt holds though no token is there that would tell of a reboot.
-const learntStands = 5 * time.Minute
-
 // learningPause is how long after an attempt to learn that taught nothing the next one is made.
 const learningPause = time.Hour
 
@@ -179,7 +176,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	if isUnanswered(ncentral.KindOf(err)) {
 		return
 	}
-	s.record.watch(time.Time{})
+	s.record.confirmed(time.Now())
 	if err != nil || info.StartTime == "" || info.StartTime != s.Learnt(ctx).StartTime {
 		s.knowledge.change(ctx, func(l *store.Learnt) { *l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion} })
 	}

@@ -109,11 +109,11 @@ func (r *Record) outlived(until time.Time) {
 	r.watchedUntil = latest(r.watchedUntil, until)
 }
 
-// watch notes that what is known of the server holds now, and until then whatever tokens there are.
-func (r *Record) watch(until time.Time) {
+// confirmed notes that what is known of the server holds at that time.
+func (r *Record) confirmed(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unwatched, r.watchedUntil = false, latest(r.watchedUntil, until)
+	r.unwatched, r.watchedUntil = false, latest(r.watchedUntil, now)
 }
 
 // WatchNoMore notes that tokens were ended by which a reboot would have been found.
