@@ -8,17 +8,20 @@ GO ?= go
 # Both need a C compiler.
 RACE ?=
 
+# FUZZTIME is for how long each fuzz target runs.
+FUZZTIME ?= 30s
 # SOAK are flags of the soak, such as '-duration 1m -seed 7'; MUTANTS those of the mutation run, such as '-n 100'.
 SOAK ?=
 MUTANTS ?=
 
-.PHONY: help build server test soak mutants lint demo dev clean
+.PHONY: help build server test fuzz soak mutants lint demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
 	@echo 'make demo    see the engine at work: server, simulator, and the commands of a user'
 	@echo 'make dev     the same, left running for you to try, until Ctrl-C'
 	@echo 'make test    all tests, those against a real server too (RACE=-race PLUGIN_RACE=1: with the race detector)'
+	@echo 'make fuzz    every fuzz target for FUZZTIME, 30s unless given'
 	@echo 'make soak    ten minutes of load, faults and kills, at the end of which every promise must hold'
 	@echo "             (SOAK='-duration 1m -seed 7': shorter, and the same again)"
 	@echo 'make mutants change one thing at a time in the code and see whether a test notices; takes hours, and goes on where it'
@@ -43,6 +46,9 @@ server:
 test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) test $(RACE) -timeout 60m -count=1 ./e2e/...
+
+fuzz:
+	@scripts/fuzz.sh $(FUZZTIME)
 
 soak: server
 	@$(GO) build -o bin/soak ./scripts/soak
