@@ -6,6 +6,7 @@ package backend
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -183,4 +184,37 @@ func TestARefreshTokenThatIsUsedUpIsNoReboot(t *testing.T) {
 		m.readRole("other")
 		m.calls(calls{simulator.EndpointRefresh: 1})
 	})
+}
+
+// What the engine itself ended meanwhile is no sign of a reboot, and a rotation that nobody wants any more makes no calls.
+func TestAnEndOfSessionsDuringARotationIsNoReboot(t *testing.T) {
+	for _, at := range []string{toRefresh, "GET /api/server-info", toAuthenticate} {
+		t.Run(at, func(t *testing.T) {
+			inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = at == toAuthenticate }, func(m *mount) {
+				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+				m.readRole("other")
+				if at == "GET /api/server-info" {
+					m.must(logical.DeleteOperation, "sessions/other", nil) // of a time without tokens
+					time.Sleep(time.Second)
+				}
+				g := m.gated()
+				m.read(nil)
+				time.Sleep(54 * time.Minute)
+				release := g.hold(at)
+				m.read(nil) // starts the rotation
+				synctest.Wait()
+				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+				m.lives(m.read(nil))
+				m.ResetCounts()
+				release()
+				synctest.Wait()
+				if at == "GET /api/server-info" { // else what it brought is logged out
+					m.calls(nil)
+				}
+				m.ResetCounts()
+				m.lives(m.read(nil))
+				m.calls(nil)
+			})
+		})
+	}
 }

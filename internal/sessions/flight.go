@@ -12,6 +12,7 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
+	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // flight is one obtaining of a token for a role, whoever waits for it.
@@ -20,9 +21,10 @@ type flight struct {
 	config *store.Config
 	ended  uint64
 
-	awaited    atomic.Bool   // some reader waits for it
-	failedOnce chan struct{} // closed when its first attempt failed
-	overtaken  chan struct{} // closed when it was obtained for what is no more
+	awaited    atomic.Bool     // some reader waits for it
+	failedOnce chan struct{}   // closed when its first attempt failed
+	wanted     context.Context // ends when it was obtained for what is no more
+	overtake   context.CancelFunc
 	done       chan struct{} // closed when it landed
 	result     error         // why it brought no token; to be read once it landed
 
@@ -31,9 +33,10 @@ type flight struct {
 }
 
 func newFlight(v *view, ended uint64) *flight {
+	wanted, overtake := context.WithCancel(context.Background())
 	return &flight{
-		role: v.role, config: v.config, ended: ended,
-		failedOnce: make(chan struct{}), overtaken: make(chan struct{}), done: make(chan struct{}),
+		role: v.role, config: v.config, ended: ended, wanted: wanted, overtake: overtake,
+		failedOnce: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -139,7 +142,7 @@ func (m *Manager) start(slot *slot, v *view) *flight {
 // overtake sends the readers of the slot's flight to start over. The slot is locked.
 func (s *slot) overtake() {
 	if s.flight != nil {
-		close(s.flight.overtaken)
+		s.flight.overtake()
 		s.flight = nil
 	}
 }
@@ -149,6 +152,7 @@ func (s *slot) overtake() {
 func (m *Manager) fly(slot *slot, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
+	ctx = upstream.WhileWanted(ctx, f.wanted)
 	traced := ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
 		f.attemptFailed(fmt.Sprintf("config %q: %s; it is tried again", f.config.Name, err))
 	}})

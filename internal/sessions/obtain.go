@@ -33,7 +33,7 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 	if session.Serves(f.config, f.role) {
 		terms.asked.TokenEnd = session.Current.ServableUntil()
 		if m.mayRefresh(ctx, slot, server, session.Current) {
-			token, err := m.refresh(ctx, slot, server, session.Current, terms)
+			token, err := m.refresh(ctx, slot, f, server, session.Current, terms)
 			if token != nil || err != nil {
 				return token, err
 			}
@@ -48,7 +48,9 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 
 // refresh renews the session of the token. Where that brings none, and the server is not down, it answers nothing:
 // authenticate is next.
-func (m *Manager) refresh(ctx context.Context, slot *slot, server *upstream.Server, current *store.Token, terms terms) (*store.Token, error) {
+func (m *Manager) refresh(
+	ctx context.Context, slot *slot, f *flight, server *upstream.Server, current *store.Token, terms terms,
+) (*store.Token, error) {
 	grant, err := server.Refresh(ctx, current.RefreshToken, terms.asked)
 	if err == nil {
 		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
@@ -66,8 +68,8 @@ func (m *Manager) refresh(ctx context.Context, slot *slot, server *upstream.Serv
 	if failure.Final() {
 		slot.refreshRefused(current.RefreshToken)
 	}
-	if failure.Kind == ncentral.KindRefused && !slot.mayBeUsedUp(current.RefreshToken) {
-		// It should still have lived: N-central was rebooted, perhaps for an upgrade.
+	if failure.Kind == ncentral.KindRefused && !slot.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
+		// It should still have lived, and the engine has not ended it: N-central was rebooted, perhaps for an upgrade.
 		server.ForgetLearnt(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()

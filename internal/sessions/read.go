@@ -297,7 +297,7 @@ func (m *Manager) awaitNew(ctx context.Context, slot *slot, v *view, want Want, 
 	case <-flight.failedOnce:
 	case <-timer.C:
 		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", v.config.Name, v.config.RequestTimeout))
-	case <-flight.overtaken:
+	case <-flight.wanted.Done():
 		return nil, ErrOvertaken
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -315,7 +315,7 @@ func (m *Manager) awaitEnd(ctx context.Context, flight *flight, found *findings)
 	case <-flight.done:
 		found.obtained = flight.result == nil
 		return flight.result
-	case <-flight.overtaken:
+	case <-flight.wanted.Done():
 		return ErrOvertaken
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -76,7 +76,7 @@ func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // takePlace waits for a place among the requests in flight. The error is an *ncentral.Error.
 func (a *attempts) takePlace(ctx context.Context) (release func(), err error) {
-	ctx, stop := whileAwaited(ctx)
+	ctx, stop := untilUnwanted(ctx)
 	defer stop()
 	if ctx.Err() != nil {
 		return nil, a.noPlace(ncentral.KindTimeout, "the time for all of it was over before it was sent", ctx.Err())
@@ -175,13 +175,18 @@ func (t *turn) giveBack() {
 	}
 }
 
-type readerKey struct{}
+type wantedKey struct{}
 
-// AwaitedBy answers a context of its own for a call that the reader's context must not break off, since N-central may have
-// opened a session by then that nobody would know of. An attempt that has not been sent when the reader goes is not made.
-// The reader's values stay behind.
+// WhileWanted returns a context for calls that are wanted as long as another context lasts. An attempt that has not been
+// sent by its end is not made. One that has been is not broken off, since N-central may have opened a session by then that
+// nobody would know of.
+func WhileWanted(ctx, wanted context.Context) context.Context {
+	return context.WithValue(ctx, wantedKey{}, wanted)
+}
+
+// AwaitedBy is WhileWanted for a call that one reader waits for.
 func AwaitedBy(ctx, reader context.Context) context.Context {
-	return context.WithValue(forOneReader(ctx), readerKey{}, reader)
+	return WhileWanted(forOneReader(ctx), reader)
 }
 
 type forOneReaderKey struct{}
@@ -194,11 +199,14 @@ func forOneReader(ctx context.Context) context.Context {
 
 func isForOneReader(ctx context.Context) bool { return ctx.Value(forOneReaderKey{}) != nil }
 
-// whileAwaited answers a context that also ends with the reader of the call, if it has one.
-func whileAwaited(ctx context.Context) (context.Context, context.CancelFunc) {
+// untilUnwanted returns a context that also ends when the call is not wanted any more.
+func untilUnwanted(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	if reader, ok := ctx.Value(readerKey{}).(context.Context); ok {
-		stop := context.AfterFunc(reader, cancel)
+	if wanted, ok := ctx.Value(wantedKey{}).(context.Context); ok {
+		if wanted.Err() != nil {
+			cancel() // at once: AfterFunc has it done some time
+		}
+		stop := context.AfterFunc(wanted, cancel)
 		return ctx, func() { stop(); cancel() }
 	}
 	return ctx, cancel

@@ -173,7 +173,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 		info, err = s.client.ServerInfo(ctx, accessToken)
 		return err
 	})
-	if isUnanswered(ncentral.KindOf(err)) {
+	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindRefused { // what ended the token, others find out
 		return
 	}
 	s.record.confirmed(time.Now())
