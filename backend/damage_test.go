@@ -192,6 +192,26 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 	}
 }
 
+// A role that could not be read keeps no config, and may be restored after its config was deleted.
+func TestARoleWithoutAConfigKeepsNoListFromItsAnswer(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		if err := m.storage.Delete(context.Background(), "config/default"); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		for _, path := range []string{"roles/", "sessions/"} {
+			if keys := m.must(logical.ListOperation, path, nil)["keys"]; !slices.Equal(keys.([]string), []string{"monitoring"}) {
+				t.Errorf("%s: %v", path, keys)
+			}
+		}
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 || !strings.Contains(text, `unknown config "default"`) {
+			t.Errorf("%d %s", code, text)
+		}
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+	})
+}
+
 func TestStatusAndMetricsTellOfNothingWhereNothingCanBeRead(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default", "config/other"}, func(m *mount) {
 		if answer, warnings := m.told(logical.ReadOperation, "status", nil); len(answer["configs"].(map[string]any)) != 0 || strings.Count(warnings, "left out: ") != 2 {

@@ -181,10 +181,10 @@ func configSettings() []setting[store.Config] {
 		textSetting(fieldCACert, checkCACert, func(c *store.Config) *string { return &c.CACert }),
 		textSetting(fieldTLSServerName, checkServerName, func(c *store.Config) *string { return &c.TLSServerName }),
 		boolSetting(fieldTLSSkipVerify, false, func(c *store.Config) *bool { return &c.TLSSkipVerify }),
-		durationSetting(fieldRequestTimeout, defaultRequestTimeout, between(time.Second, 20*time.Second),
+		durationSetting(fieldRequestTimeout, defaultRequestTimeout, between(store.LeastRequestTimeout, store.MostRequestTimeout),
 			func(c *store.Config) *time.Duration { return &c.RequestTimeout }),
-		intSetting(fieldMaxRetries, defaultMaxRetries, 0, 10, func(c *store.Config) *int { return &c.MaxRetries }),
-		intSetting(fieldMaxRequestsInFlight, defaultMaxRequestsInFlight, 1, 50, func(c *store.Config) *int { return &c.MaxRequestsInFlight }),
+		intSetting(fieldMaxRetries, defaultMaxRetries, 0, store.MostRetries, func(c *store.Config) *int { return &c.MaxRetries }),
+		intSetting(fieldMaxRequestsInFlight, defaultMaxRequestsInFlight, 1, store.MostRequestsInFlight, func(c *store.Config) *int { return &c.MaxRequestsInFlight }),
 		durationSetting(fieldRefreshTokenTTL, 0, zeroOrAtLeast(time.Minute), func(c *store.Config) *time.Duration { return &c.RefreshTokenTTL }),
 		{
 			field: fieldPasswordChangedAt,

@@ -188,8 +188,8 @@ func (a *API) listSessions(ctx context.Context, _ *logical.Request, data *framew
 	}
 	return listed(names, data, func(name string) (map[string]any, error) {
 		described, err := a.Sessions.Describe(ctx, name)
-		if errors.Is(err, sessions.ErrUnknownRole) {
-			return map[string]any{}, nil
+		if errors.Is(err, sessions.ErrUnknownRole) || errors.Is(err, sessions.ErrUnknownConfig) {
+			return map[string]any{}, nil // its token is handed out no more
 		}
 		if err != nil {
 			return nil, err

@@ -13,6 +13,14 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
+// The bounds of a config's numbers. What is stored beyond them is damage, with which a client would hang or crash.
+const (
+	LeastRequestTimeout  = time.Second
+	MostRequestTimeout   = 20 * time.Second
+	MostRetries          = 10
+	MostRequestsInFlight = 50
+)
+
 // Config is an N-central server and the credential for it.
 type Config struct {
 	Name string `json:"-"`
@@ -41,8 +49,13 @@ func (c *Config) prepare(name string) error {
 	c.Name = name
 	c.userAPITokenExpiresAt = expiryOf(c.UserAPIToken)
 	c.fingerprint = fingerprint(c.URL, c.UserAPIToken, c.Authorities(), c.TLSServerName, fmt.Sprint(c.TLSSkipVerify))
-	if c.URL == "" || c.UserAPIToken == "" {
+	switch {
+	case c.URL == "" || c.UserAPIToken == "":
 		return errIncomplete
+	case c.RequestTimeout < LeastRequestTimeout || c.RequestTimeout > MostRequestTimeout, c.MaxRetries < 0 || c.MaxRetries > MostRetries,
+		c.MaxRequestsInFlight < 1 || c.MaxRequestsInFlight > MostRequestsInFlight,
+		c.RefreshTokenTTL < 0, c.PasswordMaxAge < 0, c.ExpiryWarning < 0:
+		return errOutOfRange
 	}
 	return nil
 }

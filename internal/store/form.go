@@ -18,6 +18,7 @@ const currentFormat = 1
 var (
 	errNewer      = errors.New("it was written by a newer version of this engine")
 	errIncomplete = errors.New("it lacks what every entry of its kind has")
+	errOutOfRange = errors.New("a number in it is out of range")
 )
 
 // UnreadableError says that a stored entry is damaged, or was written by a newer version of the engine. It can be
@@ -33,7 +34,7 @@ func (e *UnreadableError) Error() string {
 
 // reasonOf says why an entry cannot be read, without quoting it.
 func reasonOf(err error) string {
-	if errors.Is(err, errNewer) || errors.Is(err, errIncomplete) {
+	if errors.Is(err, errNewer) || errors.Is(err, errIncomplete) || errors.Is(err, errOutOfRange) {
 		return err.Error()
 	}
 	return "it is damaged"

@@ -34,7 +34,7 @@ func FuzzStoredEntries(f *testing.F) {
 	for _, value := range anyEntries {
 		f.Add([]byte(value))
 	}
-	config := Config{URL: "https://ncentral.example.com", UserAPIToken: "a.b.c"}
+	config := Config{URL: "https://ncentral.example.com", UserAPIToken: "a.b.c", RequestTimeout: time.Second, MaxRequestsInFlight: 1}
 	role := Role{Config: "default", CredentialType: Shared}
 	session := Session{Current: &Token{AccessToken: "a", DiesAt: time.Now().Add(time.Hour)}}
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -43,6 +43,9 @@ func (r *Role) prepare(name string) error {
 	if r.Config == "" || r.CredentialType != Shared && r.CredentialType != Dedicated {
 		return errIncomplete
 	}
+	if r.TTL < 0 || r.MinTTL != nil && *r.MinTTL < 0 {
+		return errOutOfRange
+	}
 	return nil
 }
 
