@@ -42,7 +42,7 @@ func FuzzStorage(f *testing.F) {
 			m.changeStored([]string{"config/default", "role/monitoring", "session/monitoring", "learnt/default", "owed/"}[entry%5], field, jsonValue(kind, text, number))
 			m.start()
 			for _, path := range []string{"config/default", "roles/monitoring", "sessions/monitoring", "creds/monitoring"} {
-				_, _ = m.do(logical.ReadOperation, path, nil)
+				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.ReadOperation, Path: path, Storage: m.storage})
 			}
 			for _, path := range []string{"config/", "roles/", "sessions/"} {
 				m.must(logical.ListOperation, path, nil)
