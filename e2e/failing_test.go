@@ -146,7 +146,9 @@ func TestRefusedUserAPITokenLeavesTheLiveTokenInUse(t *testing.T) {
 	if failure := m.readUntilDead("monitoring", stale); statusOf(failure) != badRequest {
 		t.Errorf("with the token dead: %d, want 400: %v", statusOf(failure), failure)
 	}
-	m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+	m.expectCalls(calls{
+		simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1,
+	})
 
 	m.userAPIToken = newToken
 	m.write("config/default", m.config())

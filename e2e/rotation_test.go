@@ -42,7 +42,7 @@ func TestTokenNearItsEndIsRefreshed(t *testing.T) {
 	if by := m.get("sessions/monitoring")["obtained_by"]; by != "refresh" {
 		t.Errorf("the second token was obtained by %v", by)
 	}
-	m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
+	m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1})
 }
 
 func TestRefusedRefreshLeadsToAuthenticate(t *testing.T) {
@@ -52,7 +52,7 @@ func TestRefusedRefreshLeadsToAuthenticate(t *testing.T) {
 	first := m.read("monitoring")
 	m.FailNext(simulator.EndpointRefresh, -1, refused)
 	m.readAnother("monitoring", first.token, 10*time.Second)
-	m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointRefresh: 1})
+	m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1})
 }
 
 // TestNoReaderHoldsADeadToken reads over several rotations on servers that end tokens in different ways.
