@@ -10,18 +10,26 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Whoever may write roles can write very many. A request that is about some of them, and a tick, work on these alone.
-func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
-	const many = 100_000
+// inBubbleOfManyRoles has so many roles in storage that no plugin has read.
+func inBubbleOfManyRoles(t *testing.T, many int, value string, test func(m *mount)) {
+	t.Helper()
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		for i := range many {
-			role := &logical.StorageEntry{Key: fmt.Sprintf("role/r%06d", i), Value: []byte(`{"config":"default","credential_type":"shared","ttl":0,"lease":true}`)}
-			if err := m.storage.Put(m.t.Context(), role); err != nil {
+			if err := m.storage.Put(m.t.Context(), &logical.StorageEntry{Key: fmt.Sprintf("role/r%06d", i), Value: []byte(value)}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		m.start()
+		test(m)
+	})
+}
+
+const roleOfDefault = `{"config":"default","credential_type":"shared","ttl":0,"lease":true}`
+
+// Whoever may write roles can write very many. A request that is about some of them, and a tick, work on these alone.
+func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
+	inBubbleOfManyRoles(t, 100_000, roleOfDefault, func(m *mount) {
 		costs := func(what string, atMost int64, do func()) {
 			t.Helper()
 			before := m.storage.calls.Load()
@@ -43,5 +51,52 @@ func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 		costs("status", 10, func() { m.must(logical.ReadOperation, "status", nil) })
 		costs("metrics", 10, func() { m.must(logical.ReadOperation, "metrics", nil) })
 		costs("a new role", 10, func() { m.must(logical.UpdateOperation, "roles/new", nil) })
+	})
+}
+
+// The deletion of a config must look at every role, once, and keeps none of them in memory; its answer is no longer for
+// there being many.
+func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
+	const many = 20_000
+	for name, test := range map[string]struct {
+		role, config string
+		isRefused    bool
+	}{
+		"none names it":      {roleOfDefault, "config/unused", false},
+		"all name it":        {roleOfDefault, "config/default", true},
+		"none can be read":   {"{", "config/unused", false},
+		"nor can the one be": {"{", "config/default", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubbleOfManyRoles(t, many, test.role, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/unused", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+				calls, before := m.storage.calls.Load(), heap()
+				response, err := m.do(logical.DeleteOperation, test.config, nil)
+				if err != nil || response.IsError() != test.isRefused {
+					t.Fatal(err, response.IsError())
+				}
+				if made := m.storage.calls.Load() - calls; made > many+20 {
+					t.Errorf("%d storage calls", made)
+				}
+				answer := fmt.Sprint(response.Data, response.Warnings)
+				if response = nil; len(answer) > 20_000 {
+					t.Errorf("the answer has %d characters", len(answer))
+				}
+				if grown := heap() - before; grown > many*20 {
+					t.Errorf("it left %d bytes in memory", grown)
+				}
+			})
+		})
+	}
+}
+
+// Of all that cannot be read, a list names every one, and warns of some and how many more there are.
+func TestAListOfManyDamagedRolesWarnsOfSome(t *testing.T) {
+	const many = 1000
+	inBubbleOfManyRoles(t, many, "{", func(m *mount) {
+		response, err := m.do(logical.ListOperation, "roles/", nil)
+		if err != nil || len(response.Data["keys"].([]string)) != many+1 || len(response.Warnings) != 51 || response.Warnings[50] != fmt.Sprint(many-50, " more such") {
+			t.Error(err, len(response.Warnings))
+		}
 	})
 }

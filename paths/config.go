@@ -332,7 +332,7 @@ func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	if len(users) > 0 {
-		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them another config first: %s", name, strings.Join(users, ", ")))
+		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them another config first: %s", name, strings.Join(some(users), ", ")))
 	}
 	return withWarnings(nil, warnings), nil
 }
@@ -384,14 +384,13 @@ func (a *API) stranded(ctx context.Context, config string) (warnings []string, e
 
 // rolesOf returns the roles that name the config, and a warning for each role that cannot be read.
 func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []string, err error) {
-	roles, err := a.Store.Roles.All(ctx)
-	for _, role := range roles {
+	err = a.Store.Roles.Each(ctx, func(role *store.Role) {
 		if role.Config == config {
 			users = append(users, role.Name)
 		}
-	}
+	})
 	warnings, err = leftOut(err)
-	return users, warnings, err
+	return users, some(warnings), err
 }
 
 func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -316,7 +316,7 @@ func listed(names []string, data *framework.FieldData, infoOf func(name string) 
 			info[name] = told
 		}
 	}
-	return withWarnings(logical.ListResponseWithInfo(keys, info), warnings), nil
+	return withWarnings(logical.ListResponseWithInfo(keys, info), some(warnings)), nil
 }
 
 func listAnswerFields(of, info string) map[string]*framework.FieldSchema {
@@ -362,6 +362,17 @@ func together(fields ...map[string]*framework.FieldSchema) map[string]*framework
 		maps.Copy(all, some)
 	}
 	return all
+}
+
+// mostNamed bounds how many names or warnings of one kind an answer holds: there may be very many.
+const mostNamed = 50
+
+// some returns the texts, or the first of them and how many more there are.
+func some(texts []string) []string {
+	if len(texts) <= mostNamed {
+		return texts
+	}
+	return append(texts[:mostNamed:mostNamed], fmt.Sprintf("%d more such", len(texts)-mostNamed))
 }
 
 // withWarnings answers the response with the warnings added; a nil response becomes one that has them, if there are any.

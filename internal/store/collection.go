@@ -201,15 +201,43 @@ func (c *Collection[T]) Names(ctx context.Context) ([]string, error) {
 // read.
 func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	names, err := c.Names(ctx)
+	failures := []error{err}
 	var entries []*T
 	for _, name := range names {
-		entry, getErr := c.Get(ctx, name)
-		err = errors.Join(err, getErr)
+		entry, err := c.Get(ctx, name)
+		failures = append(failures, err)
 		if entry != nil { // it may have been deleted in the meantime
 			entries = append(entries, entry)
 		}
 	}
-	return entries, err
+	return entries, errors.Join(failures...)
+}
+
+// Each visits the stored entries, sorted by name. What memory does not hold it does not hold afterwards either, for there
+// may be very many. A failure of storage ends the walk; entries that cannot be read are joined in the error at its end.
+func (c *Collection[T]) Each(ctx context.Context, visit func(*T)) error {
+	names, err := c.Names(ctx)
+	if err != nil {
+		return err
+	}
+	var unreadable []error
+	for _, name := range names {
+		read := c.fetch
+		if c.Holds(name) {
+			read = c.Get
+		}
+		entry, err := read(ctx, name)
+		var damaged *UnreadableError
+		switch {
+		case errors.As(err, &damaged):
+			unreadable = append(unreadable, err)
+		case err != nil:
+			return err
+		case entry != nil: // it may have been deleted in the meantime
+			visit(entry)
+		}
+	}
+	return errors.Join(unreadable...)
 }
 
 func (c *Collection[T]) forget(name string) {
