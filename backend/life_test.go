@@ -99,6 +99,7 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 		if !m.AccessTokenLives(first) {
 			t.Error("the token that readers still hold was ended before its stated expiry")
 		}
+		synctest.Wait()
 		if m.OpenSessions() != 2 {
 			t.Errorf("%d sessions are open, want the role's two: learning left some", m.OpenSessions())
 		}

@@ -86,6 +86,20 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			m.calls(calls{simulator.EndpointValidate: 1})
 		})
 	})
+	t.Run("nobody can be asked for a while", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.read(nil)
+			m.start()
+			m.FailNext(simulator.AnyEndpoint, -1, hang)
+			for i := range 120 {
+				if o := m.begin(logical.ReadOperation, "creds/monitoring", nil)(); o.token() == "" || o.took > time.Second && i > 0 {
+					t.Fatalf("read %d waited %s: %v", i, o.took, o.err)
+				}
+				time.Sleep(time.Second)
+			}
+			m.ClearFailures()
+		})
+	})
 	t.Run("a new token is no proof", func(t *testing.T) {
 		inBubble(t, nil, func(m *mount) {
 			m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})

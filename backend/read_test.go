@@ -210,3 +210,23 @@ func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 		})
 	}
 }
+
+// What must be learnt before the first rotation leaves a slow server the time to give a token.
+func TestLearningLeavesTimeForTheRotation(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.must(logical.DeleteOperation, "config/default", nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		first := m.lives(m.read(nil))
+		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
+		time.Sleep(40 * time.Minute)
+		if m.lives(m.read(map[string]any{"min_ttl": "30m"})) == first {
+			t.Error("no new token was had")
+		}
+		time.Sleep(time.Minute)
+		if open := m.OpenSessions(); open != 2 {
+			t.Errorf("%d sessions are open, want the role's two", open)
+		}
+	})
+}

@@ -250,6 +250,9 @@ func (m *Manager) validateInHand(ctx context.Context, slot *slot, v *view, want 
 	return nil
 }
 
+// longestLaterProof bounds the wait for a proof after one that could not be had.
+const longestLaterProof = time.Second
+
 // prove has one token of the config that came from storage validated, for all who read meanwhile, before the first is
 // handed out: the storage may be of the past, as after a snapshot was restored. A token that cannot be asked after is
 // handed out all the same, with a warning.
@@ -261,7 +264,11 @@ func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *finding
 		}
 		return nil, err
 	})
-	timer := time.NewTimer(v.config.RequestTimeout)
+	wait := v.config.RequestTimeout
+	if v.record.StorageWasDoubted() {
+		wait = min(wait, longestLaterProof) // others have waited in vain
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case result := <-proof:
@@ -270,8 +277,11 @@ func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *finding
 		}
 		found.unproven = result.Err
 	case <-timer.C:
-		found.unproven = fmt.Errorf("config %q: N-central has not answered within %s", v.config.Name, v.config.RequestTimeout)
+		found.unproven = fmt.Errorf("config %q: N-central has not answered yet", v.config.Name)
 	case <-ctx.Done():
+	}
+	if found.unproven != nil {
+		v.record.DoubtStorage()
 	}
 }
 

@@ -139,7 +139,7 @@ func canLogOut(can bool) func(*store.Learnt) {
 // LearnBeforeRotating finds out whether this server's refresh ends the access token before it and whether authenticate
 // ends earlier sessions, on sessions of its own making, where that is not known, or was learnt before a time in which no
 // token would have told of a reboot. Any number of concurrent callers cause one such attempt. What could not be learnt
-// stays unknown. The sessions that could not be ended are the caller's to end: of concurrent callers, one gets them.
+// stays unknown. The sessions that it opened are the caller's to end: of concurrent callers, one gets them.
 func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (left []Grant) {
 	now := time.Now()
 	if !s.NextAttempt(now).IsZero() {
@@ -152,6 +152,9 @@ func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (l
 		if s.knowsHowToRotate(ctx) || s.learningIsPaused(now) {
 			return nil, nil
 		}
+		// A slow server must leave the caller time to obtain a token all the same.
+		ctx, cancel := context.WithTimeout(ctx, s.FlightLimit()/2)
+		defer cancel()
 		report := s.examine(ctx, toRotate, true)
 		s.Adopt(ctx, report)
 		left = report.Left

@@ -19,8 +19,9 @@ type Record struct {
 	learning *sync.Mutex
 	counters *counters
 
-	// storageProven is set once N-central was asked after a token that came from storage.
-	storageProven atomic.Bool
+	// storageProven is set once N-central was asked after a token that came from storage, and storageDoubted once that was
+	// tried in vain.
+	storageProven, storageDoubted atomic.Bool
 
 	mu sync.Mutex
 	// watchedUntil is until when a token lives that the tick asks after, and that a reboot would be found by; unwatched is
@@ -91,6 +92,12 @@ func (r *Record) StorageIsProven() bool { return r.storageProven.Load() }
 
 // ProveStorage notes that N-central was asked after a token that came from storage.
 func (r *Record) ProveStorage() { r.storageProven.Store(true) }
+
+// DoubtStorage notes that N-central could not be asked after a token that came from storage.
+func (r *Record) DoubtStorage() { r.storageDoubted.Store(true) }
+
+// StorageWasDoubted reports whether that was tried in vain.
+func (r *Record) StorageWasDoubted() bool { return r.storageDoubted.Load() }
 
 // opened notes that a token was obtained that is looked after until then.
 func (r *Record) opened(until, now time.Time) {
