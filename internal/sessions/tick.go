@@ -30,8 +30,13 @@ const (
 // the logouts owed. It is for the active node, once a minute. No config waits for the server of another. What its time
 // does not suffice for is left to the next tick.
 func (m *Manager) Tick(ctx context.Context) error {
+	if !m.begin() {
+		return nil
+	}
+	defer m.running.Done()
 	ctx, cancel := context.WithTimeout(ctx, tickLimit)
 	defer cancel()
+	defer context.AfterFunc(m.background, cancel)()
 	roles, err := m.store.Sessions.Names(ctx)
 	if err != nil {
 		return err
