@@ -319,6 +319,7 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 				if refreshes := m.all(simulator.EndpointRefresh); refreshes < 2 {
 					t.Errorf("%d refreshes", refreshes)
 				}
+				synctest.Wait() // the sessions that were opened to learn are logged out beside it
 				m.ResetCounts()
 				time.Sleep(2 * time.Second)
 				m.lives(m.must(logical.ReadOperation, "creds/role-0", map[string]any{"validate": true}))
