@@ -230,3 +230,36 @@ func TestLearningLeavesTimeForTheRotation(t *testing.T) {
 		}
 	})
 }
+
+// A reader that looked before a token was obtained, and comes to ask for one after, looks again and asks for none.
+func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.read(nil)
+		time.Sleep(40 * time.Minute)
+		m.ResetCounts()
+		goOn := make(chan struct{})
+		var looks atomic.Int64
+		holdsTheSecond := func(key string) {
+			if key != "learnt/default" {
+				return
+			}
+			if looks.Add(1) == 2 {
+				<-goOn
+			} else {
+				m.backend.InvalidateKey(context.Background(), key) // so that the next look comes by here
+			}
+		}
+		storage.got.Store(&holdsTheSecond)
+		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		late := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "30m"})
+		synctest.Wait()
+		token := m.lives(m.read(map[string]any{"min_ttl": "30m"}))
+		close(goOn)
+		if o := late(); o.token() != token {
+			t.Errorf("another token, or none: %v", o.err)
+		}
+		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
+	})
+}
