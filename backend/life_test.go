@@ -152,6 +152,26 @@ func TestTickReplacesADeadTokenAndSuspectsTheOthers(t *testing.T) {
 	})
 }
 
+// Those that are not due stand in the way of none that is.
+func TestTheTickRotatesAllThatIsDue(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		roles := m.addRoles(20, nil)
+		for _, role := range roles[:10] {
+			m.readRole(role)
+		}
+		time.Sleep(54 * time.Minute)
+		for _, role := range roles[10:] {
+			m.readRole(role)
+		}
+		m.ResetCounts()
+		m.tick()
+		synctest.Wait()
+		if refreshes := m.all(simulator.EndpointRefresh); refreshes != 10 {
+			t.Errorf("%d of 10 were rotated", refreshes)
+		}
+	})
+}
+
 func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.lives(m.read(nil))

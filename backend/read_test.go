@@ -5,6 +5,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -262,4 +263,25 @@ func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 		}
 		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
 	})
+}
+
+// Readers start over once, and are told what it is where that is overtaken too.
+func TestReadersStartOverOnce(t *testing.T) {
+	for _, path := range []string{"creds/monitoring", "creds/worker"} {
+		inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 3 * time.Second }, func(m *mount) {
+			m.ResetCounts()
+			reader := m.begin(logical.ReadOperation, path, nil)
+			for i := range 4 {
+				time.Sleep(2 * time.Second)
+				role := strings.TrimPrefix(path, "creds/")
+				m.must(logical.UpdateOperation, "roles/"+role, map[string]any{"ttl": fmt.Sprintf("%dm", 20+i)})
+			}
+			if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "changed again and again") || o.took > 8*time.Second {
+				t.Errorf("%s: after %s: %v", path, o.took, o.err)
+			}
+			if tried := m.all(simulator.EndpointAuthenticate); tried != 2 {
+				t.Errorf("%s: %d authenticates, want 2", path, tried)
+			}
+		})
+	}
 }
