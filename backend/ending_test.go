@@ -158,6 +158,7 @@ func TestALeaseIsLoggedOutPastItsEndToo(t *testing.T) {
 			t.Error("the session lives on")
 		}
 		late := m.open(nil)
+		synctest.Wait()
 		late.Secret.InternalData["dies_at"] = time.Now().Add(-61 * time.Minute).UTC().Format(time.RFC3339Nano)
 		m.ResetCounts()
 		m.mustRevoke(late)

@@ -268,6 +268,10 @@ func TestOverrides(t *testing.T) {
 			knobs:    func(k *simulator.Knobs) { k.IgnoreOverrides = true },
 			maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute, warning: "granted more than is promised",
 		},
+		"a min_ttl above half of the grant": {
+			knobs: func(k *simulator.Knobs) { k.AccessLimit = 30 * time.Minute },
+			role:  map[string]any{"min_ttl": "20m"}, asked: "", lifetime: 30 * time.Minute, warning: "half of it, 15m0s, stands",
+		},
 		"refused": {
 			knobs: func(k *simulator.Knobs) { k.RefuseLongOverrides = true },
 			role:  map[string]any{"ttl": "2h"}, asked: "", lifetime: time.Hour, warning: "refuses to be asked",

@@ -38,18 +38,20 @@ func (m *mount) readRole(name string) map[string]any {
 // tick after it finds out, and no dead token is handed out from then on.
 func TestTheTickFindsAReboot(t *testing.T) {
 	tests := map[string]func(m *mount){
-		"nothing happens meanwhile":           func(*mount) {},
-		"a cold role is read after it":        func(m *mount) { m.readRole("cold") },
-		"another role is validated after it":  func(m *mount) { m.must(logical.ReadOperation, "creds/role-0", map[string]any{"validate": true}) },
-		"a role is read that rotates in time": func(m *mount) { m.readRole("short") },
+		"nothing happens meanwhile":          func(*mount) {},
+		"a cold role is read after it":       func(m *mount) { m.readRole("cold") },
+		"another role is validated after it": func(m *mount) { m.must(logical.ReadOperation, "creds/role-0", map[string]any{"validate": true}) },
+		"a role is read that rotates in time": func(m *mount) {
+			m.must(logical.UpdateOperation, "roles/short", map[string]any{"lease": false, "ttl": "2m"})
+			m.readRole("short")
+		},
 	}
 	for name, meanwhile := range tests {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
 				roles := m.addRoles(12, nil)
 				m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
-				m.must(logical.UpdateOperation, "roles/short", map[string]any{"lease": false, "ttl": "2m"})
-				for _, role := range append(roles, "short") {
+				for _, role := range roles {
 					time.Sleep(5 * time.Second)
 					m.readRole(role)
 				}
@@ -57,7 +59,7 @@ func TestTheTickFindsAReboot(t *testing.T) {
 				meanwhile(m)
 				time.Sleep(time.Minute)
 				m.tick()
-				for _, role := range append(roles, "short") {
+				for _, role := range roles {
 					m.lives(m.readRole(role))
 				}
 			})
@@ -217,4 +219,33 @@ func TestAnEndOfSessionsDuringARotationIsNoReboot(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A dead token that is read is replaced by the tick that finds it, not by the next reader.
+func TestTheTickReplacesWhatItFindsDead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(time.Minute)
+		m.Reboot()
+		m.ResetCounts()
+		m.tick()
+		synctest.Wait()
+		if opened := m.all(simulator.EndpointAuthenticate); opened == 0 {
+			t.Error("nothing was replaced")
+		}
+		m.ResetCounts()
+		m.lives(m.read(nil))
+		m.calls(nil)
+	})
+}
+
+// A refresh token that has expired by what N-central stated is not tried.
+func TestAnExpiredRefreshTokenIsNotTried(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefreshLimit = 30 * time.Minute }, func(m *mount) {
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.ResetCounts()
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
 }

@@ -125,10 +125,11 @@ func (m *Manager) next(ctx context.Context, role string, want Want, found *findi
 	}
 	var doubts doubts
 	if v.token != nil {
+		// In this order: a proof that fails casts suspicion, and then counts.
+		doubts.unproven = !want.Stored && !v.token.ObtainedHere && !v.record.StorageIsProven()
 		if doubts.suspect, err = m.suspect(ctx, v); err != nil {
 			return nil, nil, 0, err
 		}
-		doubts.unproven = !want.Stored && !v.token.ObtainedHere && !v.record.StorageIsProven()
 	}
 	do, err := v.decide(want, found, doubts, time.Now())
 	return slot, v, do, err
