@@ -5,6 +5,8 @@ package backend
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -41,6 +43,83 @@ func TestAnEndOfSessionsThatStorageRefusesEndsNothing(t *testing.T) {
 		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
 		if m.AccessTokenLives(token) || len(m.owedKeys()) != 0 {
 			t.Errorf("the token lives: %t; owed: %v", m.AccessTokenLives(token), m.owedKeys())
+		}
+	})
+}
+
+// failingOnce is a storage of which one write or deletion fails, and may have been done all the same.
+type failingOnce struct {
+	logical.Storage
+	fails, writes int
+	done          bool
+}
+
+func (s *failingOnce) write(do func() error) error {
+	s.writes++
+	if s.writes != s.fails {
+		return do()
+	}
+	if s.done {
+		_ = do()
+	}
+	return errors.New("storage fails")
+}
+
+func (s *failingOnce) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	return s.write(func() error { return s.Storage.Put(ctx, entry) })
+}
+
+func (s *failingOnce) Delete(ctx context.Context, key string) error {
+	return s.write(func() error { return s.Storage.Delete(ctx, key) })
+}
+
+// Whichever write of an end of sessions fails, and whether it was done or not: either all is ended or owed, or nothing was
+// ended and nothing is owed.
+func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
+	for fails := 1; fails <= 4; fails++ {
+		for _, done := range []bool{false, true} {
+			t.Run(fmt.Sprintf("write %d fails, done: %t", fails, done), func(t *testing.T) {
+				inBubble(t, nil, func(m *mount) {
+					m.read(nil)
+					m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m"}) // retires the first token
+					m.read(nil)
+					m.FailNext(simulator.EndpointLogout, -1, status(503))
+					m.startOn(&failingOnce{Storage: m.storage, fails: fails, done: done})
+					_, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+					_, there := m.must(logical.ReadOperation, "sessions/monitoring", nil)["issued_at"]
+					if owed := len(m.owedKeys()); there && (err == nil || owed != 0) || !there && (err != nil || owed != 2) {
+						t.Errorf("the session is there: %t; owed: %d; %v", there, owed, err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A process that dies between the writing of a debt and the deletion of the session leaves a token that the tick logs out:
+// nobody gets it any more then.
+func TestATokenThatIsOwedIsHandedOutNoMore(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/older", map[string]any{"lease": false}) // which the tick asks after
+		m.must(logical.ReadOperation, "creds/older", nil)
+		time.Sleep(time.Second)
+		m.read(nil)
+		session, err := m.storage.Get(context.Background(), "session/monitoring")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.FailNext(simulator.EndpointLogout, -1, hang)
+		m.begin(logical.DeleteOperation, "sessions/monitoring", nil)
+		synctest.Wait()
+		if err := m.storage.Put(context.Background(), session); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		m.ClearFailures()
+		m.tick()
+		m.lives(m.read(nil))
+		if len(m.owedKeys()) != 0 {
+			t.Errorf("owed is %v", m.owedKeys())
 		}
 	})
 }
@@ -202,5 +281,24 @@ func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 		if open := m.OpenSessions(); open != 2 || len(m.owedKeys()) != 0 {
 			t.Errorf("%d sessions are open, owed is %d", open, len(m.owedKeys()))
 		}
+	})
+}
+
+// Nor do those of tokens past their promise: what another config has is looked after at once.
+func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.must(logical.UpdateOperation, "roles/aaa", map[string]any{"config": "slow", "lease": false, "ttl": "2m"})
+		m.read(nil)
+		for range 3 { // the first token is then past what was promised
+			m.readRole("aaa")
+			time.Sleep(90 * time.Second)
+		}
+		m.FailNext(simulator.EndpointLogout, -1, hang)
+		m.Reboot()
+		ticked := m.begin(logical.RollbackOperation, "", nil)
+		synctest.Wait()
+		m.lives(m.read(nil))
+		ticked()
 	})
 }

@@ -49,7 +49,7 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
 		m.upstream.Record(session.Current.Config).WatchNoMore()
 	}
-	return m.payAll(ctx, role, debts), nil
+	return m.payAll(ctx, debts), nil
 }
 
 // EndRole is End for a role that was deleted: nothing of it stays in memory.
@@ -73,7 +73,7 @@ func (m *Manager) forget(ctx context.Context, slot *slot) (*store.Session, []sto
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.store.Sessions.Delete(ctx, slot.role); err != nil { // also where it could not be read
+	if err := m.store.Sessions.Delete(ctx, slot.role); err != nil && !m.letGoOf(ctx, slot.role, debts) { // also where it could not be read
 		m.strike(ctx, debts...)
 		return nil, nil, err
 	}
@@ -88,13 +88,20 @@ func (m *Manager) oweAll(ctx context.Context, role string, tokens []store.Token)
 	var debts []store.Owed
 	for _, token := range tokens {
 		debt, err := m.store.PutOwed(ctx, role, debtOf(token))
-		if err != nil {
+		debts = append(debts, debt)
+		if err != nil { // the last may have been written all the same
 			m.strike(ctx, debts...)
 			return nil, err
 		}
-		debts = append(debts, debt)
 	}
 	return debts, nil
+}
+
+// letGoOf says whether the role's session holds none of the debts' tokens any more, though a write that was to take them
+// from it failed: it may have been done all the same.
+func (m *Manager) letGoOf(ctx context.Context, role string, debts []store.Owed) bool {
+	session, err := m.store.Sessions.Find(ctx, role)
+	return err == nil && len(debts) > 0 && !session.Holds(debts[0].AccessToken)
 }
 
 func debtOf(token store.Token) store.Owed {
@@ -111,7 +118,7 @@ func (m *Manager) strike(ctx context.Context, debts ...store.Owed) {
 }
 
 // payAll tries the logouts that are owed, some at a time, and answers a warning for each session that lives on.
-func (m *Manager) payAll(ctx context.Context, role string, debts []store.Owed) (warnings []string) {
+func (m *Manager) payAll(ctx context.Context, debts []store.Owed) (warnings []string) {
 	told := make([]string, len(debts))
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
@@ -119,7 +126,7 @@ func (m *Manager) payAll(ctx context.Context, role string, debts []store.Owed) (
 	group.SetLimit(logoutsAtATime)
 	for i, debt := range debts {
 		group.Go(func() error {
-			told[i] = m.pay(ctx, role, debt)
+			told[i] = m.pay(ctx, debt)
 			return nil
 		})
 	}
@@ -134,8 +141,8 @@ func (m *Manager) payAll(ctx context.Context, role string, debts []store.Owed) (
 
 // pay tries a logout that is owed. The debt is struck unless the logout is worth another try. The warning is empty, or
 // tells why the session lives on.
-func (m *Manager) pay(ctx context.Context, role string, debt store.Owed) (warning string) {
-	ending, warning := m.logOut(ctx, role, debt)
+func (m *Manager) pay(ctx context.Context, debt store.Owed) (warning string) {
+	ending, warning := m.logOut(ctx, debt.Role, debt)
 	if ending != upstream.NotEndedYet {
 		m.strike(m.storing, debt)
 	}
@@ -167,7 +174,7 @@ func (m *Manager) discard(role string, token store.Token) {
 func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (warning string) {
 	debts, err := m.oweAll(m.storing, role, []store.Token{token})
 	if err == nil {
-		return m.pay(ctx, role, debts[0])
+		return m.pay(ctx, debts[0])
 	}
 	ending, warning := m.logOut(ctx, role, debtOf(token))
 	if ending == upstream.NotEndedYet {
@@ -248,24 +255,12 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	return err
 }
 
-// endPastPromise logs out what N-central accepts for longer than was promised, once the promise is over, and lets go of
-// what is too much to be kept. Tokens of one session are left alone while one of them is promised: N-central may end them
-// all together.
-func (m *Manager) endPastPromise(ctx context.Context, role string) error {
+// owePastPromise takes from the role's session what N-central accepts for longer than was promised, once the promise is
+// over, and answers the logouts owed for it. Tokens of one session are left alone while one of them is promised: N-central
+// may end them all together.
+func (m *Manager) owePastPromise(ctx context.Context, role string) ([]store.Owed, error) {
 	slot := m.enter(role)
 	defer slot.leave()
-	debts, err := m.owePastPromise(ctx, slot)
-	if err != nil {
-		return err
-	}
-	for _, warning := range m.payAll(ctx, role, debts) {
-		m.logger.Warn("a session past its promise could not be ended", "role", role, "reason", warning)
-	}
-	return nil
-}
-
-// owePastPromise takes the tokens past their promise from the role's session, and answers the logouts owed for them.
-func (m *Manager) owePastPromise(ctx context.Context, slot *slot) ([]store.Owed, error) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	session, err := m.store.Sessions.Get(ctx, slot.role)
@@ -280,9 +275,16 @@ func (m *Manager) owePastPromise(ctx context.Context, slot *slot) ([]store.Owed,
 	if err != nil {
 		return nil, err
 	}
-	if err := m.store.Sessions.Put(ctx, slot.role, kept); err != nil {
+	if err := m.store.Sessions.Put(ctx, slot.role, kept); err != nil && !m.letGoOf(ctx, slot.role, debts) {
 		m.strike(ctx, debts...)
 		return nil, err
 	}
 	return debts, nil
+}
+
+// endPastPromise logs out what owePastPromise took from the sessions of one config's roles.
+func (m *Manager) endPastPromise(ctx context.Context, debts []store.Owed) {
+	for _, warning := range m.payAll(ctx, debts) {
+		m.logger.Warn("a session past its promise could not be ended", "reason", warning)
+	}
 }

@@ -44,10 +44,13 @@ func (m *Manager) Tick(ctx context.Context) error {
 	var work errgroup.Group
 	work.Go(func() error { return m.payDebts(ctx) })
 	work.Go(func() error { return m.forgetServers(ctx) })
-	deleted, held := m.tidyAll(ctx, roles)
-	work.Go(func() error { m.endDeleted(ctx, deleted); return nil })
-	for _, tokens := range held {
+	found := m.tidyAll(ctx, roles)
+	work.Go(func() error { m.endDeleted(ctx, found.deleted); return nil })
+	for _, tokens := range found.held {
 		work.Go(func() error { m.tend(ctx, tokens); return nil })
+	}
+	for _, debts := range found.over {
+		work.Go(func() error { m.endPastPromise(ctx, debts); return nil })
 	}
 	err = work.Wait()
 	m.retireUnused(ctx)
@@ -60,49 +63,58 @@ func (m *Manager) Tick(ctx context.Context) error {
 // tokensInHand are one config's tokens, by role.
 type tokensInHand map[string]*store.Token
 
-// tidyAll removes what lapsed, and answers the roles that have sessions and are no more, and the tokens in hand by config.
-func (m *Manager) tidyAll(ctx context.Context, roles []string) (deleted []string, held map[string]tokensInHand) {
-	held = map[string]tokensInHand{}
+// found is what a tick has found of the stored sessions.
+type found struct {
+	deleted []string                // the roles that have sessions and are no more
+	held    map[string]tokensInHand // by config
+	over    map[string][]store.Owed // the logouts owed for what is past its promise, by config
+}
+
+// tidyAll removes what lapsed, and answers what there is to do for the rest. It makes no call to N-central.
+func (m *Manager) tidyAll(ctx context.Context, roles []string) *found {
+	f := &found{held: map[string]tokensInHand{}, over: map[string][]store.Owed{}}
 	for _, role := range roles {
 		if ctx.Err() != nil {
 			break
 		}
-		v, err := m.tidy(ctx, role)
+		err := m.tidy(ctx, role, f)
 		switch {
 		case errors.Is(err, ErrUnknownRole):
-			deleted = append(deleted, role)
+			f.deleted = append(f.deleted, role)
 		case err != nil:
 			m.logger.Warn("a session could not be looked after", "role", role, "error", err)
-		case v != nil:
-			if held[v.config.Name] == nil {
-				held[v.config.Name] = tokensInHand{}
-			}
-			held[v.config.Name][role] = v.token
 		}
 	}
-	return deleted, held
+	return f
 }
 
-// tidy removes what lapsed of the role's stored session and answers the view of a token that lives, or none.
-func (m *Manager) tidy(ctx context.Context, role string) (*view, error) {
+// tidy removes what lapsed of the role's stored session, and finds what there is to do for the rest.
+func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
 	slot, v, err := m.look(ctx, role)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	now := time.Now()
 	if v.session.Lapsed(now, slot.lastReadAt(v.session), v.rotatesAt) {
-		return nil, m.removeLapsed(ctx, slot, v)
+		return m.removeLapsed(ctx, slot, v)
 	}
 	if m.store.Sessions.IsUnstored(role) {
 		m.storeAgain(ctx, slot)
 	}
-	if err := m.endPastPromise(ctx, role); err != nil {
+	over, err := m.owePastPromise(ctx, role)
+	if err != nil {
 		m.logger.Warn("sessions past their promise could not be ended", "role", role, "error", err)
 	}
-	if !v.alive(now) {
-		return nil, nil
+	for _, debt := range over {
+		f.over[debt.Config] = append(f.over[debt.Config], debt)
 	}
-	return v, nil
+	if v.alive(now) {
+		if f.held[v.config.Name] == nil {
+			f.held[v.config.Name] = tokensInHand{}
+		}
+		f.held[v.config.Name][role] = v.token
+	}
+	return nil
 }
 
 // storeAgain writes down what storage refused before.
@@ -330,6 +342,7 @@ func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 				m.strike(ctx, debt)
 				return nil
 			}
+			m.dropOwed(debt)
 			switch ending, warning := m.logOut(ctx, debt.Role, debt); ending {
 			case upstream.NotEndedYet:
 				m.logger.Debug("a logout is still owed", "config", debt.Config, "reason", warning)
@@ -342,4 +355,16 @@ func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 		})
 	}
 	_ = group.Wait()
+}
+
+// dropOwed drops a token that is about to be logged out, where it is the one in hand: the process was killed between the
+// writing of the debt and that.
+func (m *Manager) dropOwed(debt store.Owed) {
+	session, err := m.store.Sessions.Find(m.storing, debt.Role)
+	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
+		return
+	}
+	slot := m.enter(debt.Role)
+	defer slot.leave()
+	m.changeCurrent(slot, session.Current, nil)
 }

@@ -57,6 +57,15 @@ func (s *Session) Tokens(now time.Time) []Token {
 	return live
 }
 
+// Holds says whether the access token is one of the session's.
+func (s *Session) Holds(accessToken string) bool {
+	if s == nil {
+		return false
+	}
+	return s.Current != nil && s.Current.AccessToken == accessToken ||
+		slices.ContainsFunc(s.Earlier, func(token Token) bool { return token.AccessToken == accessToken })
+}
+
 // mostEarlier bounds how many earlier tokens a session keeps: an entry in storage has a size that it must not exceed.
 const mostEarlier = 50
 
