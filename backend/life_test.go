@@ -107,6 +107,44 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 	})
 }
 
+// unverified gives the role monitoring a config of which nothing was learnt.
+func (m *mount) unverified() {
+	m.t.Helper()
+	m.must(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+	m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "fresh"})
+}
+
+func TestLearningLeavesARotationItsTime(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.Latency = 4 * time.Second }, func(m *mount) {
+		m.unverified()
+		first := m.lives(m.read(nil))
+		time.Sleep(40 * time.Minute)
+		if m.lives(m.read(map[string]any{"min_ttl": "30m"})) == first {
+			t.Error("the token was not replaced")
+		}
+	})
+}
+
+// What a rotation that nobody wanted any more did not learn, the next one learns.
+func TestLearningThatWasOvertakenIsMadeAgain(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.unverified()
+		m.lives(m.read(nil))
+		time.Sleep(54 * time.Minute)
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(time.Second)})
+		m.read(nil) // starts the rotation
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.lives(m.read(nil))
+		time.Sleep(54 * time.Minute)
+		m.read(nil)
+		synctest.Wait()
+		if by := m.must(logical.ReadOperation, "sessions/monitoring", nil)["obtained_by"]; by != "refresh" {
+			t.Errorf("the token was obtained by %v", by)
+		}
+	})
+}
+
 func TestWhereAuthenticateEndsEarlierSessionsTokensAreValidatedFirst(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
 		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})

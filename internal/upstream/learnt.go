@@ -146,19 +146,19 @@ func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (l
 		return nil
 	}
 	s.learning.Do("", func() (any, error) {
+		ctx, cancel := s.leavingTime(ctx)
+		defer cancel()
 		if s.record.wasUnwatched() && s.knowsHowToRotate(ctx) {
 			s.compareStart(ctx, accessToken)
 		}
 		if s.knowsHowToRotate(ctx) || s.learningIsPaused(now) {
 			return nil, nil
 		}
-		// A slow server must leave the caller time to obtain a token all the same.
-		ctx, cancel := context.WithTimeout(ctx, s.FlightLimit()/2)
-		defer cancel()
 		report := s.examine(ctx, toRotate, true)
 		s.Adopt(ctx, report)
 		left = report.Left
-		if !s.knowsHowToRotate(ctx) {
+		wasOvertaken := report.failure != nil && report.failure.Kind == ncentral.KindCanceled
+		if !s.knowsHowToRotate(ctx) && !wasOvertaken {
 			s.mu.Lock()
 			s.learntNothingAt = time.Now()
 			s.mu.Unlock()
@@ -166,6 +166,14 @@ func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (l
 		return nil, nil
 	})
 	return left
+}
+
+// leavingTime returns a context that ends so much earlier that the call which is then to bring a token has its time.
+func (s *Server) leavingTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if deadline, limited := ctx.Deadline(); limited {
+		return context.WithDeadline(ctx, deadline.Add(-s.config.RequestTimeout))
+	}
+	return context.WithCancel(ctx)
 }
 
 // compareStart asks for the server's start time, and forgets what was learnt of it where that is another than before, or
