@@ -5,6 +5,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -193,10 +194,16 @@ func TestConfigsWithOneCredentialShareItsCoolDown(t *testing.T) {
 		m.regenerate()
 		m.ResetCounts()
 		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		if text, code := m.failure(logical.ReadOperation, "creds/twin", nil); code != 400 || !strings.Contains(text, "not tried") {
+		// Each is told under its own name.
+		if text, code := m.failure(logical.ReadOperation, "creds/twin", nil); code != 400 || !strings.HasPrefix(text, `config "twin": authenticate: not tried`) {
 			t.Errorf("%d %s", code, text)
 		}
 		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		for name, state := range m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any) {
+			if state := state.(map[string]any); state["state"] != "failing" || !strings.Contains(fmt.Sprint(state["reasons"]), "refused") {
+				t.Errorf("%s is %v: %v", name, state["state"], state["reasons"])
+			}
+		}
 	})
 }
 

@@ -47,26 +47,31 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 	if err != nil {
 		return Condition{}, err
 	}
-	silence, next := r.patience(config, now)
-	condition := r.Record(config.Name).condition(config, silence, owed, now)
-	condition.NextAttempt = next
+	known := r.patience(config, now)
+	condition := r.Record(config.Name).condition(config, known, owed, now)
+	condition.NextAttempt = known.next
 	if learnt != nil && learnt.URL == config.URL {
 		condition.Learnt = *learnt
 	}
 	return condition, nil
 }
 
-// patience answers why the last call to the config's server was not answered, nil where it was, and when the server is next
-// asked for a token, where it is being left alone.
-func (r *Registry) patience(config *store.Config, now time.Time) (silence *Failure, next time.Time) {
+// patience is why a config's server is, or may be, left alone.
+type patience struct {
+	silence *Failure  // why the last call to it was not answered, nil where it was
+	refusal *Failure  // why the User-API token was refused when any config with it last tried it, nil where it was not
+	next    time.Time // when it is next asked for a token, where it is being left alone
+}
+
+func (r *Registry) patience(config *store.Config, now time.Time) patience {
 	if r.isOutdated(config) {
 		_, _ = r.Server(config) // another node wrote it: how the version before fared is nothing to it
 	}
 	server := r.known(config.Name)
 	if server == nil {
-		return nil, time.Time{}
+		return patience{}
 	}
-	return server.silence(now), server.NextAttempt(now)
+	return patience{silence: server.silence(now), refusal: server.credential.refusal(), next: server.NextAttempt(now)}
 }
 
 func (r *Registry) isOutdated(config *store.Config) bool {

@@ -60,11 +60,11 @@ func (c *credential) refused(sent time.Time, failure *Failure) (first bool) {
 	return first
 }
 
-// isRefused reports whether N-central refused the User-API token the last time it was tried.
-func (c *credential) isRefused() bool {
+// refusal returns why N-central refused the User-API token the last time it was tried, or nil where it did not.
+func (c *credential) refusal() *Failure {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.coolDown.cause != nil
+	return c.coolDown.cause
 }
 
 func (c *credential) works() {

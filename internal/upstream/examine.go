@@ -123,7 +123,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	case failure == nil:
 	case failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)
-	case failure.Refused() && s.credential.isRefused():
+	case failure.Refused() && s.credential.refusal() != nil:
 	case !report.authenticated && (failure.Step == ncentral.CallAuthenticate || failure.Down()):
 		s.noteAuthenticated(ctx, report.authenticateSent, failure)
 	}

@@ -49,10 +49,11 @@ func (f *Failure) Explanation() string {
 	return text.String()
 }
 
-// ofCallNotMade answers the failure of a call that was not made because of an earlier one.
-func (f *Failure) ofCallNotMade(step ncentral.Call) *Failure {
+// ofCallNotMade answers the failure of a call for the config that was not made because of an earlier one, which may have
+// been another config's with the same User-API token.
+func (f *Failure) ofCallNotMade(config string, step ncentral.Call) *Failure {
 	later := *f
-	later.Step, later.NotMade = step, true
+	later.Config, later.Step, later.NotMade = config, step, true
 	return &later
 }
 

@@ -129,7 +129,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	s.mu.Lock()
 	s.backOff.lift()
 	s.mu.Unlock()
-	if !s.credential.isRefused() { // a refresh that succeeds says nothing of the User-API token
+	if s.credential.refusal() == nil { // a refresh that succeeds says nothing of the User-API token
 		s.noteObtaining(ctx, nil)
 	}
 	grant.Suspicion = suspicion

@@ -4,6 +4,7 @@
 package upstream
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -51,16 +52,16 @@ func newRecord(config string) *Record {
 // place for both.
 func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
 
-// condition says how the config fares at that time, with so many logouts owed at its server. silence is why the last call
-// to it was not answered, nil where it was.
-func (r *Record) condition(config *store.Config, silence *Failure, owed int, now time.Time) Condition {
+// condition says how the config fares at that time, with so many logouts owed at its server.
+func (r *Record) condition(config *store.Config, known patience, owed int, now time.Time) Condition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	condition := Condition{LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed}
-	if r.obtaining != nil {
+	obtaining, silence := cmp.Or(r.obtaining, known.refusal), known.silence
+	if obtaining != nil {
 		silence = nil // it says no more
 	}
-	for _, failure := range []*Failure{r.obtaining, silence, r.validation, r.dataCall} {
+	for _, failure := range []*Failure{obtaining, silence, r.validation, r.dataCall} {
 		if failure != nil {
 			condition.Reasons = append(condition.Reasons, failure.Explanation())
 		}
@@ -74,7 +75,7 @@ func (r *Record) condition(config *store.Config, silence *Failure, owed int, now
 		condition.Reasons = append(condition.Reasons, fmt.Sprintf("logouts owed: %d, tried once a minute", owed))
 	}
 	switch {
-	case r.obtaining != nil && !now.Before(r.servedStale):
+	case obtaining != nil && !now.Before(r.servedStale):
 		condition.State = Failing
 	case len(condition.Reasons) > 0:
 		condition.State = Degraded

@@ -265,7 +265,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	}
 	var earlier *Failure
 	if errors.As(err, &earlier) {
-		return earlier.ofCallNotMade(step)
+		return earlier.ofCallNotMade(s.config.Name, step)
 	}
 	failure := s.failure(step, err)
 	if !isExpected(step, failure.Kind) {
