@@ -231,12 +231,16 @@ func TestDedicatedRoleNeedsALease(t *testing.T) {
 // openMany starts reads of the dedicated role and answers a function that waits for them and tells how many got a token,
 // how many a 503, and how many of those a text that names the limit.
 func (m *mount) openMany(ctx context.Context, count int) (wait func() (tokens, failed, told int)) {
+	return m.openManyOf(ctx, "worker", count)
+}
+
+func (m *mount) openManyOf(ctx context.Context, role string, count int) (wait func() (tokens, failed, told int)) {
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	tokens, failed, told := 0, 0, 0
 	for range count {
 		group.Go(func() {
-			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/worker", Storage: m.storage})
+			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/" + role, Storage: m.storage})
 			var coded logical.HTTPCodedError
 			mu.Lock()
 			defer mu.Unlock()
@@ -288,17 +292,39 @@ func TestReadersOfADedicatedRoleKeepNobodyWaiting(t *testing.T) {
 	})
 }
 
+// That there is not time for all of many reads says nothing of a server that answers each call.
+func TestABusyRoleDoesNotMakeAServerSilent(t *testing.T) {
+	inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 1100 * time.Millisecond }, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 2, "verify": false})
+		others := m.addRoles(20, map[string]any{"credential_type": "dedicated", "lease": true})
+		waits := []func() (int, int, int){m.openMany(context.Background(), 100)}
+		for _, role := range others { // which share the one place that is theirs
+			waits = append(waits, m.openManyOf(context.Background(), role, 5))
+		}
+		tokens := 0
+		for _, wait := range waits {
+			got, _, _ := wait()
+			tokens += got
+		}
+		if state := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["default"].(map[string]any); state["state"] != "ok" {
+			t.Errorf("after %d tokens the config is %v: %v", tokens, state["state"], state["reasons"])
+		}
+		m.open(nil)
+		m.lives(m.read(nil))
+	})
+}
+
 func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
-		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
+		m.Change(func(k *simulator.Knobs) { k.Latency = 3900 * time.Millisecond })
 		began := time.Now()
 		tokens, failed, _ := m.openMany(context.Background(), 20)()
 		if took := time.Since(began); took > 31*time.Second {
 			t.Errorf("the last reader waited for %s", took)
 		}
-		// 28 s do for six and the hourly data call.
-		if tokens != 6 || failed != 14 {
+		// Who has no turn after 20 s gives up: that does for five and the hourly data call.
+		if tokens != 5 || failed != 15 {
 			t.Errorf("%d tokens, %d answers 503", tokens, failed)
 		}
 		time.Sleep(10 * time.Second)

@@ -67,13 +67,16 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
 	defer cancel()
+	// Who has no turn by then would have no time left for the call, the answer to which would be lost with its session.
+	inTime, stop := context.WithTimeoutCause(ctx, config.FlightLimit()-config.RequestTimeout, ErrTimeOver)
+	defer stop()
 	turns := slot.turnsOf(config)
-	if turns.free.Acquire(ctx, 1) != nil {
-		return nil, nil, noTurn(ctx)
+	if turns.free.Acquire(inTime, 1) != nil {
+		return nil, nil, noTurn(inTime)
 	}
 	defer turns.free.Release(1)
-	if ctx.Err() != nil {
-		return nil, nil, noTurn(ctx)
+	if inTime.Err() != nil {
+		return nil, nil, noTurn(inTime)
 	}
 	answer, lease, err := m.open(ctx, role, minTTL)
 	if errors.Is(err, ErrOvertaken) {

@@ -58,6 +58,7 @@ func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 		release()
 		return nil, err
 	}
+	turn.send()
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
 	a.inFlight.Inc()
 	done := sync.OnceFunc(func() {
@@ -121,6 +122,8 @@ type turn struct {
 
 	mu      sync.Mutex
 	release func()
+	sentAt  time.Time // of the attempt that was sent last; zero where none was
+	retried bool      // whether an attempt before that failed
 }
 
 type turnKey struct{}
@@ -131,7 +134,7 @@ func withTurn(ctx context.Context, shut gate) (traced context.Context, end func(
 	t := &turn{shut: shut}
 	ctx = context.WithValue(ctx, turnKey{}, t)
 	return ncentral.WithTrace(ctx, &ncentral.Trace{
-		Retrying: func(ncentral.Call, error, time.Duration) { t.giveBack() },
+		Retrying: func(ncentral.Call, error, time.Duration) { t.fail() },
 	}), t.giveBack
 }
 
@@ -151,6 +154,34 @@ func (t *turn) look() error {
 		return &ncentral.Error{Kind: failure.Kind, Err: failure}
 	}
 	return nil
+}
+
+// send notes that an attempt is sent.
+func (t *turn) send() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sentAt = time.Now()
+}
+
+// fail notes that an attempt failed and another is waited for.
+func (t *turn) fail() {
+	t.giveBack()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retried = true
+}
+
+// wasCutShort reports whether the one attempt was not sent, or given up before it had its time.
+func (t *turn) wasCutShort(timeout time.Duration) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.retried && (t.sentAt.IsZero() || time.Since(t.sentAt) < timeout)
 }
 
 func (t *turn) keep(release func()) {

@@ -268,6 +268,9 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		return earlier.ofCallNotMade(s.config.Name, step)
 	}
 	failure := s.failure(step, err)
+	if ctx.Err() != nil && failure.Kind == ncentral.KindTimeout && turnOf(ctx).wasCutShort(s.config.RequestTimeout) {
+		failure.Kind = ncentral.KindQueued // what came before took the time that it needed
+	}
 	if !isExpected(step, failure.Kind) {
 		s.record.answered(s.life, failure, time.Now())
 	}
