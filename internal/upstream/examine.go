@@ -218,6 +218,9 @@ func (e *examination) run(ctx context.Context) {
 		if step.toCheck && e.report.purpose != toCheck {
 			continue
 		}
+		if e.report.purpose == toRotate && e.mayBeCutOff(ctx) {
+			return
+		}
 		err := e.timed(step.name, func() (string, error) {
 			message, err := step.do(ctx)
 			if err != nil && step.merely && ctx.Err() != nil {
@@ -232,6 +235,12 @@ func (e *examination) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// mayBeCutOff reports whether a call made now might be given up before it is answered: what it opened would be lost.
+func (e *examination) mayBeCutOff(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return limited && time.Until(deadline) < e.server.config.RequestTimeout
 }
 
 // timed makes one step and writes it down; the error is told with its remedy.
