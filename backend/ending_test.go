@@ -239,6 +239,7 @@ func TestALeaseIsLoggedOutPastItsEndToo(t *testing.T) {
 		late := m.open(nil)
 		synctest.Wait()
 		late.Secret.InternalData["dies_at"] = time.Now().Add(-61 * time.Minute).UTC().Format(time.RFC3339Nano)
+		synctest.Wait() // for the data call that follows an answer
 		m.ResetCounts()
 		m.mustRevoke(late)
 		m.calls(nil)
