@@ -335,6 +335,20 @@ func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a restart of the plugin forgets that time, not the doubt", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			time.Sleep(time.Hour)
+			m.Reboot()
+			m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
+			first := m.lives(m.read(nil))
+			m.start()
+			time.Sleep(56 * time.Minute)
+			m.lives(m.read(nil))
+			if !m.AccessTokenLives(first) {
+				t.Error("a rotation ended the token that readers hold")
+			}
+		})
+	})
 	t.Run("and costs one call where nothing changed", func(t *testing.T) {
 		inBubble(t, nil, func(m *mount) {
 			m.read(nil)

@@ -26,7 +26,7 @@ type Record struct {
 
 	mu sync.Mutex
 	// watchedUntil is until when a token lives that the tick asks after, and that a reboot would be found by; unwatched is
-	// set where one was obtained later than that.
+	// set where one was obtained later than that, and at first, for nobody knows what was before this process started.
 	watchedUntil time.Time
 	unwatched    bool
 
@@ -45,7 +45,7 @@ type Record struct {
 }
 
 func newRecord(config string) *Record {
-	return &Record{learning: &sync.Mutex{}, counters: newCounters(config), toldExpiries: map[string]told{}}
+	return &Record{learning: &sync.Mutex{}, counters: newCounters(config), toldExpiries: map[string]told{}, unwatched: true}
 }
 
 // apart answers a record for a config that is not stored beside the one that is: what is learnt and counted lies in one
