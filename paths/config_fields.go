@@ -94,7 +94,7 @@ func callFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldRequestTimeout: {
 			Type: framework.TypeDurationSecond, Default: "10s", DisplayAttrs: label("Request timeout", groupCalls),
-			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token ends within three times this, retries included.",
+			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token ends within three times this, and within 55s, retries included.",
 		},
 		fieldMaxRetries: {
 			Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: label("Retries", groupCalls),
@@ -236,11 +236,11 @@ func readUserAPIToken(given string) (string, error) {
 		return "", errors.New("it is empty: give the token that N-central's web UI showed when it was generated")
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", errors.New("it has white space or other characters inside that no token has: copy it again, in one piece")
+		return "", errors.New("it has white space or other characters inside that no token has: copy it again, in one piece, without quotation marks and the word Bearer")
 	}
 	parsed, _, err := jwt.NewParser().ParseUnverified(token, &jwt.MapClaims{})
 	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) || parsed == nil || isCutShort(token) {
-		return "", errors.New("it is not a whole JWT, which consists of three parts with dots between: copy it again, in one piece")
+		return "", errors.New("it is not a whole JWT, which consists of three parts with dots between: copy it again, in one piece, without quotation marks")
 	}
 	return token, nil
 }

@@ -187,6 +187,7 @@ func describeConnectionProblem(cause error) string {
 	var (
 		lookup    *net.DNSError
 		operation *net.OpError
+		noTLS     tls.RecordHeaderError
 	)
 	switch {
 	case errors.As(cause, &operation) && operation.Op == "proxyconnect":
@@ -195,7 +196,7 @@ func describeConnectionProblem(cause error) string {
 		return "the host name cannot be resolved"
 	case errors.Is(cause, syscall.ECONNREFUSED):
 		return "connection refused"
-	case errors.Is(cause, http.ErrSchemeMismatch):
+	case errors.Is(cause, http.ErrSchemeMismatch), errors.As(cause, &noTLS):
 		return "the server does not speak TLS on this port"
 	case errors.Is(cause, syscall.ECONNRESET), errors.Is(cause, io.EOF), errors.Is(cause, io.ErrUnexpectedEOF):
 		return "the connection was closed before an answer came"

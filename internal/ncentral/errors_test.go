@@ -6,6 +6,7 @@ package ncentral
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -243,6 +244,7 @@ func TestConnectionProblems(t *testing.T) {
 		"lookup":                 {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, KindUnreachable, "the host name cannot be resolved"},
 		"proxy":                  {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, KindUnreachable, "the proxy that the environment names cannot be used"},
 		"no TLS":                 {http.ErrSchemeMismatch, KindUnreachable, "the server does not speak TLS on this port"},
+		"neither TLS nor HTTP":   {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, KindUnreachable, "the server does not speak TLS on this port"},
 		"other":                  {errors.New("a text that is not shown"), KindUnreachable, "the connection failed"},
 		"timeout":                {fmt.Errorf("attempt: %w", context.DeadlineExceeded), KindTimeout, ""},
 		"timeout of the network": {&net.DNSError{IsTimeout: true}, KindTimeout, ""},

@@ -170,7 +170,7 @@ func parseAuthorities(bundle string) (*x509.CertPool, error) {
 		read++
 	}
 	if read == 0 {
-		return nil, errors.New("no certificate in PEM form found: it begins with a line -----BEGIN CERTIFICATE-----")
+		return nil, errors.New("no whole certificate in PEM form found: it begins with a line -----BEGIN CERTIFICATE----- and ends with a line -----END CERTIFICATE-----")
 	}
 	if read < strings.Count(bundle, "-----BEGIN CERTIFICATE-----") {
 		return nil, errors.New("the PEM bundle holds a certificate that is damaged or cut short")

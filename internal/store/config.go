@@ -73,9 +73,11 @@ func (c *Config) Authorities() string {
 	return bundle + "\n"
 }
 
-// FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback included. It stays below the
-// 60 s after which Vault's clients give up.
-func (c *Config) FlightLimit() time.Duration { return 3 * c.RequestTimeout }
+// longestFlight ends before Vault's clients give up, after 60 s: they would not get to know why.
+const longestFlight = 55 * time.Second
+
+// FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback included.
+func (c *Config) FlightLimit() time.Duration { return min(3*c.RequestTimeout, longestFlight) }
 
 // UserAPITokenSHA256 is the root token fingerprint: the SHA-256 of the User-API token, in hex.
 func (c *Config) UserAPITokenSHA256() string {

@@ -111,3 +111,13 @@ func TestMinTTLNeverExceedsHalfOfTheTokensLife(t *testing.T) {
 		}
 	}
 }
+
+// Vault's clients give a request up after 60 s, and would not get to know what became of it.
+func TestNoFlightOutlastsVaultsClients(t *testing.T) {
+	for timeout := LeastRequestTimeout; timeout <= MostRequestTimeout; timeout += time.Second {
+		config := Config{RequestTimeout: timeout}
+		if limit := config.FlightLimit(); limit > 3*timeout || limit > 57*time.Second {
+			t.Errorf("request_timeout %s: a flight may take %s", timeout, limit)
+		}
+	}
+}

@@ -108,6 +108,10 @@ func (f *Failure) Remedy() string {
 			return "where authenticate works and data calls fail like this, the API user's password has most likely " +
 				"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
 		}
+	case ncentral.KindBadRequest:
+		if f.Step == ncentral.CallLinks { // which has nothing in it to be refused for
+			return "check that url is the base URL of an N-central server, with https and its port"
+		}
 	case ncentral.KindQueued:
 		return "try later, or raise max_requests_in_flight"
 	}
