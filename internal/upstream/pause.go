@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 const (
@@ -64,12 +65,14 @@ func (p *pause) lift() { *p = pause{first: p.first, longest: p.longest} }
 func (p *pause) release() { p.until = p.begun }
 
 // active returns why nothing is asked at that time, or nil. A caller whose token ended during the pause need not wait
-// for its end, once it has lasted as long as the first one does. A zero tokenEnd is that of a caller who had none.
+// for its end, once it has lasted as long as the first one does. A zero tokenEnd is that of a caller who had none. A time
+// is over as soon as one of the clocks says so, as a token's is: the machine may have been suspended meanwhile.
 func (p *pause) active(now, tokenEnd time.Time) *Failure {
+	isOver := func(then time.Time) bool { return store.Remaining(then, now) <= 0 }
 	switch {
-	case p.cause == nil, !now.Before(p.until):
+	case p.cause == nil, isOver(p.until):
 		return nil
-	case tokenEnd.After(p.begun) && !now.Before(tokenEnd) && !now.Before(p.begun.Add(p.first)):
+	case tokenEnd.After(p.begun) && isOver(tokenEnd) && isOver(p.begun.Add(p.first)):
 		return nil
 	}
 	return p.cause
