@@ -496,7 +496,8 @@ func (w *world) judgeRefusal(r *reading, alone bool) {
 	s := r.by.site
 	plain := r.asks.minTTL == 0 && !r.asks.validate
 	refused := r.by.token != s.tokens[r.by.user]
-	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow && !(s.mute && s.doubt) && !s.everEnds && r.wasLearnt(t) {
+	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow && !(s.mute && s.doubt) && !s.everEnds &&
+		r.wasLearnt(t) && !w.mayNotBeStored(t) {
 		w.breaksLocked(staleBeatsDown, "the read of %s failed, while %s, which is in hand, lives until %s: %d %s", r.role, t, clock(t.statedEnd.Sub(w.began)), r.status, r.text)
 		return
 	}
