@@ -747,7 +747,7 @@ func (w *world) firstAttempt(r *reading, t *tokenRecord) time.Duration {
 	if t.site.isSlow(r.beganAt) {
 		attempt = r.by.timeout + time.Second
 	}
-	if r.node == nil || r.node.began.After(t.IssuedAt) {
+	if r.node == nil || !r.node.began.Before(t.IssuedAt) {
 		return r.by.timeout + attempt
 	}
 	return attempt
