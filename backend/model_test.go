@@ -24,7 +24,7 @@ import (
 // failure names repeats it.
 func init() {
 	_ = flag.Set("rapid.seed", "1")
-	checks := "1500"
+	checks := "500"
 	if raceDetected {
 		checks = "250"
 	}

@@ -475,7 +475,7 @@ func (w *world) writeConfig(name string, c configModel, verify bool) (stored boo
 			}
 			w.configs[name] = &c
 		}
-		w.judgeStored("config/"+name, a, verify && (c.site.suffers(a.began) || c.token != c.site.tokens[c.user]))
+		w.judgeStored("config/"+name, a, verify && (w.suffers(c.site, a.began) || c.token != c.site.tokens[c.user]))
 	})
 	return stored
 }
@@ -637,7 +637,9 @@ func (w *world) endLease(l *lease) {
 
 // revoke ends a lease as Vault does, which gives it up for good after a handful of failures.
 func (w *world) revoke(l *lease) {
+	w.mu.Lock()
 	l.token.mayEnd()
+	w.mu.Unlock()
 	var kept map[string]any
 	if err := json.Unmarshal(l.internal, &kept); err != nil {
 		panic(err)
@@ -842,6 +844,13 @@ func (w *world) heal(s *site) {
 // suffers says whether something failed at that time, or may have, for what began before.
 func (s *site) suffers(at time.Time) bool {
 	return s.faults > 0 || slices.ContainsFunc(s.troubles, func(t span) bool { return t.has(at) })
+}
+
+// suffers is the site's for who does not hold the lock.
+func (w *world) suffers(s *site, at time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.suffers(at)
 }
 
 // lies says whether a token that was issued at that time may have lived on after a logout that was answered.
