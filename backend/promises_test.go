@@ -266,16 +266,12 @@ func (w *world) forgotten(role string, began time.Time) {
 }
 
 // strand notes that the sessions of a config cannot be ended any more.
-func (w *world) strand(config string) {
-	c := w.configs[config]
-	if c == nil {
-		return
-	}
+func (w *world) strand(c *configModel) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.learnTokens()
 	for _, t := range w.tokens {
-		if t.site == c.site {
+		if t.site == c.site && t.User == c.user {
 			t.lost = "its config was deleted or points elsewhere"
 		}
 	}
@@ -368,6 +364,7 @@ type reading struct {
 	alone      bool
 	begun      int
 	suffered   bool
+	muted      bool      // whether tokens could not be asked after
 	learntAt   time.Time // since when the engine knows whether sessions of the user end each other
 }
 
@@ -392,7 +389,7 @@ func (w *world) beginRead(role string, asks want) *reading {
 	r.begun, r.alone = w.begun, w.reading == 1
 	if model := w.roles[role]; model != nil && w.configs[model.config] != nil && !w.unsure["roles/"+role] && !w.unsure["config/"+model.config] {
 		r.known, r.of, r.by, r.definition = true, *model, *w.configs[model.config], w.definition(role)
-		r.suffered = r.by.site.suffers(r.beganAt)
+		r.suffered, r.muted = r.by.site.suffers(r.beganAt), r.by.site.mute
 		r.learntAt = w.learntAt(r.by.site, r.by.user)
 	}
 	if t := w.inHand[role]; t != nil && r.known && t.definition == r.definition && t.site.AccessTokenLives(t.Access) && !t.site.denied(t.IssuedAt) {
@@ -443,7 +440,7 @@ func (w *world) endRead(r *reading) {
 	w.reading--
 	alone := r.alone && r.begun == w.begun
 	if r.known {
-		r.suffered = r.suffered || r.by.site.suffers(r.ended)
+		r.suffered, r.muted = r.suffered || r.by.site.suffers(r.ended), r.muted || r.by.site.mute
 	}
 	w.judgeWait(r)
 	if r.mayHaveOpened() {
@@ -496,7 +493,7 @@ func (w *world) judgeRefusal(r *reading, alone bool) {
 	s := r.by.site
 	plain := r.asks.minTTL == 0 && !r.asks.validate
 	refused := r.by.token != s.tokens[r.by.user]
-	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow && !(s.mute && s.doubt) && !s.everEnds &&
+	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow && !(r.muted && s.doubt) && !s.everEnds &&
 		r.wasLearnt(t) && !w.mayNotBeStored(t) {
 		w.breaksLocked(staleBeatsDown, "the read of %s failed, while %s, which is in hand, lives until %s: %d %s", r.role, t, clock(t.statedEnd.Sub(w.began)), r.status, r.text)
 		return

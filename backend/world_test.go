@@ -462,22 +462,33 @@ func (w *world) writeConfig(name string, c configModel, verify bool) (stored boo
 			"request_timeout": c.timeout.String(), "max_retries": c.retries,
 		})
 		w.noteFailure(a)
-		if stored = a.ok(); stored {
-			if before := w.configs[name]; before != nil && before.site != c.site {
-				w.strand(name)
+		before := w.configs[name]
+		elsewhere := before == nil || before.site != c.site
+		switch stored = a.ok(); {
+		case stored:
+			if before != nil && elsewhere {
+				w.strand(before)
 			}
-			c.learntAt = never
-			if before := w.configs[name]; before != nil && before.site == c.site {
-				c.learntAt = before.learntAt
-			}
-			if now := time.Now(); verify && c.learntAt.After(now) {
-				c.learntAt = now
-			}
+			c.learntAt = before.learntOf(&c, verify)
 			w.configs[name] = &c
+		case verify && elsewhere: // no config has that url, at which a logout could be owed
+			w.strand(&c)
 		}
-		w.judgeStored("config/"+name, a, verify && (w.suffers(c.site, a.began) || c.token != c.site.tokens[c.user]))
+		w.judgeStored("config/"+name, a, verify && (w.suffers(c.site, a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]))
 	})
 	return stored
+}
+
+// learntOf is since when the engine knows what the server of a config is like that is written in this one's place.
+func (c *configModel) learntOf(next *configModel, verified bool) time.Time {
+	at := never
+	if c != nil && c.site == next.site {
+		at = c.learntAt
+	}
+	if now := time.Now(); verified && at.After(now) {
+		at = now
+	}
+	return at
 }
 
 func (w *world) noteFailure(a answer) {
@@ -497,6 +508,9 @@ func (w *world) writeRole(name string, r roleModel) (stored bool) {
 		if w.roles[name] == nil || w.unsure["roles/"+name] {
 			operation = logical.UpdateOperation
 			delete(data, "min_ttl")
+		}
+		if w.unsure["roles/"+name] {
+			r.minTTL = max(r.minTTL, 0) // nobody knows what stands there
 		}
 		if r.minTTL >= 0 {
 			data["min_ttl"] = r.minTTL.String()
@@ -554,7 +568,7 @@ func (w *world) deleteConfig(name string) {
 	w.changing(func() {
 		a := w.delete("config/" + name)
 		if a.ok() {
-			w.strand(name)
+			w.strand(w.configs[name])
 			delete(w.configs, name)
 		}
 		w.judgeStored("config/"+name, a, false)
