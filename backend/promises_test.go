@@ -113,6 +113,7 @@ type tokenRecord struct {
 	site   *site
 	number int
 
+	config       string // of the role that it was handed out to
 	role         string // of the readers that it was handed out to; empty while it was not
 	dedicated    bool
 	definition   string // the fields of role and config that it was handed out for
@@ -265,17 +266,17 @@ func (w *world) forgotten(role string, began time.Time) {
 	w.endings = append(w.endings, ending{role: role, began: began, ended: time.Now()})
 }
 
-// strand notes that the sessions of a config cannot be ended any more.
-func (w *world) strand(c *configModel) {
+// strand notes that what a config opened at a site cannot be ended any more.
+func (w *world) strand(config string, s *site) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.learnTokens()
 	for _, t := range w.tokens {
-		if t.site == c.site && t.User == c.user {
+		if t.site == s && (t.config == config || t.config == "") {
 			t.lost = "its config was deleted or points elsewhere"
 		}
 	}
-	c.site.losesAt = append(c.site.losesAt, span{from: time.Now(), to: time.Now().Add(3 * requestTimeout)}) // what is under way
+	s.losesAt = append(s.losesAt, span{from: time.Now(), to: time.Now().Add(3 * requestTimeout)}) // what is under way
 }
 
 // storageIsWell says whether storage is well and was since that many of its changes.
@@ -547,7 +548,7 @@ func (w *world) judgeAnswer(r *reading, unchanged, stored bool) {
 	}
 	t.role = r.role
 	if unchanged && r.known {
-		t.definition = r.definition
+		t.definition, t.config = r.definition, r.of.config
 		t.dedicated = r.of.dedicated
 	}
 	if first {

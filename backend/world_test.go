@@ -467,12 +467,12 @@ func (w *world) writeConfig(name string, c configModel, verify bool) (stored boo
 		switch stored = a.ok(); {
 		case stored:
 			if before != nil && elsewhere {
-				w.strand(before)
+				w.strand(name, before.site)
 			}
 			c.learntAt = before.learntOf(&c, verify)
 			w.configs[name] = &c
 		case verify && elsewhere: // no config has that url, at which a logout could be owed
-			w.strand(&c)
+			w.strand(name, c.site)
 		}
 		w.judgeStored("config/"+name, a, verify && (w.suffers(c.site, a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]))
 	})
@@ -568,7 +568,7 @@ func (w *world) deleteConfig(name string) {
 	w.changing(func() {
 		a := w.delete("config/" + name)
 		if a.ok() {
-			w.strand(w.configs[name])
+			w.strand(name, w.configs[name].site)
 			delete(w.configs, name)
 		}
 		w.judgeStored("config/"+name, a, false)
@@ -652,6 +652,7 @@ func (w *world) endLease(l *lease) {
 // revoke ends a lease as Vault does, which gives it up for good after a handful of failures.
 func (w *world) revoke(l *lease) {
 	w.mu.Lock()
+	l.endsAt = time.Now()
 	l.token.mayEnd()
 	w.mu.Unlock()
 	var kept map[string]any
