@@ -787,7 +787,7 @@ func effectOf(endpoint simulator.Endpoint, failure simulator.Failure) effect {
 	case simulator.FailureStatus:
 		e.lies = logsOut && slices.Contains([]int{401, 404, 405}, failure.Status)
 		e.denies = asks && failure.Status == 401
-		e.doubts = failure.Status == 400 || failure.Status == 401 || failure.Status == 403
+		e.doubts = slices.Contains([]int{400, 401, 403, 409}, failure.Status)
 		e.once = failure.Status < 500 && failure.Status != 429
 	case simulator.FailureErrorMessage:
 		e.doubts, e.once = true, true
