@@ -279,36 +279,24 @@ func faults(ways []simulator.Failure, endpoints []simulator.Endpoint) (all []fac
 
 func (w *world) rewriteConfigs(verify bool) {
 	for _, name := range configNames {
-		if c := w.configs[name]; c != nil {
-			next := *c
-			next.retries, next.token = 5-c.retries, c.site.tokens[c.user]
-			w.writeConfig(name, next, verify)
+		if c, there := w.configOf(name); there {
+			c.retries, c.token = 5-c.retries, w.tokenOf(c.site, c.user)
+			w.writeConfig(name, c, verify)
 		}
 	}
 }
 
 func (w *world) rewriteRole(change func(*roleModel)) {
-	if r := w.roles["r0"]; r != nil {
-		next := *r
-		change(&next)
-		w.writeRole("r0", next)
+	if r, there := w.roleOf("r0"); there {
+		change(&r)
+		w.writeRole("r0", r)
 	}
 }
 
 func (w *world) makeRoleAnew() {
-	if r := w.roles["r0"]; r != nil {
+	if r, there := w.roleOf("r0"); there {
 		w.deleteRole("r0")
-		w.writeRole("r0", *r)
-	}
-}
-
-func (w *world) endLeases() {
-	for number := 0; ; number++ {
-		l := w.leaseFromEnd(number)
-		if l == nil {
-			return
-		}
-		w.endLease(l)
+		w.writeRole("r0", r)
 	}
 }
 
@@ -375,7 +363,7 @@ func (c cell) settle(w *world) (roles []string) {
 	a := w.sites[0]
 	users := []string{"ann", "ann", "bob"}
 	for i := range min(c.kind.count, 3) {
-		w.writeConfig(configNames[i], configModel{site: a, user: users[i], token: a.tokens[users[i]], timeout: requestTimeout, retries: 3}, i != 1)
+		w.writeConfig(configNames[i], configModel{site: a, user: users[i], token: w.tokenOf(a, users[i]), timeout: requestTimeout, retries: 3}, i != 1)
 	}
 	for i := range c.kind.count {
 		r := c.kind.role

@@ -113,7 +113,7 @@ func (l life) live(count func(figures)) (story string) {
 func (w *world) settleIn(verify bool) {
 	a := w.sites[0]
 	for _, config := range []struct{ name, user string }{{"a", "ann"}, {"b", "ann"}, {"c", "bob"}} {
-		w.writeConfig(config.name, configModel{site: a, user: config.user, token: a.tokens[config.user], timeout: requestTimeout, retries: 3}, verify)
+		w.writeConfig(config.name, configModel{site: a, user: config.user, token: w.tokenOf(a, config.user), timeout: requestTimeout, retries: 3}, verify)
 	}
 	for _, name := range roleNames {
 		w.writeRole(name, firstRoles()[name])
@@ -267,8 +267,8 @@ func drawRegenerate(rt *rapid.T) step {
 		s := w.sites[site]
 		w.regenerate(s, user)
 		for _, name := range configNames {
-			if c := w.configs[name]; written && c != nil && c.site == s && c.user == user {
-				w.writeConfig(name, configModel{site: s, user: user, token: s.tokens[user], timeout: c.timeout, retries: c.retries}, false)
+			if c, there := w.configOf(name); written && there && c.site == s && c.user == user {
+				w.writeConfig(name, configModel{site: s, user: user, token: w.tokenOf(s, user), timeout: c.timeout, retries: c.retries}, false)
 			}
 		}
 	}}
@@ -285,10 +285,10 @@ func drawWriteConfig(rt *rapid.T) step {
 	retries, verify := rapid.SampledFrom([]int{0, 3}).Draw(rt, "retries"), rapid.Bool().Draw(rt, "verify")
 	return step{fmt.Sprintf("write config %s: site %d, user %s, keeps=%t, retries %d, verify=%t", name, site, user, keeps, retries, verify), func(w *world) {
 		s := w.sites[site]
-		if c := w.configs[name]; c != nil && keeps {
+		if c, there := w.configOf(name); there && keeps {
 			s, user = c.site, c.user
 		}
-		w.writeConfig(name, configModel{site: s, user: user, token: s.tokens[user], timeout: requestTimeout, retries: retries}, verify)
+		w.writeConfig(name, configModel{site: s, user: user, token: w.tokenOf(s, user), timeout: requestTimeout, retries: retries}, verify)
 	}}
 }
 
@@ -303,7 +303,7 @@ func drawWriteRole(rt *rapid.T) step {
 	}
 	r.lease = r.lease || r.dedicated
 	return step{fmt.Sprintf("write role %s: %s", name, r), func(w *world) {
-		if w.configs[r.config] != nil {
+		if _, there := w.configOf(r.config); there {
 			w.writeRole(name, r)
 		}
 	}}
@@ -315,11 +315,11 @@ func drawDelete(rt *rapid.T) step {
 		name := rapid.SampledFrom(configNames).Draw(rt, "config")
 		return step{"delete the roles of config " + name + ", and it", func(w *world) {
 			for _, role := range roleNames {
-				if r := w.roles[role]; r != nil && r.config == name {
+				if r, _ := w.roleOf(role); r.config == name {
 					w.deleteRole(role)
 				}
 			}
-			if w.configs[name] != nil {
+			if _, there := w.configOf(name); there {
 				w.deleteConfig(name)
 			}
 		}}
@@ -327,7 +327,9 @@ func drawDelete(rt *rapid.T) step {
 	name, anew := drawRole(rt), rapid.Bool().Draw(rt, "anew")
 	return step{fmt.Sprintf("delete role %s, anew=%t", name, anew), func(w *world) {
 		w.deleteRole(name)
-		if r := firstRoles()[name]; anew && w.roles[name] == nil && w.configs[r.config] != nil {
+		r := firstRoles()[name]
+		_, stands := w.roleOf(name)
+		if _, configured := w.configOf(r.config); anew && !stands && configured {
 			w.writeRole(name, r)
 		}
 	}}
@@ -345,7 +347,7 @@ func drawEnd(rt *rapid.T) step {
 	}
 	name := drawRole(rt)
 	return step{"delete sessions " + name, func(w *world) {
-		if w.roles[name] != nil {
+		if _, there := w.roleOf(name); there {
 			w.deleteSessions(name)
 		}
 	}}
@@ -354,7 +356,7 @@ func drawEnd(rt *rapid.T) step {
 func drawCheck(rt *rapid.T) step {
 	name := rapid.SampledFrom(configNames).Draw(rt, "config")
 	return step{"check " + name, func(w *world) {
-		if w.configs[name] != nil {
+		if _, there := w.configOf(name); there {
 			w.check(name)
 		}
 	}}

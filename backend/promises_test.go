@@ -220,6 +220,12 @@ func (w *witness) ticked() {
 	w.figures.ticks++
 }
 
+func (w *witness) isDamaged() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.damaged > 0
+}
+
 func (w *witness) tickCount() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -239,10 +245,11 @@ func (w *world) learnTokens() {
 	}
 }
 
-// notOurs notes that the session of an answer was opened by somebody else.
-func (w *world) notOurs(body string) {
+// notOurs notes that the session of an answer was opened by another client of the site.
+func (w *world) notOurs(s *site, body string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	s.foreignAt = append(s.foreignAt, time.Now())
 	w.learnTokens()
 	for _, t := range w.tokens {
 		if strings.Contains(body, t.Access) {
@@ -258,18 +265,14 @@ func (w *world) mayEnd(role string) {
 	w.endings = append(w.endings, ending{role: role, began: time.Now()})
 }
 
-// forgotten notes that it has done so.
-func (w *world) forgotten(role string, began time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// forgottenLocked notes that it has done so.
+func (w *world) forgottenLocked(role string, began time.Time) {
 	delete(w.inHand, role)
 	w.endings = append(w.endings, ending{role: role, began: began, ended: time.Now()})
 }
 
-// strand notes that what a config opened at a site cannot be ended any more.
-func (w *world) strand(config string, s *site) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// strandLocked notes that what a config opened at a site cannot be ended any more.
+func (w *world) strandLocked(config string, s *site) {
 	w.learnTokens()
 	for _, t := range w.tokens {
 		if t.site == s && (t.config == config || t.config == "") {
@@ -802,7 +805,7 @@ func (w *world) judgeStored(path string, a answer, mayFail bool) {
 		w.unsure[path] = true
 	}
 	if !mayFail && w.storageIsWell(w.storageFailures.Load()) && !w.sites[0].scarce {
-		w.breaks(wellIsServed, "%s was not stored or deleted: %d %s", path, a.status, a.text)
+		w.breaksLocked(wellIsServed, "%s was not stored or deleted: %d %s", path, a.status, a.text)
 	}
 }
 
@@ -1052,15 +1055,13 @@ func (s *site) failuresExplained(from, to time.Time, flights int) int {
 func (w *world) finish() {
 	w.note("the end: all becomes well")
 	w.becomeWell()
-	for _, name := range slices.Sorted(maps.Keys(w.roles)) {
+	for _, name := range w.roleNames() {
 		w.read(name, want{})
 	}
 	w.passToQuiet()
 	w.judgeOpen()
-	for _, l := range slices.Clone(w.leases) {
-		w.endLease(l)
-	}
-	for _, name := range slices.Sorted(maps.Keys(w.roles)) {
+	w.endLeases()
+	for _, name := range w.roleNames() {
 		w.deleteSessions(name)
 	}
 	w.passToQuiet()
@@ -1069,6 +1070,23 @@ func (w *world) finish() {
 	w.judgeLogouts()
 	w.judgeSecrets()
 	w.judgeTraffic()
+}
+
+func (w *world) roleNames() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.roles))
+}
+
+// endLeases revokes every lease, the newest first.
+func (w *world) endLeases() {
+	for number := 0; ; number++ {
+		l := w.leaseFromEnd(number)
+		if l == nil {
+			return
+		}
+		w.endLease(l)
+	}
 }
 
 // passToQuiet lets two ticks pass, and all that they and others have under way.
@@ -1086,24 +1104,40 @@ func (w *world) becomeWell() {
 	for w.storageFailing.Load() > 0 {
 		w.pass(requestTimeout)
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.configs)) {
-		c := *w.configs[name]
-		if c.token != c.site.tokens[c.user] || w.unsure["config/"+name] {
-			c.token = c.site.tokens[c.user]
-			w.writeConfig(name, c, true)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(w.roles)) {
-		if w.unsure["roles/"+name] {
-			w.writeRole(name, *w.roles[name])
-		}
-	}
+	w.makeSure()
 	for _, s := range w.sites {
-		if left := time.Until(s.patientTo); left > 0 {
+		w.mu.Lock()
+		left := time.Until(s.patientTo)
+		w.mu.Unlock()
+		if left > 0 {
 			w.pass(left)
 		}
 	}
 	w.pass(2 * time.Minute)
+}
+
+// makeSure writes every config whose User-API token is of yesterday, and every definition of which nobody knows what is stored.
+func (w *world) makeSure() {
+	w.mu.Lock()
+	configs, roles := map[string]configModel{}, map[string]roleModel{}
+	for name, c := range w.configs {
+		if next := *c; c.token != c.site.tokens[c.user] || w.unsure["config/"+name] {
+			next.token = c.site.tokens[c.user]
+			configs[name] = next
+		}
+	}
+	for name, r := range w.roles {
+		if w.unsure["roles/"+name] {
+			roles[name] = *r
+		}
+	}
+	w.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(configs)) {
+		w.writeConfig(name, configs[name], true)
+	}
+	for _, name := range slices.Sorted(maps.Keys(roles)) {
+		w.writeRole(name, roles[name])
+	}
 }
 
 // story tells what happened, for the one who has to mend it.

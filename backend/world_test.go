@@ -41,6 +41,7 @@ type world struct {
 	standby atomic.Pointer[member]
 	nodes   int
 
+	// The witness's lock guards these, and what a site knows of itself.
 	configs map[string]*configModel
 	roles   map[string]*roleModel
 	unsure  map[string]bool // the definitions of which storage may hold another version, since a change of them failed
@@ -301,7 +302,7 @@ func (w *world) tellStandby(key string) {
 func (w *world) restart() {
 	w.note("restart")
 	w.changing(func() {
-		w.mayLose(w.active.Load())
+		w.mayLose()
 		w.stop(w.active.Load())
 		w.active.Store(w.newNode(false))
 	})
@@ -313,7 +314,7 @@ func (w *world) kill() {
 	w.note("kill")
 	w.changing(func() {
 		old := w.active.Load()
-		w.mayLose(old)
+		w.mayLose()
 		old.reach.cut.Store(true)
 		old.mu.Lock()
 		for _, conn := range old.conns {
@@ -338,7 +339,9 @@ func (w *world) stop(n *member) {
 }
 
 // mayLose says that what a node that ends has under way may be lost.
-func (w *world) mayLose(*member) {
+func (w *world) mayLose() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	now := time.Now()
 	for _, s := range w.sites {
 		s.losesAt = append(s.losesAt, span{from: now.Add(-3 * requestTimeout), to: now})
@@ -364,7 +367,7 @@ func (w *world) tick() {
 	storage := w.storageFailures.Load()
 	defer w.recovered("the tick")
 	_, err := n.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: n.reach})
-	if err != nil && !errors.Is(err, logical.ErrUnsupportedOperation) && w.storageIsWell(storage) && !n.reach.cut.Load() && w.damaged == 0 {
+	if err != nil && !errors.Is(err, logical.ErrUnsupportedOperation) && w.storageIsWell(storage) && !n.reach.cut.Load() && !w.isDamaged() {
 		w.breaks(errorsAreTold, "a tick failed: %v", err)
 	}
 	if took := time.Since(began); took > 55*time.Second {
@@ -445,38 +448,72 @@ func (w *world) get(path string) answer {
 
 // The definitions.
 
+// configOf answers a config as it was last written, and whether there is one.
+func (w *world) configOf(name string) (configModel, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c := w.configs[name]; c != nil {
+		return *c, true
+	}
+	return configModel{}, false
+}
+
+// roleOf answers a role as it was last written, and whether there is one.
+func (w *world) roleOf(name string) (roleModel, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r := w.roles[name]; r != nil {
+		return *r, true
+	}
+	return roleModel{}, false
+}
+
+// tokenOf answers the User-API token that a user has by now.
+func (w *world) tokenOf(s *site, user string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return s.tokens[user]
+}
+
 // forgetBeginning leaves what was written so far out of account.
 func (w *world) forgetBeginning() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.changedAt, w.figures.faults = nil, 0
 	for _, s := range w.sites {
 		s.settled = len(s.Requests())
 	}
 }
 
-// writeConfig writes a config in full, and answers whether it was stored.
-func (w *world) writeConfig(name string, c configModel, verify bool) (stored bool) {
+// writeConfig writes a config in full.
+func (w *world) writeConfig(name string, c configModel, verify bool) {
 	w.note("write config %s: %s at %s, verify=%t", name, c.user, c.site.url, verify)
 	w.changing(func() {
-		a := w.write("config/"+name, map[string]any{
+		w.noteConfig(name, c, verify, w.write("config/"+name, map[string]any{
 			"url": c.site.url, "user_api_token": c.token, "password_max_age": 0, "verify": verify,
 			"request_timeout": c.timeout.String(), "max_retries": c.retries,
-		})
-		w.noteFailure(a)
-		before := w.configs[name]
-		elsewhere := before == nil || before.site != c.site
-		switch stored = a.ok(); {
-		case stored:
-			if before != nil && elsewhere {
-				w.strand(name, before.site)
-			}
-			c.learntAt = before.learntOf(&c, verify)
-			w.configs[name] = &c
-		case verify && elsewhere: // no config has that url, at which a logout could be owed
-			w.strand(name, c.site)
-		}
-		w.judgeStored("config/"+name, a, verify && (w.suffers(c.site, a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]))
+		}))
 	})
-	return stored
+}
+
+// noteConfig takes note of what came of the write of a config.
+func (w *world) noteConfig(name string, c configModel, verified bool, a answer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noteFailureLocked(a)
+	before := w.configs[name]
+	elsewhere := before == nil || before.site != c.site
+	if before != nil && elsewhere && a.ok() {
+		w.strandLocked(name, before.site)
+	}
+	if elsewhere && verified && !a.ok() { // no config has that url, at which a logout could be owed
+		w.strandLocked(name, c.site)
+	}
+	if a.ok() {
+		c.learntAt = before.learntOf(&c, verified)
+		w.configs[name] = &c
+	}
+	w.judgeStored("config/"+name, a, verified && (c.site.suffers(a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]))
 }
 
 // learntOf is since when the engine knows what the server of a config is like that is written in this one's place.
@@ -491,13 +528,14 @@ func (c *configModel) learntOf(next *configModel, verified bool) time.Time {
 	return at
 }
 
-func (w *world) noteFailure(a answer) {
+func (w *world) noteFailureLocked(a answer) {
 	if !a.ok() {
-		w.note("  %d %s", a.status, a.text)
+		w.noteLocked("  %d %s", a.status, a.text)
 	}
 }
 
-func (w *world) writeRole(name string, r roleModel) (stored bool) {
+// writeRole writes a role in full, by a patch where it is there already.
+func (w *world) writeRole(name string, r roleModel) {
 	w.note("write role %s: %s", name, r)
 	w.changing(func() {
 		data := map[string]any{"config": r.config, "lease": r.lease, "ttl": r.ttl.String(), "credential_type": "shared", "min_ttl": nil}
@@ -505,30 +543,38 @@ func (w *world) writeRole(name string, r roleModel) (stored bool) {
 			data["credential_type"] = "dedicated"
 		}
 		operation := logical.Operation(logical.PatchOperation)
-		if w.roles[name] == nil || w.unsure["roles/"+name] {
+		w.mu.Lock()
+		unsure := w.unsure["roles/"+name]
+		if w.roles[name] == nil || unsure {
 			operation = logical.UpdateOperation
 			delete(data, "min_ttl")
 		}
-		if w.unsure["roles/"+name] {
+		w.mu.Unlock()
+		if unsure {
 			r.minTTL = max(r.minTTL, 0) // nobody knows what stands there
 		}
 		if r.minTTL >= 0 {
 			data["min_ttl"] = r.minTTL.String()
 		}
-		a := w.request(context.Background(), w.active.Load(), operation, "roles/"+name, data)
-		w.noteFailure(a)
-		if stored = a.ok(); stored {
-			if before := w.roles[name]; before != nil && before.minTTL != r.minTTL {
-				w.demanding[name] = time.Now() // by the min_ttl before, the token in hand may have been due
-			}
-			w.roles[name] = &r
-			if life := cmp.Or(r.ttl, defaultLifetime); !r.dedicated && (w.shortest[name] == 0 || life < w.shortest[name]) {
-				w.shortest[name] = life
-			}
-		}
-		w.judgeStored("roles/"+name, a, false)
+		w.noteRole(name, r, w.request(context.Background(), w.active.Load(), operation, "roles/"+name, data))
 	})
-	return stored
+}
+
+// noteRole takes note of what came of the write of a role.
+func (w *world) noteRole(name string, r roleModel, a answer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noteFailureLocked(a)
+	if a.ok() {
+		if before := w.roles[name]; before != nil && before.minTTL != r.minTTL {
+			w.demanding[name] = time.Now() // by the min_ttl before, the token in hand may have been due
+		}
+		w.roles[name] = &r
+		if life := cmp.Or(r.ttl, defaultLifetime); !r.dedicated && (w.shortest[name] == 0 || life < w.shortest[name]) {
+			w.shortest[name] = life
+		}
+	}
+	w.judgeStored("roles/"+name, a, false)
 }
 
 func (r roleModel) String() string {
@@ -548,9 +594,11 @@ func (w *world) deleteRole(name string) {
 		w.mayEnd(name)
 		began := time.Now()
 		a := w.delete("roles/" + name)
-		w.noteFailure(a)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.noteFailureLocked(a)
 		if a.ok() {
-			w.forgotten(name, began)
+			w.forgottenLocked(name, began)
 			delete(w.roles, name)
 		}
 		w.judgeStored("roles/"+name, a, false)
@@ -559,20 +607,32 @@ func (w *world) deleteRole(name string) {
 
 // deleteConfig deletes a config that no role names, as any other is refused.
 func (w *world) deleteConfig(name string) {
-	for role, r := range w.roles {
-		if r.config == name || w.unsure["roles/"+role] {
-			return
-		}
+	if w.isNamed(name) {
+		return
 	}
 	w.note("delete config %s", name)
 	w.changing(func() {
 		a := w.delete("config/" + name)
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if a.ok() {
-			w.strand(name, w.configs[name].site)
+			w.strandLocked(name, w.configs[name].site)
 			delete(w.configs, name)
 		}
 		w.judgeStored("config/"+name, a, false)
 	})
+}
+
+// isNamed says whether a role names the config, or may do so.
+func (w *world) isNamed(config string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, r := range w.roles {
+		if r.config == config || w.unsure["roles/"+name] {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) deleteSessions(role string) {
@@ -581,9 +641,11 @@ func (w *world) deleteSessions(role string) {
 		w.mayEnd(role)
 		began := time.Now()
 		a := w.delete("sessions/" + role)
-		w.noteFailure(a)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.noteFailureLocked(a)
 		if a.ok() {
-			w.forgotten(role, began)
+			w.forgottenLocked(role, began)
 		}
 	})
 }
@@ -593,8 +655,8 @@ func (w *world) check(name string) {
 	w.note("check %s", name)
 	w.changing(func() {})
 	w.checking.Store(true) // for good: the end of the node may wait for one
+	c, _ := w.configOf(name)
 	w.busy.Go(func() {
-		c := w.configs[name]
 		a := w.write("config/"+name+"/check", nil)
 		w.note("checked %s: %d %s", name, a.status, a.text)
 		if limit := 6 * c.timeout; a.took() > limit {
@@ -608,6 +670,8 @@ func (w *world) tune(maxLease time.Duration) {
 	w.note("max_lease_ttl %s", maxLease)
 	w.changing(func() {
 		w.maxLease.Store(int64(maxLease))
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.tuned = append(w.tuned, tuning{time.Now(), maxLease})
 	})
 }
@@ -861,13 +925,6 @@ func (s *site) suffers(at time.Time) bool {
 	return s.faults > 0 || slices.ContainsFunc(s.troubles, func(t span) bool { return t.has(at) })
 }
 
-// suffers is the site's for who does not hold the lock.
-func (w *world) suffers(s *site, at time.Time) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return s.suffers(at)
-}
-
 // lies says whether a token that was issued at that time may have lived on after a logout that was answered.
 func (s *site) lies(issued time.Time) bool {
 	return slices.ContainsFunc(s.liesAt, func(l span) bool { return l.to.IsZero() || !issued.After(l.to) })
@@ -888,6 +945,8 @@ func (w *world) reboot(s *site, upgrade func(*simulator.Knobs)) {
 	w.note("%s reboots", s.url)
 	w.changing(func() {
 		time.Sleep(time.Second) // no server is up again at once, and its start time tells of it
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if upgrade != nil {
 			s.Change(upgrade)
 			s.noteKnobs()
@@ -909,6 +968,8 @@ func (w *world) regenerate(s *site, user string) {
 		if err != nil {
 			panic(err)
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		s.tokens[user] = token
 		s.doubt = true
 	})
@@ -919,12 +980,11 @@ func (w *world) foreignSession(s *site, user string) {
 	w.note("%s: another client of %s opens a session", s.url, user)
 	w.changing(func() {
 		request := httptest.NewRequest(http.MethodPost, s.url+"/api/auth/authenticate", nil)
-		request.Header.Set("Authorization", "Bearer "+s.tokens[user])
+		request.Header.Set("Authorization", "Bearer "+w.tokenOf(s, user))
 		defer func() { _ = recover() }() // a failure that resets the connection
 		recorder := httptest.NewRecorder()
 		s.Handler().ServeHTTP(recorder, request)
-		s.foreignAt = append(s.foreignAt, time.Now())
-		w.notOurs(recorder.Body.String())
+		w.notOurs(s, recorder.Body.String())
 	})
 }
 
@@ -981,17 +1041,18 @@ func (w *world) haveStandby() {
 // burst has so many readers read a role at once, and holds what that costs against promise 2.
 func (w *world) burst(role string, readers int) {
 	w.settle()
-	r, storage, changes, ticks := w.roles[role], w.storageFailures.Load(), w.changes.Load(), w.tickCount()
+	r, there := w.roleOf(role)
+	storage, changes, ticks := w.storageFailures.Load(), w.changes.Load(), w.tickCount()
 	before := w.issuedCount()
 	var done sync.WaitGroup
 	for range readers {
 		done.Go(func() { w.read(role, want{}) })
 	}
 	done.Wait()
-	if r == nil || r.dedicated || w.configs[r.config] == nil || !w.storageIsWell(storage) || changes != w.changes.Load() || ticks != w.tickCount() {
+	c, configured := w.configOf(r.config)
+	if !there || r.dedicated || !configured || !w.storageIsWell(storage) || changes != w.changes.Load() || ticks != w.tickCount() {
 		return
 	}
-	c := w.configs[r.config]
 	allowed := 1
 	if c.learntAt == never {
 		allowed += sessionsOfLearning
@@ -1020,7 +1081,7 @@ func (w *world) issuedCount() int {
 // storm has readers come back to a role as fast as they can, four times a second, for some time.
 func (w *world) storm(role string, asks want, lasts time.Duration) {
 	readers, every := 3, 250*time.Millisecond
-	if r := w.roles[role]; r != nil && r.dedicated && !w.anySuffers() {
+	if r, _ := w.roleOf(role); r.dedicated && !w.anySuffers() {
 		readers, every = 1, time.Second // each opens a session
 	}
 	for until := time.Now().Add(lasts); time.Now().Before(until) && !w.isBroken(); {
