@@ -1,0 +1,105 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+)
+
+func TestARefusalOfTheUserAPITokenIsOneOfAuthenticateAlone(t *testing.T) {
+	for _, kind := range ncentral.Kinds() {
+		refused := kind == ncentral.KindRefused || kind == ncentral.KindForbidden
+		mayBe := kind == ncentral.KindBadRequest || kind == ncentral.KindHiddenError
+		for _, step := range ncentral.Calls() {
+			failure := &Failure{Step: step, Kind: kind}
+			isAuthenticate := step == ncentral.CallAuthenticate
+			if failure.Refused() != (refused && isAuthenticate) || failure.mayBeRefusal() != (mayBe && isAuthenticate) {
+				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.Refused(), failure.mayBeRefusal())
+			}
+		}
+	}
+}
+
+func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
+	const none = ""
+	for _, test := range []struct {
+		step ncentral.Call
+		kind ncentral.Kind
+		want string // in it; empty where there is to be none
+	}{
+		{ncentral.CallAuthenticate, ncentral.KindRefused, "write the token that it has now to user_api_token"},
+		{ncentral.CallAuthenticate, ncentral.KindForbidden, "write the token that it has now to user_api_token"},
+		{ncentral.CallValidate, ncentral.KindRefused, none},
+		{ncentral.CallData, ncentral.KindForbidden, none},
+		{ncentral.CallAuthenticate, ncentral.KindUnreachable, "the server is up"},
+		{ncentral.CallAuthenticate, ncentral.KindTimeout, "the server is up"},
+		{ncentral.CallRefresh, ncentral.KindRateLimited, "lower max_requests_in_flight"},
+		{ncentral.CallLinks, ncentral.KindMalformed, "without /api"},
+		{ncentral.CallLinks, ncentral.KindNotFound, "without /api"},
+		{ncentral.CallData, ncentral.KindServerError, "password has most likely expired"},
+		{ncentral.CallData, ncentral.KindHiddenError, "password has most likely expired"},
+		{ncentral.CallAuthenticate, ncentral.KindServerError, none},
+		{ncentral.CallAuthenticate, ncentral.KindHiddenError, none},
+		{ncentral.CallLinks, ncentral.KindBadRequest, "with https and its port"},
+		{ncentral.CallAuthenticate, ncentral.KindBadRequest, none},
+		{ncentral.CallValidate, ncentral.KindQueued, "raise max_requests_in_flight"},
+		{ncentral.CallAuthenticate, ncentral.KindCanceled, none},
+		{ncentral.CallAuthenticate, ncentral.KindUnavailable, none},
+	} {
+		failure := &Failure{Step: test.step, Kind: test.kind, Cause: &ncentral.Error{Call: test.step, Kind: test.kind}}
+		if got := failure.Remedy(); (got == "") != (test.want == none) || !strings.Contains(got, test.want) {
+			t.Errorf("%s, %s: %q, want %q in it", test.step, test.kind, got, test.want)
+		}
+	}
+	untrusted := &Failure{Step: ncentral.CallLinks, Kind: ncentral.KindUnreachable, Cause: &ncentral.Error{Kind: ncentral.KindUnreachable, TLSProblem: true}}
+	if got := untrusted.Remedy(); got != none {
+		t.Errorf("beside what the client says of a certificate: %q", got)
+	}
+}
+
+func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
+	cause := &ncentral.Error{Call: ncentral.CallRefresh, Kind: ncentral.KindQueued, Detail: "no place."}
+	failure := &Failure{Config: "one", Step: ncentral.CallRefresh, Kind: ncentral.KindQueued, Cause: cause}
+	const text = `config "one": refresh: the call found no place in time among those in flight: no place; try later, or raise max_requests_in_flight`
+	if got := failure.Error(); got != text {
+		t.Error(got)
+	}
+	failure.Next = time.Now().Add(-time.Second)
+	if got := failure.Error(); got != text {
+		t.Error("with a next attempt that is past:", got)
+	}
+	failure.Next = time.Now().Add(time.Hour)
+	if got, want := failure.Error(), text+"; it is not tried again before "+failure.Next.UTC().Format(time.RFC3339); got != want {
+		t.Error("with a next attempt to come:", got)
+	}
+	failure.Next = time.Time{}
+	later := failure.ofCallNotMade("two", ncentral.CallAuthenticate)
+	if got := later.Error(); !strings.HasPrefix(got, `config "two": authenticate: not tried, since an earlier call failed: refresh: `) {
+		t.Error(got)
+	}
+	if failure.NotMade || failure.Config != "one" {
+		t.Error("the failure of the earlier call is changed:", failure)
+	}
+}
+
+func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
+	server := &Server{config: &storeConfig}
+	own := &ncentral.Error{Kind: ncentral.KindQueued}
+	failure := server.failure(ncentral.CallLogout, own)
+	if own.Call != ncentral.CallLogout || failure.Step != ncentral.CallLogout || failure.Kind != ncentral.KindQueued || failure.Config != "default" {
+		t.Errorf("%+v, because of %+v", failure, own)
+	}
+	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindRefused}
+	if server.failure(ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
+		t.Errorf("the call of an error that knows it becomes %s", told.Call)
+	}
+	if again := server.failure(ncentral.CallRefresh, errors.Join(failure)); again != failure {
+		t.Errorf("a failure that is known becomes %+v", again)
+	}
+}

@@ -1,0 +1,205 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+var storeConfig = store.Config{Name: "default", URL: "https://ncentral.example.com", UserAPIToken: "token", RequestTimeout: time.Second, MaxRequestsInFlight: 8}
+
+func failureOf(step ncentral.Call, detail string) *Failure {
+	return &Failure{Step: step, Kind: ncentral.KindServerError, Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail}}
+}
+
+// Failing is where no new token can be had and none is left to hand out; whatever else needs a person degrades.
+func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
+	now := time.Now()
+	obtaining, silence, refusal := failureOf(ncentral.CallRefresh, "obtaining"), failureOf(ncentral.CallValidate, "silence"), failureOf(ncentral.CallAuthenticate, "refusal")
+	for name, test := range map[string]struct {
+		note    func(*Record)
+		known   patience
+		owed    int
+		config  store.Config
+		state   State
+		reasons []string // a part of each
+	}{
+		"nothing was asked": {state: Unknown},
+		"a token was had":   {note: func(r *Record) { r.obtained(0, nil) }, state: OK},
+		"a data call went":  {note: func(r *Record) { r.probed(0, nil) }, state: OK},
+		"none can be had":   {note: func(r *Record) { r.obtained(0, obtaining) }, state: Failing, reasons: []string{"obtaining"}},
+		"another config with the token was refused": {
+			note: func(r *Record) { r.obtained(0, nil) }, known: patience{refusal: refusal}, state: Failing, reasons: []string{"refusal"},
+		},
+		"none can be had, and one lives": {
+			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(1)) },
+			state: Degraded, reasons: []string{"obtaining", "one is handed out that lives until"},
+		},
+		"none can be had, and the last has just ended": {
+			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now) },
+			state: Failing, reasons: []string{"obtaining"},
+		},
+		"no answer, and no token was asked for": {known: patience{silence: silence}, state: Degraded, reasons: []string{"silence"}},
+		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: patience{silence: silence}, state: Failing, reasons: []string{"obtaining"}},
+		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: Degraded, reasons: []string{"validation"}},
+		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: Degraded, reasons: []string{"data call"}},
+		"a logout is owed":                      {owed: 1, state: Degraded, reasons: []string{"logouts owed: 1"}},
+		"an end is near": {
+			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: Degraded, reasons: []string{"password expires"},
+		},
+		"it was another server that failed": {
+			note: func(r *Record) {
+				r.obtained(0, obtaining)
+				r.validated(0, obtaining)
+				r.probed(0, obtaining)
+				r.ServedStale(now.Add(time.Hour))
+				r.startOver()
+			},
+			state: Unknown,
+		},
+		"a call to another server fails late": {
+			note: func(r *Record) {
+				r.startOver()
+				r.obtained(0, obtaining)
+				r.validated(0, obtaining)
+				r.probed(0, obtaining)
+			},
+			state: Unknown,
+		},
+		"a new token ends the want": {
+			note: func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(time.Hour)); r.obtained(0, nil) }, state: OK,
+		},
+		"a failure leaves a stale token": {
+			note:  func(r *Record) { r.ServedStale(now.Add(time.Hour)); r.obtained(0, obtaining) },
+			state: Degraded, reasons: []string{"obtaining", "one is handed out"},
+		},
+		"the stale token is gone": {
+			note: func(r *Record) {
+				r.obtained(0, obtaining)
+				r.ServedStale(now.Add(time.Hour))
+				r.servesStaleNoMore(now.Add(time.Hour))
+			},
+			state: Failing, reasons: []string{"obtaining"},
+		},
+		"another role's stale token is gone": {
+			note: func(r *Record) {
+				r.obtained(0, obtaining)
+				r.ServedStale(now.Add(time.Hour))
+				r.servesStaleNoMore(now.Add(time.Minute))
+			},
+			state: Degraded, reasons: []string{"obtaining", "one is handed out"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			record := newRecord("default")
+			if test.note != nil {
+				test.note(record)
+			}
+			got := record.condition(&test.config, test.known, test.owed, now)
+			if got.State != test.state || got.LogoutsOwed != test.owed || len(got.Reasons) != len(test.reasons) {
+				t.Fatalf("%s, because of %q, %d logouts owed; want %s", got.State, got.Reasons, got.LogoutsOwed, test.state)
+			}
+			for i, part := range test.reasons {
+				if !strings.Contains(got.Reasons[i], part) {
+					t.Errorf("reason %d is %q, want %q in it", i, got.Reasons[i], part)
+				}
+			}
+		})
+	}
+}
+
+func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
+	record, now := newRecord("default"), time.Now()
+	record.answered(0, nil, now)
+	record.answered(0, failureOf(ncentral.CallData, ""), now.Add(time.Second))
+	life := record.startOver()
+	record.answered(0, nil, now.Add(time.Hour))
+	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
+	got := record.condition(&storeConfig, patience{}, 0, now)
+	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
+		t.Errorf("%+v", got)
+	}
+	record.answered(life, nil, now.Add(time.Minute))
+	if got := record.condition(&storeConfig, patience{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Events tell of a turn for the worse once, of the next credential's anew, and of recovery.
+func TestATurnIsToldOfOnceForEachCredential(t *testing.T) {
+	type turn struct{ before, after ailment }
+	record := newRecord("default")
+	failure := failureOf(ncentral.CallAuthenticate, "no")
+	note := func(what func() (ailment, ailment)) turn {
+		before, after := what()
+		return turn{before, after}
+	}
+	obtained := func(f *Failure) func() (ailment, ailment) {
+		return func() (ailment, ailment) { return record.obtained(record.life, f) }
+	}
+	probed := func(f *Failure) func() (ailment, ailment) {
+		return func() (ailment, ailment) { return record.probed(record.life, f) }
+	}
+	for i, test := range []struct {
+		do   func() (ailment, ailment)
+		want turn
+	}{
+		{obtained(nil), turn{nothing, nothing}},
+		{probed(failure), turn{nothing, dataCallFails}},
+		{obtained(failure), turn{dataCallFails, obtainingFails}},
+		{obtained(failure), turn{obtainingFails, obtainingFails}},
+		{obtained(nil), turn{obtainingFails, dataCallFails}},
+		{probed(nil), turn{dataCallFails, nothing}},
+		{obtained(failure), turn{nothing, obtainingFails}},
+		{func() (ailment, ailment) { record.startOver(); return obtained(failure)() }, turn{nothing, obtainingFails}},
+		{obtained(failure), turn{obtainingFails, obtainingFails}},
+		{func() (ailment, ailment) { record.startOver(); return obtained(nil)() }, turn{obtainingFails, nothing}},
+		{func() (ailment, ailment) { return record.obtained(record.life-1, failure) }, turn{nothing, nothing}},
+		{func() (ailment, ailment) { return record.probed(record.life-1, failure) }, turn{nothing, nothing}},
+		{obtained(nil), turn{nothing, nothing}},
+	} {
+		if got := note(test.do); got != test.want {
+			t.Errorf("%d: %+v, want %+v", i, got, test.want)
+		}
+	}
+}
+
+// Between two tokens that the tick asks after, a reboot would be found by none.
+func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
+	now := time.Now()
+	at := func(minutes int) time.Time { return now.Add(time.Duration(minutes) * time.Minute) }
+	for name, test := range map[string]struct {
+		note func(*Record)
+		want bool
+	}{
+		"a start, of which nobody knows what was before": {func(*Record) {}, true},
+		"it was asked":          {func(r *Record) { r.confirmed(now) }, false},
+		"a token without a gap": {func(r *Record) { r.confirmed(now); r.opened(at(60), now) }, false},
+		"a token after a gap":   {func(r *Record) { r.confirmed(now); r.opened(at(60), at(1)) }, true},
+		"one after the other":   {func(r *Record) { r.confirmed(now); r.opened(at(60), now); r.opened(at(120), at(60)) }, false},
+		"the earlier lives longer": {func(r *Record) {
+			r.confirmed(now)
+			r.opened(at(60), now)
+			r.opened(at(30), at(20))
+			r.opened(at(90), at(50))
+		}, false},
+		"a refresh bridges":                 {func(r *Record) { r.confirmed(now); r.outlived(at(60)); r.opened(at(90), at(50)) }, false},
+		"a shorter refresh takes nothing":   {func(r *Record) { r.confirmed(now); r.outlived(at(60)); r.outlived(at(30)); r.opened(at(90), at(50)) }, false},
+		"tokens were ended":                 {func(r *Record) { r.confirmed(now); r.opened(at(60), now); r.WatchNoMore(); r.opened(at(90), at(1)) }, true},
+		"it was asked after a gap":          {func(r *Record) { r.opened(at(60), at(1)); r.confirmed(at(2)) }, false},
+		"being asked takes no token's time": {func(r *Record) { r.opened(at(60), now); r.confirmed(at(2)); r.opened(at(90), at(50)) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			record := newRecord("default")
+			if test.note(record); record.wasUnwatched() != test.want {
+				t.Errorf("unwatched: %t, want %t", record.wasUnwatched(), test.want)
+			}
+		})
+	}
+}
