@@ -78,7 +78,8 @@ func (s *Session) Followed(by *Token, now time.Time) (earlier, ended []Token) {
 		return earlier, nil
 	}
 	kept, gone := earlier[:mostEarlier], earlier[mostEarlier:]
-	together := chainsOf(append(kept, *by), func(Token) bool { return true })
+	together := chainsOf(kept, func(Token) bool { return true })
+	together[by.Chain] = true
 	for _, token := range gone {
 		if Remaining(token.ExpiresAt, now) <= 0 && !together[token.Chain] {
 			ended = append(ended, token)
