@@ -34,7 +34,7 @@ type Collection[T any] struct {
 	doubtful map[string]bool
 	// unstored are the names of entries that memory alone holds, or holds in another form than storage.
 	unstored map[string]bool
-	changes  uint64 // counts writes and invalidations: what was read before one is not kept after it
+	changes  uint64 // counts what makes memory lack or doubt an entry: what was read before is not kept after it
 }
 
 // Storable says whether Vault's storage takes the name: it refuses keys with two dots in a row.
@@ -157,7 +157,6 @@ func (c *Collection[T]) remember(name string, entry *T, unstored bool) {
 	_ = c.prepare(name, entry) // what is lacking in it is for its writer to see
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changes++
 	c.entries[name] = entry
 	delete(c.doubtful, name)
 	if unstored {
@@ -260,11 +259,9 @@ func (c *Collection[T]) doubt(name string) {
 	}
 }
 
-// invalidate forgets the entry that the storage key names, and says whether the key is one of this collection.
-func (c *Collection[T]) invalidate(key string) bool {
-	name, ours := strings.CutPrefix(key, c.prefix)
-	if ours {
+// invalidate forgets the entry that the storage key names, if it is one of this collection.
+func (c *Collection[T]) invalidate(key string) {
+	if name, ours := strings.CutPrefix(key, c.prefix); ours {
 		c.forget(name)
 	}
-	return ours
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,8 @@ type watchedStorage struct {
 	failsWrite bool
 	failsGet   bool
 	failing    map[string]error // what reads of these keys fail with
+	failsList  string           // the prefix of which a list fails
+	reversed   bool             // lists are in the reverse order
 
 	writesAllTheSame bool // a write that fails was done
 }
@@ -65,6 +68,17 @@ func (s *watchedStorage) Delete(ctx context.Context, key string) error {
 		return errors.New("no")
 	}
 	return err
+}
+
+func (s *watchedStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	if s.failsList != "" && prefix == s.failsList {
+		return nil, errors.New("no")
+	}
+	names, err := s.InmemStorage.List(ctx, prefix)
+	if s.reversed {
+		slices.Reverse(names)
+	}
+	return names, err
 }
 
 func put(t *testing.T, roles *Collection[Role], name string, role Role) *Role {

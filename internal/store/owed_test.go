@@ -4,10 +4,12 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -119,5 +121,152 @@ func TestADebtThatStorageDoesNotAnswerHoldsUpNoOther(t *testing.T) {
 	storage.failing = nil
 	if debts := listOwed(t, s, 200); len(debts) != 2 {
 		t.Error(debts)
+	}
+}
+
+func TestADebtIsOwedUntilItsLastSecondIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(&logical.InmemStorage{}, hclog.NewNullLogger())
+		debt := owe(t, s, "default", "monitoring", time.Now())
+		if debt.Role != "monitoring" {
+			t.Errorf("it is that of the role %q", debt.Role)
+		}
+		for _, want := range []int{1, 0} {
+			if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); err != nil || count != want || len(listOwed(t, s, 1)) != want {
+				t.Errorf("%d are owed, want %d: %v", count, want, err)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// What tells no expiry is taken to be owed still.
+func TestADebtWhoseKeyTellsNoExpiryHasNotExpired(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	for _, id := range []string{"none", "0", "twelveletter", "twelveletter-1"} {
+		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: "owed/default/monitoring/" + id, Value: []byte("{}")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if count, err := s.CountOwedOfConfig(t.Context(), "default"); err != nil || count != 4 {
+		t.Error(count, err)
+	}
+	if last, err := s.OwedUntil(t.Context(), "default"); err != nil || !last.IsZero() {
+		t.Error(last, err)
+	}
+	if err := s.StrikeExpired(t.Context()); err != nil || len(listOwed(t, s, 10)) != 4 {
+		t.Error("one was struck:", err)
+	}
+}
+
+func TestAConfigOwesUntilTheLastOfItsDebtsExpires(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	if last, err := s.OwedUntil(t.Context(), "default"); err != nil || !last.IsZero() {
+		t.Error("without debts:", last, err)
+	}
+	now := time.Now().Truncate(time.Second)
+	owe(t, s, "default", "aaa", now.Add(time.Hour))
+	owe(t, s, "default", "aaa", now.Add(3*time.Hour))
+	owe(t, s, "default", "bbb", now.Add(2*time.Hour))
+	owe(t, s, "other", "aaa", now.Add(4*time.Hour))
+	for _, storage.reversed = range []bool{false, true} {
+		if last, err := s.OwedUntil(t.Context(), "default"); err != nil || last != now.Add(3*time.Hour).UTC() {
+			t.Errorf("%s, want %s: %v", last, now.Add(3*time.Hour).UTC(), err)
+		}
+	}
+}
+
+func TestDebtsAreListedUpToTheLimitWhateverOrderStorageListsThemIn(t *testing.T) {
+	storage := &watchedStorage{reversed: true}
+	s := New(storage, hclog.NewNullLogger())
+	now := time.Now()
+	for i := range 5 {
+		owe(t, s, "one", "busy", now.Add(time.Duration(10-i)*time.Minute))
+	}
+	for limit := range 7 {
+		debts := listOwed(t, s, limit)
+		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts, func(a, b Owed) int { return a.DiesAt.Compare(b.DiesAt) }) {
+			t.Errorf("up to %d: %v", limit, debts)
+		}
+	}
+	storage.gets = 0
+	if listOwed(t, s, 2); storage.gets != 2 {
+		t.Errorf("to list two, %d were read", storage.gets)
+	}
+}
+
+// A count that storage could not make is none, and the debts of one config hold up no other's.
+func TestWhereStorageDoesNotListThatIsTheError(t *testing.T) {
+	for folder, test := range map[string]struct{ ofRole, ofConfig bool }{
+		"owed/":                    {ofRole: true},
+		"owed/default/":            {ofConfig: true},
+		"owed/default/monitoring/": {ofRole: true, ofConfig: true},
+	} {
+		t.Run(folder, func(t *testing.T) {
+			storage := &watchedStorage{}
+			s := New(storage, hclog.NewNullLogger())
+			owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+			live := owe(t, s, "other", "worker", time.Now().Add(time.Minute))
+			storage.failsList = folder
+			if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); (err != nil) != test.ofRole || (count == 0) != test.ofRole {
+				t.Error("of the role:", count, err)
+			}
+			if count, err := s.CountOwedOfConfig(t.Context(), "default"); (err != nil) != test.ofConfig || (count == 0) != test.ofConfig {
+				t.Error("of the config:", count, err)
+			}
+			if _, err := s.OwedUntil(t.Context(), "default"); (err != nil) != test.ofConfig {
+				t.Error("until:", err)
+			}
+			if err := s.StrikeExpired(t.Context()); err == nil {
+				t.Error("struck without an error")
+			}
+			debts, err := s.ListOwed(t.Context(), 10)
+			if err == nil || folder != "owed/" && (len(debts) != 1 || debts[0].Key != live.Key) {
+				t.Error("listed:", debts, err)
+			}
+		})
+	}
+}
+
+func TestADebtThatStorageDoesNotTakeOrStrikeIsTheError(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	expired := owe(t, s, "default", "monitoring", time.Now().Add(-time.Minute))
+	live := owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+	storage.failsWrite = true
+	if _, err := s.PutOwed(t.Context(), "monitoring", expired); err == nil {
+		t.Error("written without an error")
+	}
+	if s.DeleteOwed(t.Context(), live) == nil || s.StrikeExpired(t.Context()) == nil {
+		t.Error("struck without an error")
+	}
+}
+
+func TestADebtThatIsStruckWhileItIsListedIsLeftOut(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+	later := owe(t, s, "default", "monitoring", time.Now().Add(time.Hour))
+	storage.duringGet = func() {
+		if err := s.DeleteOwed(t.Context(), later); err != nil {
+			t.Error(err)
+		}
+	}
+	if debts := listOwed(t, s, 10); len(debts) != 1 || debts[0].Key == later.Key {
+		t.Error(debts)
+	}
+}
+
+func TestTheListingOfDebtsEndsWithItsTime(t *testing.T) {
+	storage := &watchedStorage{}
+	s := New(storage, hclog.NewNullLogger())
+	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
+	ctx, cancel := context.WithCancel(t.Context())
+	storage.duringGet = cancel
+	if debts, err := s.ListOwed(ctx, 10); len(debts) != 1 || !errors.Is(err, context.Canceled) {
+		t.Error(debts, err)
 	}
 }

@@ -79,5 +79,8 @@ func newCollection[T any](storage logical.Storage, prefix string, prepare func(*
 
 // Invalidate drops from memory exactly what the storage key names: Vault calls it where another node wrote the key.
 func (s *Store) Invalidate(key string) {
-	_ = s.Configs.invalidate(key) || s.Roles.invalidate(key) || s.Sessions.invalidate(key) || s.Learnt.invalidate(key)
+	s.Configs.invalidate(key)
+	s.Roles.invalidate(key)
+	s.Sessions.invalidate(key)
+	s.Learnt.invalidate(key)
 }
