@@ -123,7 +123,7 @@ func readBody(response *http.Response) ([]byte, error) {
 		return nil, nil // this body is the bare connection, which no timeout ends
 	}
 	read, err := io.ReadAll(io.LimitReader(response.Body, maxBodyBytes+1))
-	if err == nil && len(read) > maxBodyBytes {
+	if len(read) > maxBodyBytes {
 		err = errTooLong
 	}
 	return read, err
@@ -173,14 +173,10 @@ func describeBody(body []byte, header http.Header) string {
 // letters its key is written is not known [?].
 func hiddenError(body []byte) (text string, found bool) {
 	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) != nil {
-		return "", false // a list or a bare value has no keys
-	}
+	_ = json.Unmarshal(body, &object) // a list or a bare value has no keys
 	for _, key := range slices.Sorted(maps.Keys(object)) {
 		if strings.EqualFold(key, hiddenErrorKey) {
-			if json.Unmarshal(object[key], &text) != nil {
-				text = ""
-			}
+			_ = json.Unmarshal(object[key], &text) // what is no text says nothing
 			return text, true
 		}
 	}
@@ -292,7 +288,8 @@ func checkValid(received answer, accessToken string) error {
 // tokens, and something else than N-central answers 200 too.
 func checkData(received answer) error {
 	var list []json.RawMessage
-	if json.Unmarshal(received.body, &list) == nil && list != nil {
+	_ = json.Unmarshal(received.body, &list) // what is no list leaves none
+	if list != nil {
 		return nil
 	}
 	var answered struct {
@@ -322,7 +319,8 @@ func (l *link) UnmarshalJSON(raw []byte) error {
 	var object struct {
 		Href string `json:"href"`
 	}
-	if json.Unmarshal(raw, (*string)(l)) != nil && json.Unmarshal(raw, &object) == nil {
+	if json.Unmarshal(raw, (*string)(l)) != nil {
+		_ = json.Unmarshal(raw, &object) // what is no object has no href
 		*l = link(object.Href)
 	}
 	return nil

@@ -1,0 +1,225 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package ncentral
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestATokenIsVisibleASCIIOfSixteenKiBAtMost(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": false, "!": true, "~": true, "a b": false, "a\x7f": false, "a\n": false, "ä": false,
+		strings.Repeat("a", 16<<10): true, strings.Repeat("a", 16<<10+1): false,
+	} {
+		if isToken(text) != want {
+			t.Errorf("%.10q of %d: %t", text, len(text), !want)
+		}
+	}
+}
+
+// Beyond 2^53 a number with a point may stand for another whole one.
+func TestALifetimeIsAWholeNumber(t *testing.T) {
+	for raw, want := range map[string]string{
+		"5e15": "5000000000000000", "9007199254740992.0": "9007199254740992", "-9007199254740992.0": "-9007199254740992",
+		"9007199254740994.0": "", "1.5e16": "", "-1.5e16": "", "0.5": "", `"1.5"`: "", `"soon"`: "", "true": "",
+	} {
+		var got seconds
+		err := decode(CallRefresh, []byte(`{"expirySeconds":`+raw+`}`), &struct {
+			ExpirySeconds *seconds `json:"expirySeconds"`
+		}{&got})
+		if want == "" {
+			if detail := failureOf(t, err).Detail; detail != "its field expirySeconds is not of the type that it must have" {
+				t.Errorf("%s: %s", raw, detail)
+			}
+		} else if err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%s: %d, %v", raw, got, err)
+		}
+	}
+}
+
+// Which wait is scheduled is hidden by what is added to it at random.
+func TestTheScheduleOfWaits(t *testing.T) {
+	for kind, schedule := range map[Kind][]time.Duration{
+		KindRateLimited: {2 * time.Second, 5 * time.Second, 10 * time.Second, 10 * time.Second},
+		KindUnavailable: {500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 8 * time.Second},
+	} {
+		for i, want := range schedule {
+			if got := scheduledBackoff(kind, i+1); got != want {
+				t.Errorf("%s, after %d: %s, want %s", kind, i+1, got, want)
+			}
+		}
+	}
+}
+
+// Half of what the deadline leaves is kept for the attempt that is waited for.
+func TestAWaitLeavesTimeForTheAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct{ left, asked, least, most time.Duration }{
+			{time.Hour, 8 * time.Second, 8 * time.Second, 10 * time.Second},
+			{9 * time.Second, 8 * time.Second, 8 * time.Second, 8500 * time.Millisecond},
+			{8*time.Second + 1, 8 * time.Second, 8 * time.Second, 8 * time.Second},
+			{8 * time.Second, 8 * time.Second, 0, 0},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), test.left)
+			shortest, longest := time.Duration(1<<62), time.Duration(0)
+			for range 1000 {
+				e := &exchange{failure: &Error{Kind: KindRateLimited, RetryAfter: test.asked}}
+				wait, fits := e.backoff(ctx)
+				if fits != (test.most > 0) {
+					t.Fatalf("with %s left: fits %t", test.left, fits)
+				}
+				shortest, longest = min(shortest, wait), max(longest, wait)
+			}
+			cancel()
+			if shortest < test.least || longest > test.most || longest-shortest < (test.most-test.least)/2 {
+				t.Errorf("with %s left: %s to %s, want %s to %s", test.left, shortest, longest, test.least, test.most)
+			}
+		}
+	})
+}
+
+// What made a connection or a certificate unfit is told with what to do.
+func TestEachCauseOfNoConnectionIsToldApart(t *testing.T) {
+	expired, authority := x509.CertificateInvalidError{Reason: x509.Expired}, x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}
+	for name, test := range map[string]struct {
+		cause error
+		want  string // in the detail
+		isTLS bool
+	}{
+		"unknown authority":   {x509.UnknownAuthorityError{}, "unknown authority", true},
+		"another host":        {x509.HostnameError{Certificate: &x509.Certificate{}}, "another host name", true},
+		"expired":             {expired, "has expired or is not yet valid", true},
+		"otherwise invalid":   {authority, "cannot be verified", true},
+		"unverified":          {&tls.CertificateVerificationError{Err: errors.New("no")}, "cannot be verified", true},
+		"unverified: expired": {&tls.CertificateVerificationError{Err: expired}, "has expired or is not yet valid", true},
+		"proxy":               {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, "the proxy that the environment names", false},
+		"name":                {&net.OpError{Op: "dial", Err: &net.DNSError{}}, "cannot be resolved", false},
+		"refused":             {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "connection refused", false},
+		"no TLS":              {tls.RecordHeaderError{}, "does not speak TLS", false},
+		"no HTTPS":            {http.ErrSchemeMismatch, "does not speak TLS", false},
+		"reset":               {syscall.ECONNRESET, "closed before an answer came", false},
+		"closed":              {io.EOF, "closed before an answer came", false},
+		"cut short":           {io.ErrUnexpectedEOF, "closed before an answer came", false},
+		"another":             {errors.New("no"), "the connection failed", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			failure := connectionError(t.Context(), CallLogout, fmt.Errorf("wrapped: %w", test.cause))
+			if !strings.Contains(failure.Detail, test.want) || failure.TLSProblem != test.isTLS || failure.Kind != KindUnreachable || failure.Call != CallLogout {
+				t.Errorf("%+v", failure)
+			}
+		})
+	}
+}
+
+func TestAnInterruptionNamesItsCall(t *testing.T) {
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, cancelLate := context.WithTimeout(t.Context(), -1)
+	defer cancelLate()
+	for name, test := range map[string]struct {
+		ctx   context.Context
+		cause error
+		want  Error
+	}{
+		"given up":                 {canceled, context.Canceled, Error{Call: CallLogout, Kind: KindCanceled}},
+		"the call took too long":   {late, context.DeadlineExceeded, Error{Call: CallLogout, Kind: KindTimeout, Detail: "the time for the whole call is over"}},
+		"an attempt took too long": {t.Context(), context.DeadlineExceeded, Error{Call: CallLogout, Kind: KindTimeout}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := interruption(test.ctx, CallLogout, test.cause)
+			if got == nil || got.Call != test.want.Call || got.Kind != test.want.Kind || got.Detail != test.want.Detail || !errors.Is(got, test.cause) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	if got := interruption(t.Context(), CallLogout, io.EOF); got != nil {
+		t.Errorf("a connection that was closed is one: %+v", got)
+	}
+}
+
+// trackedBody reports that it was closed.
+type trackedBody struct {
+	io.Reader
+	closed bool
+}
+
+func (b *trackedBody) Close() error {
+	b.closed = true
+	return nil
+}
+
+// A body that is left open keeps its connection from others.
+func TestTheBodyOfEveryAnswerIsClosed(t *testing.T) {
+	for _, status := range []int{101, 200, 204, 302, 401, 500} {
+		body := &trackedBody{Reader: strings.NewReader("x")}
+		client := clientOf(transportFunc(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{}, Body: body}, nil
+		}))
+		if _, err := client.Links(t.Context()); err == nil || !body.closed {
+			t.Errorf("status %d: closed %t, %v", status, body.closed, err)
+		}
+	}
+}
+
+func TestWhatIsWrongWithAnAnswerIsTold(t *testing.T) {
+	const notOfTheForm = "its JSON is not of the form that the call answers"
+	brokenOff := transportFunc(func(*http.Request) (*http.Response, error) {
+		return newResponse(200, typeJSON, io.MultiReader(strings.NewReader("{"), errorReader{})), nil
+	})
+	data := func(c *Client) error { return c.Data(t.Context(), newToken()) }
+	health := func(c *Client) error { _, err := c.Health(t.Context()); return err }
+	for name, test := range map[string]struct {
+		server transportFunc
+		call   func(*Client) error
+		want   string
+	}{
+		"a redirect without a place": {reply(300, typeJSON, "{}"), data, "a redirect (300); the URL is probably not that of N-central's API"},
+		"an answer that broke off":   {brokenOff, data, "the answer broke off in the middle"},
+		"an error of one letter":     {reply(500, "", "x"), data, "a body without a content type"},
+		"data that is a text":        {reply(200, typeJSON, `"text"`), data, notOfTheForm},
+		"data that is lacking":       {reply(200, typeJSON, `{"items":[]}`), data, "no data in it"},
+		"a time that is none":        {reply(200, typeJSON, `{"currentTime":"soon"}`), health, notOfTheForm},
+		"a time that is lacking":     {reply(200, typeJSON, `{}`), health, "no currentTime in it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if detail := failureOf(t, test.call(clientOf(test.server))).Detail; detail != test.want {
+				t.Errorf("%q, want %q", detail, test.want)
+			}
+		})
+	}
+}
+
+type errorReader struct{}
+
+func (errorReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestAClientNamesItselfAndTellsItsTrace(t *testing.T) {
+	var sent string
+	var ended []Call
+	client := New(Options{
+		BaseURL:   testURL,
+		UserAgent: "engine/1",
+		Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+			sent = r.Header.Get("User-Agent")
+			return reply(200, typeJSON, validBody)(r)
+		}),
+		Trace: Trace{Done: func(call Call, _ error, _ time.Duration) { ended = append(ended, call) }},
+	})
+	if err := client.Validate(t.Context(), newToken()); err != nil || sent != "engine/1" || len(ended) != 1 || ended[0] != CallValidate {
+		t.Errorf("%v: sent as %q, told of %v", err, sent, ended)
+	}
+	client.CloseIdleConnections() // which this transport has no way to
+}
