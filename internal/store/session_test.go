@@ -207,4 +207,7 @@ func TestWhatARoleAsksForIsWhatItsReadersExpectElseAnHour(t *testing.T) {
 			t.Errorf("ttl %s: %s, want %s", ttl, got, want)
 		}
 	}
+	if DefaultRefreshLifetime != 25*time.Hour {
+		t.Errorf("a refresh token is taken to live for %s", DefaultRefreshLifetime)
+	}
 }

@@ -1,0 +1,382 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+func (b *bench) learnt(config string) store.Learnt {
+	b.t.Helper()
+	learnt, err := b.store.Learnt.Get(b.t.Context(), config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if learnt == nil {
+		return store.Learnt{}
+	}
+	return *learnt
+}
+
+func TestWhatWasLearntAtAnotherURLIsUnknownButForItsSuspicions(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		if got := server.Learnt(t.Context()); got != (store.Learnt{URL: testURL}) {
+			t.Errorf("of a new config: %+v", got)
+		}
+		if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL + "/old", CanLogOut: new(true), Suspicion: 7}); err != nil {
+			t.Fatal(err)
+		}
+		if got := server.Learnt(t.Context()); got != (store.Learnt{URL: testURL, Suspicion: 7}) {
+			t.Errorf("of another URL: %+v", got)
+		}
+	})
+}
+
+// The count is above every one before it, also above those of a config of that name which is no more.
+func TestSuspicionGrowsWithEachEvent(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		first := server.Suspect(t.Context())
+		if first < time.Now().UnixNano() {
+			t.Errorf("it is %d, below the time", first)
+		}
+		if second := server.Suspect(t.Context()); second != first+1 {
+			t.Errorf("the second of one instant is %d, after %d", second, first)
+		}
+		time.Sleep(time.Second)
+		if third := server.Suspect(t.Context()); third != time.Now().UnixNano() {
+			t.Errorf("a second later it is %d", third)
+		}
+	})
+}
+
+// What ends the sessions of one config ends those of each that has its token at its URL.
+func TestSuspicionOfAUserFallsOnAllConfigsWithItsToken(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		one := b.stored("one", testURL, "token")
+		for name, config := range map[string][2]string{"same": {testURL, "token"}, "other": {testURL, "other"}, "elsewhere": {testURL + "/x", "token"}} {
+			b.stored(name, config[0], config[1])
+		}
+		server := b.server(one)
+		for name, test := range map[string]struct {
+			do   func(context.Context)
+			want []string
+		}{
+			"user":   {func(ctx context.Context) { server.suspectUser(ctx) }, []string{"one", "same"}},
+			"others": {server.suspectOthers, []string{"same"}},
+			"config": {func(ctx context.Context) { server.Suspect(ctx) }, []string{"one"}},
+		} {
+			before := map[string]int64{}
+			names := []string{"elsewhere", "one", "other", "same"}
+			for _, config := range names {
+				before[config] = b.learnt(config).Suspicion
+			}
+			canceled, cancel := context.WithCancel(t.Context())
+			cancel()
+			test.do(canceled)
+			var raised []string
+			for _, config := range names {
+				if b.learnt(config).Suspicion > before[config] {
+					raised = append(raised, config)
+				}
+			}
+			if diff := cmp.Diff(test.want, raised); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+		}
+	})
+}
+
+// What cannot be stored counts all the same, and what cannot be read may have held a suspicion.
+func TestWhatIsLearntCountsWhereStorageFails(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		b.storage.refusesWrites = "learnt/"
+		raised := server.Suspect(t.Context())
+		if got := server.Learnt(t.Context()); got.Suspicion != raised || !strings.Contains(b.log.String(), "could not be stored") {
+			t.Errorf("memory has %+v; the log: %s", got, b.log)
+		}
+		b.store.Invalidate("learnt/default")
+		b.storage.refusesReads, b.storage.refusesWrites = "learnt/", ""
+		if got := server.Learnt(t.Context()); got != (store.Learnt{URL: testURL}) || !strings.Contains(b.log.String(), "cannot be read") {
+			t.Errorf("%+v; the log: %s", got, b.log)
+		}
+		server.learnOnce(t.Context(), canLogOut(true), func(*store.Learnt) bool { return false })
+		b.storage.refusesReads = ""
+		if got := b.learnt("default"); got.Suspicion < time.Now().UnixNano() || got.CanLogOut == nil || !*got.CanLogOut {
+			t.Errorf("%+v", got)
+		}
+		if strings.Contains(b.log.String(), "some configs could not be read") {
+			t.Error("the log tells of configs:", b.log)
+		}
+		b.storage.refusesReads = "config/"
+		if server.suspectUser(t.Context()); !strings.Contains(b.log.String(), "some configs could not be read") {
+			t.Error("the log does not tell of configs that may have the token")
+		}
+	})
+}
+
+func TestOfAServerThatHasChangedNothingIsKnownAndEveryTokenIsSuspect(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		before := store.Learnt{
+			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRefused: true, AccessOverrideRefused: 1, Suspicion: 7,
+		}
+		if err := b.store.Learnt.Put(t.Context(), "default", &before); err != nil {
+			t.Fatal(err)
+		}
+		server.ForgetLearnt(t.Context())
+		if got := b.learnt("default"); got != (store.Learnt{URL: testURL, Suspicion: got.Suspicion}) || got.Suspicion <= 7 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.stored("default", testURL, "token"))
+		lost := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindTimeout}}
+		odd := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}}
+		refused := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindRefused, Status: 401}}
+		for name, test := range map[string]struct {
+			ends                *bool
+			may, mayBeLost, odd bool
+		}{
+			"not known": {nil, true, false, true},
+			"it does":   {new(true), true, true, true},
+			"it is not": {new(false), false, false, false},
+		} {
+			if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7}); err != nil {
+				t.Fatal(err)
+			}
+			if server.mayEndEarlier(t.Context()) != test.may {
+				t.Errorf("%s: one that succeeds may end them: %t", name, !test.may)
+			}
+			if server.mayHaveOpened(t.Context(), lost) != test.mayBeLost || server.mayHaveOpened(t.Context(), odd) != test.odd || server.mayHaveOpened(t.Context(), refused) {
+				t.Errorf("%s: one that failed opened a session", name)
+			}
+			if above := server.suspectEarlier(t.Context()); above != b.learnt("default").Suspicion || (above > 7) != test.may {
+				t.Errorf("%s: the new token is above %d", name, above)
+			}
+		}
+	})
+}
+
+func TestAnExaminationThatTaughtNothingIsNotMadeAgainForAnHour(t *testing.T) {
+	server := &Server{}
+	now := time.Now()
+	if server.learningIsPaused(now) {
+		t.Error("none was made, and the next waits")
+	}
+	server.learntNothingAt = now
+	if !server.learningIsPaused(now.Add(time.Hour-1)) || server.learningIsPaused(now.Add(time.Hour)) {
+		t.Error("the next does not wait for an hour")
+	}
+}
+
+func TestHowToRotateIsKnownOnceBothAnswersAre(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		for name, test := range map[string]struct {
+			learnt store.Learnt
+			want   bool
+		}{
+			"nothing":                {store.Learnt{}, false},
+			"refresh alone":          {store.Learnt{RefreshEndsPredecessor: new(false)}, false},
+			"authenticate alone":     {store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, false},
+			"both":                   {store.Learnt{RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)}, true},
+			"refresh is refused":     {store.Learnt{RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)}, true},
+			"refused, and no answer": {store.Learnt{RefreshRefused: true}, false},
+		} {
+			test.learnt.URL = testURL
+			if err := b.store.Learnt.Put(t.Context(), "default", &test.learnt); err != nil {
+				t.Fatal(err)
+			}
+			if server.knowsHowToRotate(t.Context()) != test.want {
+				t.Errorf("%s: %t", name, !test.want)
+			}
+		}
+	})
+}
+
+// The call that is then to bring a token has its time.
+func TestLearningLeavesTheTimeOfOneCall(t *testing.T) {
+	server := &Server{config: &storeConfig}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	limited, stop := server.leavingTime(ctx)
+	defer stop()
+	if got, ok := limited.Deadline(); !ok || !got.Equal(deadline.Add(-time.Second)) {
+		t.Errorf("it ends %s before", deadline.Sub(got))
+	}
+	unlimited, end := server.leavingTime(t.Context())
+	if _, ok := unlimited.Deadline(); ok || unlimited.Err() != nil {
+		t.Error("it is limited where nothing is")
+	}
+	if end(); unlimited.Err() == nil {
+		t.Error("it does not end")
+	}
+}
+
+// What was found takes the place of what was known, and what was not found takes nothing.
+func TestWhatAnExaminationFoundIsTakenOverAndTheRestKept(t *testing.T) {
+	offset := time.Minute
+	known := store.Learnt{
+		URL: testURL, ServerVersion: "1", ClockOffset: new(time.Hour), StartTime: "a", CanLogOut: new(true), CanValidate: new(true),
+		RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true), Suspicion: 7,
+	}
+	for name, test := range map[string]struct {
+		found  store.Learnt
+		change func(*store.Learnt)
+	}{
+		"nothing":      {store.Learnt{}, func(*store.Learnt) {}},
+		"version":      {store.Learnt{ServerVersion: "2"}, func(l *store.Learnt) { l.ServerVersion = "2" }},
+		"clock":        {store.Learnt{ClockOffset: &offset}, func(l *store.Learnt) { l.ClockOffset = &offset }},
+		"start":        {store.Learnt{StartTime: "b"}, func(l *store.Learnt) { l.StartTime = "b" }},
+		"logout":       {store.Learnt{CanLogOut: new(false)}, func(l *store.Learnt) { l.CanLogOut = new(false) }},
+		"validate":     {store.Learnt{CanValidate: new(false)}, func(l *store.Learnt) { l.CanValidate = new(false) }},
+		"refresh":      {store.Learnt{RefreshEndsPredecessor: new(false)}, func(l *store.Learnt) { l.RefreshEndsPredecessor = new(false) }},
+		"refused":      {store.Learnt{RefreshRefused: true}, func(l *store.Learnt) { l.RefreshRefused = true }},
+		"authenticate": {store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, func(l *store.Learnt) { l.AuthenticateEndsEarlierSessions = new(false) }},
+	} {
+		got, want := known, known
+		mergeLearnt(&got, test.found)
+		test.change(&want)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	refused := store.Learnt{RefreshRefused: true}
+	if mergeLearnt(&refused, store.Learnt{RefreshEndsPredecessor: new(false)}); refused.RefreshRefused {
+		t.Error("a refresh that went is still refused")
+	}
+}
+
+// The administrator may have raised the limits since: they are asked for again.
+func TestACheckThatPassesForgetsWhatWasRefusedToBeAskedFor(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		for _, test := range []struct {
+			report Report
+			kept   bool
+		}{
+			{Report{purpose: toCheck}, false},
+			{Report{purpose: toRotate}, true},
+			{Report{purpose: toCheck, Failed: &Step{Name: "data"}}, true},
+		} {
+			if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, AccessOverrideRefused: 1, RefreshOverrideRefused: 2}); err != nil {
+				t.Fatal(err)
+			}
+			server.Adopt(t.Context(), &test.report)
+			if got := b.learnt("default"); (got.AccessOverrideRefused == 1 && got.RefreshOverrideRefused == 2) != test.kept || !test.kept && got.AccessOverrideRefused+got.RefreshOverrideRefused != 0 {
+				t.Errorf("%+v: %+v", test.report, got)
+			}
+		}
+	})
+}
+
+func TestAnotherStartTimeIsARestart(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		for name, test := range map[string]struct {
+			before, found string
+			restarted     bool
+		}{
+			"the same": {"a", "a", false}, "another": {"a", "b", true}, "not known before": {"", "b", false}, "not told": {"a", "", false},
+		} {
+			b.log.Reset()
+			if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, StartTime: test.before, CanLogOut: new(true)}); err != nil {
+				t.Fatal(err)
+			}
+			server.Adopt(t.Context(), &Report{Learnt: store.Learnt{StartTime: test.found}, Failed: &Step{}})
+			got := b.learnt("default")
+			if (got.Suspicion > 0) != test.restarted || (got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(), "restarted") != test.restarted {
+				t.Errorf("%s: %+v; the log: %s", name, got, b.log)
+			}
+		}
+	})
+}
+
+// A check lifts what it disproves and begins what it proves, but lengthens no cool-down.
+func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
+	const refresh, data, authenticate = ncentral.CallRefresh, ncentral.CallData, ncentral.CallAuthenticate
+	for name, test := range map[string]struct {
+		report      Report
+		refused     bool // the credential was, before
+		silent      bool // a call had no answer, before
+		next        time.Duration
+		state       State
+		stillSilent bool
+		events      []string
+	}{
+		"it passed":                       {report: Report{}, state: OK},
+		"it passed after a refusal":       {report: Report{}, refused: true, silent: true, state: OK, events: []string{string(events.CredentialRecovered)}},
+		"a step failed that is no call":   {report: Report{Failed: &Step{}}, silent: true, next: time.Second, state: Degraded, stillSilent: true},
+		"the token was refused":           {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: Failing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
+		"the token was refused once more": {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: Failing},
+		"no token could be had":           {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
+		"no connection":                   {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
+		"no connection any more":          {report: after(reportOf(data, ncentral.KindUnreachable)), state: Unknown},
+		"links that are not there":        {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), silent: true, state: Unknown},
+		"the data call fails":             {report: after(reportOf(data, ncentral.KindServerError)), state: Degraded, events: []string{string(events.CredentialDegraded)}},
+		"refresh of no use":               {report: after(reportOf(refresh, ncentral.KindMalformed)), silent: true, state: Unknown},
+		"it was given up":                 {report: after(reportOf(refresh, ncentral.KindCanceled)), silent: true, next: time.Second, state: Degraded, stillSilent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withRegistry(t, func(t *testing.T, b *bench) {
+				config := b.stored("default", testURL, "token")
+				server := b.server(config)
+				if test.refused {
+					server.noteRefused(t.Context(), time.Now(), server.failure(authenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
+				}
+				if test.silent {
+					server.silent.begin(time.Now(), time.Now(), failed())
+				}
+				b.events.Events = nil
+				test.report.authenticateSent = time.Now()
+				server.Adopt(t.Context(), &test.report)
+				got := b.condition(config)
+				next := got.NextAttempt.Sub(time.Now())
+				if got.NextAttempt.IsZero() {
+					next = 0
+				}
+				if got.State != test.state || next != test.next || (server.silent.cause != nil) != test.stillSilent {
+					t.Errorf("%s, next attempt in %s, silent: %t", got.State, next, server.silent.cause != nil)
+				}
+				if diff := cmp.Diff(test.events, b.sentEvents()); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+				if got.LastSuccess.IsZero() != (test.report.Failed != nil) || got.LastFailure.IsZero() != (test.report.failure == nil) {
+					t.Errorf("last success %s, last failure %s", got.LastSuccess, got.LastFailure)
+				}
+				if b.Record("default").wasUnwatched() == test.report.authenticated {
+					t.Error("what is known of the server holds where it authenticated, and there alone")
+				}
+			})
+		})
+	}
+}
+
+// reportOf is what a check found whose first call to fail is that one.
+func reportOf(step ncentral.Call, kind ncentral.Kind) Report {
+	failure := &Failure{Config: "default", Step: step, Kind: kind, Cause: &ncentral.Error{Call: step, Kind: kind}}
+	return Report{Failed: &Step{Name: string(step)}, failure: failure}
+}
+
+// after is the report of a check that authenticated before.
+func after(report Report) Report {
+	report.authenticated = true
+	return report
+}

@@ -1,0 +1,386 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// bench is a registry on storage in memory, with N-central out of reach.
+type bench struct {
+	*Registry
+	t       *testing.T
+	storage *refusingStorage
+	events  *logical.MockEventSender
+	log     *strings.Builder
+	dialled int
+}
+
+// refusingStorage refuses reads and writes of keys that begin so, on demand.
+type refusingStorage struct {
+	logical.InmemStorage
+	refusesReads, refusesWrites string
+}
+
+func (s *refusingStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if s.refusesReads != "" && strings.HasPrefix(key, s.refusesReads) {
+		return nil, errors.New("no")
+	}
+	return s.InmemStorage.Get(ctx, key)
+}
+
+func (s *refusingStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	if s.refusesReads != "" && strings.HasPrefix(prefix, s.refusesReads) {
+		return nil, errors.New("no")
+	}
+	return s.InmemStorage.List(ctx, prefix)
+}
+
+func (s *refusingStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if s.refusesWrites != "" && strings.HasPrefix(entry.Key, s.refusesWrites) {
+		return errors.New("no")
+	}
+	return s.InmemStorage.Put(ctx, entry)
+}
+
+func withRegistry(t *testing.T, test func(t *testing.T, b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t, storage: &refusingStorage{}, events: logical.NewMockEventSender(), log: &strings.Builder{}}
+		logger := hclog.New(&hclog.LoggerOptions{Output: b.log})
+		b.Registry = NewRegistry(store.New(b.storage, logger), events.NewSender(b.events, logger), logger, "test",
+			func(context.Context, string, string) (net.Conn, error) {
+				b.dialled++
+				return nil, &net.OpError{Op: "dial", Err: errors.New("no route")}
+			})
+		defer b.Close()
+		test(t, b)
+	})
+}
+
+// config makes one that is not stored, written now.
+func (b *bench) config(name, url, token string) *store.Config {
+	return &store.Config{Name: name, URL: url, UserAPIToken: token, RequestTimeout: time.Second, MaxRequestsInFlight: 8, WrittenAt: time.Now()}
+}
+
+const testURL = "https://ncentral.example.com"
+
+func (b *bench) stored(name, url, token string) *store.Config {
+	b.t.Helper()
+	config := b.config(name, url, token)
+	if err := b.store.Configs.Put(b.t.Context(), name, config); err != nil {
+		b.t.Fatal(err)
+	}
+	return config
+}
+
+func (b *bench) server(config *store.Config) *Server {
+	b.t.Helper()
+	server, err := b.Server(config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return server
+}
+
+func (b *bench) condition(config *store.Config) Condition {
+	b.t.Helper()
+	condition, err := b.Condition(b.t.Context(), config, time.Now())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return condition
+}
+
+func (b *bench) sentEvents() (types []string) {
+	for _, sent := range b.events.Events {
+		types = append(types, string(sent.Type))
+	}
+	return types
+}
+
+func TestAConfigsServerIsThatOfTheVersionInForce(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		first := b.stored("default", testURL, "token")
+		server := b.server(first)
+		if b.server(first) != server {
+			t.Error("one version has two servers")
+		}
+		time.Sleep(time.Second)
+		second := b.stored("default", testURL, "token")
+		newer := b.server(second)
+		if newer == server {
+			t.Error("a new version has the server of the one before")
+		}
+		if _, err := b.Server(first); !errors.Is(err, ErrOutdated) || b.server(second) != newer {
+			t.Errorf("a version that another has followed: %v", err)
+		}
+		if err := b.store.Configs.Put(t.Context(), "default", first); err != nil { // by a node whose clock is behind
+			t.Fatal(err)
+		}
+		if b.server(first) == newer {
+			t.Error("what is stored is not in force")
+		}
+		b.store.Invalidate("config/default")
+		b.storage.refusesReads = "config/"
+		if _, err := b.Server(b.config("default", testURL, "token")); err != nil {
+			t.Errorf("a newer version needs storage: %v", err)
+		}
+		if _, err := b.Server(first); !errors.Is(err, ErrOutdated) {
+			t.Errorf("where storage does not tell what is in force: %v", err)
+		}
+	})
+}
+
+func TestAConfigWhoseTrustCannotBeReadHasNoServer(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		config := b.config("default", testURL, "token")
+		config.CACert = "none"
+		if _, err := b.Server(config); err == nil || !strings.Contains(err.Error(), `config "default"`) {
+			t.Error(err)
+		}
+		if b.known("default") != nil {
+			t.Error("it is known all the same")
+		}
+	})
+}
+
+// What is known of a User-API token holds for every config that has it at that URL, and is forgotten with the last of them.
+func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		one, two := b.server(b.config("one", testURL, "token")), b.server(b.config("two", testURL, "token"))
+		if one.credential != two.credential {
+			t.Error("they do not share it")
+		}
+		if b.server(b.config("three", testURL, "other")).credential == one.credential || b.server(b.config("four", testURL+"/x", "token")).credential == one.credential {
+			t.Error("another token, or another URL, shares it")
+		}
+		b.Forget("three")
+		b.Forget("one")
+		if len(b.credentials) != 2 || b.server(b.config("five", testURL, "token")).credential != two.credential {
+			t.Errorf("%d credentials are known, want 2", len(b.credentials))
+		}
+		b.Forget("two")
+		b.Forget("four")
+		time.Sleep(time.Second)
+		if b.server(b.config("five", testURL, "third")); len(b.credentials) != 1 {
+			t.Errorf("%d credentials are known, want 1", len(b.credentials))
+		}
+	})
+}
+
+func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		first := b.server(b.config("default", testURL, "token"))
+		failure := first.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused, Status: 401})
+		first.noteRefused(t.Context(), time.Now(), failure)
+		if first.NextAttempt(time.Now()).IsZero() {
+			t.Fatal("a refusal begins no cool-down")
+		}
+		time.Sleep(time.Second)
+		rewritten := b.config("default", testURL, "token")
+		rewritten.MaxRetries = 1
+		second := b.server(rewritten)
+		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.life != first.life {
+			t.Error("it is not tried, or the refusal forgotten, or counts as another's")
+		}
+		if state := b.condition(rewritten).State; state != Failing {
+			t.Errorf("the state is %s", state)
+		}
+		time.Sleep(time.Second)
+		replaced := b.stored("default", testURL, "another")
+		third := b.server(replaced)
+		if third.life == second.life || third.credential.refusal() != nil {
+			t.Error("what became of the token before is noted of another")
+		}
+		if state := b.condition(replaced).State; state != Unknown {
+			t.Errorf("the state is %s", state)
+		}
+	})
+}
+
+func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		config := b.config("default", testURL, "token")
+		server, record := b.server(config), b.Record("default")
+		failure := server.failure(ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
+		b.Forget("default")
+		server.noteObtaining(t.Context(), failure)
+		if b.Record("default") == record || b.known("default") != nil || b.condition(config).State != Unknown {
+			t.Error("it is still known")
+		}
+		if record.obtaining != nil || len(b.sentEvents()) != 0 {
+			t.Error("a call that ends late is told of:", b.sentEvents())
+		}
+		b.Forget("never there")
+		b.ServesStaleNoMore("never there", time.Now())
+		if len(b.records) != 1 {
+			t.Error("a record of what was never there is kept")
+		}
+	})
+}
+
+func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		config := b.stored("default", testURL, "token")
+		if _, err := b.store.PutOwed(t.Context(), "a", store.Owed{Origin: store.Origin{Config: "default"}, DiesAt: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, ServerVersion: "2026.1"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.condition(config); got.LogoutsOwed != 1 || got.Learnt.ServerVersion != "2026.1" || !got.NextAttempt.IsZero() {
+			t.Errorf("%+v", got)
+		}
+		server := b.server(config)
+		server.backOff.begin(time.Now(), time.Now(), failed())
+		if got := b.condition(config); !got.NextAttempt.Equal(time.Now().Add(time.Second)) {
+			t.Errorf("the next attempt is at %s", got.NextAttempt)
+		}
+		moved := b.config("default", testURL+"/moved", "token")
+		if got := b.condition(moved); got.Learnt.ServerVersion != "" {
+			t.Errorf("of another URL: %+v", got.Learnt)
+		}
+		for _, prefix := range []string{"owed/", "learnt/"} {
+			b.store.Invalidate("learnt/default")
+			b.storage.refusesReads = prefix
+			if _, err := b.Condition(t.Context(), config, time.Now()); err == nil {
+				t.Errorf("%s cannot be read, and there is no error", prefix)
+			}
+		}
+	})
+}
+
+// How the version before fared is nothing to one that another node wrote.
+func TestAConditionIsThatOfTheVersionAskedAfter(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.stored("default", testURL, "token"))
+		server.silent.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
+		time.Sleep(time.Second)
+		written := b.stored("default", testURL, "token")
+		if got := b.condition(written); got.State != Unknown || len(got.Reasons) != 0 || b.known("default") == server {
+			t.Errorf("%+v", got)
+		}
+		if b.condition(b.config("other", testURL, "token")); b.known("other") != nil {
+			t.Error("to be asked after makes a server")
+		}
+	})
+}
+
+// A call that was not answered tells of the server as long as the tick would have asked again.
+func TestSilenceTellsOfTheServerForFiveMinutes(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		config := b.config("default", testURL, "token")
+		server := b.server(config)
+		if server.Validate(t.Context(), &store.Token{AccessToken: "token"}); b.dialled == 0 {
+			t.Fatal("no call was made")
+		}
+		for after, want := range map[time.Duration]State{0: Degraded, 5 * time.Minute: Degraded, 5*time.Minute + 1: Unknown} {
+			condition, err := b.Condition(t.Context(), config, time.Now().Add(after))
+			if err != nil || condition.State != want {
+				t.Errorf("after %s: %s, %v", after, condition.State, err)
+			}
+		}
+	})
+}
+
+func TestTheNextAttemptIsAtTheEndOfTheLongestPause(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server, now := b.server(b.config("default", testURL, "token")), time.Now()
+		for name, test := range map[string]struct {
+			silent, backOff, coolDown int // times that it began
+			want                      time.Duration
+		}{
+			"none":      {0, 0, 0, 0},
+			"silence":   {2, 0, 0, 2 * time.Second},
+			"back-off":  {2, 3, 0, 4 * time.Second},
+			"cool-down": {3, 2, 1, 30 * time.Second},
+		} {
+			server.silent, server.backOff, server.credential.coolDown = newBackOff(), newBackOff(), newCoolDown()
+			for p, times := range map[*pause]int{&server.silent: test.silent, &server.backOff: test.backOff, &server.credential.coolDown: test.coolDown} {
+				for range times {
+					p.begin(now, now, failed())
+				}
+			}
+			next := server.NextAttempt(now)
+			if test.want == 0 && !next.IsZero() || test.want != 0 && !next.Equal(now.Add(test.want)) {
+				t.Errorf("%s: %s", name, next)
+			}
+			if !server.NextAttempt(now.Add(time.Hour)).IsZero() {
+				t.Errorf("%s: an attempt waits for what is over", name)
+			}
+			for _, gate := range []struct {
+				gate gate
+				shut bool
+			}{
+				{server.notSilent, test.silent > 0},
+				{server.mayRefresh(time.Time{}), test.silent+test.backOff > 0},
+				{server.mayAuthenticate(time.Time{}), test.silent+test.backOff+test.coolDown > 0},
+			} {
+				if shut := gate.gate(now) != nil; shut != gate.shut {
+					t.Errorf("%s: a gate is shut: %t", name, shut)
+				}
+			}
+		}
+	})
+}
+
+// Whoever asks for nothing while N-central is silent calls nothing.
+func TestNoCallIsMadeWhileTheServerIsLeftAlone(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		server := b.server(b.config("default", testURL, "token"))
+		calls := map[string]func() error{
+			"validate":     func() error { _, err := server.Validate(t.Context(), &store.Token{AccessToken: "token"}); return err },
+			"logout":       func() error { _, err := server.Logout(t.Context(), "token"); return err },
+			"data":         func() error { failure, _ := server.Probe(t.Context(), "token"); return failure },
+			"refresh":      func() error { _, err := server.Refresh(t.Context(), "token", Asked{}); return err },
+			"authenticate": func() error { _, err := server.Authenticate(t.Context(), Asked{}); return err },
+		}
+		if err := calls["validate"](); ncentral.KindOf(err) != ncentral.KindUnreachable || b.dialled != 1 {
+			t.Fatalf("%v after %d dials", err, b.dialled)
+		}
+		for name, call := range calls {
+			var failure *Failure
+			if err := call(); !errors.As(err, &failure) || !failure.NotMade || string(failure.Step) != name || failure.Next.IsZero() {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if b.dialled != 1 {
+			t.Errorf("%d connections were tried, want 1", b.dialled)
+		}
+		time.Sleep(time.Second)
+		if err := calls["logout"](); err == nil || b.dialled != 2 {
+			t.Error("it is left alone for longer than a second")
+		}
+	})
+}
+
+func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
+	expected := map[ncentral.Kind]func(ncentral.Call) bool{
+		ncentral.KindCanceled:  func(ncentral.Call) bool { return true },
+		ncentral.KindRefused:   func(step ncentral.Call) bool { return step != ncentral.CallAuthenticate },
+		ncentral.KindNotFound:  func(step ncentral.Call) bool { return step == ncentral.CallLogout },
+		ncentral.KindForbidden: func(step ncentral.Call) bool { return step == ncentral.CallData },
+	}
+	for _, kind := range ncentral.Kinds() {
+		for _, step := range ncentral.Calls() {
+			if want := expected[kind] != nil && expected[kind](step); isExpected(step, kind) != want {
+				t.Errorf("%s, %s: %t", step, kind, !want)
+			}
+		}
+	}
+}
