@@ -145,9 +145,13 @@ func TestInvalidateDropsExactlyWhatTheKeyNames(t *testing.T) {
 	if storage.gets != 0 {
 		t.Error("more was dropped than the key names")
 	}
+	storage.duringGet = func() { s.Invalidate("session/a") }
 	get(t, s.Roles, "a")
 	if storage.gets != 1 {
 		t.Error("what the key names was not dropped")
+	}
+	if !s.Roles.Holds("a") {
+		t.Error("a read was not kept for what the key of another kind names")
 	}
 }
 
@@ -165,6 +169,14 @@ func TestAbsenceIsKeptOnlyWhereNamesAreBounded(t *testing.T) {
 	get(t, s.Roles, "a")
 	if storage.gets != 4 {
 		t.Error("the absence of a role was kept: callers could fill memory with names")
+	}
+	for range 2 {
+		if session, err := s.Sessions.Find(t.Context(), "invented"); session != nil || err != nil {
+			t.Error(session, err)
+		}
+	}
+	if storage.gets != 6 {
+		t.Error("the absence of what a caller may have invented was kept")
 	}
 }
 

@@ -163,7 +163,7 @@ func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys 
 		}
 		queues = append(queues, ids)
 	}
-	for turn := 0; len(keys) < limit && len(queues) > 0; turn++ {
+	for turn := 0; len(queues) > 0; turn++ {
 		queues = slices.DeleteFunc(queues, func(queue []string) bool { return turn >= len(queue) })
 		for _, queue := range queues {
 			keys = append(keys, queue[turn])

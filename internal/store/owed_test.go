@@ -266,7 +266,7 @@ func TestTheListingOfDebtsEndsWithItsTime(t *testing.T) {
 	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 	ctx, cancel := context.WithCancel(t.Context())
 	storage.duringGet = cancel
-	if debts, err := s.ListOwed(ctx, 10); len(debts) != 1 || !errors.Is(err, context.Canceled) {
-		t.Error(debts, err)
+	if debts, err := s.ListOwed(ctx, 10); len(debts) != 1 || storage.gets != 1 || !errors.Is(err, context.Canceled) {
+		t.Error(debts, storage.gets, err)
 	}
 }

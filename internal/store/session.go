@@ -4,6 +4,7 @@
 package store
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -80,8 +81,9 @@ func (s *Session) Followed(by *Token, now time.Time) (earlier, ended []Token) {
 	kept, gone := earlier[:mostEarlier], earlier[mostEarlier:]
 	together := chainsOf(kept, func(Token) bool { return true })
 	together[by.Chain] = true
+	maps.Copy(together, chainsOf(gone, func(t Token) bool { return Remaining(t.ExpiresAt, now) > 0 }))
 	for _, token := range gone {
-		if Remaining(token.ExpiresAt, now) <= 0 && !together[token.Chain] {
+		if !together[token.Chain] {
 			ended = append(ended, token)
 		}
 	}
@@ -100,7 +102,7 @@ func (s *Session) PastPromise(now time.Time) (kept *Session, over []Token) {
 	for _, token := range s.Earlier {
 		switch {
 		case !token.LivesAt(now):
-		case Remaining(token.ExpiresAt, now) <= 0 && !promised[token.Chain]:
+		case !promised[token.Chain]:
 			over = append(over, token)
 		default:
 			next.Earlier = append(next.Earlier, token)

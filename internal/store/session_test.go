@@ -109,6 +109,7 @@ func TestASessionKeepsTheFiftyNewestOfItsEarlierTokens(t *testing.T) {
 		tokenOf("54", "2", now, 54, -1, 60),   // with one that is kept
 		tokenOf("55", "55", now, 55, -1, 0),   // lapsed
 		tokenOf("56", "56", now, 56, 0, 60),
+		tokenOf("57", "52", now, 57, -1, 60), // with one that is promised
 	)
 	kept, ended = session.Followed(&by, now)
 	if len(kept) != 50 || kept[0].AccessToken != "1" || kept[49].AccessToken != "50" {
@@ -127,6 +128,8 @@ func TestASessionLapsesWhenNothingOfItIsOfUse(t *testing.T) {
 	refreshable.RefreshToken, refreshable.RefreshExpiresAt = "refresh", now.Add(1)
 	expired := refreshable
 	expired.RefreshExpiresAt = now
+	withoutOne := refreshable
+	withoutOne.RefreshToken = ""
 	var none *Session
 	for name, test := range map[string]struct {
 		session             *Session
@@ -140,6 +143,7 @@ func TestASessionLapsesWhenNothingOfItIsOfUse(t *testing.T) {
 		"nobody came since it is due": {&Session{Current: &refreshable}, now.Add(-1), now, true},
 		"when it is due is not known": {&Session{Current: &refreshable}, now, time.Time{}, true},
 		"the refresh token ended":     {&Session{Current: &expired}, now, now, true},
+		"the refresh token is none":   {&Session{Current: &withoutOne}, now, now, true},
 		"no current token":            {&Session{}, now, now, true},
 		"none":                        {none, now, now, true},
 	} {
