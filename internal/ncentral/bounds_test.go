@@ -84,7 +84,7 @@ func TestAWaitLeavesTimeForTheAttempt(t *testing.T) {
 				shortest, longest = min(shortest, wait), max(longest, wait)
 			}
 			cancel()
-			if shortest < test.least || longest > test.most || longest-shortest < (test.most-test.least)/2 {
+			if shortest < test.least || longest > test.most || longest-shortest < (test.most-test.least)*9/10 {
 				t.Errorf("with %s left: %s to %s, want %s to %s", test.left, shortest, longest, test.least, test.most)
 			}
 		}
@@ -222,4 +222,34 @@ func TestAClientNamesItselfAndTellsItsTrace(t *testing.T) {
 		t.Errorf("%v: sent as %q, told of %v", err, sent, ended)
 	}
 	client.CloseIdleConnections() // which this transport has no way to
+	clientOf(transportFunc(func(r *http.Request) (*http.Response, error) {
+		if _, set := r.Header["User-Agent"]; set {
+			t.Error("a client without a name hides Go's")
+		}
+		return reply(200, typeJSON, validBody)(r)
+	})).Validate(t.Context(), newToken())
+}
+
+// What cannot be sent is told without a call.
+func TestARequestThatCannotBeSentIsTheCallersMistake(t *testing.T) {
+	client := New(Options{BaseURL: "http://[::1", Transport: transportFunc(func(*http.Request) (*http.Response, error) {
+		t.Error("something was sent")
+		return nil, io.EOF
+	})})
+	_, err := client.Links(t.Context())
+	if got := failureOf(t, err); got.Call != CallLinks || got.Kind != KindBadRequest || got.Detail != "the base URL cannot be used" || got.Err == nil {
+		t.Errorf("%+v", got)
+	}
+	if got := failureOf(t, client.Logout(t.Context(), "a\nb")); got.Call != CallLogout || got.Kind != KindBadRequest || !strings.HasSuffix(got.Detail, "was not sent") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestTheShortestOverrideIsOneSecond(t *testing.T) {
+	for lifetime, want := range map[time.Duration]string{0: "", time.Second - 1: "", time.Second: "1s", 90 * time.Second: "90s"} {
+		header := http.Header{}
+		if setOverride(header, AccessOverride, lifetime); header.Get(AccessOverride) != want {
+			t.Errorf("%s is sent as %q", lifetime, header.Get(AccessOverride))
+		}
+	}
 }

@@ -135,7 +135,6 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 			e.waiting = true
 			return e.wait
 		},
-		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
 	if _, err := retrying.Do(built); e.waiting {
 		// The caller went before there was another attempt to judge.
@@ -152,7 +151,6 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 func (e *exchange) checkRetry(ctx context.Context, response *http.Response, cause error) (bool, error) {
 	e.attempts++
 	e.waiting = false
-	e.failure = nil
 	if errors.As(cause, &e.failure) {
 		return false, nil
 	}
@@ -228,10 +226,8 @@ func retryAfter(header http.Header) time.Duration {
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
 		return min(max(0, saturatedSeconds(seconds)), maxRetryAfter)
 	}
-	if date, err := http.ParseTime(value); err == nil {
-		return min(max(0, time.Until(date)), maxRetryAfter)
-	}
-	return 0
+	date, _ := http.ParseTime(value) // what is none is long past
+	return min(max(0, time.Until(date)), maxRetryAfter)
 }
 
 // saturatedSeconds turns seconds into a duration, the longest there is at most.
