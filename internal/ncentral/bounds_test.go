@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -216,9 +218,10 @@ func TestAClientNamesItselfAndTellsItsTrace(t *testing.T) {
 			sent = r.Header.Get("User-Agent")
 			return reply(200, typeJSON, validBody)(r)
 		}),
-		Trace: Trace{Done: func(call Call, _ error, _ time.Duration) { ended = append(ended, call) }},
+		Trace: Trace{Done: func(call Call, _ error, _ time.Duration) { ended = append(ended, "client: "+call) }},
 	})
-	if err := client.Validate(t.Context(), newToken()); err != nil || sent != "engine/1" || len(ended) != 1 || ended[0] != CallValidate {
+	ctx := WithTrace(t.Context(), &Trace{Done: func(call Call, _ error, _ time.Duration) { ended = append(ended, "caller: "+call) }})
+	if err := client.Validate(ctx, newToken()); err != nil || sent != "engine/1" || !slices.Equal(ended, []Call{"client: validate", "caller: validate"}) {
 		t.Errorf("%v: sent as %q, told of %v", err, sent, ended)
 	}
 	client.CloseIdleConnections() // which this transport has no way to
@@ -251,5 +254,42 @@ func TestTheShortestOverrideIsOneSecond(t *testing.T) {
 		if setOverride(header, AccessOverride, lifetime); header.Get(AccessOverride) != want {
 			t.Errorf("%s is sent as %q", lifetime, header.Get(AccessOverride))
 		}
+	}
+}
+
+func TestSecondsThatNoDurationHoldsAreTheLongest(t *testing.T) {
+	const limit = math.MaxInt64 / int64(time.Second)
+	for seconds, want := range map[int64]time.Duration{
+		0: 0, -1: -time.Second, limit: time.Duration(limit) * time.Second, -limit: -time.Duration(limit) * time.Second,
+		limit + 1: math.MaxInt64, -limit - 1: math.MinInt64, math.MaxInt64: math.MaxInt64, math.MinInt64: math.MinInt64,
+	} {
+		if got := saturatedSeconds(seconds); got != want {
+			t.Errorf("%d: %d, want %d", seconds, got, want)
+		}
+	}
+}
+
+// No wait for a connection is longer than the default request_timeout, and none is kept that a firewall has forgotten.
+func TestAConnectionsTimes(t *testing.T) {
+	const defaultRequestTimeout = 10 * time.Second
+	transport, err := NewTransport(TransportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, dialer := transport.current.Load(), newDialer()
+	if dialer.Timeout != defaultRequestTimeout || used.TLSHandshakeTimeout != defaultRequestTimeout {
+		t.Errorf("it is waited for %s, and %s for its TLS", dialer.Timeout, used.TLSHandshakeTimeout)
+	}
+	if silence, answer := used.HTTP2.SendPingTimeout, used.HTTP2.PingTimeout; silence != 3*time.Second || answer != 3*time.Second {
+		t.Errorf("it is pinged after %s, and given up after %s", silence, answer)
+	}
+	if k := dialer.KeepAliveConfig; !k.Enable || k.Idle != 3*time.Second || k.Interval*time.Duration(k.Count) != 3*time.Second || k.Count != 3 {
+		t.Errorf("%+v", k)
+	}
+	if used.IdleConnTimeout != 90*time.Second || used.MaxIdleConns != 50 || used.MaxIdleConnsPerHost != 50 || used.MaxResponseHeaderBytes != 256<<10 {
+		t.Errorf("up to %d and %d are idle for %s; headers may have %d bytes", used.MaxIdleConns, used.MaxIdleConnsPerHost, used.IdleConnTimeout, used.MaxResponseHeaderBytes)
+	}
+	if used.Proxy == nil || used.DialContext == nil || !used.ForceAttemptHTTP2 || used.TLSClientConfig.MinVersion != tls.VersionTLS12 {
+		t.Error("no proxy, no dialer, no HTTP/2 or no least version of TLS")
 	}
 }
