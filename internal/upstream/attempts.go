@@ -225,7 +225,7 @@ type forOneReaderKey struct{}
 // forOneReader returns a context for a call that each reader causes one of. It takes none of the places that are kept for
 // what readers share.
 func forOneReader(ctx context.Context) context.Context {
-	return context.WithValue(ctx, forOneReaderKey{}, true)
+	return context.WithValue(ctx, forOneReaderKey{}, struct{}{})
 }
 
 func isForOneReader(ctx context.Context) bool { return ctx.Value(forOneReaderKey{}) != nil }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -196,7 +197,7 @@ func TestAnAttemptWithoutAPlaceIsQueuedNotSent(t *testing.T) {
 					defer cancel()
 					_, err := attempt(ctx, a, "/2")()
 					var failure *ncentral.Error
-					if !errors.As(err, &failure) || failure.Kind != test.kind || failure.Detail != test.detail {
+					if !errors.As(err, &failure) || failure.Kind != test.kind || failure.Detail != test.detail || failure.Err == nil {
 						t.Errorf("%+v", failure)
 					}
 				}
@@ -248,6 +249,9 @@ func TestATurnKeepsItsPlaceUntilItsAnswerIsActedOn(t *testing.T) {
 		if err := answer(attempt(first, a, "/1")); err != nil {
 			t.Fatal(err)
 		}
+		if sent := turnOf(first).sentAt; !sent.Equal(time.Now()) {
+			t.Errorf("it was sent at %s", sent)
+		}
 		if err := answer(attempt(first, a, "/1again")); err != nil { // its own place is in nobody's way
 			t.Fatal(err)
 		}
@@ -294,4 +298,61 @@ func TestAnAttemptIsCutShortWhereItHadNotItsTime(t *testing.T) {
 			t.Error("a call without a turn was cut short")
 		}
 	})
+}
+
+// A place is not kept while a caller waits to try again.
+func TestATurnGivesItsPlaceBackBetweenTwoTries(t *testing.T) {
+	withAttempts(t, 1, func(t *testing.T, a *attempts, server *heldServer) {
+		close(server.hold)
+		server.fail = &net.OpError{Op: "read", Err: errors.New("reset")}
+		client := ncentral.New(ncentral.Options{BaseURL: "http://localhost", Transport: a, MaxRetries: 1})
+		ctx, end := withTurn(t.Context(), func(time.Time) *Failure { return nil })
+		defer end()
+		var calls sync.WaitGroup
+		calls.Go(func() { _ = client.Logout(ctx, "token") })
+		synctest.Wait()
+		if _, err := attempt(t.Context(), a, "/other")(); !errors.Is(err, server.fail) {
+			t.Error(err)
+		}
+		if got := server.paths(); got != "/api/auth/logout /other" {
+			t.Errorf("sent: %s", got)
+		}
+		calls.Wait()
+		if got := server.paths(); got != "/api/auth/logout /other /api/auth/logout" || turnOf(ctx).wasCutShort(time.Hour) {
+			t.Errorf("sent: %s, or the second try counts as the first", got)
+		}
+	})
+}
+
+func TestACallThatNobodyWantsIsNotSentThoughThereIsAPlace(t *testing.T) {
+	withAttempts(t, 8, func(t *testing.T, a *attempts, server *heldServer) {
+		close(server.hold)
+		reader, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 100 {
+			if _, err := attempt(AwaitedBy(t.Context(), reader), a, "/1")(); ncentral.KindOf(err) != ncentral.KindCanceled {
+				t.Fatal(err)
+			}
+		}
+		if got := server.paths(); got != "" {
+			t.Errorf("sent: %s", got)
+		}
+	})
+}
+
+// closing counts how often its idle connections were closed.
+type closing struct {
+	heldServer
+	closed int
+}
+
+func (c *closing) CloseIdleConnections() { c.closed++ }
+
+func TestIdleConnectionsAreClosedWhereThereAreAny(t *testing.T) {
+	server := &closing{}
+	newAttempts(server, 1, time.Second, nil).CloseIdleConnections()
+	newAttempts(&heldServer{}, 1, time.Second, nil).CloseIdleConnections()
+	if server.closed != 1 {
+		t.Errorf("they were closed %d times", server.closed)
+	}
 }

@@ -98,7 +98,6 @@ func (r *Registry) endVerification(server *Server) {
 // Adopt stores what an examination taught. One that passed lifts cool-down and back-off; one whose User-API token was
 // refused begins a cool-down where there is none, and leaves alone what there is.
 func (s *Server) Adopt(ctx context.Context, report *Report) {
-	ctx = context.WithoutCancel(ctx)
 	passed := report.Failed == nil && report.purpose == toCheck
 	s.learnFrom(ctx, report, passed)
 	if report.authenticated {
@@ -131,7 +130,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 
 // learnFrom takes over what an examination found.
 func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
-	rebooted := false
+	var rebooted bool
 	s.knowledge.change(ctx, func(l *store.Learnt) {
 		rebooted = l.StartTime != "" && report.Learnt.StartTime != "" && l.StartTime != report.Learnt.StartTime
 		if rebooted {

@@ -302,7 +302,11 @@ func TestAnotherStartTimeIsARestart(t *testing.T) {
 			}
 			server.Adopt(t.Context(), &Report{Learnt: store.Learnt{StartTime: test.found}, Failed: &Step{}})
 			got := b.learnt("default")
-			if (got.Suspicion > 0) != test.restarted || (got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(), "restarted") != test.restarted {
+			startTime := test.found
+			if startTime == "" {
+				startTime = test.before
+			}
+			if got.StartTime != startTime || (got.Suspicion > 0) != test.restarted || (got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(), "restarted") != test.restarted {
 				t.Errorf("%s: %+v; the log: %s", name, got, b.log)
 			}
 		}
@@ -316,23 +320,29 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 		report      Report
 		refused     bool // the credential was, before
 		silent      bool // a call had no answer, before
+		backsOff    bool // a token could not be had, before
+		probed      bool // the data call failed, before
 		next        time.Duration
 		state       State
 		stillSilent bool
+		reason      string // one of those why
 		events      []string
 	}{
-		"it passed":                       {report: Report{}, state: OK},
-		"it passed after a refusal":       {report: Report{}, refused: true, silent: true, state: OK, events: []string{string(events.CredentialRecovered)}},
-		"a step failed that is no call":   {report: Report{Failed: &Step{}}, silent: true, next: time.Second, state: Degraded, stillSilent: true},
-		"the token was refused":           {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: Failing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
-		"the token was refused once more": {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: Failing},
-		"no token could be had":           {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
-		"no connection":                   {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
-		"no connection any more":          {report: after(reportOf(data, ncentral.KindUnreachable)), state: Unknown},
-		"links that are not there":        {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), silent: true, state: Unknown},
-		"the data call fails":             {report: after(reportOf(data, ncentral.KindServerError)), state: Degraded, events: []string{string(events.CredentialDegraded)}},
-		"refresh of no use":               {report: after(reportOf(refresh, ncentral.KindMalformed)), silent: true, state: Unknown},
-		"it was given up":                 {report: after(reportOf(refresh, ncentral.KindCanceled)), silent: true, next: time.Second, state: Degraded, stillSilent: true},
+		"it passed":                                  {report: Report{}, state: OK},
+		"it passed after a refusal":                  {report: Report{}, refused: true, silent: true, backsOff: true, state: OK, events: []string{string(events.CredentialRecovered)}},
+		"a step failed that is no call":              {report: Report{Failed: &Step{}}, silent: true, next: time.Second, state: Degraded, stillSilent: true},
+		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: Failing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
+		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: Failing},
+		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
+		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
+		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: Unknown},
+		"it passed after a data call that failed":    {report: Report{}, probed: true, state: OK, events: []string{string(events.CredentialRecovered)}},
+		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), silent: true, next: time.Second, state: Degraded, stillSilent: true},
+		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: Failing, reason: "N-central failed"},
+		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), silent: true, state: Unknown},
+		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: Degraded, events: []string{string(events.CredentialDegraded)}},
+		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), silent: true, state: Unknown},
+		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), silent: true, next: time.Second, state: Degraded, stillSilent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withRegistry(t, func(t *testing.T, b *bench) {
@@ -340,6 +350,12 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				server := b.server(config)
 				if test.refused {
 					server.noteRefused(t.Context(), time.Now(), server.failure(authenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
+				}
+				if test.backsOff {
+					server.backOff.begin(time.Now(), time.Now(), failed())
+				}
+				if test.probed {
+					server.NoteProbed(t.Context(), failureOf(data, "no"))
 				}
 				if test.silent {
 					server.silent.begin(time.Now(), time.Now(), failed())
@@ -354,6 +370,9 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				}
 				if got.State != test.state || next != test.next || (server.silent.cause != nil) != test.stillSilent {
 					t.Errorf("%s, next attempt in %s, silent: %t", got.State, next, server.silent.cause != nil)
+				}
+				if !strings.Contains(strings.Join(got.Reasons, " "), test.reason) {
+					t.Errorf("because of %q", got.Reasons)
 				}
 				if diff := cmp.Diff(test.events, b.sentEvents()); diff != "" {
 					t.Errorf("events (-want +got):\n%s", diff)

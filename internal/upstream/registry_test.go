@@ -201,6 +201,10 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if state := b.condition(rewritten).State; state != Failing {
 			t.Errorf("the state is %s", state)
 		}
+		other := b.config("other", testURL, "token")
+		if b.server(other); b.condition(other).State != Failing {
+			t.Error("another config with the token does not tell that it was refused")
+		}
 		time.Sleep(time.Second)
 		replaced := b.stored("default", testURL, "another")
 		third := b.server(replaced)
