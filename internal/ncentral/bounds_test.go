@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -291,5 +292,26 @@ func TestAConnectionsTimes(t *testing.T) {
 	}
 	if used.Proxy == nil || used.DialContext == nil || !used.ForceAttemptHTTP2 || used.TLSClientConfig.MinVersion != tls.VersionTLS12 {
 		t.Error("no proxy, no dialer, no HTTP/2 or no least version of TLS")
+	}
+}
+
+func TestOfABundleTheCertificatesCountAndTheOneThatCannotBeReadIsNamed(t *testing.T) {
+	_, whole := newCertificate(t, time.Hour)
+	block := func(kind string) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("no certificate")}))
+	}
+	if _, err := NewTransport(TransportOptions{CACert: block("PUBLIC KEY") + whole}); err != nil {
+		t.Error("after another block:", err)
+	}
+	if _, err := NewTransport(TransportOptions{CACert: whole + block("CERTIFICATE")}); err == nil || !strings.Contains(err.Error(), "certificate 2 of") {
+		t.Error(err)
+	}
+}
+
+func TestAPortIsOneOfTCPs(t *testing.T) {
+	for port, want := range map[string]bool{"0": false, "1": true, "8443": true, "65535": true, "65536": false, "99999": false} {
+		if _, err := ParseBaseURL("https://ncentral.example.com:" + port); (err == nil) != want {
+			t.Errorf("%s: %v", port, err)
+		}
 	}
 }
