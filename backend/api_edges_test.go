@@ -72,7 +72,7 @@ func (m *mount) startOn(storage logical.Storage) {
 	m.t.Helper()
 	m.backend.Cleanup(context.Background())
 	backend, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: nil, System: m.system, StorageView: storage,
+		Logger: m.logger(), System: m.system, StorageView: storage,
 	}, m.server.DialContext)
 	if err != nil {
 		m.t.Fatal(err)

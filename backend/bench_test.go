@@ -150,6 +150,18 @@ func (m *mount) expectNoSecrets(where, text string) {
 	}
 }
 
+func (m *mount) logger() hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace})
+}
+
+// logged fails the test unless the log holds, or does not hold, the text.
+func (m *mount) logged(text string, want bool) {
+	m.t.Helper()
+	if strings.Contains(m.log.String(), text) != want {
+		m.t.Errorf("%q is in the log: %t, want %t", text, !want, want)
+	}
+}
+
 // start makes the backend anew on the same storage, as after a restart of the plugin.
 func (m *mount) start() {
 	m.t.Helper()
@@ -157,7 +169,7 @@ func (m *mount) start() {
 		m.backend.Cleanup(context.Background())
 	}
 	backend, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace}), System: m.system, StorageView: m.storage,
+		Logger: m.logger(), System: m.system, StorageView: m.storage,
 		EventsSender: m.core,
 	}, func(ctx context.Context, network, address string) (net.Conn, error) {
 		return m.server.DialContext(ctx, network, address)

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 // owedKeys are the debts that storage holds.
@@ -302,4 +303,140 @@ func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 		m.lives(m.read(nil))
 		ticked()
 	})
+}
+
+// The sessions of a role end also where its last token was found dead and nothing has replaced it.
+func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"}) // retires the first token
+		m.read(nil)
+		m.Reboot()
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
+		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		m.ResetCounts()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.calls(calls{simulator.EndpointLogout: 1})
+		if earlier := m.must(logical.ReadOperation, "sessions/monitoring", nil)["earlier_tokens"]; earlier != 0 {
+			t.Errorf("%v earlier tokens", earlier)
+		}
+	})
+}
+
+// What is past its promise stays in the session as long as storage takes no debt for it, and is ended once it does.
+func TestATokenPastItsPromiseIsNotLostWhereStorageTakesNoDebt(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m"})
+		first := m.lives(m.read(nil))
+		time.Sleep(3 * time.Minute)
+		m.read(nil)
+		time.Sleep(time.Minute)
+		refuses := func(key string) error {
+			if strings.HasPrefix(key, "owed/") {
+				return errors.New("storage refuses writes")
+			}
+			return nil
+		}
+		storage.put.Store(&refuses)
+		m.tick()
+		m.logged("sessions past their promise could not be ended", true)
+		storage.put.Store(nil)
+		m.tick()
+		if m.AccessTokenLives(first) {
+			t.Error("a token past its promise was forgotten, and never logged out")
+		}
+	})
+}
+
+// A debt whose token died since it was written is struck without a call, within the same second too.
+func TestADebtWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		debt := store.Owed{
+			Origin:      store.Origin{Config: "default", URL: m.server.URL},
+			AccessToken: "token", DiesAt: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
+		}
+		if _, err := store.New(m.storage, nil).PutOwed(context.Background(), "monitoring", debt); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(debt.DiesAt) + 100*time.Millisecond)
+		m.tick()
+		m.calls(nil)
+		if owed := m.owedKeys(); len(owed) != 0 {
+			t.Errorf("owed is %v", owed)
+		}
+	})
+}
+
+// The tick is over when all its work is, so that the end of the backend breaks off nothing that it does not know of.
+func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		if err := m.storage.Delete(context.Background(), "role/monitoring"); err != nil { // deleted on the primary cluster
+			t.Fatal(err)
+		}
+		m.backend.InvalidateKey(context.Background(), "role/monitoring")
+		m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
+		m.tick()
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open when the tick is over", open)
+		}
+	})
+}
+
+// What is asked of the engine after its end is refused, so that Vault tries it again with the next process.
+func TestNothingIsEndedAfterTheEnd(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		lease := m.open(nil)
+		synctest.Wait()
+		m.backend.Cleanup(context.Background())
+		m.ResetCounts()
+		if err := m.revoke(lease); err == nil || !strings.Contains(err.Error(), "is being stopped") {
+			t.Errorf("a revoke was answered %v", err)
+		}
+		if text, code := m.failure(logical.DeleteOperation, "sessions/monitoring", nil); code != 503 || !strings.Contains(text, "is being stopped") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(nil)
+	})
+}
+
+// A session that could not be answered when the backend ended is owed, and the log tells where it cannot be.
+func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		inDedicatedBubble(t, nil, func(m *mount) {
+			storage := &hookedStorage{Storage: m.storage}
+			m.startOn(storage)
+			m.FailNext(simulator.EndpointServiceOrgs, -1, hang)
+			m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
+			reader := m.begin(logical.ReadOperation, "creds/worker", nil)
+			synctest.Wait()
+			goOn := make(chan struct{})
+			holds := func(key string) error {
+				if key == "role/worker" {
+					<-goOn
+				}
+				return nil
+			}
+			storage.get.Store(&holds)
+			m.backend.InvalidateKey(context.Background(), "role/worker")
+			time.Sleep(2 * time.Second) // the session is open, and the role is looked at again
+			if err := m.storage.Delete(context.Background(), "role/worker"); err != nil {
+				t.Fatal(err)
+			}
+			m.backend.Cleanup(context.Background())
+			m.storage.refuses.Store(refuses)
+			close(goOn)
+			if o := reader(); o.token() != "" {
+				t.Error("a token of a role that is no more was answered")
+			}
+			if owed := len(m.owedKeys()); refuses == (owed == 1) {
+				t.Errorf("storage refuses: %t; %d logouts are owed", refuses, owed)
+			}
+			m.logged("a session that is not handed out could not be ended", refuses)
+			m.ClearFailures()
+		})
+	}
 }

@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -436,5 +437,68 @@ func TestReadersMinTTL(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
 		m.calls(nil)
+	})
+}
+
+// The flight of before, which was overtaken, lands and leaves the flight that followed it alone.
+func TestAnOvertakenFlightLeavesTheNextOneToItsReaders(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		releaseFirst := g.hold(toAuthenticate)
+		first := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		releaseSecond := g.hold(toAuthenticate)
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil) // the reader starts over
+		synctest.Wait()
+		releaseFirst()
+		synctest.Wait()
+		second := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		releaseSecond()
+		if a, b := first().token(), second().token(); a == "" || a != b {
+			t.Error("the readers got different tokens, or none")
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+	})
+}
+
+// Where storage does not tell whether what a flight brought is still wanted, nobody gets it, and it is ended.
+func TestWhatAFlightBringsIsEndedWhereStorageDoesNotTellWhetherItIsWanted(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		g := m.gatedOn(storage)
+		release := g.hold(toAuthenticate)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		m.backend.InvalidateKey(context.Background(), "role/monitoring")
+		var once sync.Once
+		failsOnce := func(key string) (err error) {
+			if key == "role/monitoring" {
+				once.Do(func() { err = errors.New("storage is not there for a moment") })
+			}
+			return err
+		}
+		storage.get.Store(&failsOnce)
+		release()
+		if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there for a moment") {
+			t.Errorf("%v %v", o.err, o.response)
+		}
+		m.onlySession("")
+	})
+}
+
+// While the User-API token is refused, no read of a good token begins a rotation that may need it.
+func TestNoRotationIsBegunAheadInACoolDown(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		first := m.lives(m.read(nil))
+		time.Sleep(54 * time.Minute)
+		m.regenerate()
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.ResetCounts()
+		if m.lives(m.read(nil)) != first {
+			t.Error("another token")
+		}
+		m.calls(calls{simulator.EndpointValidate: 1}) // for a refusal casts suspicion
 	})
 }

@@ -249,3 +249,72 @@ func TestAnExpiredRefreshTokenIsNotTried(t *testing.T) {
 		m.calls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
+
+// A token that the tick finds dead makes the others suspect also where an authenticate that may have ended it is under way:
+// that opens no session after all, and it was a reboot.
+func TestTheTickFindsARebootWhileASessionIsBeingOpened(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.unverified() // so that it is not known whether new sessions end earlier ones
+		roles := m.addRoles(3, map[string]any{"config": "fresh"})
+		for _, role := range roles {
+			m.readRole(role)
+			time.Sleep(time.Second)
+		}
+		for _, role := range roles { // each new session cast suspicion on those before it
+			m.readRole(role)
+		}
+		time.Sleep(time.Minute)
+		m.Reboot()
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(500)) // N-central's core is still starting
+		cold := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		m.begin(logical.RollbackOperation, "", nil)
+		synctest.Wait()
+		for _, role := range roles {
+			if o := m.begin(logical.ReadOperation, "creds/"+role, nil)(); o.token() != "" {
+				t.Errorf("%s: a dead token was handed out", role)
+			}
+		}
+		cold()
+	})
+}
+
+// The log tells of a token that the tick could not ask after.
+func TestTheLogTellsWhereTheTickCannotAsk(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.FailNext(simulator.EndpointValidate, -1, status(503))
+		m.tick()
+		m.logged("a token could not be validated", true)
+	})
+}
+
+// A token that was obtained for a reader counts as read, also for the node that ticks next.
+func TestATokenThatAReaderGotIsRotatedByTheNextNodeToo(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.lives(m.read(nil))
+		m.start()
+		time.Sleep(54 * time.Minute)
+		m.tick()
+		m.ResetCounts()
+		if m.lives(m.read(nil)) == first {
+			t.Error("the tick rotated nothing")
+		}
+		m.calls(nil)
+	})
+}
+
+// A rotation of the tick that an end of the sessions overtakes is no failure.
+func TestARotationThatWasOvertakenIsNotToldOf(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(54 * time.Minute)
+		m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
+		ticked := m.begin(logical.RollbackOperation, "", nil)
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		ticked()
+		m.logged("could not be rotated", false)
+	})
+}

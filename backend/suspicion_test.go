@@ -131,3 +131,50 @@ func TestALogoutLosesNoSuspicion(t *testing.T) {
 		m.lives(m.read(nil))
 	})
 }
+
+// Where storage does not tell whether a token is suspect, it is not handed out.
+func TestATokenOfWhichNoSuspicionCanBeReadIsNotHandedOut(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.read(nil)
+		m.lives(m.readRole("other")) // ends the session of the first
+		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "learnt/") {
+				return errors.New("storage is not there for a moment")
+			}
+			return nil
+		}
+		storage.get.Store(&fails)
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 500 || !strings.Contains(text, "storage") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}
+
+// What was found of a token counts also where storage refuses to take it, and where it takes it there is no word of that.
+func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		inBubble(t, nil, func(m *mount) {
+			first := m.lives(m.read(nil))
+			m.regenerate()
+			m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+			m.failure(logical.ReadOperation, "creds/other", nil) // casts suspicion
+			m.storage.refuses.Store(refuses)
+			m.ResetCounts()
+			if m.lives(m.read(nil)) != first {
+				t.Error("another token")
+			}
+			warned := strings.Contains(m.warnings(), "could not be stored")
+			if warned != refuses {
+				t.Errorf("storage refuses: %t; warned of it: %t", refuses, warned)
+			}
+			time.Sleep(2 * time.Second)
+			m.read(nil)
+			m.calls(calls{simulator.EndpointValidate: 1}) // its answer stands
+			m.logged("what was found of a token could not be stored", refuses)
+		})
+	}
+}
