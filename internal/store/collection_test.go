@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -361,32 +362,55 @@ func TestAllAnswersWhatCanBeReadBesideTheError(t *testing.T) {
 
 // Two writes of one name change memory in the order in which they changed storage.
 func TestWritesKeepTheirOrder(t *testing.T) {
-	storage := &slowStorage{written: make(chan struct{}), goOn: make(chan struct{})}
-	roles := New(storage, hclog.NewNullLogger()).Roles
-	var writes sync.WaitGroup
-	writes.Go(func() { _ = roles.Put(t.Context(), "a", &Role{Config: "first", CredentialType: Shared}) })
-	<-storage.written
-	writes.Go(func() { _ = roles.Put(t.Context(), "a", &Role{Config: "second", CredentialType: Shared}) })
-	for range 10_000 { // for the second to overtake the first, if it can
-		runtime.Gosched()
+	put := func(config string) func(*Collection[Role]) error {
+		return func(roles *Collection[Role]) error {
+			return roles.Put(t.Context(), "a", &Role{Config: config, CredentialType: Shared})
+		}
 	}
-	close(storage.goOn)
-	writes.Wait()
-	inMemory := get(t, roles, "a").Config
-	if stored := get(t, New(storage, hclog.NewNullLogger()).Roles, "a").Config; stored != inMemory {
-		t.Errorf("memory has %q, and storage %q", inMemory, stored)
+	remove := func(roles *Collection[Role]) error { return roles.Delete(t.Context(), "a") }
+	for name, writes := range map[string][2]func(*Collection[Role]) error{
+		"put, put": {put("first"), put("second")}, "put, delete": {put("first"), remove}, "delete, put": {remove, put("second")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			storage := &slowStorage{written: make(chan struct{}), goOn: make(chan struct{})}
+			roles := New(storage, hclog.NewNullLogger()).Roles
+			var underWay sync.WaitGroup
+			underWay.Go(func() { _ = writes[0](roles) })
+			<-storage.written
+			underWay.Go(func() { _ = writes[1](roles) })
+			for range 10_000 { // for the second to overtake the first, if it can
+				runtime.Gosched()
+			}
+			close(storage.goOn)
+			underWay.Wait()
+			inMemory, stored := get(t, roles, "a"), get(t, New(storage, hclog.NewNullLogger()).Roles, "a")
+			if (inMemory == nil) != (stored == nil) || inMemory != nil && inMemory.Config != stored.Config {
+				t.Errorf("memory has %v, and storage %v", inMemory, stored)
+			}
+		})
 	}
 }
 
-// slowStorage keeps the first writer waiting once its write is done.
+// slowStorage keeps the first writer waiting once its write is done, and no other.
 type slowStorage struct {
 	logical.InmemStorage
-	once          sync.Once
+	held          atomic.Bool
 	written, goOn chan struct{}
 }
 
+func (s *slowStorage) hold() {
+	if s.held.CompareAndSwap(false, true) {
+		close(s.written)
+		<-s.goOn
+	}
+}
+
 func (s *slowStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	err := s.InmemStorage.Put(ctx, entry)
-	s.once.Do(func() { close(s.written); <-s.goOn })
-	return err
+	defer s.hold()
+	return s.InmemStorage.Put(ctx, entry)
+}
+
+func (s *slowStorage) Delete(ctx context.Context, key string) error {
+	defer s.hold()
+	return s.InmemStorage.Delete(ctx, key)
 }
