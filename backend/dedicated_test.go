@@ -205,7 +205,7 @@ func TestDedicatedLifetimes(t *testing.T) {
 		}
 		m.calls(nil)
 		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": 0})
-		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "61m"}); code != 400 || !strings.Contains(text, "1h") {
+		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "61m"}); code != 400 || !strings.Contains(text, "more than the 1h0m0s that a token of this role lives: ask for less") {
 			t.Errorf("%d %s", code, text)
 		}
 		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
@@ -486,5 +486,44 @@ func TestWhoStrandsTokensIsTold(t *testing.T) {
 				t.Error(warnings)
 			}
 		})
+	})
+}
+
+// Reads that were answered do not count among those that wait.
+func TestReadsThatWereAnsweredKeepNobodyFromADedicatedRole(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
+		for range 65 { // of which 64 may wait for one place
+			m.open(nil)
+		}
+	})
+}
+
+// A session that another reader's ended before it could be answered is not answered: its reader gets another.
+func TestADedicatedSessionThatAnotherEndedIsNotAnswered(t *testing.T) {
+	inDedicatedBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		release := g.hold(toAuthenticate)
+		first := m.begin(logical.ReadOperation, "creds/worker", nil)
+		synctest.Wait()
+		m.open(nil) // ends the first one's session
+		release()
+		if o := first(); !m.AccessTokenLives(o.token()) {
+			t.Errorf("a dead token was handed out, or none: %v", o.err)
+		}
+	})
+}
+
+// A dedicated role whose config was deleted elsewhere is told so.
+func TestADedicatedRoleWithoutItsConfigIsToldSo(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		if err := m.storage.Delete(context.Background(), "config/default"); err != nil {
+			t.Fatal(err)
+		}
+		m.backend.InvalidateKey(context.Background(), "config/default")
+		if text, code := m.failure(logical.ReadOperation, "creds/worker", nil); code != 400 || !strings.Contains(text, "unknown config") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(nil)
 	})
 }

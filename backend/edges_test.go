@@ -76,7 +76,7 @@ func (m *mount) gatedOn(storage logical.Storage) *gates {
 	g := &gates{}
 	m.backend.Cleanup(context.Background())
 	backend, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: hclog.NewNullLogger(), System: m.system, StorageView: storage,
+		Logger: m.logger(), System: m.system, StorageView: storage,
 	}, func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := m.server.DialContext(ctx, network, address)
 		if err != nil {

@@ -323,31 +323,37 @@ func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
 	})
 }
 
-// What is past its promise stays in the session as long as storage takes no debt for it, and is ended once it does.
-func TestATokenPastItsPromiseIsNotLostWhereStorageTakesNoDebt(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-		storage := &hookedStorage{Storage: m.storage}
-		m.startOn(storage)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m"})
-		first := m.lives(m.read(nil))
-		time.Sleep(3 * time.Minute)
-		m.read(nil)
-		time.Sleep(time.Minute)
-		refuses := func(key string) error {
-			if strings.HasPrefix(key, "owed/") {
-				return errors.New("storage refuses writes")
+// What is past its promise stays in the session, and is not ended, as long as storage takes no debt for it, or does not let
+// it go from the session.
+func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
+	for _, what := range []string{"owed/", "session/"} {
+		inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+			storage := &hookedStorage{Storage: m.storage}
+			m.startOn(storage)
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m"})
+			first := m.lives(m.read(nil))
+			time.Sleep(3 * time.Minute)
+			m.read(nil)
+			time.Sleep(time.Minute)
+			refuses := func(key string) error {
+				if strings.HasPrefix(key, what) {
+					return errors.New("storage refuses writes")
+				}
+				return nil
 			}
-			return nil
-		}
-		storage.put.Store(&refuses)
-		m.tick()
-		m.logged("sessions past their promise could not be ended", true)
-		storage.put.Store(nil)
-		m.tick()
-		if m.AccessTokenLives(first) {
-			t.Error("a token past its promise was forgotten, and never logged out")
-		}
-	})
+			storage.put.Store(&refuses)
+			m.tick()
+			m.logged("sessions past their promise could not be ended", true)
+			if owed := m.owedKeys(); len(owed) != 0 || !m.AccessTokenLives(first) {
+				t.Errorf("owed is %v; the token lives: %t", owed, m.AccessTokenLives(first))
+			}
+			storage.put.Store(nil)
+			m.tick()
+			if m.AccessTokenLives(first) {
+				t.Error("a token past its promise was forgotten, and never logged out")
+			}
+		})
+	}
 }
 
 // A debt whose token died since it was written is struck without a call, within the same second too.
@@ -399,6 +405,7 @@ func TestNothingIsEndedAfterTheEnd(t *testing.T) {
 		if text, code := m.failure(logical.DeleteOperation, "sessions/monitoring", nil); code != 503 || !strings.Contains(text, "is being stopped") {
 			t.Errorf("%d %s", code, text)
 		}
+		m.tick()
 		m.calls(nil)
 	})
 }
@@ -439,4 +446,37 @@ func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
 			m.ClearFailures()
 		})
 	}
+}
+
+// A session that is not handed out is ended also where storage does not take the debt. The log tells where neither succeeds.
+func TestASessionThatIsNotHandedOutIsEndedThoughStorageRefuses(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		inDedicatedBubble(t, nil, func(m *mount) {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+			m.storage.refuses.Store(true)
+			if down {
+				m.FailNext(simulator.EndpointLogout, -1, status(503))
+			}
+			m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "2h"}) // more than is granted
+			synctest.Wait()
+			if open := m.OpenSessions(); down != (open == 1) {
+				t.Errorf("logouts fail: %t; %d sessions are open", down, open)
+			}
+			m.logged("nor could that be written down", down)
+		})
+	}
+}
+
+// The log tells of sessions of deleted roles that the tick could not end.
+func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		if err := m.storage.Delete(context.Background(), "role/monitoring"); err != nil { // on the primary cluster
+			t.Fatal(err)
+		}
+		m.backend.InvalidateKey(context.Background(), "role/monitoring")
+		m.FailNext(simulator.EndpointLogout, -1, status(503))
+		m.tick()
+		m.logged("a session of a deleted role could not be ended", true)
+	})
 }

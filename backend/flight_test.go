@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -500,5 +501,101 @@ func TestNoRotationIsBegunAheadInACoolDown(t *testing.T) {
 			t.Error("another token")
 		}
 		m.calls(calls{simulator.EndpointValidate: 1}) // for a refusal casts suspicion
+	})
+}
+
+// A flight whose role or config was deleted on another node brings nobody anything, and leaves no session.
+func TestAFlightForWhatWasDeletedElsewhereLeavesNoSession(t *testing.T) {
+	for _, key := range []string{"role/monitoring", "config/default"} {
+		t.Run(key, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				token := m.whileInFlight(func() {
+					if err := m.storage.Delete(context.Background(), key); err != nil {
+						t.Fatal(err)
+					}
+					m.backend.InvalidateKey(context.Background(), key)
+				})
+				if token != "" {
+					t.Error("a token was answered")
+				}
+				if key == "role/monitoring" { // else the token may be sent nowhere any more
+					m.onlySession("")
+				}
+			})
+		})
+	}
+}
+
+// A new token that was ended before its reader looked is not what the reader gets: it starts over.
+func TestAReaderWhoseNewTokenWasEndedStartsOver(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		goOn := make(chan struct{})
+		var stored, held atomic.Bool
+		forgetsTheRole := func(key string) error {
+			if key == "session/monitoring" && !stored.Swap(true) {
+				m.backend.InvalidateKey(context.Background(), "role/monitoring") // so that the reader comes by storage
+			}
+			return nil
+		}
+		holdsTheReader := func(key string) {
+			if key == "role/monitoring" && stored.Load() && !held.Swap(true) {
+				<-goOn
+			}
+		}
+		storage.put.Store(&forgetsTheRole)
+		storage.got.Store(&holdsTheReader)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		close(goOn)
+		m.onlySession(reader().token())
+		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+	})
+}
+
+// A session that cannot be read when a new token comes is told of, for the tokens in it are not ended; one that can is not.
+func TestTheLogTellsOfTokensThatAreLeftToLapse(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		inBubble(t, nil, func(m *mount) {
+			storage := &hookedStorage{Storage: m.storage}
+			g := m.gatedOn(storage)
+			release := g.hold(toAuthenticate)
+			reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+			synctest.Wait()
+			if fails {
+				m.backend.InvalidateKey(context.Background(), "session/monitoring")
+				fail := func(key string) error {
+					if key == "session/monitoring" {
+						return errors.New("storage is not there for a moment")
+					}
+					return nil
+				}
+				storage.get.Store(&fail)
+			}
+			release()
+			if o := reader(); !m.AccessTokenLives(o.token()) {
+				t.Error(o.err, o.response)
+			}
+			m.logged("its tokens are left to lapse", fails)
+		})
+	}
+}
+
+// What outlives its promise is replaced by a token of another session, so that it can be ended alone.
+func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.lives(m.read(nil))
+		time.Sleep(9 * time.Minute)
+		m.ResetCounts()
+		m.lives(m.read(nil))
+		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(time.Minute)
+		m.tick()
+		if m.AccessTokenLives(first) {
+			t.Error("the token lives past its promise")
+		}
 	})
 }

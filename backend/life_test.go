@@ -4,6 +4,8 @@
 package backend
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -359,5 +361,55 @@ func TestStorageThatRefusesWritesCostsAWarningOnly(t *testing.T) {
 			t.Error("memory did not keep the token")
 		}
 		m.calls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
+
+// What tokens of the role can live is known from the last one also when that is no more, so that a min_ttl beyond it is
+// refused without a call; once the role is another, it is to be found out anew.
+func TestALimitThatIsKnownIsToldWithoutACall(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 30 * time.Minute }, func(m *mount) {
+		m.read(nil)
+		m.Reboot()
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
+		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}) // the token is dropped
+		m.ClearFailures()
+		time.Sleep(time.Minute)
+		m.ResetCounts()
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "16m"}); code != 400 || !strings.Contains(text, "30m0s") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(nil)
+		m.Change(func(k *simulator.Knobs) { k.AccessLimit = time.Hour })
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m"})
+		m.lives(m.read(map[string]any{"min_ttl": "16m"}))
+	})
+}
+
+// A read that is waiting for the first attempt of a rotation ends with its reader.
+func TestAReaderOfAStaleTokenWhoHangsUpWaitsForNothing(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.AnyEndpoint, -1, hang)
+		ctx, hangUp := context.WithTimeout(context.Background(), time.Second)
+		defer hangUp()
+		began := time.Now()
+		response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+		if took := time.Since(began); err == nil || took > time.Second {
+			t.Errorf("after %s: %v %v", took, response, err)
+		}
+		m.ClearFailures()
+	})
+}
+
+// A role's answer tells when it was last read.
+func TestTheLastReadIsTold(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(time.Minute)
+		m.read(nil)
+		if last := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_read_at"]; last != time.Now().UTC().Format(time.RFC3339) {
+			t.Errorf("last_read_at is %v", last)
+		}
 	})
 }

@@ -5,6 +5,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"strings"
 	"sync"
@@ -203,5 +204,74 @@ func TestFractionsOfSecondsAreRoundedToTheSafeSide(t *testing.T) {
 		if err != nil || response.Secret.TTL != 30*time.Minute-time.Second || response.Secret.MaxTTL != response.Secret.TTL {
 			t.Errorf("%v %v", response, err)
 		}
+	})
+}
+
+// What was deleted or changed, on this node or another, before a rotation ahead of need began is not rotated; nor is what
+// storage does not tell of. The reader has a good token either way.
+func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
+	elsewhere := func(m *mount, key string) {
+		if err := m.storage.Delete(context.Background(), key); err != nil {
+			m.t.Fatal(err)
+		}
+		m.backend.InvalidateKey(context.Background(), key)
+	}
+	for name, happens := range map[string]func(m *mount, storage *hookedStorage){
+		"the role is another": func(m *mount, _ *hookedStorage) {
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m"})
+		},
+		"the role is no more":     func(m *mount, _ *hookedStorage) { elsewhere(m, "role/monitoring") },
+		"the config is no more":   func(m *mount, _ *hookedStorage) { elsewhere(m, "config/default") },
+		"the sessions were ended": func(m *mount, _ *hookedStorage) { m.must(logical.DeleteOperation, "sessions/monitoring", nil) },
+		"storage fails": func(m *mount, storage *hookedStorage) {
+			fails := func(key string) error {
+				if key == "role/monitoring" {
+					return errors.New("storage is not there for a moment")
+				}
+				return nil
+			}
+			storage.get.Store(&fails)
+			m.backend.InvalidateKey(context.Background(), "role/monitoring")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				storage := &hookedStorage{Storage: m.storage}
+				m.startOn(storage)
+				m.read(nil)
+				time.Sleep(54 * time.Minute)
+				goOn := make(chan struct{})
+				holds := func(key string) {
+					if key == "learnt/default" {
+						<-goOn
+					}
+				}
+				storage.got.Store(&holds)
+				m.backend.InvalidateKey(context.Background(), "learnt/default")
+				reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+				synctest.Wait()
+				storage.got.Store(nil)
+				happens(m, storage)
+				m.ResetCounts()
+				close(goOn)
+				if o := reader(); o.token() == "" {
+					t.Error(o.err, o.response)
+				}
+				m.calls(nil)
+			})
+		})
+	}
+}
+
+// At 2 s a token can be handed out, with less left it is dead.
+func TestATokenIsDeadBelowTwoSeconds(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0})
+		m.read(nil)
+		m.FailNext(simulator.AnyEndpoint, -1, status(503))
+		time.Sleep(time.Hour - 2*time.Second)
+		m.lives(m.read(nil))
+		time.Sleep(1)
+		m.failure(logical.ReadOperation, "creds/monitoring", nil)
 	})
 }

@@ -337,6 +337,11 @@ func TestTheTickLooksAfterWhatStorageRefused(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.refuses.Store(true)
 		first := m.lives(m.read(nil))
+		m.tick()
+		m.logged("a session could not be stored again", true)
+		if warnings := m.warnings(); !strings.Contains(warnings, "could not be stored") {
+			t.Errorf("it is not stored, and warned of is %q", warnings)
+		}
 		m.storage.refuses.Store(false)
 		time.Sleep(time.Minute)
 		m.tick()
@@ -425,5 +430,25 @@ func TestTheDataCallIsMadeWithADedicatedSessionToo(t *testing.T) {
 		if state := m.status()["state"]; state != "ok" {
 			t.Errorf("state %v", state)
 		}
+	})
+}
+
+// A validation that stands is proof enough where the config was made anew since.
+func TestAValidationThatStandsIsProof(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		spare := map[string]any{"url": m.server.URL, "user_api_token": m.token, "password_max_age": 0, "verify": false}
+		first := m.lives(m.read(nil))
+		m.start()
+		m.lives(m.read(nil)) // which has it validated
+		m.must(logical.UpdateOperation, "config/spare", spare)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "spare"})
+		m.must(logical.DeleteOperation, "config/default", nil)
+		m.must(logical.UpdateOperation, "config/default", spare)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "default"})
+		m.ResetCounts()
+		if m.lives(m.read(nil)) != first {
+			t.Error("another token")
+		}
+		m.calls(nil)
 	})
 }

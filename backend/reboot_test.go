@@ -4,7 +4,10 @@
 package backend
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,6 +236,7 @@ func TestTheTickReplacesWhatItFindsDead(t *testing.T) {
 		if opened := m.all(simulator.EndpointAuthenticate); opened == 0 {
 			t.Error("nothing was replaced")
 		}
+		m.logged("a token died before its time and is replaced", true)
 		m.ResetCounts()
 		m.lives(m.read(nil))
 		m.calls(nil)
@@ -302,19 +306,105 @@ func TestATokenThatAReaderGotIsRotatedByTheNextNodeToo(t *testing.T) {
 			t.Error("the tick rotated nothing")
 		}
 		m.calls(nil)
+		m.logged("could not be rotated", false)
 	})
 }
 
 // A rotation of the tick that an end of the sessions overtakes is no failure.
 func TestARotationThatWasOvertakenIsNotToldOf(t *testing.T) {
+	for name, slow := range map[string]func(m *mount){
+		"the call is under way": func(m *mount) { m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second }) },
+		"it is to be repeated":  func(m *mount) { m.FailNext(simulator.EndpointRefresh, -1, status(503)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.read(nil)
+				time.Sleep(54 * time.Minute)
+				slow(m)
+				ticked := m.begin(logical.RollbackOperation, "", nil)
+				synctest.Wait()
+				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+				ticked()
+				m.logged("could not be rotated", false)
+				m.logged("refresh did not bring a token", false)
+			})
+		})
+	}
+}
+
+// A role that is deleted while the tick works on others is left out.
+func TestTheTickLeavesOutWhatIsDeletedMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
 		m.read(nil)
-		time.Sleep(54 * time.Minute)
+		time.Sleep(40 * time.Minute)
+		m.readRole("other")
+		time.Sleep(14 * time.Minute)
 		m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
+		ticked := m.begin(logical.RollbackOperation, "", nil) // rotates the one that is due
+		synctest.Wait()
+		m.must(logical.DeleteOperation, "roles/other", nil)
+		if o := ticked(); o.err != nil && !errors.Is(o.err, logical.ErrUnsupportedOperation) {
+			t.Error(o.err)
+		}
+		m.Change(func(k *simulator.Knobs) { k.Latency = 0 })
+		synctest.Wait()
+		if open := m.OpenSessions(); open != 2 {
+			t.Errorf("%d sessions are open, want the role's, and the one that it replaced", open)
+		}
+	})
+}
+
+// A dead token that was replaced, or whose role was deleted, before the tick came to replace it is not replaced again.
+func TestTheTickReplacesNothingThatChangedMeanwhile(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.read(nil)
+		time.Sleep(time.Minute)
+		m.Reboot()
+		goOn := make(chan struct{})
+		var writes atomic.Int64
+		holdsTheSecond := func(key string) error { // the first forgets what was learnt, the second casts suspicion
+			if key == "learnt/default" && writes.Add(1) == 2 {
+				<-goOn
+			}
+			return nil
+		}
+		storage.put.Store(&holdsTheSecond)
+		m.ResetCounts()
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		close(goOn)
 		ticked()
-		m.logged("could not be rotated", false)
+		m.calls(calls{simulator.EndpointValidate: 1})
+	})
+}
+
+// A config that was rewritten when the tick comes to ask after its oldest token is left to the next tick.
+func TestTheTickLeavesAConfigThatWasRewrittenMeanwhile(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.read(nil)
+		goOn := make(chan struct{})
+		holds := func(key string) {
+			if key == "learnt/default" {
+				<-goOn
+			}
+		}
+		storage.got.Store(&holds)
+		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		ticked := m.begin(logical.RollbackOperation, "", nil)
+		synctest.Wait()
+		storage.got.Store(nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "verify": false})
+		m.lives(m.read(nil))
+		m.ResetCounts()
+		close(goOn)
+		ticked()
+		m.calls(nil)
+		m.logged("a token could not be validated", false)
 	})
 }

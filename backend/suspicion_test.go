@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 // A cluster that gets a config anew from another node, whose clock is behind, serves it.
@@ -177,4 +178,38 @@ func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
 			m.logged("what was found of a token could not be stored", refuses)
 		})
 	}
+}
+
+// A suspicion that a node whose clock is ahead has cast outlives a change of url, and the way back.
+func TestASuspicionOutlivesAChangeOfURL(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0})
+		learnt, err := m.storage.Get(context.Background(), "learnt/default")
+		if err != nil || learnt == nil {
+			t.Fatal(learnt, err)
+		}
+		var known store.Learnt
+		if err := learnt.DecodeJSON(&known); err != nil {
+			t.Fatal(err)
+		}
+		known.Suspicion = time.Now().Add(time.Hour).UnixNano()
+		learnt, err = logical.StorageEntryJSON("learnt/default", known)
+		if err != nil || m.storage.Put(context.Background(), learnt) != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		m.lives(m.read(nil))
+		m.Reboot()
+		m.FailNext(simulator.EndpointAuthenticate, 1, status(401))
+		m.failure(logical.ReadOperation, "creds/other", nil) // casts suspicion
+		m.ClearFailures()
+		for _, url := range []string{"http://localhost:81", m.server.URL} {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"url": url, "user_api_token": m.token, "verify": false})
+			if url != m.server.URL {
+				m.lives(m.readRole("other"))
+			}
+		}
+		m.lives(m.read(nil))
+	})
 }

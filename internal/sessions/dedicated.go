@@ -104,9 +104,13 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	if role.TTL > 0 && minTTL > role.TTL {
 		return nil, nil, &LimitError{Asked: minTTL, Granted: role.TTL, Dedicated: true}
 	}
-	token, err := m.openSession(ctx, config, role)
+	server, err := m.server(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	token, err := m.openSession(ctx, server, config, role)
 	if err == nil {
-		err = m.mayAnswer(ctx, role, config, token, minTTL)
+		err = m.mayAnswer(ctx, server, role, config, token, minTTL)
 	}
 	if err != nil {
 		if token != nil {
@@ -119,38 +123,34 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	}, m.upstream.Record(config.Name))
 	v.record.CountRead(upstream.Authenticated)
 	answer := v.answer(time.Now())
-	answer.Warnings = append(answer.Warnings, m.endingWarnings(ctx, config, token)...)
-	m.probeAfterwards(config, token.AccessToken)
+	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
+	m.probeAfterwards(server, config, token.AccessToken)
 	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}, nil
 }
 
 // probeAfterwards makes the hourly data call with a session that was just opened: of a config whose roles are all
 // dedicated, the tick holds no token. Nobody waits for it.
-func (m *Manager) probeAfterwards(config *store.Config, accessToken string) {
-	if !m.probeIsDue(config) || !m.begin() {
+func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config, accessToken string) {
+	if !m.claimProbe(config) || !m.begin() {
 		return
 	}
 	go func() {
 		defer m.running.Done()
 		ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
 		defer cancel()
-		if server, err := m.server(config); err == nil {
-			m.probe(ctx, server, config, accessToken, func() bool { return false }) // its lease may have ended by then
-		}
+		m.probe(ctx, server, config, accessToken, func() bool { return false }) // its lease may have ended by then
 	}()
 }
 
 // openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs up, N-central may have
 // opened a session that nobody would know of. A token beside an error is to be ended.
-func (m *Manager) openSession(reader context.Context, config *store.Config, role *store.Role) (*store.Token, error) {
+func (m *Manager) openSession(
+	reader context.Context, server *upstream.Server, config *store.Config, role *store.Role,
+) (*store.Token, error) {
 	if !m.begin() {
 		return nil, ErrEnded
 	}
 	defer m.running.Done()
-	server, err := m.server(config)
-	if err != nil {
-		return nil, err
-	}
 	deadline, _ := reader.Deadline() // that of the read as a whole
 	ctx, cancel := context.WithDeadline(m.background, deadline)
 	defer cancel()
@@ -168,13 +168,15 @@ func (m *Manager) openSession(reader context.Context, config *store.Config, role
 }
 
 // mayAnswer says why a session that was opened is not to be handed out, if so.
-func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration) error {
+func (m *Manager) mayAnswer(
+	ctx context.Context, server *upstream.Server, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration,
+) error {
 	if minTTL > token.Lifetime() {
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
 	if err == nil && wanted {
-		wanted, err = m.livesOrIsTrusted(ctx, config, token)
+		wanted, err = livesOrIsTrusted(ctx, server, token)
 	}
 	switch {
 	case err != nil:
@@ -188,22 +190,17 @@ func (m *Manager) mayAnswer(ctx context.Context, role *store.Role, config *store
 }
 
 // livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
-func (m *Manager) livesOrIsTrusted(ctx context.Context, config *store.Config, token *store.Token) (bool, error) {
-	server, err := m.server(config)
-	if err != nil || token.Suspicion >= server.Learnt(ctx).Suspicion {
-		return err == nil, err
+func livesOrIsTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
+	if token.Suspicion >= server.Learnt(ctx).Suspicion {
+		return true, nil
 	}
 	verdict, err := server.Validate(ctx, token)
 	return verdict.Lives, err
 }
 
 // endingWarnings tell of what the end of the lease does not do.
-func (m *Manager) endingWarnings(ctx context.Context, config *store.Config, token *store.Token) []string {
+func endingWarnings(ctx context.Context, server *upstream.Server, token *store.Token) []string {
 	var warnings []string
-	server, err := m.server(config)
-	if err != nil {
-		return []string{err.Error()}
-	}
 	if can := server.Learnt(ctx).CanLogOut; can != nil && !*can {
 		warnings = append(warnings, fmt.Sprintf("this server has no logout, so revoking the lease does not end the token: it lives until %s",
 			token.DiesAt.UTC().Format(time.RFC3339)))

@@ -4,13 +4,16 @@
 package sessions
 
 import (
+	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -40,4 +43,74 @@ func TestWhatMemoryHoldsLeavesWithTheRole(t *testing.T) {
 	if m.enter("monitoring") == underWay {
 		t.Error("what was retired is used again")
 	}
+}
+
+// A reader that looked before its role was deleted and made anew starts no flight that nobody else would find.
+func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
+	logger := hclog.NewNullLogger()
+	entries := store.New(&logical.InmemStorage{}, logger)
+	servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
+	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+	defer m.Close()
+	config := &store.Config{Name: "default", URL: "http://localhost:1", UserAPIToken: "token", WrittenAt: time.Now()}
+	role := store.Role{Name: "monitoring", Config: "default", CredentialType: store.Shared}
+	write := func() {
+		again := role
+		if err := entries.Roles.Put(t.Context(), role.Name, &again); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := entries.Configs.Put(t.Context(), config.Name, config); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	slot, v, err := m.look(t.Context(), role.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := entries.Roles.Delete(t.Context(), role.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.EndRole(t.Context(), role.Name); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	if flight, err := m.join(t.Context(), slot, v); flight != nil || err != nil {
+		t.Errorf("a flight was started: %t; %v", flight != nil, err)
+	}
+}
+
+// A flight that has landed is not under way any more: nothing of its role stays in memory.
+func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nCentral := simulator.New(simulator.DefaultKnobs())
+		server := simulator.ListenInMemory(nCentral)
+		defer server.Close()
+		token := nCentral.AddUser("api-user")
+		logger := hclog.NewNullLogger()
+		entries := store.New(&logical.InmemStorage{}, logger)
+		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", server.DialContext)
+		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+		defer servers.Close()
+		defer m.Close()
+		config := &store.Config{
+			Name: "default", URL: server.URL, UserAPIToken: token, WrittenAt: time.Now(), RequestTimeout: 10 * time.Second, MaxRequestsInFlight: 8,
+		}
+		role := &store.Role{Name: "monitoring", Config: "default", CredentialType: store.Shared}
+		if err := errors.Join(entries.Configs.Put(t.Context(), config.Name, config), entries.Roles.Put(t.Context(), role.Name, role)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Read(t.Context(), role.Name, Want{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := entries.Roles.Delete(t.Context(), role.Name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.EndRole(t.Context(), role.Name); err != nil {
+			t.Fatal(err)
+		}
+		if _, held := m.slots.Load(role.Name); held {
+			t.Error("memory holds the role")
+		}
+	})
 }

@@ -128,7 +128,6 @@ func (m *Manager) storeAgain(ctx context.Context, slot *slot) {
 	next := *session // another one, for which the views are made anew
 	if err := m.store.Sessions.Put(ctx, slot.role, &next); err != nil {
 		m.logger.Warn("a session could not be stored again", "role", slot.role, "error", err)
-		m.store.Sessions.Keep(slot.role, session)
 	}
 }
 
@@ -251,11 +250,12 @@ func (m *Manager) inspect(ctx context.Context, slot *slot, v *view, wasThere boo
 	switch {
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
-	case verdict.Lives:
+	case verdict.Lives && m.claimProbe(v.config):
 		m.probe(ctx, server, v.config, v.token.AccessToken, func() bool {
 			_, latest, err := m.look(ctx, slot.role)
 			return err == nil && latest.holds(v.token)
 		})
+	case verdict.Lives:
 	default:
 		m.replaceDead(ctx, server, slot, v)
 	}
@@ -273,12 +273,9 @@ func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, slot
 	}
 }
 
-// probe makes the data call with the token, once an hour for each server and credential. A call that was not answered is
-// made again with the next token. A 401 tells of the user only if the token is still held: else it may have been ended.
+// probe makes the data call with the token, for which the caller has claimed the turn. A call that was not answered is made
+// again with the next token. A 401 tells of the user only if the token is still held: else it may have been ended.
 func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool) {
-	if !m.claimProbe(config) {
-		return
-	}
 	failure, answered := server.Probe(ctx, accessToken)
 	switch {
 	case !answered:
@@ -291,26 +288,17 @@ func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *st
 	}
 }
 
-// claimProbe says whether the data call is due, and notes that it is made.
+// claimProbe says whether the data call is due, as it is once an hour for each server and credential, and notes that it is
+// made.
 func (m *Manager) claimProbe(config *store.Config) bool {
 	m.probesMu.Lock()
 	defer m.probesMu.Unlock()
-	due := m.probes[config.Name].isDue(config)
+	last := m.probes[config.Name]
+	due := last.fingerprint != config.Fingerprint() || time.Since(last.at) >= probeEvery
 	if due {
 		m.probes[config.Name] = probe{fingerprint: config.Fingerprint(), at: time.Now()}
 	}
 	return due
-}
-
-// probeIsDue says whether the data call is due.
-func (m *Manager) probeIsDue(config *store.Config) bool {
-	m.probesMu.Lock()
-	defer m.probesMu.Unlock()
-	return m.probes[config.Name].isDue(config)
-}
-
-func (p probe) isDue(config *store.Config) bool {
-	return p.fingerprint != config.Fingerprint() || time.Since(p.at) >= probeEvery
 }
 
 // payDebts tries the logouts owed. A debt ends when it is paid, when its token expired, and when its token may be sent
