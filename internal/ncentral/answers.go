@@ -173,7 +173,9 @@ func describeBody(body []byte, header http.Header) string {
 // letters its key is written is not known [?].
 func hiddenError(body []byte) (text string, found bool) {
 	var object map[string]json.RawMessage
-	_ = json.Unmarshal(body, &object) // a list or a bare value has no keys
+	if json.Unmarshal(body, &object) != nil {
+		return "", false // a list or a bare value has no keys
+	}
 	for _, key := range slices.Sorted(maps.Keys(object)) {
 		if strings.EqualFold(key, hiddenErrorKey) {
 			_ = json.Unmarshal(object[key], &text) // what is no text says nothing
@@ -288,8 +290,7 @@ func checkValid(received answer, accessToken string) error {
 // tokens, and something else than N-central answers 200 too.
 func checkData(received answer) error {
 	var list []json.RawMessage
-	_ = json.Unmarshal(received.body, &list) // what is no list leaves none
-	if list != nil {
+	if json.Unmarshal(received.body, &list) == nil && list != nil {
 		return nil
 	}
 	var answered struct {
@@ -319,8 +320,7 @@ func (l *link) UnmarshalJSON(raw []byte) error {
 	var object struct {
 		Href string `json:"href"`
 	}
-	if json.Unmarshal(raw, (*string)(l)) != nil {
-		_ = json.Unmarshal(raw, &object) // what is no object has no href
+	if json.Unmarshal(raw, (*string)(l)) != nil && json.Unmarshal(raw, &object) == nil {
 		*l = link(object.Href)
 	}
 	return nil

@@ -226,8 +226,10 @@ func retryAfter(header http.Header) time.Duration {
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
 		return min(max(0, saturatedSeconds(seconds)), maxRetryAfter)
 	}
-	date, _ := http.ParseTime(value) // what is none is long past
-	return min(max(0, time.Until(date)), maxRetryAfter)
+	if date, err := http.ParseTime(value); err == nil {
+		return min(max(0, time.Until(date)), maxRetryAfter)
+	}
+	return 0
 }
 
 // saturatedSeconds turns seconds into a duration, the longest there is at most.

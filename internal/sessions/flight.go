@@ -191,11 +191,11 @@ func (m *Manager) stillWanted(ctx context.Context, slot *slot, f *flight) (bool,
 // unchanged says whether a token that was obtained for the config and role is still of use to the role's readers.
 func (m *Manager) unchanged(ctx context.Context, name string, config *store.Config, role *store.Role) (bool, error) {
 	roleNow, err := m.store.Roles.Get(ctx, name)
-	if roleNow == nil {
+	if err != nil || roleNow == nil {
 		return false, err
 	}
 	configNow, err := m.store.Configs.Get(ctx, roleNow.Config)
-	if configNow == nil {
+	if err != nil || configNow == nil {
 		return false, err
 	}
 	return config.Fingerprint() == configNow.Fingerprint() && role.Fingerprint() == roleNow.Fingerprint(), nil
