@@ -41,7 +41,6 @@ type Asked struct {
 func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) {
 	sent := time.Now()
 	ctx, endTurn := withTurn(ctx, s.mayAuthenticate(asked.TokenEnd))
-	defer endTurn()
 	endAuthenticate := s.credential.beginAuthenticate()
 	lost := false // whether the answer to an attempt before the last was
 	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {

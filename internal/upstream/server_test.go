@@ -1,0 +1,672 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/simulator"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// simulated is a registry with the simulator behind it, and the server of a config that is stored.
+type simulated struct {
+	*bench
+	*simulator.Simulator
+	listener *simulator.Server
+	config   *store.Config
+	server   *Server
+}
+
+func withSimulator(t *testing.T, change func(*simulator.Knobs), test func(t *testing.T, s *simulated)) {
+	t.Helper()
+	withRegistry(t, func(t *testing.T, b *bench) {
+		knobs := simulator.DefaultKnobs()
+		if change != nil {
+			change(&knobs)
+		}
+		s := &simulated{bench: b, Simulator: simulator.New(knobs)}
+		s.listener = simulator.ListenInMemory(s.Simulator)
+		defer s.listener.Close()
+		b.Registry.dial = s.listener.DialContext
+		s.config = b.config("default", s.listener.URL, s.AddUser("api-user"))
+		s.config.RequestTimeout = 10 * time.Second
+		s.write(s.config)
+		defer b.Close()
+		test(t, s)
+		synctest.Wait()
+	})
+}
+
+// write stores a version of the config that is later than any before.
+func (s *simulated) write(config *store.Config) {
+	s.t.Helper()
+	time.Sleep(time.Second)
+	config.WrittenAt = time.Now()
+	if err := s.store.Configs.Put(s.t.Context(), config.Name, config); err != nil {
+		s.t.Fatal(err)
+	}
+	s.config, s.server = config, s.bench.server(config)
+}
+
+// knows stores what is learnt of the server.
+func (s *simulated) knows(learnt store.Learnt) {
+	s.t.Helper()
+	learnt.URL = s.config.URL
+	if err := s.store.Learnt.Put(s.t.Context(), s.config.Name, &learnt); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// made returns the calls that were made since the last look.
+func (s *simulated) made() map[simulator.Endpoint]int {
+	synctest.Wait()
+	calls := map[simulator.Endpoint]int{}
+	for endpoint, outcomes := range s.Counts() {
+		for _, count := range outcomes {
+			calls[endpoint] += count
+		}
+	}
+	s.ResetCounts()
+	return calls
+}
+
+func (s *simulated) authenticate() *Grant {
+	s.t.Helper()
+	grant, err := s.server.Authenticate(s.t.Context(), Asked{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return grant
+}
+
+func status(code int) simulator.Failure {
+	return simulator.Failure{Kind: simulator.FailureStatus, Status: code}
+}
+
+func lost() simulator.Failure { return simulator.Failure{Kind: simulator.FailureLostAnswer} }
+
+func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *testing.T) {
+	refuses := func(k *simulator.Knobs) { k.RefuseLongOverrides = true }
+	refusesUnnamed := func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, false }
+	const refusesAccess, refusesRefresh = "N-central refuses to be asked for a lifetime of ", "N-central refuses to be asked for a refresh-token lifetime of "
+	for name, test := range map[string]struct {
+		knobs           func(*simulator.Knobs)
+		fails           int // times that the call is answered with that
+		with            int
+		asked           ncentral.Overrides
+		calls           int
+		access, refresh time.Duration // 0: no grant
+		warnings        []string
+		learnt          ncentral.Overrides
+	}{
+		"nothing asked for": {calls: 1, access: time.Hour, refresh: 25 * time.Hour},
+		"granted":           {asked: ncentral.Overrides{Access: 10 * time.Minute, Refresh: 2 * time.Hour}, calls: 1, access: 10 * time.Minute, refresh: 2 * time.Hour},
+		"granted less": {
+			asked: ncentral.Overrides{Access: 2 * time.Hour}, calls: 1, access: time.Hour, refresh: 25 * time.Hour,
+			warnings: []string{"N-central granted 1h0m0s, not the 2h0m0s that was asked for"},
+		},
+		"the access token's is refused": {
+			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2, access: time.Hour, refresh: 3 * time.Hour,
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, learnt: ncentral.Overrides{Access: 2 * time.Hour},
+		},
+		"the refresh token's is refused": {
+			knobs: refuses, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 2, access: time.Minute, refresh: 25 * time.Hour,
+			warnings: []string{refusesRefresh + "30h0m0s, and granted 25h0m0s"}, learnt: ncentral.Overrides{Refresh: 30 * time.Hour},
+		},
+		"both are refused": {
+			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour}, calls: 2, access: time.Hour, refresh: 25 * time.Hour,
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s", refusesRefresh + "30h0m0s, and granted 25h0m0s"},
+			learnt:   ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour},
+		},
+		"one is refused, and not named": {
+			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2, access: time.Hour, refresh: 3 * time.Hour,
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, learnt: ncentral.Overrides{Access: 2 * time.Hour},
+		},
+		"the other is refused, and not named": {
+			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 3, access: time.Hour, refresh: 25 * time.Hour,
+			warnings: []string{refusesAccess + "1m0s, and granted 1h0m0s", refusesRefresh + "30h0m0s, and granted 25h0m0s"},
+			learnt:   ncentral.Overrides{Refresh: 30 * time.Hour},
+		},
+		"all is refused":              {fails: 9, with: 400, asked: ncentral.Overrides{Access: time.Minute, Refresh: time.Hour}, calls: 3},
+		"it is not for the overrides": {fails: 9, with: 400, calls: 1},
+		"it is no 400":                {fails: 9, with: 501, asked: ncentral.Overrides{Access: time.Minute}, calls: 1},
+	} {
+		for _, step := range []ncentral.Call{ncentral.CallAuthenticate, ncentral.CallRefresh} {
+			t.Run(name+", "+string(step), func(t *testing.T) {
+				withSimulator(t, test.knobs, func(t *testing.T, s *simulated) {
+					first := s.authenticate()
+					s.made()
+					endpoint := simulator.Endpoint(step)
+					s.FailNext(endpoint, test.fails, status(max(test.with, 400)))
+					asked := Asked{Overrides: test.asked}
+					grant, err := s.server.Authenticate(t.Context(), asked)
+					if step == ncentral.CallRefresh {
+						s.ClearFailures()
+						s.made()
+						s.knows(store.Learnt{})
+						s.FailNext(endpoint, test.fails, status(max(test.with, 400)))
+						grant, err = s.server.Refresh(t.Context(), first.RefreshToken, asked)
+					}
+					if test.access == 0 {
+						if err == nil || grant != nil {
+							t.Error("there is no error, or a session beside it")
+						}
+					} else if err != nil || grant.Access != test.access || grant.Refresh != test.refresh {
+						t.Fatalf("%+v, %v", grant, err)
+					} else if diff := cmp.Diff(test.warnings, grant.Warnings); diff != "" {
+						t.Errorf("warnings (-want +got):\n%s", diff)
+					}
+					if calls := s.made(); calls[endpoint] != test.calls {
+						t.Errorf("%d calls, want %d", calls[endpoint], test.calls)
+					}
+					got := s.learnt("default")
+					if learnt := (ncentral.Overrides{Access: got.AccessOverrideRefused, Refresh: got.RefreshOverrideRefused}); learnt != test.learnt {
+						t.Errorf("learnt that %+v is refused, want %+v", learnt, test.learnt)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestOverridesThatWereRefusedAreCounted(t *testing.T) {
+	withSimulator(t, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, false }, func(t *testing.T, s *simulated) {
+		if _, err := s.server.Authenticate(t.Context(), Asked{Overrides: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}}); err != nil {
+			t.Fatal(err)
+		}
+		if metrics, _ := metricsOf(t, s.server.record.counters); metrics["vault_ncentral_override_fallbacks_total"] != 2 {
+			t.Errorf("%v", metrics)
+		}
+	})
+}
+
+// What an authenticate may have ended is suspect, and the token that it brought is above that.
+func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
+	authenticate, ends, doesNot := simulator.EndpointAuthenticate, new(true), new(false)
+	for name, test := range map[string]struct {
+		ends    *bool
+		fails   []simulator.Failure // one after the other
+		retries int
+		opens   bool
+		suspect bool
+	}{
+		"it brings a token, and nothing is known":      {opens: true, suspect: true},
+		"it brings a token, and ends earlier ones":     {ends: ends, opens: true, suspect: true},
+		"it brings a token, and ends none":             {ends: doesNot, opens: true},
+		"its answer is lost, and nothing is known":     {fails: []simulator.Failure{lost()}},
+		"its answer is lost, and it ends earlier ones": {ends: ends, fails: []simulator.Failure{lost()}, suspect: true},
+		"its answer is lost, and it ends none":         {ends: doesNot, fails: []simulator.Failure{lost()}},
+		"the answer before the last is lost":           {ends: ends, fails: []simulator.Failure{lost(), status(501)}, retries: 1, suspect: true},
+		"the last answer is lost":                      {ends: ends, fails: []simulator.Failure{status(503), lost()}, retries: 1, suspect: true},
+		"none is lost":                                 {ends: ends, fails: []simulator.Failure{status(503), status(501)}, retries: 1},
+		"it is refused":                                {ends: doesNot, fails: []simulator.Failure{status(401)}, suspect: true},
+		"it is refused in other words":                 {ends: doesNot, fails: []simulator.Failure{status(400)}, suspect: true},
+		"it fails":                                     {ends: ends, fails: []simulator.Failure{status(501)}},
+		"it is not there":                              {ends: ends, fails: []simulator.Failure{status(404)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, nil, func(t *testing.T, s *simulated) {
+				other := s.stored("other", s.config.URL, s.config.UserAPIToken)
+				config := *s.config
+				config.MaxRetries = test.retries
+				s.write(&config)
+				s.knows(store.Learnt{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
+				for _, failure := range test.fails {
+					s.FailNext(authenticate, 1, failure)
+				}
+				grant, err := s.server.Authenticate(t.Context(), Asked{})
+				if (err == nil) != test.opens {
+					t.Fatal(err)
+				}
+				suspicion := s.learnt("default").Suspicion
+				if (suspicion > 7) != test.suspect || (s.learnt(other.Name).Suspicion > 0) != test.suspect {
+					t.Errorf("suspicion is %d, of another config with the token %d", suspicion, s.learnt(other.Name).Suspicion)
+				}
+				if test.opens && grant.Suspicion != suspicion {
+					t.Errorf("the new token is above %d, not %d", grant.Suspicion, suspicion)
+				}
+			})
+		})
+	}
+}
+
+// The first refusal tells that the token was replaced; the ones after it tell nothing new.
+func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
+	for _, code := range []int{401, 400} {
+		withSimulator(t, nil, func(t *testing.T, s *simulated) {
+			s.knows(store.Learnt{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
+			s.FailNext(simulator.EndpointAuthenticate, 2, status(code))
+			var suspicions []int64
+			for range 2 {
+				if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil {
+					t.Fatal("no error")
+				}
+				suspicions = append(suspicions, s.learnt("default").Suspicion)
+				time.Sleep(time.Minute)
+			}
+			if suspicions[0] == 7 || suspicions[1] != suspicions[0] || s.made()[simulator.EndpointAuthenticate] != 2 {
+				t.Errorf("%d: suspicion is %d", code, suspicions)
+			}
+			s.authenticate()
+			s.FailNext(simulator.EndpointAuthenticate, 1, status(code))
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || s.learnt("default").Suspicion == suspicions[1] {
+				t.Errorf("%d: after a success, a refusal is not the first: %v", code, err)
+			}
+		})
+	}
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		s.knows(store.Learnt{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
+		s.FailNext(simulator.EndpointAuthenticate, 1, status(501))
+		s.FailNext(simulator.EndpointAuthenticate, 1, status(400))
+		for _, suspect := range []bool{false, true} {
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || (s.learnt("default").Suspicion > 7) != suspect {
+				t.Errorf("suspicion is %d: %v", s.learnt("default").Suspicion, err)
+			}
+			time.Sleep(15 * time.Second)
+		}
+	})
+}
+
+// Of two authenticates that overlap, either may have ended the other's session: neither token is above suspicion.
+func TestTokensOfAuthenticatesThatOverlapAreSuspectWhereOneMayEndTheOther(t *testing.T) {
+	for name, test := range map[string]struct {
+		ends    *bool
+		suspect bool
+	}{"not known": {nil, true}, "it ends them": {new(true), true}, "it ends none": {new(false), false}} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
+				s.knows(store.Learnt{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
+				var grants [3]*Grant
+				var calls sync.WaitGroup
+				for i := range 2 {
+					calls.Go(func() { grants[i] = s.authenticate() })
+				}
+				calls.Wait()
+				between := s.learnt("default").Suspicion
+				for i, grant := range grants[:2] {
+					if (grant.Suspicion < between) != test.suspect {
+						t.Errorf("%d is above %d, and the count is %d", i, grant.Suspicion, between)
+					}
+				}
+				if grants[2] = s.authenticate(); grants[2].Suspicion != s.learnt("default").Suspicion {
+					t.Error("one alone is suspect")
+				}
+			})
+		})
+	}
+}
+
+// The tick asks after the tokens that readers share, and by them a reboot is found.
+func TestATokenThatReadersShareWatchesTheServerAndOneOfAReadersOwnDoesNot(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		s.server.record.confirmed(time.Now())
+		if _, err := s.server.Authenticate(AwaitedBy(t.Context(), t.Context()), Asked{}); err != nil || !s.server.record.watchedUntil.Equal(time.Now()) {
+			t.Errorf("a reader's own: until %s, %v", s.server.record.watchedUntil, err)
+		}
+		shared := s.authenticate()
+		if want := time.Now().Add(time.Hour); !s.server.record.watchedUntil.Equal(want) || s.server.record.wasUnwatched() {
+			t.Errorf("a shared one: until %s, want %s", s.server.record.watchedUntil, want)
+		}
+		time.Sleep(30 * time.Minute)
+		if _, err := s.server.Refresh(t.Context(), shared.RefreshToken, Asked{}); err != nil || !s.server.record.watchedUntil.Equal(time.Now().Add(time.Hour)) {
+			t.Errorf("one refreshed: until %s, %v", s.server.record.watchedUntil, err)
+		}
+	})
+}
+
+func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		fails   []simulator.Failure
+		retries int
+		refused bool // the User-API token was, before
+		lost    bool
+		next    time.Duration
+		state   State
+	}{
+		"it brings a token":                         {state: OK},
+		"it brings one, and authenticate would not": {refused: true, next: 30 * time.Second, state: Failing},
+		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: Unknown},
+		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: Unknown},
+		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: Failing},
+		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: Failing},
+		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: Unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, nil, func(t *testing.T, s *simulated) {
+				config := *s.config
+				config.MaxRetries = test.retries
+				s.write(&config)
+				grant := s.authenticate()
+				s.server.record.startOver()
+				s.server.life = s.server.record.currentLife()
+				s.knows(store.Learnt{Suspicion: 7})
+				if test.refused {
+					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
+				}
+				s.server.backOff.begin(time.Now(), time.Now(), failed())
+				time.Sleep(time.Second)
+				for _, failure := range test.fails {
+					s.FailNext(simulator.EndpointRefresh, 1, failure)
+				}
+				suspicion := s.learnt("default").Suspicion
+				refreshed, err := s.server.Refresh(t.Context(), grant.RefreshToken, Asked{})
+				var failure *Failure
+				if errors.As(err, &failure) != (test.fails != nil) || failure != nil && failure.Lost != test.lost {
+					t.Errorf("%+v", err)
+				}
+				if err == nil && (refreshed.Suspicion != suspicion || s.server.backOff.cause != nil) {
+					t.Errorf("the new token is above %d, not %d, or attempts are still held back", refreshed.Suspicion, suspicion)
+				}
+				got := s.condition(s.config)
+				var next time.Duration
+				if !got.NextAttempt.IsZero() {
+					next = time.Until(got.NextAttempt)
+				}
+				if test.refused {
+					next += time.Second
+				} else if test.next > 0 {
+					next /= 2 // it is the second that failed
+				}
+				if got.State != test.state || next != test.next {
+					t.Errorf("%s, next attempt in %s", got.State, next)
+				}
+			})
+		})
+	}
+}
+
+// What was never sent, or given up, tells nothing of the server.
+func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		for _, kind := range []ncentral.Kind{ncentral.KindCanceled, ncentral.KindQueued} {
+			s.server.noteNotObtained(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}))
+		}
+		for _, kind := range []ncentral.Kind{ncentral.KindServerError, ncentral.KindRefused} {
+			failure := s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}).ofCallNotMade("default", ncentral.CallAuthenticate)
+			s.server.noteAuthenticated(t.Context(), time.Now(), failure)
+		}
+		s.server.noteAuthenticated(t.Context(), time.Now(), errors.New("none of N-central's"))
+		if got := s.condition(s.config); got.State != Unknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
+			t.Errorf("%+v; the log: %s", got, s.log)
+		}
+	})
+}
+
+func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		refusal := func() *Failure {
+			return s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindRefused})
+		}
+		s.server.noteRefused(t.Context(), time.Now(), refusal())
+		want := []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}
+		if diff := cmp.Diff(want, s.sentEvents()); diff != "" || strings.Count(s.log.String(), "refused the User-API token") != 1 {
+			t.Errorf("events (-want +got):\n%s\nthe log: %s", diff, s.log)
+		}
+		s.server.record.startOver()
+		s.server.noteRefused(t.Context(), time.Now(), refusal())
+		if got := s.sentEvents(); len(got) != 2 {
+			t.Errorf("of a credential that is no more: %v", got)
+		}
+	})
+}
+
+// A token that died under no suspicion, and by no authenticate of the engine's own, tells that the server has changed.
+func TestWhatAValidationTells(t *testing.T) {
+	untold := simulator.Failure{Kind: simulator.FailureHTML}
+	for name, test := range map[string]struct {
+		learnt    store.Learnt
+		suspicion int64 // of the token
+		dies      bool
+		fails     map[simulator.Endpoint]simulator.Failure
+		overlaps  bool
+		want      Verdict
+		fault     ncentral.Kind
+		calls     map[simulator.Endpoint]int
+		state     State
+	}{
+		"it lives":                       {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died":                        {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died, and was suspect":       {learnt: store.Learnt{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died under its suspicion":    {learnt: store.Learnt{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died, and is of the future":  {learnt: store.Learnt{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died beside one that ends none": {
+			learnt: store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown,
+		},
+		"there is no validate": {learnt: store.Learnt{CanValidate: new(false)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: Unknown},
+		"there is one":         {learnt: store.Learnt{CanValidate: new(true)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"validate tells nothing": {
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: Unknown,
+		},
+		"nothing tells": {
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold}, want: Verdict{Untold: true}, fault: ncentral.KindMalformed,
+			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: Degraded,
+		},
+		"no answer": {
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable, calls: map[simulator.Endpoint]int{"validate": 1}, state: Degraded,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, nil, func(t *testing.T, s *simulated) {
+				grant := s.authenticate()
+				s.server.record.startOver()
+				s.server.life = s.server.record.currentLife()
+				s.server.record.confirmed(time.Now())
+				s.knows(test.learnt)
+				if test.dies {
+					s.Reboot()
+				}
+				for endpoint, failure := range test.fails {
+					s.FailNext(endpoint, 1, failure)
+				}
+				if test.overlaps {
+					defer s.server.credential.beginAuthenticate()()
+				}
+				s.made()
+				token := &store.Token{AccessToken: grant.AccessToken, Suspicion: test.suspicion, DiesAt: time.Now().Add(3 * time.Hour)}
+				verdict, err := s.server.Validate(t.Context(), token)
+				if verdict != test.want || ncentral.KindOf(err) != test.fault {
+					t.Errorf("%+v, %v", verdict, err)
+				}
+				if diff := cmp.Diff(test.calls, s.made()); diff != "" {
+					t.Errorf("calls (-want +got):\n%s", diff)
+				}
+				if got := s.condition(s.config); got.State != test.state {
+					t.Errorf("%s because of %q", got.State, got.Reasons)
+				}
+				if watched := s.server.record.watchedUntil.Equal(token.DiesAt); watched != test.want.Lives {
+					t.Errorf("it watches the server: %t", watched)
+				}
+			})
+		})
+	}
+}
+
+// That the server tells nothing of tokens is over once it does.
+func TestAValidationThatTellsEndsTheWant(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		token := &store.Token{AccessToken: s.authenticate().AccessToken}
+		for _, endpoint := range []simulator.Endpoint{simulator.EndpointValidate, simulator.EndpointServiceOrgs} {
+			s.FailNext(endpoint, 1, simulator.Failure{Kind: simulator.FailureHTML})
+		}
+		for _, want := range []State{Degraded, OK} {
+			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == OK) || s.condition(s.config).State != want {
+				t.Errorf("%s, %v", s.condition(s.config).State, err)
+			}
+		}
+	})
+}
+
+func TestADataCallTellsOfTheUserUnlessItWasNotAnswered(t *testing.T) {
+	for name, test := range map[string]struct {
+		fails    simulator.Failure
+		kind     ncentral.Kind
+		answered bool
+	}{
+		"well":      {answered: true},
+		"not seen":  {fails: status(403), answered: true},
+		"it fails":  {fails: status(500), kind: ncentral.KindServerError, answered: true},
+		"too busy":  {fails: status(503), kind: ncentral.KindUnavailable},
+		"no answer": {fails: lost(), kind: ncentral.KindUnreachable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, nil, func(t *testing.T, s *simulated) {
+				token := s.authenticate().AccessToken
+				if test.fails != (simulator.Failure{}) {
+					s.FailNext(simulator.EndpointServiceOrgs, -1, test.fails)
+				}
+				failure, answered := s.server.Probe(t.Context(), token)
+				if (failure == nil) != (test.kind == "") || failure != nil && failure.Kind != test.kind || answered != test.answered {
+					t.Errorf("answered: %t, %v", answered, failure)
+				}
+			})
+		})
+	}
+}
+
+// Log and events tell of a user that works no more once, and of one that works again.
+func TestATurnOfTheUserIsToldOf(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		failure := s.server.failure(ncentral.CallData, &ncentral.Error{Call: ncentral.CallData, Kind: ncentral.KindServerError})
+		for i, test := range []struct {
+			failure *Failure
+			events  []string
+			log     string
+		}{
+			{nil, nil, ""},
+			{failure, []string{string(events.CredentialDegraded)}, "a data call failed though the token is valid"},
+			{failure, nil, "a data call failed though the token is valid"},
+			{nil, []string{string(events.CredentialRecovered)}, "new tokens can be had again"},
+			{nil, nil, ""},
+		} {
+			s.events.Events = nil
+			s.log.Reset()
+			s.server.NoteProbed(t.Context(), test.failure)
+			if diff := cmp.Diff(test.events, s.sentEvents()); diff != "" || !strings.Contains(s.log.String(), test.log) || (test.log == "") != (s.log.Len() == 0) {
+				t.Errorf("%d: events (-want +got):\n%s\nthe log: %s", i, diff, s.log)
+			}
+		}
+	})
+}
+
+func TestWhatALogoutCameTo(t *testing.T) {
+	for name, test := range map[string]struct {
+		knobs  func(*simulator.Knobs)
+		fails  int
+		known  *bool
+		want   Ending
+		learnt *bool
+	}{
+		"it ended the session":            {want: Ended, learnt: new(true)},
+		"the session had ended":           {fails: 401, want: Ended},
+		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: CannotEnd, learnt: new(false)},
+		"this server can, after all":      {known: new(false), want: Ended, learnt: new(true)},
+		"it failed":                       {fails: 500, known: new(true), want: NotEndedYet, learnt: new(true)},
+		"it failed for want of an answer": {fails: 503, want: NotEndedYet},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, test.knobs, func(t *testing.T, s *simulated) {
+				token := s.authenticate().AccessToken
+				s.knows(store.Learnt{CanLogOut: test.known})
+				if test.fails != 0 {
+					s.FailNext(simulator.EndpointLogout, 1, status(test.fails))
+				}
+				ending, err := s.server.Logout(t.Context(), token)
+				if ending != test.want || (err == nil) != (test.want == Ended) {
+					t.Errorf("%d, %v", ending, err)
+				}
+				if diff := cmp.Diff(test.learnt, s.learnt("default").CanLogOut); diff != "" {
+					t.Errorf("whether it can log out (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// A known thing is not written again.
+func TestWhatIsKnownIsNotLearntAgain(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		first, second := s.authenticate().AccessToken, s.authenticate().AccessToken
+		if _, err := s.server.Logout(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		s.storage.refusesWrites = "learnt/"
+		if _, err := s.server.Logout(t.Context(), second); err != nil || s.log.Len() != 0 {
+			t.Errorf("%v; the log: %s", err, s.log)
+		}
+	})
+}
+
+// slowEvents is an event system that takes none in time.
+type slowEvents struct{ tried []string }
+
+func (e *slowEvents) SendEvent(ctx context.Context, _ logical.EventType, event *logical.EventData) error {
+	e.tried = append(e.tried, event.Metadata.AsMap()[events.Config].(string))
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// The rest is told of at the next tick.
+func TestTheTickDoesNotWaitForASlowEventSystem(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		core := &slowEvents{}
+		b.Registry.events = events.NewSender(core, hclog.NewNullLogger())
+		for _, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+			config := b.config(name, testURL, "token")
+			config.PasswordChangedAt, config.PasswordMaxAge, config.ExpiryWarning = time.Now(), time.Hour, time.Hour
+			if err := b.store.Configs.Put(t.Context(), name, config); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []time.Duration{5 * time.Second, 2 * time.Second, 0} {
+			began := time.Now()
+			if err := b.TellOfExpiries(t.Context()); err != nil || time.Since(began) != want {
+				t.Errorf("it took %s, want %s: %v", time.Since(began), want, err)
+			}
+		}
+		if got := strings.Join(core.tried, ""); got != "abcdefg" {
+			t.Errorf("told of %s", got)
+		}
+	})
+}
+
+// The tick tells of each end, whatever else of the configs cannot be read.
+func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		for _, name := range []string{"a", "b"} {
+			config := s.bench.config(name, testURL, "token")
+			config.PasswordChangedAt, config.PasswordMaxAge, config.ExpiryWarning = time.Now(), time.Hour, 2*time.Hour
+			if err := s.store.Configs.Put(t.Context(), name, config); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.store.Invalidate("config/default")
+		s.storage.refusesReads = "config/default"
+		for _, want := range []int{2, 2} { // the second time says nothing new
+			if err := s.TellOfExpiries(t.Context()); err == nil || len(s.events.Events) != want || strings.Count(s.log.String(), "password expires at") != want {
+				t.Errorf("%v: %v; the log: %s", err, s.sentEvents(), s.log)
+			}
+		}
+		for i, name := range []string{"a", "b"} {
+			sent := s.events.Events[i]
+			if metadata := sent.Event.Metadata.AsMap(); string(sent.Type) != string(events.CredentialExpiring) || metadata[events.Config] != name || metadata[events.ExpiresAt] == "" {
+				t.Errorf("%s: %v", sent.Type, metadata)
+			}
+		}
+	})
+}
