@@ -480,3 +480,20 @@ func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
 		m.logged("a session of a deleted role could not be ended", true)
 	})
 }
+
+// A lease whose token has ended owes nothing, and its end is no news.
+func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
+	for left, owed := range map[time.Duration]bool{0: false, time.Nanosecond: true} {
+		inDedicatedBubble(t, nil, func(m *mount) {
+			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+			lease := m.open(nil)
+			lease.Secret.InternalData["dies_at"] = time.Now().Add(left).UTC().Format(time.RFC3339Nano)
+			m.FailNext(simulator.EndpointLogout, -1, status(503))
+			m.mustRevoke(lease)
+			if keys := m.owedKeys(); len(keys) > 0 != owed {
+				t.Errorf("%s before its end, owed is %v", left, keys)
+			}
+			m.logged("the session of a lease that ended could not be ended", owed)
+		})
+	}
+}

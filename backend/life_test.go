@@ -413,3 +413,22 @@ func TestTheLastReadIsTold(t *testing.T) {
 		}
 	})
 }
+
+// A rotation is begun by the first read that comes no more than two minutes, or a tenth of the token's life, before it is due.
+func TestARotationBeginsATenthOfTheLifeAheadTwoMinutesAtMost(t *testing.T) {
+	for ttl, begins := range map[string]time.Duration{"1h": 53 * time.Minute, "10m": 4 * time.Minute} {
+		t.Run(ttl, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": ttl})
+				m.read(nil)
+				time.Sleep(begins - time.Nanosecond)
+				m.ResetCounts()
+				m.read(nil)
+				m.calls(nil)
+				time.Sleep(time.Nanosecond)
+				m.read(nil)
+				m.calls(calls{simulator.EndpointRefresh: 1})
+			})
+		})
+	}
+}

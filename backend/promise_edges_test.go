@@ -86,6 +86,13 @@ func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
 				t.Errorf("%s: promised until %s", path, time.Unix(expires, 0))
 			}
 		}
+		for ttl, cut := range map[string]bool{"2h": false, "121m": true} {
+			m.must(logical.UpdateOperation, "roles/leased", map[string]any{"ttl": ttl})
+			response, err := m.do(logical.ReadOperation, "creds/leased", nil)
+			if err != nil || response.IsError() || strings.Contains(strings.Join(response.Warnings, "\n"), "is cut to the mount's max_lease_ttl") != cut {
+				t.Errorf("ttl %s: %v %v", ttl, response, err)
+			}
+		}
 	})
 }
 

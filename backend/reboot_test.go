@@ -408,3 +408,14 @@ func TestTheTickLeavesAConfigThatWasRewrittenMeanwhile(t *testing.T) {
 		m.logged("a token could not be validated", false)
 	})
 }
+
+// The log tells of a rotation of the tick that failed.
+func TestTheLogTellsOfARotationThatFailed(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(54 * time.Minute)
+		m.FailNext(simulator.AnyEndpoint, -1, status(503))
+		m.tick()
+		m.logged("a token could not be rotated ahead of need", true)
+	})
+}
