@@ -41,6 +41,7 @@ type hookedStorage struct {
 	logical.Storage
 	get atomic.Pointer[func(key string) error]
 	put atomic.Pointer[func(key string) error]
+	del atomic.Pointer[func(key string) error]
 	// got runs after the entry was read, and before the caller has it.
 	got atomic.Pointer[func(key string)]
 }
@@ -65,6 +66,15 @@ func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) er
 		}
 	}
 	return s.Storage.Put(ctx, entry)
+}
+
+func (s *hookedStorage) Delete(ctx context.Context, key string) error {
+	if hook := s.del.Load(); hook != nil {
+		if err := (*hook)(key); err != nil {
+			return err
+		}
+	}
+	return s.Storage.Delete(ctx, key)
 }
 
 // startOn makes the backend anew on that storage.

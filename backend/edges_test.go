@@ -425,7 +425,7 @@ func TestValidatingReadRotatesAhead(t *testing.T) {
 }
 
 // A validation that could not be had is not tried again within a second.
-func TestFailedValidationStandsForASecond(t *testing.T) {
+func TestAValidationStandsForASecondWhateverCameOfIt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
@@ -435,6 +435,16 @@ func TestFailedValidationStandsForASecond(t *testing.T) {
 			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
 		}
 		m.calls(calls{simulator.EndpointValidate: 1})
+	})
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.FailNext(simulator.AnyEndpoint, -1, status(500)) // answers that tell nothing, after which other calls are made
+		m.ResetCounts()
+		for range 20 {
+			_, _ = m.do(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		}
+		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1})
 	})
 }
 

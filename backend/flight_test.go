@@ -599,3 +599,18 @@ func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
 		}
 	})
 }
+
+// Where it is known that refresh harms nobody, and not whether authenticate ends earlier sessions, rotations refresh.
+func TestWhatIsKnownInPartIsUsed(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.unverified()
+		m.must(logical.UpdateOperation, "config/fresh", map[string]any{"max_retries": 0, "verify": false})
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointValidate, 1, status(500))
+		m.FailNext(simulator.EndpointServiceOrgs, 1, status(500))
+		m.read(nil)
+		t.Log(m.status())
+		t.Log(m.Counts(), m.log.String())
+	})
+}

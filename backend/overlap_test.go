@@ -286,3 +286,28 @@ func TestStatusAfterARewrite(t *testing.T) {
 }
 
 var _ net.Conn
+
+// A reader is told of storage that fails once its session is open, and no second one is opened.
+func TestNoSecondSessionIsOpenedWhereStorageFails(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		g := m.gatedOn(storage)
+		release := g.hold(toAuthenticate)
+		reader := m.begin(logical.ReadOperation, "creds/worker", nil)
+		synctest.Wait()
+		m.backend.InvalidateKey(context.Background(), "role/worker")
+		var once sync.Once
+		failsOnce := func(key string) (err error) {
+			if key == "role/worker" {
+				once.Do(func() { err = errors.New("storage is not there for a moment") })
+			}
+			return err
+		}
+		storage.get.Store(&failsOnce)
+		release()
+		if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there for a moment") {
+			t.Errorf("%v %v", o.err, o.response)
+		}
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
+	})
+}

@@ -175,7 +175,7 @@ func (m *Manager) mayAnswer(
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
-	if err == nil && wanted {
+	if wanted {
 		wanted, err = livesOrIsTrusted(ctx, server, token)
 	}
 	switch {

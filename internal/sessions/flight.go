@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
@@ -21,7 +20,7 @@ type flight struct {
 	config *store.Config
 	ended  uint64
 
-	awaited    atomic.Bool     // some reader waits for it
+	awaited    bool            // some reader waits for it; the slot's lock guards it
 	failedOnce chan struct{}   // closed when its first attempt failed
 	wanted     context.Context // ends when it was obtained for what is no more
 	overtake   context.CancelFunc
@@ -77,17 +76,19 @@ func (f *flight) land(result error) {
 // join answers the flight for the view's role and config, and starts it where there is none. A flight for what is no more
 // is overtaken: its readers start over, and its result is discarded when it lands. Where the role, its config or its session
 // changed since the view was made, as when a flight landed in between, there is none to wait for: the caller looks again.
-func (m *Manager) join(ctx context.Context, slot *slot, v *view) (*flight, error) {
+func (m *Manager) join(ctx context.Context, slot *slot, v *view, forReader bool) (*flight, error) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	if slot.flight != nil && slot.flight.isFor(v.config, v.role) {
-		return slot.flight, nil
+	flight := slot.flight
+	if flight == nil || !flight.isFor(v.config, v.role) {
+		if outdated, err := m.outdated(ctx, slot, v); outdated || err != nil {
+			return nil, err
+		}
+		slot.overtake()
+		flight = m.start(slot, v)
 	}
-	if outdated, err := m.outdated(ctx, slot, v); outdated || err != nil {
-		return nil, err
-	}
-	slot.overtake()
-	return m.start(slot, v), nil
+	flight.awaited = flight.awaited || forReader
+	return flight, nil
 }
 
 // outdated says whether the role, its config or its session changed since the view was made. The slot is locked.
@@ -219,7 +220,7 @@ func (m *Manager) keep(ctx context.Context, slot *slot, f *flight, token *store.
 		Earlier:           earlier,
 		LastReadAt:        slot.lastReadAt(before),
 	}
-	if f.awaited.Load() {
+	if f.awaited {
 		next.LastReadAt = now
 	}
 	slot.granted.Store(&lastGrant{

@@ -75,7 +75,7 @@ func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	write()
-	if flight, err := m.join(t.Context(), slot, v); flight != nil || err != nil {
+	if flight, err := m.join(t.Context(), slot, v, true); flight != nil || err != nil {
 		t.Errorf("a flight was started: %t; %v", flight != nil, err)
 	}
 }

@@ -269,13 +269,11 @@ func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *finding
 	if v.record.StorageWasDoubted() {
 		wait = min(wait, longestLaterProof) // others have waited in vain
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
 	select {
 	case result := <-proof:
 		found.alive, _ = result.Val.(*store.Token) // this one, or another that says enough
 		found.unproven = result.Err
-	case <-timer.C:
+	case <-time.After(wait):
 		found.unproven = fmt.Errorf("config %q: N-central has not answered yet", v.config.Name)
 	case <-ctx.Done():
 	}
@@ -287,24 +285,21 @@ func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *finding
 // awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
 // first attempt takes, and is answered that token where it fails.
 func (m *Manager) awaitNew(ctx context.Context, slot *slot, v *view, want Want, found *findings) (*Answer, error) {
-	flight, err := m.join(ctx, slot, v)
+	flight, err := m.join(ctx, slot, v, true)
 	if err != nil || flight == nil {
 		return nil, err
 	}
-	flight.awaited.Store(true)
 	now := time.Now()
 	if want.Validate || v.holds(found.unusable) || !v.alive(now) || v.remaining(now) < want.MinTTL {
 		return nil, m.awaitEnd(ctx, flight, found)
 	}
-	timer := time.NewTimer(v.config.RequestTimeout)
-	defer timer.Stop()
 	select {
 	case <-flight.done:
-		if flight.result == nil || errors.Is(flight.result, ErrOvertaken) {
+		if flight.result == nil {
 			return nil, m.awaitEnd(ctx, flight, found)
 		}
 	case <-flight.failedOnce:
-	case <-timer.C:
+	case <-time.After(v.config.RequestTimeout):
 		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", v.config.Name, v.config.RequestTimeout))
 	case <-flight.wanted.Done():
 		return nil, ErrOvertaken

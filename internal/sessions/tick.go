@@ -121,8 +121,8 @@ func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
 func (m *Manager) storeAgain(ctx context.Context, slot *slot) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
-	if err != nil || session == nil {
+	session, _ := m.store.Sessions.Get(ctx, slot.role)
+	if session == nil {
 		return
 	}
 	next := *session // another one, for which the views are made anew
@@ -227,7 +227,7 @@ func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) {
 	if ctx.Err() != nil {
 		return
 	}
-	flight, err := m.join(ctx, slot, v)
+	flight, err := m.join(ctx, slot, v, false)
 	if err == nil && flight != nil {
 		err = m.awaitEnd(ctx, flight, &findings{})
 	}
@@ -348,8 +348,8 @@ func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 // dropOwed drops a token that is about to be logged out, where it is the one in hand: the process was killed between the
 // writing of the debt and that.
 func (m *Manager) dropOwed(debt store.Owed) {
-	session, err := m.store.Sessions.Find(m.storing, debt.Role)
-	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
+	session, _ := m.store.Sessions.Find(m.storing, debt.Role)
+	if session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
 		return
 	}
 	slot := m.enter(debt.Role)
