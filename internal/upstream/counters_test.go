@@ -19,6 +19,10 @@ import (
 // metricsOf returns what is told of a config: the value by name and labels, of which the config's is checked.
 func metricsOf(t *testing.T, c *counters) (values map[string]float64, buckets []float64) {
 	t.Helper()
+	described := make(chan *prometheus.Desc, 100)
+	if c.Describe(described); len(described) != 10 {
+		t.Errorf("%d metrics are described, want 10", len(described))
+	}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(c)
 	families, err := registry.Gather()

@@ -34,7 +34,7 @@ type Report struct {
 
 	purpose       purpose
 	authenticated bool
-	failure       *Failure // why the first failed step failed, where that is a call's
+	failure       *Failure // why the first failed step failed
 	// authenticateSent is when the last authenticate was sent.
 	authenticateSent time.Time
 }
@@ -103,9 +103,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	if report.authenticated {
 		s.record.confirmed(time.Now())
 	}
-	if report.Failed == nil || report.failure != nil {
-		s.record.answered(s.life, report.failure, time.Now())
-	}
+	s.record.answered(s.life, report.failure, time.Now())
 	failure := report.failure
 	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
 		s.answered()
@@ -211,7 +209,7 @@ func (e *examination) run(ctx context.Context) {
 		{name: "validate", do: e.validate},
 		{name: "data", do: e.data, toCheck: true},
 		{name: "refresh", do: e.refresh, merely: true},
-		{name: "server_info", do: e.serverInfo, merely: true},
+		{name: "server_info", do: e.serverInfo},
 	}
 	for _, step := range steps {
 		if step.toCheck && e.report.purpose != toCheck {
@@ -238,20 +236,17 @@ func (e *examination) run(ctx context.Context) {
 
 // mayBeCutOff reports whether a call made now might be given up before it is answered: what it opened would be lost.
 func (e *examination) mayBeCutOff(ctx context.Context) bool {
-	deadline, limited := ctx.Deadline()
-	return limited && time.Until(deadline) < e.server.config.RequestTimeout
+	deadline, _ := ctx.Deadline() // which every examination has
+	return time.Until(deadline) < e.server.config.RequestTimeout
 }
 
-// timed makes one step and writes it down; the error is told with its remedy.
+// timed makes one step and writes it down; the error, a *Failure, is told with its remedy.
 func (e *examination) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
 	var failure *Failure
-	switch {
-	case errors.As(err, &failure):
+	if errors.As(err, &failure) {
 		message = failure.Explanation()
-	case err != nil:
-		message = err.Error()
 	}
 	e.report.Steps = append(e.report.Steps, Step{Name: name, OK: err == nil, Duration: time.Since(began), Message: message})
 	return err

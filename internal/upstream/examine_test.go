@@ -162,6 +162,10 @@ func TestLearningThatTaughtNothingWaitsAnHourUnlessItWasGivenUp(t *testing.T) {
 		if s.server.LearnBeforeRotating(t.Context(), token); !s.server.knowsHowToRotate(t.Context()) {
 			t.Error("the next one does not learn")
 		}
+		s.server.ForgetLearnt(t.Context())
+		if s.server.LearnBeforeRotating(t.Context(), token); !s.server.knowsHowToRotate(t.Context()) {
+			t.Error("what is forgotten is not learnt again")
+		}
 	})
 }
 
@@ -210,10 +214,12 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		message map[string]string // in a step's
 		warning string
 		left    int
+		logouts int // 0: whatever number
 	}{
 		"well": {
-			steps:  everything,
-			learnt: store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			logouts: 3,
+			steps:   everything,
+			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{
 				"links": "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate /api/auth/validate", "authenticate": "a token for 1h0m0s, a refresh token for 25h0m0s", "authenticate_again": "the session before it lives on", "validate": "",
 				"refresh": "the access token before it lives on", "server_info": "N-central 2026.2.0.17, API ", "logout": "",
@@ -224,6 +230,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 			steps:   everything,
 			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)},
 			message: map[string]string{"authenticate_again": "a new session ends the earlier ones", "refresh": "a refresh ends the access token before it"},
+			logouts: 1,
 		},
 		"no logout, no validate": {
 			knobs:   func(k *simulator.Knobs) { k.LogoutAbsent, k.ValidateAbsent = true, true },
@@ -237,6 +244,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
 			message: map[string]string{"authenticate_again": "the same access token as before"},
 			warning: "one access token to several authenticate calls",
+			logouts: 2,
 		},
 		"a user that may not see": {
 			knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, steps: everything,
@@ -244,7 +252,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 			message: map[string]string{"data": "the user may not see service organisations"},
 		},
 		"no links": {fails: map[simulator.Endpoint][]simulator.Failure{"links": {status(404)}}, steps: "links", failed: "links"},
-		"refused":  {fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {status(401)}}, steps: "links authenticate", failed: "authenticate"},
+		"refused":  {fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {status(401)}}, steps: "links authenticate", failed: "authenticate", message: map[string]string{"authenticate": "; the User-API token is unknown to this server"}},
 		"refused the second time": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {{}, status(401)}},
 			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", learnt: store.Learnt{CanLogOut: new(true)},
@@ -300,7 +308,23 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		"nothing but tokens": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}}, steps: everything,
 			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			message: map[string]string{"server_info": "no version (server_info: N-central does not know the call (status 404)"},
+		},
+		"no time of day": {
+			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}}, steps: everything,
+			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"server_info": "; no time of day ("},
+		},
+		"a refresh token of no life that is": {
+			knobs: func(k *simulator.Knobs) { k.RefreshLimit = 400 * 24 * time.Hour }, steps: everything,
+			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
+			message: map[string]string{"refresh": "N-central gave no refresh token of use"},
+		},
+		"a logout that fails where there is none": {
+			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything,
+			learnt:  store.Learnt{CanLogOut: new(false), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			message: map[string]string{"logout": "N-central failed"},
+			warning: "could not be logged out: 1;", left: 1,
 		},
 		"a session that cannot be ended": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything, failed: "",
@@ -323,7 +347,8 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				for _, step := range report.Steps {
 					names = append(names, step.Name)
 					failed := step.Name == test.failed || step.Name == "logout" && test.left > 0
-					if step.OK == failed || !strings.Contains(step.Message, test.message[step.Name]) {
+					message, told := test.message[step.Name]
+					if step.OK == failed || told && message == "" && step.Message != "" || !strings.Contains(step.Message, message) {
 						t.Errorf("%s: ok %t, %s", step.Name, step.OK, step.Message)
 					}
 				}
@@ -339,7 +364,14 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				if canEnd := report.Learnt.CanLogOut == nil || *report.Learnt.CanLogOut; canEnd && s.OpenSessions() != test.left || len(report.Left) != test.left {
 					t.Errorf("%d sessions are open, %d told of", s.OpenSessions(), len(report.Left))
 				}
-				got := report.Learnt
+				if logouts := s.made()[simulator.EndpointLogout]; test.logouts != 0 && logouts != test.logouts {
+					t.Errorf("%d logouts, want %d", logouts, test.logouts)
+				}
+				got, kept := report.Learnt, s.learnt("default")
+				kept.URL, kept.Suspicion = "", 0
+				if diff := cmp.Diff(got, kept); diff != "" {
+					t.Errorf("of what was learnt there is kept (-learnt +kept):\n%s", diff)
+				}
 				if infoTold := strings.Contains(test.steps, "server_info") && test.fails["server_info"] == nil; (got.ServerVersion == "2026.2.0.17") != infoTold || (got.StartTime != "") != infoTold ||
 					(got.ClockOffset != nil) != infoTold {
 					t.Errorf("%+v", got)
@@ -454,6 +486,9 @@ func TestAnAuthenticateBesideAVerificationOrACheckIsTold(t *testing.T) {
 				if s.server.credential.beginAuthenticate()() != false {
 					t.Error("after it, one overlaps")
 				}
+				if len(s.credentials) != 1 || name == "verify" && s.open.Load() != 0 {
+					t.Errorf("%d credentials are known after it, and %d connections open", len(s.credentials), s.open.Load())
+				}
 			})
 		})
 	}
@@ -468,9 +503,10 @@ func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 		late    []string
 		took    time.Duration
 	}{
-		"in time":                   {latency: time.Second, took: 13 * time.Second},
-		"too late for what is nice": {latency: 4500 * time.Millisecond, late: []string{"refresh"}, took: 39 * time.Second},
-		"too late":                  {latency: 5500 * time.Millisecond, failed: "data", took: 41 * time.Second},
+		"in time":                           {latency: time.Second, took: 13 * time.Second},
+		"too late to see whether one lives": {latency: 8 * time.Second, failed: "validate", late: []string{"authenticate_again"}, took: 46 * time.Second},
+		"too late for what is nice":         {latency: 4500 * time.Millisecond, late: []string{"refresh"}, took: 39 * time.Second},
+		"too late":                          {latency: 5500 * time.Millisecond, failed: "data", took: 41 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.Latency = test.latency }, func(t *testing.T, s *simulated) {
@@ -496,4 +532,18 @@ func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A check that cannot have a token holds the next attempts back as a read that cannot does.
+func TestACheckThatFailsLengthensTheBackOff(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		s.FailNext(simulator.EndpointAuthenticate, -1, status(501))
+		for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			s.server.Check(t.Context())
+			if next := time.Until(s.server.NextAttempt(time.Now())); next != want {
+				t.Errorf("the next attempt is in %s, want %s", next, want)
+			}
+			time.Sleep(want)
+		}
+	})
 }

@@ -70,6 +70,9 @@ func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 	if got := failure.Error(); got != text {
 		t.Error(got)
 	}
+	if got := (&Failure{Config: "one", Cause: &ncentral.Error{Call: ncentral.CallRefresh, Kind: ncentral.KindServerError}}).Error(); got != `config "one": refresh: N-central failed` {
+		t.Error("without a remedy:", got)
+	}
 	failure.Next = time.Now().Add(-time.Second)
 	if got := failure.Error(); got != text {
 		t.Error("with a next attempt that is past:", got)
@@ -98,6 +101,9 @@ func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
 	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindRefused}
 	if server.failure(ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
 		t.Errorf("the call of an error that knows it becomes %s", told.Call)
+	}
+	if other := server.failure(ncentral.CallRefresh, errors.New("none of N-central's")); other.Step != ncentral.CallRefresh || other.Kind != "" {
+		t.Errorf("another error becomes %+v", other)
 	}
 	if again := server.failure(ncentral.CallRefresh, errors.Join(failure)); again != failure {
 		t.Errorf("a failure that is known becomes %+v", again)

@@ -87,6 +87,9 @@ func TestSuspicionOfAUserFallsOnAllConfigsWithItsToken(t *testing.T) {
 			test.do(canceled)
 			var raised []string
 			for _, config := range names {
+				if b.store.Learnt.IsUnstored(config) {
+					t.Errorf("%s: what is known of %s is not stored", name, config)
+				}
 				if b.learnt(config).Suspicion > before[config] {
 					raised = append(raised, config)
 				}
@@ -330,7 +333,6 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 	}{
 		"it passed":                                  {report: Report{}, state: OK},
 		"it passed after a refusal":                  {report: Report{}, refused: true, silent: true, backsOff: true, state: OK, events: []string{string(events.CredentialRecovered)}},
-		"a step failed that is no call":              {report: Report{Failed: &Step{}}, silent: true, next: time.Second, state: Degraded, stillSilent: true},
 		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: Failing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
 		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: Failing},
 		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},

@@ -6,8 +6,10 @@ package upstream
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +29,7 @@ type simulated struct {
 	*bench
 	*simulator.Simulator
 	listener *simulator.Server
+	open     atomic.Int64 // connections
 	config   *store.Config
 	server   *Server
 }
@@ -41,7 +44,7 @@ func withSimulator(t *testing.T, change func(*simulator.Knobs), test func(t *tes
 		s := &simulated{bench: b, Simulator: simulator.New(knobs)}
 		s.listener = simulator.ListenInMemory(s.Simulator)
 		defer s.listener.Close()
-		b.Registry.dial = s.listener.DialContext
+		b.Registry.dial = s.dial
 		s.config = b.config("default", s.listener.URL, s.AddUser("api-user"))
 		s.config.RequestTimeout = 10 * time.Second
 		s.write(s.config)
@@ -49,6 +52,25 @@ func withSimulator(t *testing.T, change func(*simulator.Knobs), test func(t *tes
 		test(t, s)
 		synctest.Wait()
 	})
+}
+
+func (s *simulated) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	connection, err := s.listener.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	s.open.Add(1)
+	return &countedConn{Conn: connection, closed: sync.OnceFunc(func() { s.open.Add(-1) })}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *countedConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 // write stores a version of the config that is later than any before.
@@ -655,14 +677,19 @@ func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		expiring := s.bench.config("c", testURL, s.AddUserExpiring("expiring", time.Hour))
+		expiring.ExpiryWarning = 2 * time.Hour
+		if err := s.store.Configs.Put(t.Context(), "c", expiring); err != nil {
+			t.Fatal(err)
+		}
 		s.store.Invalidate("config/default")
 		s.storage.refusesReads = "config/default"
-		for _, want := range []int{2, 2} { // the second time says nothing new
-			if err := s.TellOfExpiries(t.Context()); err == nil || len(s.events.Events) != want || strings.Count(s.log.String(), "password expires at") != want {
+		for _, want := range []int{3, 3} { // the second time says nothing new
+			if err := s.TellOfExpiries(t.Context()); err == nil || len(s.events.Events) != want || strings.Count(s.log.String(), " expires at ") != want {
 				t.Errorf("%v: %v; the log: %s", err, s.sentEvents(), s.log)
 			}
 		}
-		for i, name := range []string{"a", "b"} {
+		for i, name := range []string{"a", "b", "c"} {
 			sent := s.events.Events[i]
 			if metadata := sent.Event.Metadata.AsMap(); string(sent.Type) != string(events.CredentialExpiring) || metadata[events.Config] != name || metadata[events.ExpiresAt] == "" {
 				t.Errorf("%s: %v", sent.Type, metadata)
