@@ -547,3 +547,28 @@ func TestACheckThatFailsLengthensTheBackOff(t *testing.T) {
 		}
 	})
 }
+
+// Nothing is known of a server that was restarted, and what is suspect stays so, also where nothing can be learnt at once.
+func TestARestartIsFoundThoughNothingCanBeLearnt(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		token := s.authenticate().AccessToken
+		s.knows(rotating("another"))
+		s.FailNext(simulator.EndpointAuthenticate, -1, status(501))
+		s.server.LearnBeforeRotating(t.Context(), token)
+		if got := s.learnt("default"); got != (store.Learnt{URL: s.config.URL, Suspicion: 7}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// N-central's own logs have nothing else to tell one integration from another.
+func TestEveryCallNamesTheEngine(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		s.server.Check(t.Context())
+		for _, request := range s.Requests() {
+			if request.UserAgent != "test" {
+				t.Errorf("%s came from %q", request.Endpoint, request.UserAgent)
+			}
+		}
+	})
+}

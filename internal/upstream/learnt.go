@@ -201,5 +201,5 @@ func (s *Server) knowsHowToRotate(ctx context.Context) bool {
 func (s *Server) learningIsPaused(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.learntNothingAt.IsZero() && now.Sub(s.learntNothingAt) < learningPause
+	return now.Sub(s.learntNothingAt) < learningPause
 }

@@ -181,7 +181,7 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 		stated := grant.Access
 		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
 		return grant, s.failure(step, &ncentral.Error{
-			Call: step, Kind: ncentral.KindMalformed, Status: http.StatusOK,
+			Kind: ncentral.KindMalformed, Status: http.StatusOK,
 			Detail: fmt.Sprintf("an access token with a lifetime of %s, which is of no use", stated),
 		})
 	}

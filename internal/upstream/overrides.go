@@ -26,7 +26,7 @@ func (s *Server) openAsking(
 	sent := withoutRefused(asked, s.Learnt(ctx))
 	session, err := s.openWith(ctx, step, sent, send)
 	var refused ncentral.Overrides
-	for err != nil && isBadRequest(err) && sent != (ncentral.Overrides{}) {
+	for isBadRequest(err) && sent != (ncentral.Overrides{}) {
 		s.record.counters.overrideFallbacks.Inc()
 		named := namedIn(err, sent)
 		less := lessThan(sent, named)
@@ -74,7 +74,7 @@ func lessThan(sent, named ncentral.Overrides) ncentral.Overrides {
 	switch {
 	case named != (ncentral.Overrides{}):
 		return difference(sent, named)
-	case sent.Access != 0 && sent.Refresh != 0:
+	case sent.Access != 0:
 		return ncentral.Overrides{Refresh: sent.Refresh}
 	}
 	return ncentral.Overrides{}

@@ -75,6 +75,16 @@ func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T)
 	}
 }
 
+func TestA400IsTold(t *testing.T) {
+	for err, want := range map[error]bool{
+		&Failure{Cause: &ncentral.Error{Status: 400}}: true, &Failure{Cause: &ncentral.Error{Status: 401}}: false, errors.New("no"): false, nil: false,
+	} {
+		if isBadRequest(err) != want {
+			t.Errorf("%v: %t", err, !want)
+		}
+	}
+}
+
 func TestTheShortestLifetimeThatWasRefusedIsKept(t *testing.T) {
 	for _, test := range []struct{ one, other, want time.Duration }{
 		{0, 0, 0}, {0, 5, 5}, {5, 0, 5}, {5, 3, 3}, {3, 5, 3},

@@ -37,7 +37,7 @@ func newBackOff() pause  { return pause{first: firstBackOff, longest: longestBac
 // last pause began tells nothing new and does not lengthen it. Where N-central said for how long it wants to be left
 // alone, that counts.
 func (p *pause) begin(sent, now time.Time, cause *Failure) {
-	if p.cause != nil && sent.Before(p.begun) {
+	if sent.Before(p.begun) {
 		cause.Next = p.until
 		return
 	}
@@ -70,7 +70,7 @@ func (p *pause) release() { p.until = p.begun }
 func (p *pause) active(now, tokenEnd time.Time) *Failure {
 	isOver := func(then time.Time) bool { return store.Remaining(then, now) <= 0 }
 	switch {
-	case p.cause == nil, isOver(p.until):
+	case isOver(p.until):
 		return nil
 	case tokenEnd.After(p.begun) && isOver(tokenEnd) && isOver(p.begun.Add(p.first)):
 		return nil

@@ -170,6 +170,19 @@ func TestATurnIsToldOfOnceForEachCredential(t *testing.T) {
 	}
 }
 
+func TestWhetherStorageWasHeldAgainstTheServerIsRemembered(t *testing.T) {
+	record := newRecord("default")
+	if record.StorageIsProven() || record.StorageWasDoubted() {
+		t.Error("it was, at the start")
+	}
+	if record.DoubtStorage(); record.StorageIsProven() || !record.StorageWasDoubted() {
+		t.Error("that it was tried in vain is not remembered, or proves it")
+	}
+	if record.ProveStorage(); !record.StorageIsProven() {
+		t.Error("it is not")
+	}
+}
+
 // Between two tokens that the tick asks after, a reboot would be found by none.
 func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 	now := time.Now()

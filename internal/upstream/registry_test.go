@@ -143,6 +143,16 @@ func TestAConfigsServerIsThatOfTheVersionInForce(t *testing.T) {
 		if _, err := b.Server(first); !errors.Is(err, ErrOutdated) {
 			t.Errorf("where storage does not tell what is in force: %v", err)
 		}
+		b.storage.refusesReads = ""
+		if err := b.store.Configs.Delete(t.Context(), "default"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Server(first); !errors.Is(err, ErrOutdated) {
+			t.Errorf("where nothing is in force: %v", err)
+		}
+		if server, err := b.replace(server, first); server != nil || err != nil {
+			t.Errorf("a server that was replaced is replaced again: %v", err)
+		}
 	})
 }
 
@@ -155,6 +165,19 @@ func TestAConfigWhoseTrustCannotBeReadHasNoServer(t *testing.T) {
 		}
 		if b.known("default") != nil {
 			t.Error("it is known all the same")
+		}
+	})
+}
+
+func TestAStaleTokenThatIsGoneIsServedNoMore(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		config, until := b.config("default", testURL, "token"), time.Now().Add(time.Hour)
+		b.Record("default").ServedStale(until)
+		if state := b.condition(config).State; state != Degraded {
+			t.Errorf("the state is %s", state)
+		}
+		if b.ServesStaleNoMore("default", until); b.condition(config).State != Unknown {
+			t.Errorf("the state is %s", b.condition(config).State)
 		}
 	})
 }
@@ -213,6 +236,10 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		}
 		if state := b.condition(replaced).State; state != Unknown {
 			t.Errorf("the state is %s", state)
+		}
+		time.Sleep(time.Second)
+		if fourth := b.server(b.stored("default", testURL, "another")); fourth.life != third.life {
+			t.Error("a new version counts as another's")
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -233,6 +234,8 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 		"its answer is lost, and it ends earlier ones": {ends: ends, fails: []simulator.Failure{lost()}, suspect: true},
 		"its answer is lost, and it ends none":         {ends: doesNot, fails: []simulator.Failure{lost()}},
 		"the answer before the last is lost":           {ends: ends, fails: []simulator.Failure{lost(), status(501)}, retries: 1, suspect: true},
+		"the first answer of three is lost":            {ends: ends, fails: []simulator.Failure{lost(), status(503), status(501)}, retries: 2, suspect: true},
+		"a token of no use, and nothing is known":      {fails: []simulator.Failure{{Kind: simulator.FailureExpiry, ExpirySeconds: "2"}}, suspect: true},
 		"the last answer is lost":                      {ends: ends, fails: []simulator.Failure{status(503), lost()}, retries: 1, suspect: true},
 		"none is lost":                                 {ends: ends, fails: []simulator.Failure{status(503), status(501)}, retries: 1},
 		"it is refused":                                {ends: doesNot, fails: []simulator.Failure{status(401)}, suspect: true},
@@ -364,6 +367,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: Unknown},
 		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: Unknown},
 		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: Failing},
+		"the first answer of three is lost":         {fails: []simulator.Failure{lost(), status(503), status(401)}, retries: 2, lost: true, state: Unknown},
 		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: Failing},
 		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: Unknown},
 	} {
@@ -381,6 +385,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				}
 				s.server.backOff.begin(time.Now(), time.Now(), failed())
 				time.Sleep(time.Second)
+				s.events.Events = nil
 				for _, failure := range test.fails {
 					s.FailNext(simulator.EndpointRefresh, 1, failure)
 				}
@@ -392,6 +397,9 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				}
 				if err == nil && (refreshed.Suspicion != suspicion || s.server.backOff.cause != nil) {
 					t.Errorf("the new token is above %d, not %d, or attempts are still held back", refreshed.Suspicion, suspicion)
+				}
+				if slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
+					t.Error("a refresh tells that the User-API token works")
 				}
 				got := s.condition(s.config)
 				var next time.Duration
@@ -457,12 +465,18 @@ func TestWhatAValidationTells(t *testing.T) {
 		overlaps  bool
 		want      Verdict
 		fault     ncentral.Kind
+		text      string // in its error
 		calls     map[simulator.Endpoint]int
 		state     State
 	}{
-		"it lives":                       {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died":                        {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died, and was suspect":       {learnt: store.Learnt{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it lives":                 {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died, and was suspect": {learnt: store.Learnt{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died, and was suspect from the first": {learnt: store.Learnt{Suspicion: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"there is no validate, and data tells nothing": {
+			learnt: store.Learnt{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
+			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: Degraded,
+		},
 		"it died under its suspicion":    {learnt: store.Learnt{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
 		"it died, and is of the future":  {learnt: store.Learnt{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
 		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
@@ -502,7 +516,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				s.made()
 				token := &store.Token{AccessToken: grant.AccessToken, Suspicion: test.suspicion, DiesAt: time.Now().Add(3 * time.Hour)}
 				verdict, err := s.server.Validate(t.Context(), token)
-				if verdict != test.want || ncentral.KindOf(err) != test.fault {
+				if verdict != test.want || ncentral.KindOf(err) != test.fault || err != nil && !strings.Contains(err.Error(), test.text) {
 					t.Errorf("%+v, %v", verdict, err)
 				}
 				if diff := cmp.Diff(test.calls, s.made()); diff != "" {
@@ -631,6 +645,13 @@ func TestWhatIsKnownIsNotLearntAgain(t *testing.T) {
 		if _, err := s.server.Logout(t.Context(), second); err != nil || s.log.Len() != 0 {
 			t.Errorf("%v; the log: %s", err, s.log)
 		}
+		s.storage.refusesWrites = ""
+		s.knows(store.Learnt{CanLogOut: new(false), AuthenticateEndsEarlierSessions: new(false)})
+		s.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
+		s.storage.refusesWrites = "learnt/"
+		if ending, _ := s.server.Logout(t.Context(), s.authenticate().AccessToken); ending != CannotEnd || s.log.Len() != 0 {
+			t.Errorf("%d; the log: %s", ending, s.log)
+		}
 	})
 }
 
@@ -696,4 +717,169 @@ func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a call came to is told of the server, unless it is in the nature of the call, or never reached it.
+func TestWhatACallTellsOfTheServer(t *testing.T) {
+	hang := simulator.Failure{Kind: simulator.FailureHang}
+	for name, test := range map[string]struct {
+		fails    simulator.Failure
+		patience time.Duration // 0: as long as it takes
+		gone     bool          // the caller goes as it ends
+		held     time.Duration // for so long there is no place
+		kind     ncentral.Kind
+		success  bool
+		failure  bool
+		silent   bool
+	}{
+		"well":                           {success: true},
+		"the user may not see":           {fails: status(403), kind: ncentral.KindForbidden},
+		"the token is dead":              {fails: status(401), kind: ncentral.KindRefused},
+		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true},
+		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, silent: true},
+		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, silent: true},
+		"the caller goes":                {fails: hang, patience: time.Second, gone: true, kind: ncentral.KindCanceled},
+		"no place":                       {patience: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued, failure: true},
+		"a place too late":               {fails: hang, patience: 5 * time.Second, held: time.Second, kind: ncentral.KindQueued, failure: true},
+		"a place in time, and no answer": {fails: hang, patience: 12 * time.Second, held: time.Second, kind: ncentral.KindTimeout, failure: true, silent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, nil, func(t *testing.T, s *simulated) {
+				config := *s.config
+				config.MaxRetries, config.MaxRequestsInFlight = 0, 1
+				s.write(&config)
+				grant := s.authenticate()
+				var holding sync.WaitGroup
+				if test.held > 0 {
+					s.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(test.held)})
+					holding.Go(func() { _ = s.server.client.Logout(t.Context(), "other") })
+					synctest.Wait()
+				}
+				if test.fails != (simulator.Failure{}) {
+					s.FailNext(simulator.EndpointServiceOrgs, 1, test.fails)
+				}
+				s.server.silent.begin(time.Now().Add(-time.Hour), time.Now().Add(-time.Hour), failed()) // which is over
+				began := time.Now()
+				s.server.record.answered(s.server.life, nil, began.Add(-time.Hour))
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if test.gone {
+					time.AfterFunc(test.patience, cancel)
+				} else if test.patience > 0 {
+					ctx, cancel = context.WithTimeout(ctx, test.patience)
+					defer cancel()
+				}
+				failure, answered := s.server.Probe(ctx, grant.AccessToken)
+				kind := ncentral.Kind("")
+				if failure != nil {
+					kind = failure.Kind
+				}
+				if test.kind == ncentral.KindForbidden && answered {
+					kind = test.kind // which is well
+				}
+				if kind != test.kind {
+					t.Errorf("%v", failure)
+				}
+				ended := time.Now()
+				got := s.condition(s.config)
+				if got.LastSuccess.Equal(ended) != test.success || got.LastFailure.Equal(ended) != test.failure {
+					t.Errorf("last success %s, last failure %s, ended %s", got.LastSuccess, got.LastFailure, ended)
+				}
+				lifted := s.server.silent.cause == nil
+				if silent := s.server.notSilent(ended) != nil; silent != test.silent || lifted != (answered && !test.silent) {
+					t.Errorf("the server counts as silent: %t, what was before is over: %t", silent, lifted)
+				}
+				s.ClearFailures()
+				holding.Wait()
+			})
+		})
+	}
+}
+
+// Log and events tell that no token can be had once; of a refusal of the User-API token the log has a line of its own.
+func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
+	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindRefused: 0} {
+		withSimulator(t, nil, func(t *testing.T, s *simulated) {
+			for range 2 {
+				s.server.noteObtaining(t.Context(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
+			}
+			if got := strings.Count(s.log.String(), "new tokens cannot be had"); got != want || len(s.events.Events) != 1 {
+				t.Errorf("%s: %d lines, %v", kind, got, s.sentEvents())
+			}
+			if s.server.noteObtaining(t.Context(), nil); !slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
+				t.Errorf("%s: that one can be had again is not told of", kind)
+			}
+		})
+	}
+}
+
+func TestAnAuthenticateThatTeachesNothingWritesNothing(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		s.knows(store.Learnt{AuthenticateEndsEarlierSessions: new(false)})
+		s.storage.refusesWrites = "learnt/"
+		if s.authenticate(); s.log.Len() != 0 {
+			t.Errorf("the log: %s", s.log)
+		}
+	})
+}
+
+func TestAuthenticatesThatOverlapAndFailBringNothing(t *testing.T) {
+	withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
+		s.FailNext(simulator.EndpointAuthenticate, -1, status(401))
+		var calls sync.WaitGroup
+		for range 2 {
+			calls.Go(func() {
+				if grant, err := s.server.Authenticate(t.Context(), Asked{}); grant != nil || err == nil {
+					t.Error(grant, err)
+				}
+			})
+		}
+		calls.Wait()
+	})
+}
+
+// It was opened all the same, and is to be ended.
+func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionBesideIt(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "-1"})
+		grant, err := s.server.Authenticate(t.Context(), Asked{})
+		var failure *Failure
+		if !errors.As(err, &failure) || failure.Kind != ncentral.KindMalformed || !strings.Contains(failure.Error(), "authenticate: the answer is not one of N-central's API") {
+			t.Error(err)
+		}
+		if grant == nil || grant.AccessToken == "" || grant.Access != time.Hour {
+			t.Errorf("%+v", grant)
+		}
+	})
+}
+
+func TestATokenThatDiedWhileAnAuthenticateCameAndWentIsNoSignOfAReboot(t *testing.T) {
+	withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
+		token := &store.Token{AccessToken: s.authenticate().AccessToken, Suspicion: time.Now().Add(time.Hour).UnixNano()}
+		s.Reboot()
+		time.AfterFunc(500*time.Millisecond, func() { s.server.credential.beginAuthenticate()() })
+		if verdict, err := s.server.Validate(t.Context(), token); verdict != (Verdict{}) || err != nil {
+			t.Errorf("%+v, %v", verdict, err)
+		}
+	})
+}
+
+// No connection outlives what it was opened for.
+func TestConnectionsAreClosedWithTheServerTheyLeadTo(t *testing.T) {
+	for name, end := range map[string]func(*simulated){
+		"a new version":   func(s *simulated) { config := *s.config; s.write(&config) },
+		"the config ends": func(s *simulated) { s.Forget("default") },
+		"the mount ends":  func(s *simulated) { s.bench.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			withSimulator(t, nil, func(t *testing.T, s *simulated) {
+				if s.authenticate(); s.open.Load() != 1 {
+					t.Fatalf("%d connections are open", s.open.Load())
+				}
+				if end(s); s.open.Load() != 0 {
+					t.Errorf("%d connections are still open", s.open.Load())
+				}
+			})
+		})
+	}
 }
