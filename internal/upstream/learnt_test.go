@@ -366,7 +366,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				test.report.authenticateSent = time.Now()
 				server.Adopt(t.Context(), &test.report)
 				got := b.condition(config)
-				next := got.NextAttempt.Sub(time.Now())
+				next := time.Until(got.NextAttempt)
 				if got.NextAttempt.IsZero() {
 					next = 0
 				}
