@@ -326,6 +326,11 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 			message: map[string]string{"logout": "N-central failed"},
 			warning: "could not be logged out: 1;", left: 1,
 		},
+		"sessions that have ended": {
+			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(401), status(401), status(401)}}, steps: everything,
+			learnt:  store.Learnt{CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			logouts: 3,
+		},
 		"a session that cannot be ended": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything, failed: "",
 			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
@@ -361,7 +366,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				if got := strings.Join(report.Warnings, " "); (got == "") != (test.warning == "") || !strings.Contains(got, test.warning) {
 					t.Errorf("warnings: %s", got)
 				}
-				if canEnd := report.Learnt.CanLogOut == nil || *report.Learnt.CanLogOut; canEnd && s.OpenSessions() != test.left || len(report.Left) != test.left {
+				if canEnd := report.Learnt.CanLogOut != nil && *report.Learnt.CanLogOut; canEnd && s.OpenSessions() != test.left || len(report.Left) != test.left {
 					t.Errorf("%d sessions are open, %d told of", s.OpenSessions(), len(report.Left))
 				}
 				if logouts := s.made()[simulator.EndpointLogout]; test.logouts != 0 && logouts != test.logouts {

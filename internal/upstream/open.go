@@ -143,17 +143,19 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 		return nil, err
 	}
 	grant, err := s.judge(step, session, sent)
+	if err != nil {
+		return grant, err
+	}
 	switch {
-	case err != nil:
 	case sent.Access != asked.Access:
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a lifetime of %s, and granted %s", asked.Access, grant.Access))
 	case grant.Access < asked.Access:
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central granted %s, not the %s that was asked for", grant.Access, asked.Access))
 	}
-	if err == nil && sent.Refresh != asked.Refresh {
+	if sent.Refresh != asked.Refresh {
 		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a refresh-token lifetime of %s, and granted %s", asked.Refresh, grant.Refresh))
 	}
-	return grant, err
+	return grant, nil
 }
 
 // unstated is the lifetime where N-central states none: what was asked for, but no more than its default, which is also its
