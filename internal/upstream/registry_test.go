@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -414,4 +415,20 @@ func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A connection that is not made in its own time was not cut short by what came before: the server does not answer.
+func TestAConnectionThatIsNotMadeInTimeIsTheServersSilence(t *testing.T) {
+	withRegistry(t, func(t *testing.T, b *bench) {
+		b.dial = func(context.Context, string, string) (net.Conn, error) {
+			time.Sleep(10 * time.Second)
+			return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+		}
+		config := b.config("default", testURL, "token")
+		config.RequestTimeout = 20 * time.Second
+		server := b.server(config)
+		if failure, _ := server.Probe(t.Context(), "token"); failure == nil || failure.Kind != ncentral.KindTimeout || server.notSilent(time.Now()) == nil {
+			t.Errorf("%v; the server counts as silent: %t", failure, server.notSilent(time.Now()) != nil)
+		}
+	})
 }
