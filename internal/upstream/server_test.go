@@ -611,6 +611,7 @@ func TestWhatALogoutCameTo(t *testing.T) {
 		"it ended the session":            {want: Ended, learnt: new(true)},
 		"the session had ended":           {fails: 401, want: Ended},
 		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: CannotEnd, learnt: new(false)},
+		"this server cannot, as is found": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, want: CannotEnd, learnt: new(false)},
 		"this server can, after all":      {known: new(false), want: Ended, learnt: new(true)},
 		"it failed":                       {fails: 500, known: new(true), want: NotEndedYet, learnt: new(true)},
 		"it failed for want of an answer": {fails: 503, want: NotEndedYet},
@@ -882,4 +883,39 @@ func TestConnectionsAreClosedWithTheServerTheyLeadTo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Readers of a server that is left alone get the failure at once instead of queueing.
+func TestNobodyQueuesForAServerThatIsLeftAlone(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		config := *s.config
+		config.MaxRequestsInFlight = 1
+		s.write(&config)
+		s.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(8 * time.Second)})
+		var holding sync.WaitGroup
+		holding.Go(func() { _ = s.server.client.Logout(t.Context(), "other") })
+		synctest.Wait()
+		s.server.silent.begin(time.Now(), time.Now(), failed())
+		began := time.Now()
+		if failure, _ := s.server.Probe(t.Context(), "token"); failure == nil || !failure.NotMade || !time.Now().Equal(began) {
+			t.Errorf("after %s: %v", time.Since(began), failure)
+		}
+		holding.Wait()
+	})
+}
+
+// A second try that ends with the time for all of it has had the first one's time too.
+func TestARetryThatIsNotAnsweredIsTheServersSilence(t *testing.T) {
+	withSimulator(t, nil, func(t *testing.T, s *simulated) {
+		config := *s.config
+		config.MaxRetries = 1
+		s.write(&config)
+		s.FailNext(simulator.EndpointServiceOrgs, 1, status(503))
+		s.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureHang})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if failure, _ := s.server.Probe(ctx, "token"); failure == nil || failure.Kind != ncentral.KindTimeout || s.server.notSilent(time.Now()) == nil {
+			t.Errorf("%v; the server counts as silent: %t", failure, s.server.notSilent(time.Now()) != nil)
+		}
+	})
 }
