@@ -222,3 +222,29 @@ func TestStatusAndMetricsTellOfNothingWhereNothingCanBeRead(t *testing.T) {
 		}
 	})
 }
+
+// A stored config of which no client can be made is an error that names it, for readers of either kind.
+func TestAConfigOfWhichNoClientCanBeMadeIsNamed(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		entry, err := m.storage.Get(context.Background(), "config/default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config map[string]any
+		if err := entry.DecodeJSON(&config); err != nil {
+			t.Fatal(err)
+		}
+		config["ca_cert"] = "no certificate"
+		entry, err = logical.StorageEntryJSON("config/default", config)
+		if err != nil || m.storage.Put(context.Background(), entry) != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		for _, path := range []string{"creds/monitoring", "creds/worker"} {
+			if text, _ := m.failure(logical.ReadOperation, path, nil); !strings.Contains(text, `config "default"`) {
+				t.Errorf("%s: %s", path, text)
+			}
+		}
+		m.calls(nil)
+	})
+}

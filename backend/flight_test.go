@@ -607,10 +607,16 @@ func TestWhatIsKnownInPartIsUsed(t *testing.T) {
 		m.must(logical.UpdateOperation, "config/fresh", map[string]any{"max_retries": 0, "verify": false})
 		m.read(nil)
 		time.Sleep(56 * time.Minute)
-		m.FailNext(simulator.EndpointValidate, 1, status(500))
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointValidate, 1, status(500)) // whether the first of two sessions lives on
 		m.FailNext(simulator.EndpointServiceOrgs, 1, status(500))
 		m.read(nil)
-		t.Log(m.status())
-		t.Log(m.Counts(), m.log.String())
+		known := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["fresh"].(map[string]any)
+		if _, told := known["authenticate_ends_earlier_sessions"]; told || known["refresh_ends_predecessor"] != false {
+			t.Fatalf("known is %v", known)
+		}
+		if refreshes, opened := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes != 2 || opened != 2 {
+			t.Errorf("%d refreshes and %d authenticates, of which one and two were to learn", refreshes, opened)
+		}
 	})
 }

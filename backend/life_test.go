@@ -432,3 +432,33 @@ func TestARotationBeginsATenthOfTheLifeAheadTwoMinutesAtMost(t *testing.T) {
 		})
 	}
 }
+
+// When a token was validated is told of that token, and not of the one that followed it.
+func TestTheLastValidationIsToldOfTheTokenInHand(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(map[string]any{"validate": true})
+		time.Sleep(time.Minute)
+		m.read(map[string]any{"validate": true})
+		if at := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; at != time.Now().UTC().Format(time.RFC3339) {
+			t.Errorf("validated at %v", at)
+		}
+		time.Sleep(56 * time.Minute)
+		m.read(nil)
+		if at, told := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; told {
+			t.Errorf("a token that was never validated, at %v", at)
+		}
+	})
+}
+
+// A ttl with which no token could be handed out is told without a call.
+func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s"})
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 || !strings.Contains(text, "would live for 2s") {
+			t.Errorf("%d %s", code, text)
+		}
+		m.calls(nil)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3s"})
+		m.lives(m.read(nil))
+	})
+}
