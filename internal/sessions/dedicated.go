@@ -175,7 +175,7 @@ func (m *Manager) mayAnswer(
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
-	if wanted {
+	if err == nil && wanted {
 		wanted, err = livesOrIsTrusted(ctx, server, token)
 	}
 	switch {

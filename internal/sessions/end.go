@@ -264,7 +264,7 @@ func (m *Manager) owePastPromise(ctx context.Context, role string) ([]store.Owed
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	session, err := m.store.Sessions.Get(ctx, slot.role)
-	if session == nil {
+	if err != nil || session == nil {
 		return nil, err
 	}
 	kept, over := session.PastPromise(time.Now())

@@ -121,8 +121,8 @@ func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
 func (m *Manager) storeAgain(ctx context.Context, slot *slot) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	session, _ := m.store.Sessions.Get(ctx, slot.role)
-	if session == nil {
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil || session == nil {
 		return
 	}
 	next := *session // another one, for which the views are made anew
@@ -348,8 +348,8 @@ func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 // dropOwed drops a token that is about to be logged out, where it is the one in hand: the process was killed between the
 // writing of the debt and that.
 func (m *Manager) dropOwed(debt store.Owed) {
-	session, _ := m.store.Sessions.Find(m.storing, debt.Role)
-	if session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
+	session, err := m.store.Sessions.Find(m.storing, debt.Role)
+	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
 		return
 	}
 	slot := m.enter(debt.Role)

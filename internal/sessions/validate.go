@@ -107,8 +107,8 @@ func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, slot *s
 func (m *Manager) changeCurrent(slot *slot, from, to *store.Token) (changed bool) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	session, _ := m.store.Sessions.Get(m.storing, slot.role)
-	if session == nil || session.Current == nil || session.Current.AccessToken != from.AccessToken {
+	session, err := m.store.Sessions.Get(m.storing, slot.role)
+	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != from.AccessToken {
 		return false
 	}
 	next := *session
