@@ -446,6 +446,21 @@ func TestAValidationStandsForASecondWhateverCameOfIt(t *testing.T) {
 		}
 		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1})
 	})
+	inBubble(t, nil, func(m *mount) { // of a suspect token too
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		m.regenerate()
+		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.FailNext(simulator.AnyEndpoint, -1, status(500))
+		m.ResetCounts()
+		for range 20 {
+			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		}
+		if tried := m.all(simulator.EndpointValidate); tried != 1 {
+			t.Errorf("a suspect token was asked after %d times", tried)
+		}
+	})
 }
 
 // The tick finds a suspect token dead: every token of the config is suspect.

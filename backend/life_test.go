@@ -462,3 +462,13 @@ func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
 		m.lives(m.read(nil))
 	})
 }
+
+func TestTheTypeOfATokenIsTold(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		for _, answer := range []map[string]any{m.read(nil), m.open(nil).Data} {
+			if answer["token_type"] != "Bearer" {
+				t.Errorf("token_type is %v", answer["token_type"])
+			}
+		}
+	})
+}

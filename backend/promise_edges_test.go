@@ -86,6 +86,16 @@ func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
 				t.Errorf("%s: promised until %s", path, time.Unix(expires, 0))
 			}
 		}
+		for _, shorter := range []time.Duration{0, time.Second} { // below an hour N-central is asked for no more
+			m.system.MaxLeaseTTLVal = time.Hour - shorter
+			time.Sleep(2 * time.Second) // for as long it is not asked for again
+			asked := !strings.Contains(strings.Join(m.open(nil).Warnings, "\n"), "granted more than is promised")
+			if asked != (shorter > 0) {
+				t.Errorf("max_lease_ttl %s: it was asked for: %t", m.system.MaxLeaseTTLVal, asked)
+			}
+		}
+		m.system.MaxLeaseTTLVal = 2 * time.Hour
+		time.Sleep(2 * time.Second)
 		for ttl, cut := range map[string]bool{"2h": false, "121m": true} {
 			m.must(logical.UpdateOperation, "roles/leased", map[string]any{"ttl": ttl})
 			response, err := m.do(logical.ReadOperation, "creds/leased", nil)

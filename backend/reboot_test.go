@@ -496,3 +496,44 @@ func TestTheTickForgetsNoServerOfWhichItCannotTell(t *testing.T) {
 		}
 	})
 }
+
+// So does one that the tick waits for beside the reader.
+func TestATokenThatAReaderAndTheTickWaitForCountsAsRead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		g := m.gated()
+		release := g.hold(toRefresh)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		ticked := m.begin(logical.RollbackOperation, "", nil)
+		synctest.Wait()
+		release()
+		second := reader().token()
+		ticked()
+		m.start()
+		time.Sleep(54 * time.Minute)
+		m.tick()
+		if m.lives(m.read(nil)) == second {
+			t.Error("the next node's tick rotated nothing")
+		}
+		synctest.Wait()
+	})
+}
+
+// What a new session may have ended is left to its readers: were the tick to replace it, two roles of a user whose sessions
+// end each other would take turns for ever.
+func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		time.Sleep(time.Second)
+		token := m.lives(m.readRole("other"))
+		m.ResetCounts()
+		m.tick()
+		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		if !m.AccessTokenLives(token) {
+			t.Error("the tick ended a token that readers hold")
+		}
+	})
+}
