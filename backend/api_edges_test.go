@@ -42,6 +42,8 @@ type hookedStorage struct {
 	get atomic.Pointer[func(key string) error]
 	put atomic.Pointer[func(key string) error]
 	del atomic.Pointer[func(key string) error]
+	// stored can fail a write that was done.
+	stored atomic.Pointer[func(key string) error]
 	// got runs after the entry was read, and before the caller has it.
 	got atomic.Pointer[func(key string)]
 }
@@ -65,7 +67,11 @@ func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) er
 			return err
 		}
 	}
-	return s.Storage.Put(ctx, entry)
+	err := s.Storage.Put(ctx, entry)
+	if hook := s.stored.Load(); hook != nil && err == nil {
+		return (*hook)(entry.Key)
+	}
+	return err
 }
 
 func (s *hookedStorage) Delete(ctx context.Context, key string) error {

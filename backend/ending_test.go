@@ -534,3 +534,29 @@ func TestADebtThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
 		}
 	})
 }
+
+// A session that let a token past its promise go, though storage said that it did not, owes it.
+func TestATokenPastItsPromiseIsOwedWhereAFailedWriteWasDone(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m"})
+		first := m.lives(m.read(nil))
+		time.Sleep(3 * time.Minute)
+		m.read(nil)
+		time.Sleep(time.Minute)
+		fails := func(key string) error {
+			if strings.HasPrefix(key, "session/") {
+				return errors.New("storage fails")
+			}
+			return nil
+		}
+		storage.stored.Store(&fails)
+		m.tick()
+		storage.stored.Store(nil)
+		m.tick()
+		if m.AccessTokenLives(first) {
+			t.Error("a token past its promise was forgotten, and never logged out")
+		}
+	})
+}

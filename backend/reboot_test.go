@@ -537,3 +537,20 @@ func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
 		}
 	})
 }
+
+// What was learnt of a server whose config was deleted elsewhere is removed, and of no other.
+func TestTheTickForgetsServersWithoutAConfig(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, name := range []string{"aaa", "zzz"} {
+			m.must(logical.UpdateOperation, "config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+			if err := m.storage.Delete(context.Background(), "config/"+name); err != nil {
+				t.Fatal(err)
+			}
+			m.backend.InvalidateKey(context.Background(), "config/"+name)
+		}
+		m.tick()
+		if names, err := m.storage.List(context.Background(), "learnt/"); err != nil || len(names) != 1 || names[0] != "default" {
+			t.Errorf("storage has what was learnt of %v: %v", names, err)
+		}
+	})
+}

@@ -4,7 +4,9 @@
 package sessions
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +105,7 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		if _, err := m.Read(t.Context(), role.Name, Want{}); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // a flight answers before it has left
 		if err := entries.Roles.Delete(t.Context(), role.Name); err != nil {
 			t.Fatal(err)
 		}
@@ -113,4 +116,48 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 			t.Error("memory holds the role")
 		}
 	})
+}
+
+// failingStorage fails to read what lies under the prefix.
+type failingStorage struct {
+	logical.InmemStorage
+	fails   string
+	failing func()
+}
+
+func (s *failingStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if s.fails != "" && strings.HasPrefix(key, s.fails) {
+		s.failing()
+		return nil, errors.New("storage is not there for a moment")
+	}
+	return s.InmemStorage.Get(ctx, key)
+}
+
+// What a tick could not read it tells Vault, save where its time was over: then it is tried again.
+func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
+	for fails, told := range map[string]bool{"": false, "config/": true, "owed/": true} {
+		logger := hclog.NewNullLogger()
+		storage := &failingStorage{}
+		entries := store.New(storage, logger)
+		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
+		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+		defer m.Close()
+		debt := store.Owed{Origin: store.Origin{Config: "gone"}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
+		if _, err := entries.PutOwed(t.Context(), "monitoring", debt); err != nil {
+			t.Fatal(err)
+		}
+		if err := entries.Learnt.Put(t.Context(), "default", &store.Learnt{}); err != nil {
+			t.Fatal(err)
+		}
+		storage.fails = fails
+		over, cancel := context.WithCancel(t.Context())
+		storage.failing = cancel
+		if err := m.Tick(over); err != nil {
+			t.Errorf("%q cannot be read, and time is over: %v", fails, err)
+		}
+		cancel()
+		if err := m.Tick(t.Context()); (err != nil) != told {
+			t.Errorf("%q cannot be read: %v", fails, err)
+		}
+	}
 }
