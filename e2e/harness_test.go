@@ -222,16 +222,22 @@ func (m *mount) clientFor(rules string) *api.Client {
 // calls are how often endpoints were called.
 type calls = map[simulator.Endpoint]int
 
+// calls returns how often N-central was called since the last look.
+func (m *mount) calls() calls {
+	made := calls{}
+	for endpoint, outcomes := range m.Counts() {
+		for _, count := range outcomes {
+			made[endpoint] += count
+		}
+	}
+	return made
+}
+
 // expectCalls fails the test unless N-central was called so often since the last look, and not at all at endpoints that
 // are not named. The engine's tick may add, once a minute, a validation and a data call.
 func (m *mount) expectCalls(want calls) {
 	m.t.Helper()
-	got := calls{}
-	for endpoint, outcomes := range m.Counts() {
-		for _, count := range outcomes {
-			got[endpoint] += count
-		}
-	}
+	got := m.calls()
 	m.ResetCounts()
 	for endpoint, count := range want {
 		if got[endpoint] < count {
