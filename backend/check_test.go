@@ -104,13 +104,13 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 		"a redirect": {func(m *mount) {
 			m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureRedirect})
 		}, "links", "without /api"},
-		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "with https"},
+		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "give url https"},
 		"refused JWT": {func(m *mount) { _, _ = m.RegenerateUserAPIToken("api-user") }, "authenticate", "write the token that it has now"},
 		"rate limit":  {func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate", "max_requests_in_flight"},
 		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "data", "password has most likely expired"},
 		"hang": {func(m *mount) {
 			m.FailNext(simulator.EndpointValidate, -1, simulator.Failure{Kind: simulator.FailureHang})
-		}, "authenticate_again", "check that url is right"},
+		}, "authenticate_again", "how busy N-central is"},
 		"hidden error": {func(m *mount) {
 			m.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureErrorMessage})
 		}, "data", ""},

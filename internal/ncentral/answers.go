@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"math"
@@ -94,7 +93,8 @@ func readAnswer(ctx context.Context, r request, response *http.Response) (answer
 	case status >= http.StatusBadRequest:
 		return answer{}, readProblem(ctx, r, response, body, readError)
 	case status >= http.StatusMultipleChoices:
-		failure.Detail = fmt.Sprintf("a redirect (%d); the URL is probably not that of N-central's API", status)
+		found := describeRedirect(response.Header, r.credential)
+		failure.Fault, failure.Detail = found.fault, found.detail
 		return answer{}, failure
 	case status != http.StatusOK && (status != http.StatusNoContent || r.call != CallLogout):
 		failure.Detail = "a status that the call does not have"
@@ -145,6 +145,10 @@ func isJSON(mediaType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
+func isHTML(mediaType string) bool {
+	return mediaType == "text/html" || mediaType == "application/xhtml+xml"
+}
+
 // mediaTypeOf returns the type without its parameters: something between may have
 // spoilt or doubled these, and nothing depends on them.
 func mediaTypeOf(header http.Header) string {
@@ -156,7 +160,7 @@ func describeBody(body []byte, header http.Header) string {
 	switch mediaType := mediaTypeOf(header); {
 	case len(body) == 0:
 		return "an empty body"
-	case mediaType == "text/html", mediaType == "application/xhtml+xml":
+	case isHTML(mediaType):
 		return "an HTML page"
 	case mediaType == "":
 		return "a body without a content type"

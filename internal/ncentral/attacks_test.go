@@ -354,16 +354,16 @@ func TestServerThatIsNotTrustedGetsNoToken(t *testing.T) {
 	plain := httptest.NewServer(handler)
 	t.Cleanup(plain.Close)
 	tests := map[string]struct {
-		url       string
-		options   TransportOptions
-		untrusted bool
+		url     string
+		options TransportOptions
+		fault   Fault
 	}{
-		"a certificate for another name":  {own.URL, TransportOptions{CACert: certificatePEM(own), TLSServerName: "ncentral.invalid"}, true},
-		"another name for the server":     {strings.Replace(own.URL, "127.0.0.1", "localhost", 1), TransportOptions{CACert: certificatePEM(own)}, true},
-		"a certificate that has expired":  {old.URL, TransportOptions{CACert: expiredAuthority}, true},
-		"a certificate of somebody else":  {other.URL, TransportOptions{CACert: certificatePEM(trusted)}, true},
-		"one that the system has not got": {own.URL, TransportOptions{}, true},
-		"no TLS":                          {strings.Replace(plain.URL, "http://", "https://", 1), TransportOptions{CACert: certificatePEM(own)}, false},
+		"a certificate for another name":  {own.URL, TransportOptions{CACert: certificatePEM(own), TLSServerName: "ncentral.invalid"}, FaultWrongName},
+		"another name for the server":     {strings.Replace(own.URL, "127.0.0.1", "localhost", 1), TransportOptions{CACert: certificatePEM(own)}, FaultWrongName},
+		"a certificate that has expired":  {old.URL, TransportOptions{CACert: expiredAuthority}, FaultExpired},
+		"a certificate of somebody else":  {other.URL, TransportOptions{CACert: certificatePEM(trusted)}, FaultSelfSigned},
+		"one that the system has not got": {own.URL, TransportOptions{}, FaultSelfSigned},
+		"no TLS":                          {strings.Replace(plain.URL, "http://", "https://", 1), TransportOptions{CACert: certificatePEM(own)}, FaultNotTLS},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -374,7 +374,7 @@ func TestServerThatIsNotTrustedGetsNoToken(t *testing.T) {
 			defer transport.CloseIdleConnections()
 			client := New(Options{BaseURL: test.url, Transport: transport})
 			for call, make := range callsWithSecrets(t.Context(), client) {
-				if failure := failureOf(t, make(newToken())); failure.Kind != KindUnreachable || failure.TLSProblem != test.untrusted {
+				if failure := failureOf(t, make(newToken())); failure.Kind != KindUnreachable || failure.Fault != test.fault || !failure.NotSent {
 					t.Errorf("%s: got %+v", call, failure)
 				}
 			}

@@ -94,33 +94,42 @@ func TestAWaitLeavesTimeForTheAttempt(t *testing.T) {
 	})
 }
 
-// What made a connection or a certificate unfit is told with what to do.
+// Whose it is to mend depends on the cause.
 func TestEachCauseOfNoConnectionIsToldApart(t *testing.T) {
-	expired, authority := x509.CertificateInvalidError{Reason: x509.Expired}, x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}
+	some := &x509.Certificate{}
+	expired := x509.CertificateInvalidError{Cert: some, Reason: x509.Expired}
+	mayNotSign := x509.CertificateInvalidError{Cert: some, Reason: x509.NotAuthorizedToSign}
+	otherwise := x509.CertificateInvalidError{Cert: some, Reason: x509.TooManyIntermediates}
 	for name, test := range map[string]struct {
 		cause error
 		want  string // in the detail
-		isTLS bool
+		fault Fault
 	}{
-		"unknown authority":   {x509.UnknownAuthorityError{}, "unknown authority", true},
-		"another host":        {x509.HostnameError{Certificate: &x509.Certificate{}}, "another host name", true},
-		"expired":             {expired, "has expired or is not yet valid", true},
-		"otherwise invalid":   {authority, "cannot be verified", true},
-		"unverified":          {&tls.CertificateVerificationError{Err: errors.New("no")}, "cannot be verified", true},
-		"unverified: expired": {&tls.CertificateVerificationError{Err: expired}, "has expired or is not yet valid", true},
-		"proxy":               {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, "the proxy that the environment names", false},
-		"name":                {&net.OpError{Op: "dial", Err: &net.DNSError{}}, "cannot be resolved", false},
-		"refused":             {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "connection refused", false},
-		"no TLS":              {tls.RecordHeaderError{}, "does not speak TLS", false},
-		"no HTTPS":            {http.ErrSchemeMismatch, "does not speak TLS", false},
-		"reset":               {syscall.ECONNRESET, "closed before an answer came", false},
-		"closed":              {io.EOF, "closed before an answer came", false},
-		"cut short":           {io.ErrUnexpectedEOF, "closed before an answer came", false},
-		"another":             {errors.New("no"), "the connection failed", false},
+		"unknown authority":   {x509.UnknownAuthorityError{Cert: &x509.Certificate{RawIssuer: []byte("x")}}, "unknown authority", FaultUnknownAuthority},
+		"signs itself":        {x509.UnknownAuthorityError{Cert: some}, "signs itself", FaultSelfSigned},
+		"another host":        {x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"x"}}}, "another name", FaultWrongName},
+		"no host":             {x509.HostnameError{Certificate: some}, "no subject alternative name", FaultNoName},
+		"expired":             {expired, "has expired", FaultExpired},
+		"may not sign":        {mayNotSign, "may not sign", FaultNoAuthority},
+		"otherwise invalid":   {otherwise, "cannot be verified: too many intermediates", FaultCertificate},
+		"unverified":          {&tls.CertificateVerificationError{Err: errors.New("no")}, "cannot be verified: no", FaultCertificate},
+		"unverified: expired": {&tls.CertificateVerificationError{Err: expired}, "has expired", FaultExpired},
+		"unreadable":          {errors.New("tls: failed to parse certificate from server: x509: negative serial number"), "cannot be read: x509: negative serial number", FaultCertificate},
+		"odd TLS":             {errors.New("tls: server selected unsupported group"), "handshake failed: server selected", FaultHandshake},
+		"cipher not offered":  {errors.New("tls: server chose an unconfigured cipher suite"), "want of a cipher suite", FaultNoCipher},
+		"proxy":               {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, "the proxy that the environment names", FaultNoDNS},
+		"name":                {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, "cannot be resolved", FaultNameUnknown},
+		"refused":             {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "connection refused", FaultRefused},
+		"no TLS":              {tls.RecordHeaderError{}, "does not speak TLS", FaultNotTLS},
+		"no HTTPS":            {http.ErrSchemeMismatch, "does not speak TLS", FaultNotTLS},
+		"reset":               {syscall.ECONNRESET, "closed before an answer came", FaultClosed},
+		"closed":              {io.EOF, "closed before an answer came", FaultClosed},
+		"cut short":           {io.ErrUnexpectedEOF, "closed before an answer came", FaultClosed},
+		"another":             {errors.New("no"), "the connection failed", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			failure := connectionError(t.Context(), CallLogout, fmt.Errorf("wrapped: %w", test.cause))
-			if !strings.Contains(failure.Detail, test.want) || failure.TLSProblem != test.isTLS || failure.Kind != KindUnreachable || failure.Call != CallLogout {
+			if !strings.Contains(failure.Detail, test.want) || failure.Fault != test.fault || failure.Kind != KindUnreachable || failure.Call != CallLogout {
 				t.Errorf("%+v", failure)
 			}
 		})
@@ -189,7 +198,7 @@ func TestWhatIsWrongWithAnAnswerIsTold(t *testing.T) {
 		call   func(*Client) error
 		want   string
 	}{
-		"a redirect without a place": {reply(300, typeJSON, "{}"), data, "a redirect (300); the URL is probably not that of N-central's API"},
+		"a redirect without a place": {reply(300, typeJSON, "{}"), data, "a redirect without a target that can be read"},
 		"an answer that broke off":   {brokenOff, data, "the answer broke off in the middle"},
 		"an error of one letter":     {reply(500, "", "x"), data, "a body without a content type"},
 		"data that is a text":        {reply(200, typeJSON, `"text"`), data, notOfTheForm},

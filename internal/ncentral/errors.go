@@ -4,17 +4,11 @@
 package ncentral
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -63,8 +57,8 @@ type Error struct {
 	Kind   Kind
 	Status int // of the answer; 0 where none came
 
-	// Detail says more, in at most 200 printable characters: N-central's message
-	// without its tokens, or what is wrong and what to do. It may be empty.
+	// Detail says more, on one line: N-central's message without its tokens, in at most
+	// 200 printable characters, or what is wrong. It may be empty.
 	Detail string
 
 	// Fields are those of AccessOverride and RefreshOverride that the errors of a 400
@@ -74,8 +68,15 @@ type Error struct {
 	// RetryAfter is how long N-central asked to be left alone; 0 where it did not.
 	RetryAfter time.Duration
 
-	// TLSProblem says that the server's certificate was not accepted.
-	TLSProblem bool
+	// Fault says what is wrong where that is plain to see, else "".
+	Fault Fault
+
+	// AtProxy says that the Fault is that of a proxy that the environment names.
+	AtProxy bool
+
+	// NotSent says that N-central cannot have acted on the latest attempt, for there was
+	// no connection to send it on.
+	NotSent bool
 
 	// Err is the cause, for errors.Is and errors.As. It is not part of the message,
 	// for it may quote what the server sent.
@@ -129,77 +130,4 @@ func kindOfStatus(status int) Kind {
 		return KindServerError
 	}
 	return KindBadRequest
-}
-
-// connectionError tells why no answer came.
-func connectionError(ctx context.Context, call Call, cause error) *Error {
-	if failure := interruption(ctx, call, cause); failure != nil {
-		return failure
-	}
-	failure := &Error{Call: call, Kind: KindUnreachable, Err: cause}
-	if failure.Detail = describeCertificateProblem(cause); failure.Detail != "" {
-		failure.TLSProblem = true
-	} else {
-		failure.Detail = describeConnectionProblem(cause)
-	}
-	return failure
-}
-
-// interruption tells whether cause is that ctx has ended or that time was up.
-func interruption(ctx context.Context, call Call, cause error) *Error {
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return &Error{Call: call, Kind: KindCanceled, Err: cause}
-	case ctx.Err() != nil:
-		return &Error{Call: call, Kind: KindTimeout, Detail: "the time for the whole call is over", Err: cause}
-	case isTimeout(cause):
-		return &Error{Call: call, Kind: KindTimeout, Err: cause}
-	}
-	return nil
-}
-
-func isTimeout(cause error) bool {
-	var netError net.Error
-	return errors.Is(cause, context.DeadlineExceeded) || errors.As(cause, &netError) && netError.Timeout()
-}
-
-func describeCertificateProblem(cause error) string {
-	var (
-		unknownAuthority x509.UnknownAuthorityError
-		wrongHost        x509.HostnameError
-		invalid          x509.CertificateInvalidError
-		unverified       *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.As(cause, &unknownAuthority):
-		return "certificate signed by an unknown authority: set ca_cert to the certificate of the authority that signed it"
-	case errors.As(cause, &wrongHost):
-		return "certificate is for another host name: correct the URL, or set tls_server_name to a name that the certificate holds"
-	case errors.As(cause, &invalid) && invalid.Reason == x509.Expired:
-		return "certificate has expired or is not yet valid: renew it on the server or correct the clock, and if it signs itself set ca_cert to the new one"
-	case errors.As(cause, &invalid), errors.As(cause, &unverified):
-		return "certificate cannot be verified: check ca_cert and tls_server_name"
-	}
-	return ""
-}
-
-func describeConnectionProblem(cause error) string {
-	var (
-		lookup    *net.DNSError
-		operation *net.OpError
-		noTLS     tls.RecordHeaderError
-	)
-	switch {
-	case errors.As(cause, &operation) && operation.Op == "proxyconnect":
-		return "the proxy that the environment names cannot be used"
-	case errors.As(cause, &lookup):
-		return "the host name cannot be resolved"
-	case errors.Is(cause, syscall.ECONNREFUSED):
-		return "connection refused"
-	case errors.Is(cause, http.ErrSchemeMismatch), errors.As(cause, &noTLS):
-		return "the server does not speak TLS on this port"
-	case errors.Is(cause, syscall.ECONNRESET), errors.Is(cause, io.EOF), errors.Is(cause, io.ErrUnexpectedEOF):
-		return "the connection was closed before an answer came"
-	}
-	return "the connection failed"
 }

@@ -72,8 +72,8 @@ func TestKindsOfAnswers(t *testing.T) {
 		"hidden error, null":     {200, typeJSON, `{"data":[],"Error Message":null}`, KindHiddenError, ""},
 		"hidden error, small":    {200, typeJSON, `{"data":[],"error message":"core failed"}`, KindHiddenError, "core failed"},
 		"hidden error, capitals": {200, typeJSON, `{"ERROR MESSAGE":"core failed","n":1e999}`, KindHiddenError, "core failed"},
-		"301":                    {301, typeHTML, "<html>", KindMalformed, "a redirect (301)" + notTheAPI},
-		"304":                    {304, "", "", KindMalformed, "a redirect (304)" + notTheAPI},
+		"301":                    {301, typeHTML, "<html>", KindMalformed, "a redirect without a target that can be read"},
+		"304":                    {304, "", "", KindMalformed, "a redirect without a target that can be read"},
 		"200, HTML":              {200, typeHTML, "<html>login</html>", KindMalformed, "an HTML page" + notTheAPI},
 		"200, JSON as text":      {200, "text/plain", `{}`, KindMalformed, "a body that is not JSON" + notTheAPI},
 		"200, no type":           {200, "", `{}`, KindMalformed, "a body without a content type" + notTheAPI},
@@ -240,9 +240,12 @@ func TestConnectionProblems(t *testing.T) {
 	}{
 		"refused":                {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, KindUnreachable, "connection refused"},
 		"reset":                  {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, KindUnreachable, "the connection was closed before an answer came"},
+		"no route":               {&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, KindUnreachable, "there is no route to the host"},
+		"forbidden":              {&net.OpError{Op: "dial", Err: syscall.EPERM}, KindUnreachable, "this machine forbids the connection"},
+		"no files":               {&net.OpError{Op: "dial", Err: syscall.EMFILE}, KindUnreachable, "this machine has no file or port left for a connection"},
 		"closed":                 {io.EOF, KindUnreachable, "the connection was closed before an answer came"},
 		"lookup":                 {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, KindUnreachable, "the host name cannot be resolved"},
-		"proxy":                  {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, KindUnreachable, "the proxy that the environment names cannot be used"},
+		"proxy":                  {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, KindUnreachable, "the proxy that the environment names cannot be used: the host name cannot be looked up, for DNS fails"},
 		"no TLS":                 {http.ErrSchemeMismatch, KindUnreachable, "the server does not speak TLS on this port"},
 		"neither TLS nor HTTP":   {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, KindUnreachable, "the server does not speak TLS on this port"},
 		"other":                  {errors.New("a text that is not shown"), KindUnreachable, "the connection failed"},
@@ -253,7 +256,7 @@ func TestConnectionProblems(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client := clientOf(transportFunc(func(*http.Request) (*http.Response, error) { return nil, test.cause }))
 			failure := failureOf(t, client.Validate(t.Context(), newToken()))
-			if failure.Kind != test.kind || failure.Detail != test.detail || failure.Status != 0 || failure.TLSProblem {
+			if failure.Kind != test.kind || failure.Detail != test.detail || failure.Status != 0 || failure.NotSent {
 				t.Errorf("got %+v, want %s %q", failure, test.kind, test.detail)
 			}
 			if !errors.Is(failure, test.cause) {

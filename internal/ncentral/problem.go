@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,18 @@ type problem struct {
 func (p problem) isOf(status int) bool {
 	_, isText := p.Message.(string)
 	return p.Status.String() == strconv.Itoa(status) && isText
+}
+
+// authorizationLost are N-central's words for an Authorization that is missing, at
+// authenticate and at all other calls, and for one that does not begin with Bearer [O,S].
+var authorizationLost = regexp.MustCompile(
+	`(?i)required request header 'authorization'|missing authorization header|authentication header is malformed or unsupported`)
+
+// saysAuthorizationIsLost reports whether N-central did not get the Authorization that
+// every call with a token has.
+func (p problem) saysAuthorizationIsLost() bool {
+	message, _ := p.Message.(string)
+	return authorizationLost.MatchString(message)
 }
 
 // overrides returns the headers of the overrides that the list of errors names.
@@ -74,12 +87,18 @@ func readProblem(ctx context.Context, r request, response *http.Response, body [
 		_ = json.Unmarshal(body, &stated) // what cannot be read is missing
 	}
 	isVerdict := failure.Kind == KindRefused || failure.Kind == KindForbidden
+	if r.carrier == inHeader && stated.isOf(status) && stated.saysAuthorizationIsLost() {
+		// It is not the token that N-central judged.
+		failure.Kind, failure.Fault = KindBadRequest, FaultAuthorizationLost
+		isVerdict = false
+	}
 	switch {
 	case isVerdict && readError != nil:
 		failure.Kind = KindMalformed
 		return brokenBody(ctx, failure, readError)
 	case isVerdict && !stated.isOf(status):
 		failure.Kind = KindMalformed
+		failure.Fault = FaultInItsPlace
 		failure.Detail = describeBody(body, response.Header) + "; a proxy, firewall or web filter probably answered in N-central's place"
 	case isJSON(mediaType):
 		message, _ := stated.Message.(string)
@@ -89,6 +108,9 @@ func readProblem(ctx context.Context, r request, response *http.Response, body [
 		}
 	case len(body) > 0:
 		failure.Detail = describeBody(body, response.Header)
+		if isHTML(mediaType) {
+			failure.Fault = FaultWebPage
+		}
 	}
 	return failure
 }

@@ -180,7 +180,7 @@ func (e *exchange) mayPass() bool {
 	switch e.failure.Kind {
 	case KindUnreachable, KindTimeout:
 		// With a status, the answer broke off in the middle.
-		return e.failure.Status == 0 && !e.failure.TLSProblem
+		return e.failure.Status == 0 && !e.failure.Fault.stands()
 	case KindRateLimited, KindUnavailable:
 		return true
 	case KindServerError:

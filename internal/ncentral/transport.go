@@ -13,6 +13,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -54,6 +56,8 @@ type TransportOptions struct {
 type Transport struct {
 	build   func() *http.Transport
 	current atomic.Pointer[http.Transport]
+
+	certificateAsked atomic.Bool // whether the server has ever asked for a client certificate
 }
 
 // NewTransport makes a Transport. The error is that of a CACert that is not a bundle
@@ -75,9 +79,15 @@ func NewTransport(options TransportOptions) (*Transport, error) {
 	if dial == nil {
 		dial = newDialer().DialContext
 	}
-	transport := &Transport{build: func() *http.Transport {
+	transport := new(Transport)
+	tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		transport.certificateAsked.Store(true)
+		return new(tls.Certificate), nil // which is to show none
+	}
+	transport.build = func() *http.Transport {
 		return &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
+			OnProxyConnectResponse: keepProxyRefusal,
 			DialContext:            dial,
 			TLSClientConfig:        tlsConfig.Clone(), // the transport changes its own
 			TLSHandshakeTimeout:    tlsHandshakeTimeout,
@@ -88,7 +98,7 @@ func NewTransport(options TransportOptions) (*Transport, error) {
 			IdleConnTimeout:        idleConnectionTimeout,
 			MaxResponseHeaderBytes: maxHeaderBytes,
 		}
-	}}
+	}
 	transport.current.Store(transport.build())
 	return transport, nil
 }
@@ -110,13 +120,25 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			t.retire(used)
 		}
 	}
-	response, err := used.RoundTrip(r)
+	connected := false
+	traced := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected = true },
+	})
+	response, err := used.RoundTrip(r.WithContext(traced))
 	if err != nil {
 		retireIfLate(err)
-		return nil, err
+		proxy, _ := used.Proxy(r)
+		return nil, &attemptError{error: err, connected: connected, byProxy: proxy != nil, certificateAsked: t.certificateAsked.Load()}
 	}
 	response.Body = &watchedBody{ReadCloser: response.Body, failed: retireIfLate}
 	return response, nil
+}
+
+func keepProxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answered *http.Response) error {
+	if answered.StatusCode != http.StatusOK {
+		return proxyRefusal(answered.StatusCode)
+	}
+	return nil
 }
 
 // retire has later attempts make connections of their own. It is all of the old ones
@@ -176,20 +198,4 @@ func parseAuthorities(bundle string) (*x509.CertPool, error) {
 		return nil, errors.New("the PEM bundle holds a certificate that is damaged or cut short")
 	}
 	return pool, nil
-}
-
-// singleAnswer sees to it that http.Client follows no redirect, not even to look at
-// where it leads, and hides CloseIdleConnections, which retryablehttp calls after
-// each failure at the cost of the calls that go well.
-type singleAnswer struct {
-	transport http.RoundTripper
-}
-
-func (s singleAnswer) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := s.transport.RoundTrip(r)
-	if response != nil {
-		// http.Client hands a redirect without a Location back as it came.
-		response.Header.Del("Location")
-	}
-	return response, err
 }

@@ -102,9 +102,9 @@ func TestTrust(t *testing.T) {
 		"under another name": {server, TransportOptions{CACert: authority, TLSServerName: "example.com"}, ""},
 		"verification off":   {server, TransportOptions{TLSSkipVerify: true}, ""},
 		"one of a bundle":    {server, TransportOptions{CACert: "# first\n" + certificatePEM(expired) + "# second\n" + authority}, ""},
-		"unknown authority":  {server, TransportOptions{}, "set ca_cert"},
-		"other authority":    {server, TransportOptions{CACert: certificatePEM(expired)}, "set ca_cert"},
-		"wrong name":         {server, TransportOptions{CACert: authority, TLSServerName: "other.invalid"}, "another host name"},
+		"unknown authority":  {server, TransportOptions{}, "unknown authority"},
+		"other authority":    {server, TransportOptions{CACert: certificatePEM(expired)}, "unknown authority"},
+		"wrong name":         {server, TransportOptions{CACert: authority, TLSServerName: "other.invalid"}, "another name"},
 		"expired":            {expired, TransportOptions{CACert: certificatePEM(expired)}, "has expired"},
 	}
 	for name, test := range tests {
@@ -120,7 +120,7 @@ func TestTrust(t *testing.T) {
 				return
 			}
 			failure := failureOf(t, err)
-			if failure.Kind != KindUnreachable || !failure.TLSProblem ||
+			if failure.Kind != KindUnreachable || !failure.Fault.stands() ||
 				!strings.HasPrefix(failure.Detail, "certificate ") || !strings.Contains(failure.Detail, test.detail) {
 				t.Errorf("got %+v, want a detail with %q", failure, test.detail)
 			}
@@ -174,8 +174,33 @@ func TestProxy(t *testing.T) {
 	closed.Close()
 	current.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(closed.URL) }
 	failure := failureOf(t, New(Options{BaseURL: "https://ncentral.invalid", Transport: transport}).Validate(t.Context(), newToken()))
-	if failure.Kind != KindUnreachable || !strings.Contains(failure.Detail, "proxy") {
+	if failure.Kind != KindUnreachable || failure.Fault != FaultRefused || !failure.AtProxy || !failure.NotSent {
 		t.Errorf("got %+v", failure)
+	}
+}
+
+// A proxy that is shown a wrong password again and again may lock its user.
+func TestProxyThatRefusesIsNotAskedAgain(t *testing.T) {
+	for status, want := range map[int]struct {
+		fault    Fault
+		connects int
+	}{407: {FaultProxyCredential, 1}, 403: {FaultProxyForbids, 1}, 503: {FaultProxyFailed, 2}} {
+		connects := 0
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			connects++
+			w.WriteHeader(status)
+		}))
+		transport, err := NewTransport(TransportOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		transport.current.Load().Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
+		client := New(Options{BaseURL: "https://ncentral.invalid", Transport: transport, MaxRetries: 1})
+		failure := failureOf(t, client.Validate(t.Context(), newToken()))
+		if failure.Kind != KindUnreachable || failure.Fault != want.fault || !failure.NotSent || connects != want.connects {
+			t.Errorf("%d: got %+v after %d attempts", status, failure, connects)
+		}
+		proxy.Close()
 	}
 }
 

@@ -19,6 +19,8 @@ type Failure struct {
 	Step   ncentral.Call
 	Kind   ncentral.Kind
 	Cause  error
+	// has is what the config says that decides on the remedy.
+	has settings
 	// Next is when the engine tries again; zero where it tries at the next request.
 	Next time.Time
 	// NotMade says that the call was not made, because the server is being left alone after the Cause.
@@ -67,7 +69,8 @@ func (f *Failure) Refused() bool {
 
 // mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in other words than 401.
 func (f *Failure) mayBeRefusal() bool {
-	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindBadRequest || f.Kind == ncentral.KindHiddenError)
+	return f.Step == ncentral.CallAuthenticate && f.fault() != ncentral.FaultAuthorizationLost &&
+		(f.Kind == ncentral.KindBadRequest || f.Kind == ncentral.KindHiddenError)
 }
 
 // Down says that N-central does not answer, or is too busy to: time may mend it.
@@ -84,9 +87,8 @@ func (f *Failure) Final() bool {
 
 // Remedy is what a person can do about it; empty where that is not known.
 func (f *Failure) Remedy() string {
-	var answered *ncentral.Error
-	if errors.As(f.Cause, &answered) && answered.TLSProblem {
-		return "" // the client's own words say what to do
+	if remedy := f.remedyOfFault(); remedy != "" {
+		return remedy
 	}
 	switch f.Kind {
 	case ncentral.KindRefused, ncentral.KindForbidden:
@@ -104,13 +106,21 @@ func (f *Failure) Remedy() string {
 		return "check that url is the base URL of an N-central server, without /api, and that no proxy or login page " +
 			"answers in its place"
 	case ncentral.KindServerError, ncentral.KindHiddenError:
-		if f.Step == ncentral.CallData {
+		switch f.Step {
+		case ncentral.CallAuthenticate:
+			return "N-central itself fails, or the API user's password has expired, which some servers tell like this: see " +
+				"whether the user can log in to N-central; if not, set a new password, then generate a new User-API token and " +
+				"write it to user_api_token"
+		case ncentral.CallData:
 			return "where authenticate works and data calls fail like this, the API user's password has most likely " +
 				"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
 		}
 	case ncentral.KindBadRequest:
 		if f.Step == ncentral.CallLinks { // which has nothing in it to be refused for
-			return "check that url is the base URL of an N-central server, with https and its port"
+			if f.has.http {
+				return "give url https, for that is most likely what the server speaks on this port"
+			}
+			return "check that url is the base URL of an N-central server, with its port"
 		}
 	case ncentral.KindQueued:
 		return "try later, or raise max_requests_in_flight"
@@ -137,5 +147,5 @@ func (s *Server) failure(step ncentral.Call, cause error) *Failure {
 	if errors.As(cause, &answered) && answered.Call == "" {
 		answered.Call = step
 	}
-	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause}
+	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, has: settingsOf(s.config)}
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -86,9 +85,8 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 func mayHaveArrived(err error) bool {
 	var failure *Failure
 	var answered *ncentral.Error
-	var connecting *net.OpError
-	if !errors.As(err, &answered) || answered.TLSProblem || errors.As(err, &failure) && failure.NotMade ||
-		errors.As(err, &connecting) && connecting.Op == "dial" {
+	if !errors.As(err, &answered) || answered.NotSent || answered.Fault == ncentral.FaultWantsClient ||
+		errors.As(err, &failure) && failure.NotMade {
 		return false
 	}
 	switch answered.Kind {

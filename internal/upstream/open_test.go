@@ -5,7 +5,6 @@ package upstream
 
 import (
 	"errors"
-	"net"
 	"testing"
 	"time"
 
@@ -76,23 +75,23 @@ func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 
 // Only an answer that was lost on its way leaves open whether N-central acted on the call.
 func TestWhetherACallThatFailedMayHaveArrived(t *testing.T) {
-	opError := func(op string) error { return &net.OpError{Op: op, Err: errors.New("reset")} }
 	for name, test := range map[string]struct {
 		cause error
 		want  bool
 	}{
-		"no answer in time":            {&ncentral.Error{Kind: ncentral.KindTimeout}, true},
-		"the connection broke":         {&ncentral.Error{Kind: ncentral.KindUnreachable, Err: opError("read")}, true},
-		"no connection":                {&ncentral.Error{Kind: ncentral.KindUnreachable, Err: opError("dial")}, false},
-		"a connection that timed out":  {&ncentral.Error{Kind: ncentral.KindTimeout, Err: opError("dial")}, false},
-		"none that is trusted":         {&ncentral.Error{Kind: ncentral.KindUnreachable, TLSProblem: true}, false},
-		"an answer that is not whole":  {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}, true},
-		"a page of something before":   {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 302}, false},
-		"a proxy that waited in vain":  {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 504}, true},
-		"a proxy that finds no server": {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 502}, false},
-		"a refusal":                    {&ncentral.Error{Kind: ncentral.KindRefused, Status: 401}, false},
-		"no place in time":             {&ncentral.Error{Kind: ncentral.KindQueued}, false},
-		"no answer at all":             {errors.New("no"), false},
+		"no answer in time":             {&ncentral.Error{Kind: ncentral.KindTimeout}, true},
+		"the connection broke":          {&ncentral.Error{Kind: ncentral.KindUnreachable}, true},
+		"no connection":                 {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true}, false},
+		"a connection that timed out":   {&ncentral.Error{Kind: ncentral.KindTimeout, NotSent: true}, false},
+		"none that is trusted":          {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true, Fault: ncentral.FaultSelfSigned}, false},
+		"no certificate for the server": {&ncentral.Error{Kind: ncentral.KindUnreachable, Fault: ncentral.FaultWantsClient}, false},
+		"an answer that is not whole":   {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}, true},
+		"a page of something before":    {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 302}, false},
+		"a proxy that waited in vain":   {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 504}, true},
+		"a proxy that finds no server":  {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 502}, false},
+		"a refusal":                     {&ncentral.Error{Kind: ncentral.KindRefused, Status: 401}, false},
+		"no place in time":              {&ncentral.Error{Kind: ncentral.KindQueued}, false},
+		"no answer at all":              {errors.New("no"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := mayHaveArrived(&Failure{Cause: test.cause}); got != test.want {

@@ -118,5 +118,5 @@ func shorter(one, other time.Duration) time.Duration {
 // isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
 func isBadRequest(err error) bool {
 	var answered *ncentral.Error
-	return errors.As(err, &answered) && answered.Status == http.StatusBadRequest
+	return errors.As(err, &answered) && answered.Status == http.StatusBadRequest && answered.Fault != ncentral.FaultAuthorizationLost
 }

@@ -1,0 +1,167 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// settings are what a config has, so that no remedy tells to set what is set.
+type settings struct {
+	caCert, serverName, http bool
+}
+
+func settingsOf(config *store.Config) settings {
+	return settings{
+		caCert:     config.CACert != "",
+		serverName: config.TLSServerName != "",
+		http:       strings.HasPrefix(config.URL, "http:"),
+	}
+}
+
+// fault is what is plainly wrong, "" where nothing is.
+func (f *Failure) fault() ncentral.Fault {
+	var answered *ncentral.Error
+	if errors.As(f.Cause, &answered) {
+		return answered.Fault
+	}
+	return ""
+}
+
+// remedyOfFault is what a person can do about what is plainly wrong; empty where the kind of failure decides on that.
+func (f *Failure) remedyOfFault() string {
+	var answered *ncentral.Error
+	if !errors.As(f.Cause, &answered) {
+		return ""
+	}
+	if answered.AtProxy {
+		return f.has.remedyAtProxy(answered.Fault)
+	}
+	if remedy, isTheSame := remedies[answered.Fault]; isTheSame {
+		return remedy
+	}
+	if answered.Fault == ncentral.FaultWebPage {
+		return f.remedyOfWebPage(answered.Status)
+	}
+	return f.has.remedyOfCertificate(answered.Fault)
+}
+
+// remedies are those that depend on nothing else.
+var remedies = map[ncentral.Fault]string{
+	ncentral.FaultNameUnknown: "check the host of url, and whether the DNS servers of this Vault node know it",
+	ncentral.FaultNoDNS:       "see to the DNS servers of this Vault node",
+	ncentral.FaultForbidden: "a firewall or security policy of this Vault node itself (nftables, SELinux) is to let Vault and " +
+		"its plugins connect to N-central",
+	ncentral.FaultNoFiles: "raise the limit of open files of the Vault server (LimitNOFILE), or see what uses them up",
+	ncentral.FaultCutOff: "a firewall or filter on the way is to let this Vault node through, or a load balancer has no " +
+		"N-central behind it: ask whoever runs them",
+	ncentral.FaultClosed: "N-central, or a load balancer or firewall before it, hung up: see whether N-central is up, " +
+		"and what its own log or theirs says",
+	ncentral.FaultNoAnswer:   "see how busy N-central is; where it is slow at all times, raise request_timeout",
+	ncentral.FaultNotTLS:     "give url the port on which N-central speaks https",
+	ncentral.FaultNotHTTP:    "give url the host and the port of N-central's web interface",
+	ncentral.FaultTLSVersion: "switch TLS 1.2 or later on at N-central, or at the load balancer before it: no setting here makes up for it",
+	ncentral.FaultNoCipher: "have N-central, or the load balancer before it, offer TLS 1.2 or later with cipher suites of ECDHE: " +
+		"no setting here makes up for it",
+	ncentral.FaultHandshake: "the log of N-central, or of the load balancer before it, says why",
+	ncentral.FaultWantsClient: "whoever runs what stands before N-central is to exempt this Vault node, or the path /api, from " +
+		"client certificates",
+
+	ncentral.FaultNoName: "have it issued anew with the host of url as a subject alternative name, for a common name counts no " +
+		"more: neither tls_server_name nor ca_cert makes up for it",
+	ncentral.FaultNotYetValid: "compare the clock of this Vault node with that of the machine that issued it: most likely one " +
+		"of them is wrong",
+	ncentral.FaultWeakSignature: "have it issued anew, signed with SHA-256; until then ca_cert may hold the server's own " +
+		"certificate, which is trusted as it is",
+	ncentral.FaultWeakKey: "have it issued anew, with keys of 2048 bits or more on both sides",
+	ncentral.FaultNoAuthority: "have the server's certificate issued by an authority that may do so; until then ca_cert may hold " +
+		"the server's own certificate, which is trusted as it is",
+	ncentral.FaultCertificate: "have it issued anew for this server, by an authority that may do so: no setting here makes up for it",
+
+	ncentral.FaultProxyCredential: "correct user and password in HTTPS_PROXY in the environment of the Vault server and restart it, " +
+		"or have the host of url exempted by NO_PROXY",
+	ncentral.FaultProxyForbids: "whoever runs the proxy is to let this Vault node connect to host and port of url, or the host is " +
+		"to be exempted by NO_PROXY in the environment of the Vault server",
+	ncentral.FaultProxyFailed: "the proxy is up, and N-central is not to be reached from it: check the host and port of url, and " +
+		"whether the proxy knows them and may reach them",
+
+	ncentral.FaultProxySilent: "either the proxy does not answer, or it waits for N-central in vain: check HTTPS_PROXY in the environment " +
+		"of the Vault server and the host and port of url, and ask whoever runs the proxy",
+
+	ncentral.FaultRedirect: "if N-central is there now, write that as url; else something on the way wants a login there, and is " +
+		"to let this Vault node through",
+	ncentral.FaultInItsPlace: "whoever runs it is to let this Vault node through: the User-API token was not judged, so generate " +
+		"no new one",
+	ncentral.FaultAuthorizationLost: "a proxy or gateway before N-central takes the Authorization header out or changes it: it is " +
+		"to let it through as it is",
+}
+
+func (f *Failure) remedyOfWebPage(status int) string {
+	switch {
+	case status >= http.StatusInternalServerError:
+		return "a load balancer or web server before N-central answered in its place: N-central is being started or upgraded, or " +
+			"is down; where that lasts, ask whoever runs it"
+	case f.Kind == ncentral.KindBadRequest && !f.has.http:
+		return "a web server or proxy before N-central answered in its place: ask whoever runs it"
+	}
+	return ""
+}
+
+func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
+	switch fault {
+	case ncentral.FaultUnknownAuthority:
+		if s.caCert {
+			return "add the certificate of that authority to ca_cert, which does not hold it; if it is an intermediate one, the " +
+				"server had better send it along"
+		}
+		return "set ca_cert to the certificate of that authority; if it is a public one, the server is to send its intermediate " +
+			"certificates along, and this Vault node needs the system's CA certificates"
+	case ncentral.FaultSelfSigned:
+		if s.caCert {
+			return "ca_cert holds another certificate: if the server has a new one, set ca_cert to that"
+		}
+		return "set ca_cert to this certificate"
+	case ncentral.FaultOtherAuthority:
+		if s.caCert {
+			return "ca_cert holds another certificate of that name: if the authority was made anew, set ca_cert to its new one"
+		}
+		return "if the authority is a private one, set ca_cert to its certificate"
+	case ncentral.FaultWrongName, ncentral.FaultNameless:
+		if s.serverName {
+			return "correct tls_server_name, or reset it where the certificate holds the host of url"
+		}
+		return "correct the host of url, or set tls_server_name to a name that N-central's certificate holds"
+	case ncentral.FaultExpired:
+		if s.caCert {
+			return "renew it, unless the clock of this Vault node is wrong; if it is one that ca_cert holds, set ca_cert to the new one"
+		}
+		return "renew it on the server, unless the clock of this Vault node is wrong"
+	}
+	return ""
+}
+
+// remedyAtProxy is what can be done about the connection to the proxy itself, which is made with the config's trust.
+func (s settings) remedyAtProxy(fault ncentral.Fault) string {
+	switch fault {
+	case ncentral.FaultNotTLS:
+		return "write HTTPS_PROXY in the environment of the Vault server with http:// in place of https://, and restart the server"
+	case ncentral.FaultWrongName, ncentral.FaultNameless:
+		if s.serverName {
+			return "tls_server_name is asked of a proxy with https too: write HTTPS_PROXY in the environment of the Vault server with " +
+				"http://, if the proxy speaks that, or have the host of url exempted by NO_PROXY"
+		}
+	case ncentral.FaultUnknownAuthority, ncentral.FaultSelfSigned, ncentral.FaultOtherAuthority:
+		if s.caCert {
+			return "ca_cert counts for a proxy with https too: add the certificate of the proxy's authority to it"
+		}
+		return "add the certificate of the proxy's authority to those of this Vault node's system"
+	}
+	return "check HTTPS_PROXY in the environment of the Vault server, that the proxy is up and its certificate in order, and that " +
+		"this Vault node may reach it; what needs no proxy is to be exempted by NO_PROXY"
+}
