@@ -59,12 +59,15 @@ type Session struct {
 }
 
 // Links are the addresses that the server names for its authentication API, to be
-// shown, never to be followed. Nothing follows from one that is missing: logout is
-// not among them even where it exists [S].
+// shown, never to be followed. One that is there says that the call is. Nothing
+// follows from one that is missing: older servers and the documentation name the
+// first three [D,S].
 type Links struct {
 	Authenticate string
 	Refresh      string
 	Validate     string
+	Logout       string
+	SSO          string
 }
 
 // ServerInfo says which software the server runs.
@@ -72,6 +75,22 @@ type ServerInfo struct {
 	Version   string // of the API service
 	NCentral  string // of N-central; "" where the server does not tell [O]
 	StartTime string // as answered, in whatever form; "" where absent [S]
+}
+
+// User is what N-central tells of the user whose token asked. What it did not tell is
+// empty or nil.
+type User struct {
+	Name                  string
+	Enabled               *bool
+	Locked                *bool
+	PasswordExpired       *bool
+	PasswordResetRequired *bool
+	TwoFactorType         string // "NONE" for none [S]
+}
+
+// HasTwoFactor reports whether two-factor authentication is known to be on.
+func (u User) HasTwoFactor() bool {
+	return u.TwoFactorType != "" && !strings.EqualFold(u.TwoFactorType, "NONE")
 }
 
 // Health is the server's clock.
@@ -260,6 +279,8 @@ func parseLinks(received answer) (Links, error) {
 		Authenticate link `json:"authenticate"`
 		Refresh      link `json:"refresh"`
 		Validate     link `json:"validate"`
+		Logout       link `json:"logout"`
+		SSO          link `json:"sso"`
 	}
 	var answered struct {
 		links
@@ -272,6 +293,8 @@ func parseLinks(received answer) (Links, error) {
 		Authenticate: filter(string(cmp.Or(answered.Authenticate, answered.Nested.Authenticate))),
 		Refresh:      filter(string(cmp.Or(answered.Refresh, answered.Nested.Refresh))),
 		Validate:     filter(string(cmp.Or(answered.Validate, answered.Nested.Validate))),
+		Logout:       filter(string(cmp.Or(answered.Logout, answered.Nested.Logout))),
+		SSO:          filter(string(cmp.Or(answered.SSO, answered.Nested.SSO))),
 	}, nil
 }
 
@@ -348,6 +371,54 @@ func parseServerInfo(received answer, accessToken string) (ServerInfo, error) {
 		NCentral:  filter(answered.NCentral, accessToken),
 		StartTime: filter(startTime, accessToken),
 	}, nil
+}
+
+func parseUser(received answer, accessToken string) (User, error) {
+	var answered struct {
+		Data *struct {
+			Username                told[string] `json:"username"`
+			IsEnabled               told[bool]   `json:"isEnabled"`
+			IsLocked                told[bool]   `json:"isLocked"`
+			IsPasswordExpired       told[bool]   `json:"isPasswordExpired"`
+			IsPasswordResetRequired told[bool]   `json:"isPasswordResetRequired"`
+			TwoFactorType           told[string] `json:"twoFactorType"`
+		} `json:"data"`
+	}
+	if err := decode(CallUser, received.body, &answered); err != nil {
+		return User{}, err
+	}
+	data := answered.Data
+	if data == nil {
+		return User{}, malformed(CallUser, "no data in it")
+	}
+	return User{
+		Name:                  filter(data.Username.or(""), accessToken),
+		Enabled:               data.IsEnabled.value,
+		Locked:                data.IsLocked.value,
+		PasswordExpired:       data.IsPasswordExpired.value,
+		PasswordResetRequired: data.IsPasswordResetRequired.value,
+		TwoFactorType:         filter(data.TwoFactorType.or(""), accessToken),
+	}, nil
+}
+
+// told is a value, or nil where the field is missing or of another type: of some
+// twenty that a server tells, one of a later form is no reason to know none.
+type told[T any] struct{ value *T }
+
+// UnmarshalJSON never fails.
+func (t *told[T]) UnmarshalJSON(raw []byte) error {
+	var value *T
+	if json.Unmarshal(raw, &value) == nil {
+		t.value = value
+	}
+	return nil
+}
+
+func (t told[T]) or(other T) T {
+	if t.value == nil {
+		return other
+	}
+	return *t.value
 }
 
 func parseHealth(received answer) (Health, error) {

@@ -4,6 +4,7 @@
 package ncentral
 
 import (
+	"fmt"
 	"math"
 	"net/http"
 	"strings"
@@ -170,12 +171,17 @@ func TestWhatValidateAnswers(t *testing.T) {
 func TestLinks(t *testing.T) {
 	want := Links{Authenticate: "/api/auth/authenticate", Refresh: "/api/auth/refresh", Validate: "/api/auth/validate"}
 	flat := `{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`
+	five := want
+	five.Logout, five.SSO = "/api/auth/logout", "/api/auth/sso"
+	flatFive := strings.TrimSuffix(flat, "}") + `,"logout":"/api/auth/logout","sso":"/api/auth/sso"}`
 	tests := map[string]struct {
 		body string
 		want Links
 	}{
 		"flat":             {flat, want},
 		"under _links":     {`{"_links":` + flat + `}`, want},
+		"five":             {flatFive, five},
+		"five under it":    {`{"_links":` + flatFive + `}`, five},
 		"as objects":       {`{"_links":{"authenticate":{"href":"/api/auth/authenticate"}}}`, Links{Authenticate: want.Authenticate}},
 		"of other forms":   {`{"authenticate":5,"refresh":["x"],"validate":null}`, Links{}},
 		"none":             {`{}`, Links{}},
@@ -224,6 +230,59 @@ func TestServerInfo(t *testing.T) {
 	}
 	if _, err := clientOf(reply(200, typeJSON, `{"version":3}`)).ServerInfo(t.Context(), token); KindOf(err) != KindMalformed {
 		t.Errorf("a version that is no text: got %v", err)
+	}
+}
+
+func TestUser(t *testing.T) {
+	token := newToken()
+	known := User{
+		Name: "api@example.com", Enabled: new(true), Locked: new(false), PasswordExpired: new(true), PasswordResetRequired: new(false),
+		TwoFactorType: "NONE",
+	}
+	full := `"userId":7,"username":"api@example.com","isEnabled":true,"isLocked":false,"isPasswordExpired":true,` +
+		`"isPasswordResetRequired":false,"twoFactorType":"NONE","generation":1`
+	tests := map[string]struct {
+		body string
+		want User
+	}{
+		"full":               {`{"status":200,"message":"ok","data":{` + full + `}}`, known},
+		"nothing told":       {`{"data":{}}`, User{}},
+		"null":               {`{"data":{"username":null,"isLocked":null,"twoFactorType":null}}`, User{}},
+		"of other types":     {`{"data":{"username":["x"],"isLocked":"no","isEnabled":1,"twoFactorType":{}}}`, User{}},
+		"one of another":     {`{"data":{"username":"a","isLocked":0,"isEnabled":false}}`, User{Name: "a", Enabled: new(false)}},
+		"with odd letters":   {`{"data":{"username":"a\u001b[31m\nb","twoFactorType":"T\u0000OTP"}}`, User{Name: "a[31m b", TwoFactorType: "TOTP"}},
+		"echoing the token":  {`{"data":{"username":"` + token + `"}}`, User{Name: redacted}},
+		"a name without end": {`{"data":{"username":"` + strings.Repeat("a b ", 100) + `"}}`, User{Name: strings.Repeat("a b ", 50)}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			user, err := clientOf(reply(200, typeJSON, test.body)).User(t.Context(), token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, user); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	for status, kind := range map[int]Kind{401: KindRefused, 403: KindForbidden, 404: KindNotFound, 500: KindServerError} {
+		body := fmt.Sprintf(`{"status":%d,"message":"no"}`, status)
+		if _, err := clientOf(reply(status, typeJSON, body)).User(t.Context(), token); KindOf(err) != kind {
+			t.Errorf("status %d: got %v", status, err)
+		}
+	}
+	for _, body := range []string{`{}`, `{"data":null}`, `{"data":[]}`, `{"data":"x"}`, `[]`} {
+		if _, err := clientOf(reply(200, typeJSON, body)).User(t.Context(), token); KindOf(err) != KindMalformed {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+}
+
+func TestTwoFactor(t *testing.T) {
+	for twoFactorType, want := range map[string]bool{"": false, "NONE": false, "none": false, "TOTP": true, "EMAIL": true} {
+		if got := (User{TwoFactorType: twoFactorType}).HasTwoFactor(); got != want {
+			t.Errorf("%q: got %t", twoFactorType, got)
+		}
 	}
 }
 

@@ -29,12 +29,15 @@ const (
 	CallLogout       Call = "logout"       // POST /api/auth/logout, absent before N-central 2026 [S]
 	CallHealth       Call = "health"       // GET /api/health [S]
 	CallServerInfo   Call = "server_info"  // GET /api/server-info [S]
+	CallUser         Call = "user"         // GET /api/users/me, absent before N-central 2026 [S]
 	CallData         Call = "data"         // GET /api/service-orgs?pageSize=1 [S]
 )
 
 // Calls are all there are.
 func Calls() []Call {
-	return []Call{CallLinks, CallAuthenticate, CallRefresh, CallValidate, CallLogout, CallHealth, CallServerInfo, CallData}
+	return []Call{
+		CallLinks, CallAuthenticate, CallRefresh, CallValidate, CallLogout, CallHealth, CallServerInfo, CallUser, CallData,
+	}
 }
 
 // Options describe a Client.
@@ -164,6 +167,15 @@ func (c *Client) Links(ctx context.Context) (Links, error) {
 func (c *Client) ServerInfo(ctx context.Context, accessToken string) (ServerInfo, error) {
 	r := bearerRequest(CallServerInfo, http.MethodGet, "/api/server-info", accessToken)
 	return do(ctx, c, r, func(received answer) (ServerInfo, error) { return parseServerInfo(received, accessToken) })
+}
+
+// User reads what N-central tells the token's user of themselves. KindForbidden says
+// that they lack the permission USERS_VIEW, KindNotFound that this server does not
+// tell (before 2026) [S]. Whether one whose password has expired is told so, or gets
+// a KindServerError here too, is not known [?].
+func (c *Client) User(ctx context.Context, accessToken string) (User, error) {
+	r := bearerRequest(CallUser, http.MethodGet, "/api/users/me", accessToken)
+	return do(ctx, c, r, func(received answer) (User, error) { return parseUser(received, accessToken) })
 }
 
 // Health reads the server's clock. It needs no token.

@@ -103,6 +103,11 @@ func TestRequestsAsSent(t *testing.T) {
 			`{"version":"3.1.0"}`,
 			sentRequest{Method: "GET", URI: "/base/api/server-info", Authorization: "Bearer " + token},
 		},
+		"user": {
+			func(ctx context.Context, c *Client) error { _, err := c.User(ctx, token); return err },
+			`{"data":{}}`,
+			sentRequest{Method: "GET", URI: "/base/api/users/me", Authorization: "Bearer " + token},
+		},
 		"data": {
 			func(ctx context.Context, c *Client) error { return c.Data(ctx, token) },
 			`{"data":[]}`,
@@ -170,6 +175,7 @@ func TestTokensThatCannotBeSent(t *testing.T) {
 		"validate": func(token string) error { return client.Validate(t.Context(), token) },
 		"logout":   func(token string) error { return client.Logout(t.Context(), token) },
 		"data":     func(token string) error { return client.Data(t.Context(), token) },
+		"user":     func(token string) error { _, err := client.User(t.Context(), token); return err },
 	}
 	secret := newToken()
 	for name, call := range calls {

@@ -91,8 +91,19 @@ func fuzzedCalls(t *testing.T, c *Client) []func() error {
 		},
 		func() error {
 			links, err := c.Links(t.Context())
-			for what, text := range map[string]string{"authenticate": links.Authenticate, "refresh": links.Refresh, "validate": links.Validate} {
+			for what, text := range map[string]string{
+				"authenticate": links.Authenticate, "refresh": links.Refresh, "validate": links.Validate, "logout": links.Logout, "sso": links.SSO,
+			} {
 				checkShown(t, "link of "+what, text)
+			}
+			return err
+		},
+		func() error {
+			user, err := c.User(t.Context(), fuzzedSecret)
+			checkShown(t, "user's name", user.Name, fuzzedSecret)
+			checkShown(t, "two-factor type", user.TwoFactorType, fuzzedSecret)
+			if err != nil && user != (User{}) {
+				t.Errorf("a user beside the error %v", err)
 			}
 			return err
 		},
@@ -101,7 +112,7 @@ func fuzzedCalls(t *testing.T, c *Client) []func() error {
 
 // FuzzAnswers has a server answer whatever it likes to each of the calls.
 func FuzzAnswers(f *testing.F) {
-	const authenticate, refresh, validate, logout, data, health, info, links = 0, 1, 2, 3, 4, 5, 6, 7
+	const authenticate, refresh, validate, logout, data, health, info, links, user = 0, 1, 2, 3, 4, 5, 6, 7, 8
 	for _, seed := range []struct {
 		call        uint8
 		status      uint16
@@ -136,6 +147,10 @@ func FuzzAnswers(f *testing.F) {
 		{info, 200, typeJSON, "", `{"version":"3.1.0","ncentral":null,"startTime":"` + fuzzedSecret + `","jvmVersion":5}`},
 		{info, 200, typeJSON, "", `{"version":"\u0000\ud800","startTime":{"a":[1e999]}}`},
 		{links, 200, typeJSON, "", `{"_links":{"authenticate":{"href":"/api/auth/authenticate\n"}},"refresh":5,"validate":null}`},
+		{links, 200, typeJSON, "", `{"authenticate":"/a","_links":{"logout":"/api/auth/logout","sso":["x"]}}`},
+		{user, 200, typeJSON, "", `{"status":200,"data":{"username":"a@example.com","isLocked":true,"twoFactorType":"NONE"}}`},
+		{user, 200, typeJSON, "", `{"data":{"username":"` + fuzzedSecret + `\u202e","isEnabled":"yes","isPasswordExpired":null,"twoFactorType":7}}`},
+		{user, 403, typeJSON, "", `{"status":403,"message":"no ` + fuzzedSecret + `"}`},
 		{links, 429, "application/problem+json", "9223372036854775807", `{"message":true}`},
 	} {
 		f.Add(seed.call, seed.status, seed.contentType, seed.retryAfter, []byte(seed.body))
