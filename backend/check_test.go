@@ -58,7 +58,7 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 				}
 				want := map[string]any{
 					"can_log_out": test.canLogOut, "refresh_ends_predecessor": test.refreshEnds,
-					"authenticate_ends_earlier_sessions": test.sessionEnds, "server_version": "2026.2.0.17",
+					"authenticate_ends_earlier_sessions": test.sessionEnds, "server_version": "2026.4.1.12",
 					"clock_offset_seconds": m.Knobs().ClockOffset.Seconds(),
 				}
 				for field, value := range want {

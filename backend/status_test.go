@@ -107,7 +107,7 @@ func TestStatusTellsTimesAndWhatWasLearnt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		want := map[string]any{
 			"state": "ok", "reasons": []string{}, "logouts_owed": 0, "last_success": "2000-01-01T00:00:00Z",
-			"server_version": "2026.2.0.17", "clock_offset_seconds": 0.0,
+			"server_version": "2026.4.1.12", "clock_offset_seconds": 0.0,
 			"can_log_out": true, "can_validate": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
 		}
 		if diff := cmp.Diff(want, m.status()); diff != "" {

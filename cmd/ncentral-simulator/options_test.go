@@ -31,7 +31,8 @@ func TestEveryKnobHasItsFlag(t *testing.T) {
 		-omit-expiry-seconds -single-use-refresh-tokens -refresh-ends-predecessor -lenient-refresh-content-type
 		-logout-absent -authenticate-ends-earlier-sessions -regenerate-ends-sessions
 		-expired-password-refuses-authenticate -data-forbidden -hide-core-errors -links-nested -omit-start-time
-		-override-errors-name-field=false -validate-absent
+		-override-errors-name-field=false -validate-absent -logout-ends-chain -password-change-ends-sessions
+		-expired-password-fails-user -barred-users-authenticate -user-absent -user-forbidden -three-links
 		-server-version x -max-in-flight 4 -retry-after-seconds 5 -latency 6s -clock-offset -7s`)
 	parsed, err := parseOptions(append(arguments, "-hidden-error-key", "error message"), io.Discard)
 	if err != nil {
@@ -43,6 +44,8 @@ func TestEveryKnobHasItsFlag(t *testing.T) {
 			IgnoreOverrides: true, RefuseLongOverrides: true, IgnoreBadOverrides: true,
 			GrantLongerBy: time.Second, AccessLimit: 2 * time.Second, RefreshLimit: 3 * time.Second,
 			OmitExpirySeconds: true, SingleUseRefreshTokens: true, RefreshEndsPredecessor: true,
+			LogoutEndsChain: true, PasswordChangeEndsSessions: true, ExpiredPasswordFailsUser: true, BarredUsersAuthenticate: true,
+			UserAbsent: true, UserForbidden: true, ThreeLinks: true,
 			LenientRefreshContentType: true, LogoutAbsent: true, ValidateAbsent: true, AuthenticateEndsEarlierSessions: true,
 			RegenerateEndsSessions: true, ExpiredPasswordRefusesAuthenticate: true, DataForbidden: true,
 			HideCoreErrors: true, HiddenErrorKey: "error message", LinksNested: true, OmitStartTime: true, ServerVersion: "x",

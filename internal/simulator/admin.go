@@ -24,8 +24,12 @@ import (
 //	POST   /reboot
 //	POST   /users                             {"name":"...","lifetime":"1h"}, lifetime optional: answers user_api_token
 //	POST   /users/{name}/regenerate           answers user_api_token
+//	POST   /users/{name}/change-password      as an administrator does
 //	POST   /users/{name}/password-expired     {"expired":true}
+//	POST   /users/{name}/password-reset       {"required":true}
 //	POST   /users/{name}/disabled             {"disabled":true}
+//	POST   /users/{name}/locked               {"locked":true}
+//	POST   /users/{name}/two-factor           {"type":"TOTP"}, or "NONE"
 //	GET    /sessions                          {"open":n}
 //	POST   /down                              {"down":true}
 //
@@ -49,8 +53,12 @@ func (s *Simulator) AdminHandler() http.Handler {
 	route("POST /reboot", func(*http.Request) (any, error) { s.Reboot(); return nil, nil })
 	route("POST /users", s.adminAddUser)
 	route("POST /users/{name}/regenerate", s.adminRegenerate)
-	route("POST /users/{name}/password-expired", s.adminPasswordExpired)
-	route("POST /users/{name}/disabled", s.adminDisabled)
+	route("POST /users/{name}/change-password", s.adminChangePassword)
+	route("POST /users/{name}/password-expired", adminSwitch("expired", s.SetPasswordExpired))
+	route("POST /users/{name}/password-reset", adminSwitch("required", s.SetPasswordResetRequired))
+	route("POST /users/{name}/disabled", adminSwitch("disabled", s.SetUserDisabled))
+	route("POST /users/{name}/locked", adminSwitch("locked", s.SetUserLocked))
+	route("POST /users/{name}/two-factor", s.adminTwoFactor)
 	route("GET /sessions", func(*http.Request) (any, error) { return map[string]int{"open": s.OpenSessions()}, nil })
 	route("POST /down", s.adminDown)
 	return routes
@@ -168,30 +176,40 @@ func userAPITokenBody(token string) map[string]string {
 	return map[string]string{"user_api_token": token}
 }
 
-func (s *Simulator) adminPasswordExpired(request *http.Request) (any, error) {
-	var body struct {
-		Expired *bool `json:"expired"`
-	}
-	if err := readAdmin(request, &body); err != nil {
-		return nil, err
-	}
-	if body.Expired == nil {
-		return nil, errors.New("expired: must be true or false")
-	}
-	return nil, notFound(s.SetPasswordExpired(request.PathValue("name"), *body.Expired))
+func (s *Simulator) adminChangePassword(request *http.Request) (any, error) {
+	return nil, notFound(s.ChangePassword(request.PathValue("name")))
 }
 
-func (s *Simulator) adminDisabled(request *http.Request) (any, error) {
+// adminSwitch reads an object of one field, true or false, for the user that the path names.
+func adminSwitch(field string, set func(name string, on bool) error) func(*http.Request) (any, error) {
+	return func(request *http.Request) (any, error) {
+		var body map[string]*bool
+		if err := readAdmin(request, &body); err != nil {
+			return nil, fmt.Errorf("%s: %w", field, err)
+		}
+		for name := range body {
+			if name != field {
+				return nil, fmt.Errorf("unknown field %q", name)
+			}
+		}
+		if body[field] == nil {
+			return nil, fmt.Errorf("%s: must be true or false", field)
+		}
+		return nil, notFound(set(request.PathValue("name"), *body[field]))
+	}
+}
+
+func (s *Simulator) adminTwoFactor(request *http.Request) (any, error) {
 	var body struct {
-		Disabled *bool `json:"disabled"`
+		Type string `json:"type"`
 	}
 	if err := readAdmin(request, &body); err != nil {
 		return nil, err
 	}
-	if body.Disabled == nil {
-		return nil, errors.New("disabled: must be true or false")
+	if body.Type == "" {
+		return nil, fmt.Errorf("type: must be given, %q for none", noTwoFactor)
 	}
-	return nil, notFound(s.SetUserDisabled(request.PathValue("name"), *body.Disabled))
+	return nil, notFound(s.SetTwoFactorType(request.PathValue("name"), body.Type))
 }
 
 func notFound(err error) error {

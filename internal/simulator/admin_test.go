@@ -52,6 +52,16 @@ func TestAdminUsers(t *testing.T) {
 		wantEqual(t, "not expired", client.data(access), 200)
 		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/disabled", `{"disabled":true}`, 204, "")
 		wantEqual(t, "disabled", client.call(http.MethodPost, authenticatePath, bearer(second), "").status, 401)
+		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/disabled", `{"disabled":false}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/locked", `{"locked":true}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/two-factor", `{"type":"TOTP"}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/password-reset", `{"required":true}`, 204, "")
+		profile := profileOf(client, access)
+		wantEqual(t, "locked", profile["isLocked"], any(true))
+		wantEqual(t, "two-factor", profile["twoFactorType"], any("TOTP"))
+		wantEqual(t, "reset", profile["isPasswordResetRequired"], any(true))
+		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/change-password", "", 204, "")
+		wantEqual(t, "reset", profileOf(client, access)["isPasswordResetRequired"], any(false))
 
 		expiring := adminToken(t, admin(s, http.MethodPost, "/users", `{"name":"bob","lifetime":"90s"}`))
 		client.authenticate(expiring)
@@ -76,6 +86,7 @@ func TestAdminCountsAndFailures(t *testing.T) {
 		begin := time.Now()
 		client.call(http.MethodGet, "/api/health", nil, "")
 		wantEqual(t, "took", time.Since(begin), 1500*time.Millisecond)
+		client.beyond = true
 		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"validate","count":1,"kind":"message","message":"no"}`, 204, "")
 		wantEqual(t, "body", client.get(validatePath, "x").body, `{"message":"no"}`)
 		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"validate","count":1,"kind":"html","status":401}`, 204, "")
@@ -137,7 +148,13 @@ func TestAdminBadRequests(t *testing.T) {
 		{http.MethodPost, "/users/nobody/disabled", `{"disabled":true}`, 404, `no user \"nobody\"`},
 		{http.MethodPost, "/users/nobody/password-expired", `{"expired":true}`, 404, `no user \"nobody\"`},
 		{http.MethodPost, "/users/alice/disabled", `{}`, 400, "disabled: must be"},
-		{http.MethodPost, "/users/alice/disabled", `{"x":1}`, 400, `unknown field \"x\"`},
+		{http.MethodPost, "/users/alice/disabled", `{"disabled":true,"x":true}`, 400, `unknown field \"x\"`},
+		{http.MethodPost, "/users/alice/disabled", `{"disabled":1}`, 400, "disabled: "},
+		{http.MethodPost, "/users/alice/locked", `{}`, 400, "locked: must be"},
+		{http.MethodPost, "/users/alice/password-reset", `{}`, 400, "required: must be"},
+		{http.MethodPost, "/users/alice/two-factor", `{}`, 400, "type: must be given"},
+		{http.MethodPost, "/users/nobody/two-factor", `{"type":"NONE"}`, 404, `no user \"nobody\"`},
+		{http.MethodPost, "/users/nobody/change-password", ``, 404, `no user \"nobody\"`},
 		{http.MethodPost, "/users/alice/password-expired", `{}`, 400, "expired: must be"},
 		{http.MethodPost, "/users/alice/password-expired", `{"expired":"yes"}`, 400, "expired"},
 		{http.MethodPost, "/down", `{}`, 400, "down: must be"},

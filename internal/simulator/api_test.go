@@ -17,7 +17,8 @@ import (
 func TestLinks(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *Simulator, client *testClient) {
 		answered := client.call(http.MethodGet, "/api/auth", nil, "")
-		want := `{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`
+		want := `{"authenticate":"/api/auth/authenticate","logout":"/api/auth/logout","refresh":"/api/auth/refresh",` +
+			`"sso":"/api/auth/sso","validate":"/api/auth/validate"}`
 		wantEqual(t, "status", answered.status, http.StatusOK)
 		wantEqual(t, "content type", answered.header.Get("Content-Type"), "application/json")
 		wantEqual(t, "body", answered.body, want)
@@ -142,7 +143,8 @@ func TestCallsWithoutABearerToken(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *Simulator, client *testClient) {
 		const missing = "UNAUTHORIZED: UnauthorizedException: Missing authorization header bearer."
 		for path, method := range map[string]string{
-			validatePath: http.MethodGet, "/api/auth/logout": http.MethodPost, "/api/server-info": http.MethodGet, "/api/service-orgs": http.MethodGet,
+			validatePath: http.MethodGet, logoutPath: http.MethodPost, serverInfoPath: http.MethodGet, "/api/server-info/time": http.MethodGet,
+			"/api/users/me": http.MethodGet, "/api/service-orgs": http.MethodGet,
 		} {
 			client.wantError(client.call(method, path, nil, ""), 401, missing)
 			client.wantError(client.call(method, path, header{"Authorization": "Basic abc"}, ""), 401, missing)
@@ -154,14 +156,14 @@ func TestLogoutEndsThePair(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		token := s.AddUser("alice")
 		first, second := client.authenticate(token).Tokens, client.authenticate(token).Tokens
-		answered := client.call(http.MethodPost, "/api/auth/logout", bearer(first.Access.Token), "")
+		answered := client.call(http.MethodPost, logoutPath, bearer(first.Access.Token), "")
 		wantEqual(t, "status", answered.status, 200)
 		wantEqual(t, "body", answered.body, "")
 		wantEqual(t, "access token", s.AccessTokenLives(first.Access.Token), false)
 		wantEqual(t, "refresh token", client.refreshCall(first.Refresh.Token).status, 401)
 		wantEqual(t, "other session", client.data(second.Access.Token), 200)
 		wantEqual(t, "sessions", s.OpenSessions(), 1)
-		wantEqual(t, "second logout", client.call(http.MethodPost, "/api/auth/logout", bearer(first.Access.Token), "").status, 401)
+		wantEqual(t, "second logout", client.call(http.MethodPost, logoutPath, bearer(first.Access.Token), "").status, 401)
 	})
 }
 
@@ -173,10 +175,77 @@ func TestHealthAndServerInfo(t *testing.T) {
 		if err := json.Unmarshal([]byte(client.get("/api/server-info", access).body), &info); err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]any{"version": "3.1.0", "ncentral": "2026.2.0.17", "startTime": "2000-01-01T00:00:00.000Z", "jvmVersion": "17.0.12"}
+		want := map[string]any{"version": "3.1.0", "ncentral": "2026.4.1.12", "startTime": "2000-01-01T00:00:00.000Z", "jvmVersion": "17.0.12"}
 		if diff := cmp.Diff(want, info); diff != "" {
 			t.Error(diff)
 		}
+	})
+}
+
+func TestRootAndServerTime(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		wantEqual(t, "root", client.call(http.MethodGet, "/api", nil, "").body,
+			`{"_links":{"auth":"/api/auth","health":"/api/health","root":"/api","server-info":"/api/server-info"}}`)
+		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		wantEqual(t, "time", client.get("/api/server-info/time", access).body,
+			`{"serverTime":"2000-01-01T00:00:00+00:00","timezone":"Etc/UTC","utcOffset":"+00:00"}`)
+		wantEqual(t, "sso", client.call(http.MethodPost, ssoPath, bearer("of an identity provider"), "").status, 401)
+	})
+}
+
+// profileOf is what users/me tells of the token's user.
+func profileOf(client *testClient, access string) map[string]any {
+	client.t.Helper()
+	answered := client.get("/api/users/me", access)
+	var body struct {
+		Status int            `json:"status"`
+		Data   map[string]any `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(answered.body), &body); err != nil || answered.status != 200 || body.Status != 200 {
+		client.t.Fatalf("status %d, in the body %d: %v", answered.status, body.Status, err)
+	}
+	return body.Data
+}
+
+func TestUserIsToldWhoTheyAre(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		access := client.authenticate(s.AddUser("alice@example.com")).Tokens.Access.Token
+		want := map[string]any{
+			"username": "alice@example.com", "isEnabled": true, "isLocked": false, "isPasswordExpired": false,
+			"isPasswordResetRequired": false, "twoFactorType": "NONE",
+		}
+		holds := func() {
+			t.Helper()
+			profile := profileOf(client, access)
+			for field, value := range want {
+				wantEqual(t, field, profile[field], value)
+			}
+		}
+		holds()
+		s.Change(func(k *Knobs) { k.BarredUsersAuthenticate = true })
+		for field, change := range map[string]struct {
+			value any
+			set   func(string, bool) error
+		}{
+			"isEnabled": {false, s.SetUserDisabled}, "isLocked": {true, s.SetUserLocked},
+			"isPasswordExpired": {true, s.SetPasswordExpired}, "isPasswordResetRequired": {true, s.SetPasswordResetRequired},
+		} {
+			if err := change.set("alice@example.com", true); err != nil {
+				t.Fatal(err)
+			}
+			want[field] = change.value
+			holds()
+		}
+		if err := s.SetTwoFactorType("alice@example.com", "TOTP"); err != nil {
+			t.Fatal(err)
+		}
+		want["twoFactorType"] = "TOTP"
+		holds()
+		if err := s.ChangePassword("alice@example.com"); err != nil {
+			t.Fatal(err)
+		}
+		want["isPasswordExpired"], want["isPasswordResetRequired"] = false, false
+		holds()
 	})
 }
 
@@ -197,7 +266,7 @@ func TestReboot(t *testing.T) {
 
 func TestPathsAndMethods(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		for _, path := range []string{"//api/auth", "/api//auth", "/api/auth/", "/api", "/login", "/"} {
+		for _, path := range []string{"//api/auth", "/api//auth", "/api/auth/", "/api/", "/login", "/"} {
 			client.wantError(client.call(http.MethodGet, path, nil, ""), 404, "NOT FOUND: ")
 		}
 		client.wantError(client.call(http.MethodGet, authenticatePath, nil, ""), 405, "METHOD NOT ALLOWED: ")
@@ -227,6 +296,31 @@ func TestDisabledUser(t *testing.T) {
 	})
 }
 
+// Of those who may not log in, the locked keep the sessions that they have: whether they do is not known.
+func TestUsersWhoMayNotLogIn(t *testing.T) {
+	for name, bar := range map[string]func(*Simulator) error{
+		"locked":     func(s *Simulator) error { return s.SetUserLocked("alice", true) },
+		"two-factor": func(s *Simulator) error { return s.SetTwoFactorType("alice", "TOTP") },
+		"disabled":   func(s *Simulator) error { return s.SetUserDisabled("alice", true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+				token := s.AddUser("alice")
+				tokens := client.authenticate(token).Tokens
+				if err := bar(s); err != nil {
+					t.Fatal(err)
+				}
+				refused := client.call(http.MethodPost, authenticatePath, bearer(token), "")
+				client.wantError(refused, 401, "UNAUTHORIZED: DmsLoginException: ")
+				wantEqual(t, "a session of before lives", s.AccessTokenLives(tokens.Access.Token), name != "disabled")
+				s.Change(func(k *Knobs) { k.BarredUsersAuthenticate = true })
+				client.refresh(tokens.Refresh.Token)
+				wantEqual(t, "data, by the knob", client.data(client.authenticate(token).Tokens.Access.Token), 200)
+			})
+		})
+	}
+}
+
 func TestExpiredPassword(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		token := s.AddUser("alice")
@@ -243,7 +337,10 @@ func TestExpiredPassword(t *testing.T) {
 func TestUnknownUser(t *testing.T) {
 	s := New(DefaultKnobs())
 	_, err := s.RegenerateUserAPIToken("nobody")
-	for _, err := range []error{err, s.SetPasswordExpired("nobody", true), s.SetUserDisabled("nobody", true)} {
+	for _, err := range []error{
+		err, s.SetPasswordExpired("nobody", true), s.SetPasswordResetRequired("nobody", true), s.SetUserDisabled("nobody", true),
+		s.SetUserLocked("nobody", true), s.SetTwoFactorType("nobody", "TOTP"), s.ChangePassword("nobody"),
+	} {
 		if err == nil || err.Error() != `no user "nobody"` {
 			t.Errorf("got %v", err)
 		}

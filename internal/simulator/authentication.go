@@ -12,9 +12,13 @@ import (
 	"time"
 )
 
-// links answers where the authentication calls are. Logout is not among them, even where it exists [S].
+// links answers where the authentication calls are: five of them [S], or the three that older servers and the
+// documentation have [D].
 func (s *Simulator) links() *answer {
 	links := map[string]string{"authenticate": authenticatePath, "refresh": refreshPath, "validate": validatePath}
+	if !s.knobs.ThreeLinks && !s.knobs.LogoutAbsent {
+		links["logout"], links["sso"] = logoutPath, ssoPath
+	}
 	if s.knobs.LinksNested {
 		return okAnswer(map[string]any{"_links": links})
 	}
@@ -27,7 +31,7 @@ func (s *Simulator) authenticate(incoming call) *answer {
 		return refusal
 	}
 	u := s.userOfToken(token)
-	if u == nil || u.disabled || (u.passwordExpired && s.knobs.ExpiredPasswordRefusesAuthenticate) {
+	if u == nil || s.refusesLogin(u) {
 		return s.coreError(http.StatusUnauthorized, "DmsLoginException: Login failed. Unable to obtain the login sessionId. Check the user and its token.")
 	}
 	access, refresh, refusal := s.grants(incoming)
@@ -70,13 +74,23 @@ func (s *Simulator) refresh(incoming call) *answer {
 	return s.tokensAnswer(s.issue(EndpointRefresh, old.user, old.chain, access, refresh), access, refresh)
 }
 
+// refusesLogin says whether the user gets no session, however good the token is.
+func (s *Simulator) refusesLogin(u *user) bool {
+	isBarred := u.disabled || u.locked || u.twoFactorType != noTwoFactor
+	return isBarred && !s.knobs.BarredUsersAuthenticate || u.passwordExpired && s.knobs.ExpiredPasswordRefusesAuthenticate
+}
+
 func isPlainText(contentType string) bool {
 	mediaType, _, err := mime.ParseMediaType(contentType)
 	return err == nil && mediaType == "text/plain"
 }
 
+// logout ends the pair, or all that was refreshed from the same authenticate [?].
 func (s *Simulator) logout(p *pair) *answer {
 	s.end(p, EndedByLogout)
+	if s.knobs.LogoutEndsChain {
+		s.endChain(p.chain)
+	}
 	return &answer{outcome: OutcomeOK, status: http.StatusOK}
 }
 

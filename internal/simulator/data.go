@@ -10,6 +10,13 @@ import (
 
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
+// root answers where the calls are that lead further [S].
+func root() *answer {
+	return okAnswer(map[string]any{"_links": map[string]string{
+		"root": rootPath, "auth": linksPath, "health": healthPath, "server-info": serverInfoPath,
+	}})
+}
+
 func (s *Simulator) health() *answer {
 	return okAnswer(map[string]string{"currentTime": s.serverClock().UTC().Format(timeFormat)})
 }
@@ -31,6 +38,10 @@ func (s *Simulator) withAccessToken(incoming call) *answer {
 		return s.logout(p)
 	case EndpointServerInfo:
 		return s.serverInfo()
+	case EndpointServerTime:
+		return s.serverTime()
+	case EndpointUser:
+		return s.user(s.users[p.user])
 	default:
 		return s.serviceOrgs(p)
 	}
@@ -48,16 +59,49 @@ func (s *Simulator) serverInfo() *answer {
 	return okAnswer(info)
 }
 
+// serverTime answers the clock of health again, of a server that stands in UTC [S].
+func (s *Simulator) serverTime() *answer {
+	now := s.serverClock().UTC().Format("2006-01-02T15:04:05-07:00")
+	return okAnswer(map[string]string{"serverTime": now, "timezone": "Etc/UTC", "utcOffset": "+00:00"})
+}
+
+// user tells the caller who they are. It needs a permission [S]; whether it needs the core engine, which refuses a user
+// whose password has expired, is not known [?].
+func (s *Simulator) user(u *user) *answer {
+	switch {
+	case u.passwordExpired && s.knobs.ExpiredPasswordFailsUser:
+		return s.coreError(http.StatusInternalServerError, coreFailed)
+	case s.knobs.UserForbidden:
+		return forbidden()
+	}
+	return okAnswer(map[string]any{"status": http.StatusOK, "message": "The user was found.", "data": u.profile()})
+}
+
 // serviceOrgs is the data call. It needs the core engine, which refuses a user whose password has expired [D,O].
 func (s *Simulator) serviceOrgs(p *pair) *answer {
 	if s.users[p.user].passwordExpired {
-		return s.coreError(http.StatusInternalServerError, "UnexpectedDmsResponseException: The core engine answered in an unexpected way.")
+		return s.coreError(http.StatusInternalServerError, coreFailed)
 	}
 	if s.knobs.DataForbidden {
-		return errorAnswer(http.StatusForbidden, "AccessDeniedException: Access is denied")
+		return forbidden()
 	}
-	organisation := map[string]any{"soId": 50, "soName": "Example Service Organisation"}
-	return okAnswer(map[string]any{"data": []any{organisation}, "totalItems": 1, "pageSize": 1, "pageNumber": 1})
+	return okAnswer(map[string]any{"data": []any{serviceOrganisation}, "totalItems": 1})
+}
+
+// serviceOrganisation has all the fields of N-central's [S].
+var serviceOrganisation = map[string]any{
+	"soId": "50", "soName": "Example Service Organisation", "orgUnitType": "SO", "parentId": "1",
+	"externalId": "", "externalId2": "", "phone": "",
+	"contactTitle": "", "contactFirstName": "Alex", "contactLastName": "Example", "contactEmail": "alex@example.com",
+	"contactPhone": "", "contactPhoneExt": nil, "contactDepartment": "",
+	"street1": "1 Example Street", "street2": "", "city": "Exampleton", "stateProv": "", "country": "CA", "postalCode": "",
+	"generation": 1, "descendantCount": 3, "isSystem": false, "isServiceOrg": true,
+}
+
+const coreFailed = "UnexpectedDmsResponseException: The core engine answered in an unexpected way."
+
+func forbidden() *answer {
+	return errorAnswer(http.StatusForbidden, "AccessDeniedException: Access is denied")
 }
 
 // coreError is an error of the core engine behind the API: a status, or hidden in a 200 [D].

@@ -14,13 +14,17 @@ type Endpoint string
 
 // The endpoints. EndpointOther stands for every path that is none of N-central's; AnyEndpoint matches all.
 const (
+	EndpointRoot         Endpoint = "root"
 	EndpointLinks        Endpoint = "links"
 	EndpointAuthenticate Endpoint = "authenticate"
 	EndpointRefresh      Endpoint = "refresh"
 	EndpointValidate     Endpoint = "validate"
 	EndpointLogout       Endpoint = "logout"
+	EndpointSSO          Endpoint = "sso"
 	EndpointHealth       Endpoint = "health"
 	EndpointServerInfo   Endpoint = "server_info"
+	EndpointServerTime   Endpoint = "server_time"
+	EndpointUser         Endpoint = "user"
 	EndpointServiceOrgs  Endpoint = "service_orgs"
 	EndpointOther        Endpoint = "other"
 	AnyEndpoint          Endpoint = "any"
@@ -28,41 +32,56 @@ const (
 
 // known says whether a failure can be asked for at this endpoint.
 func (e Endpoint) known() bool {
-	switch e {
-	case EndpointLinks, EndpointAuthenticate, EndpointRefresh, EndpointValidate, EndpointLogout, EndpointHealth,
-		EndpointServerInfo, EndpointServiceOrgs, EndpointOther, AnyEndpoint:
+	if e == EndpointOther || e == AnyEndpoint {
 		return true
+	}
+	for _, route := range routes {
+		if route.endpoint == e {
+			return true
+		}
 	}
 	return false
 }
 
 const (
+	rootPath         = "/api"
+	linksPath        = "/api/auth"
 	authenticatePath = "/api/auth/authenticate"
 	refreshPath      = "/api/auth/refresh"
 	validatePath     = "/api/auth/validate"
+	logoutPath       = "/api/auth/logout"
+	ssoPath          = "/api/auth/sso"
+	healthPath       = "/api/health"
+	serverInfoPath   = "/api/server-info"
 )
 
-// endpointOf answers the endpoint at a path and its method. A doubled slash makes another path, so a 404 [O].
-func endpointOf(path string) (endpoint Endpoint, method string) {
-	switch path {
-	case "/api/auth":
-		return EndpointLinks, http.MethodGet
-	case authenticatePath:
-		return EndpointAuthenticate, http.MethodPost
-	case refreshPath:
-		return EndpointRefresh, http.MethodPost
-	case validatePath:
-		return EndpointValidate, http.MethodGet
-	case "/api/auth/logout":
-		return EndpointLogout, http.MethodPost
-	case "/api/health":
-		return EndpointHealth, http.MethodGet
-	case "/api/server-info":
-		return EndpointServerInfo, http.MethodGet
-	case "/api/service-orgs":
-		return EndpointServiceOrgs, http.MethodGet
+// route is where an endpoint is, and by which method it is called.
+type route struct {
+	endpoint Endpoint
+	method   string
+}
+
+var routes = map[string]route{
+	rootPath:                {EndpointRoot, http.MethodGet},
+	linksPath:               {EndpointLinks, http.MethodGet},
+	authenticatePath:        {EndpointAuthenticate, http.MethodPost},
+	refreshPath:             {EndpointRefresh, http.MethodPost},
+	validatePath:            {EndpointValidate, http.MethodGet},
+	logoutPath:              {EndpointLogout, http.MethodPost},
+	ssoPath:                 {EndpointSSO, http.MethodPost},
+	healthPath:              {EndpointHealth, http.MethodGet},
+	serverInfoPath:          {EndpointServerInfo, http.MethodGet},
+	"/api/server-info/time": {EndpointServerTime, http.MethodGet},
+	"/api/users/me":         {EndpointUser, http.MethodGet},
+	"/api/service-orgs":     {EndpointServiceOrgs, http.MethodGet},
+}
+
+// routeOf answers the route at a path. A doubled slash makes another path, so a 404 [O].
+func routeOf(path string) route {
+	if known, ok := routes[path]; ok {
+		return known
 	}
-	return EndpointOther, ""
+	return route{endpoint: EndpointOther}
 }
 
 const (
@@ -90,11 +109,11 @@ type call struct {
 // readCall reads the request to its end: only then does net/http notice a client that goes away.
 func readCall(request *http.Request) call {
 	body, _ := io.ReadAll(io.LimitReader(request.Body, maxBodyBytes)) // a body broken off is refused for what it lacks
-	endpoint, method := endpointOf(request.URL.Path)
+	route := routeOf(request.URL.Path)
 	return call{
-		endpoint:        endpoint,
+		endpoint:        route.endpoint,
 		method:          request.Method,
-		allowedMethod:   method,
+		allowedMethod:   route.method,
 		path:            request.URL.Path,
 		authorization:   request.Header.Get("Authorization"),
 		contentType:     request.Header.Get("Content-Type"),

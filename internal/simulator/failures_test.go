@@ -18,6 +18,8 @@ import (
 // failing makes the next authenticate fail, and answers how it did.
 func failing(s *Simulator, client *testClient, failure Failure) (response, error) {
 	token := s.AddUser("alice")
+	client.beyond = isBeyond(failure)
+	defer func() { client.beyond = false }()
 	s.FailNext(EndpointAuthenticate, 1, failure)
 	return client.try(context.Background(), http.MethodPost, authenticatePath, bearer(token), "")
 }
@@ -284,6 +286,7 @@ func TestExpiryOverride(t *testing.T) {
 
 func TestFailuresInTheirOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		client.beyond = true // 502 and the like come from what stands before N-central
 		s.FailNext(EndpointHealth, 2, Failure{Kind: FailureStatus, Status: 503})
 		s.FailNext(EndpointHealth, 0, Failure{Kind: FailureStatus, Status: 504})
 		s.FailNext(AnyEndpoint, -1, Failure{Kind: FailureStatus, Status: 502})

@@ -20,11 +20,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// testClient calls a server, in memory or over TCP.
+// testClient calls a server, in memory or over TCP. Each answer is held against the description of N-central.
 type testClient struct {
 	t    *testing.T
 	http *http.Client
 	url  string
+	// beyond is set where a test has the server answer what no description has.
+	beyond bool
+	seen   func(request *http.Request, answered response) // told of each answer, where it is not nil
 }
 
 func newTestClient(t *testing.T, server *Server, transport *http.Transport) *testClient {
@@ -77,8 +80,19 @@ func (c *testClient) try(ctx context.Context, method, path string, headers heade
 	}
 	defer func() { _ = answered.Body.Close() }()
 	read, err := io.ReadAll(answered.Body)
-	return response{status: answered.StatusCode, header: answered.Header, body: string(read)}, err
+	whole := response{status: answered.StatusCode, header: answered.Header, body: string(read)}
+	if err == nil && !c.beyond {
+		if err := described().holdAnswer(request, whole); err != nil {
+			c.t.Errorf("the answer is not as described: %v", err)
+		}
+	}
+	if c.seen != nil {
+		c.seen(request, whole)
+	}
+	return whole, err
 }
+
+func decodeJSON(text string, into any) error { return json.Unmarshal([]byte(text), into) }
 
 func (c *testClient) call(method, path string, headers header, body string) response {
 	c.t.Helper()

@@ -33,14 +33,21 @@ type Knobs struct {
 	LenientRefreshContentType bool
 
 	LogoutAbsent                       bool
+	LogoutEndsChain                    bool
 	ValidateAbsent                     bool
 	AuthenticateEndsEarlierSessions    bool
 	RegenerateEndsSessions             bool
+	PasswordChangeEndsSessions         bool
 	ExpiredPasswordRefusesAuthenticate bool
+	ExpiredPasswordFailsUser           bool
+	BarredUsersAuthenticate            bool
+	UserAbsent                         bool
+	UserForbidden                      bool
 	DataForbidden                      bool
 	HideCoreErrors                     bool
 	HiddenErrorKey                     string
 	LinksNested                        bool
+	ThreeLinks                         bool
 	OmitStartTime                      bool
 	ServerVersion                      string
 
@@ -59,7 +66,7 @@ func DefaultKnobs() Knobs {
 	return Knobs{
 		AccessLimit:   time.Hour,
 		RefreshLimit:  25 * time.Hour,
-		ServerVersion: "2026.2.0.17",
+		ServerVersion: "2026.4.1.12",
 		MaxInFlight:   50,
 
 		OverrideErrorsNameField: true,
@@ -91,17 +98,24 @@ func (k *Knobs) registerSessions(flags *flag.FlagSet) {
 	flags.BoolVar(&k.RefreshEndsPredecessor, "refresh-ends-predecessor", k.RefreshEndsPredecessor, "a refresh ends the session's earlier access tokens at once, instead of leaving them to expire")
 	flags.BoolVar(&k.LenientRefreshContentType, "lenient-refresh-content-type", k.LenientRefreshContentType, "take any content type for the body of a refresh, instead of answering 415 to all but text/plain")
 	flags.BoolVar(&k.LogoutAbsent, "logout-absent", k.LogoutAbsent, "answer 404 to logout, as N-central 2025.3.1.1 does")
+	flags.BoolVar(&k.LogoutEndsChain, "logout-ends-chain", k.LogoutEndsChain, "a logout ends all that was refreshed from the same authenticate, instead of its own pair of tokens")
 	flags.BoolVar(&k.ValidateAbsent, "validate-absent", k.ValidateAbsent, "answer 404 to validate, as behind a proxy with a list of paths")
 	flags.BoolVar(&k.AuthenticateEndsEarlierSessions, "authenticate-ends-earlier-sessions", k.AuthenticateEndsEarlierSessions, "a new session ends all earlier ones of the same user")
 	flags.BoolVar(&k.RegenerateEndsSessions, "regenerate-ends-sessions", k.RegenerateEndsSessions, "a new User-API token ends the user's sessions, instead of only the old User-API token")
+	flags.BoolVar(&k.PasswordChangeEndsSessions, "password-change-ends-sessions", k.PasswordChangeEndsSessions, "a password that an administrator sets ends the user's sessions, instead of leaving them alone")
 }
 
 func (k *Knobs) registerAnswers(flags *flag.FlagSet) {
 	flags.BoolVar(&k.ExpiredPasswordRefusesAuthenticate, "expired-password-refuses-authenticate", k.ExpiredPasswordRefusesAuthenticate, "a user whose password has expired gets 401 from authenticate, instead of a session whose data calls answer 500")
+	flags.BoolVar(&k.ExpiredPasswordFailsUser, "expired-password-fails-user", k.ExpiredPasswordFailsUser, "a user whose password has expired gets 500 from users/me too, instead of an answer that says so")
+	flags.BoolVar(&k.BarredUsersAuthenticate, "barred-users-authenticate", k.BarredUsersAuthenticate, "a user who is locked, disabled or has two-factor authentication on gets a session that works, instead of 401")
+	flags.BoolVar(&k.UserAbsent, "user-absent", k.UserAbsent, "answer 404 to users/me, as servers before 2026 do")
+	flags.BoolVar(&k.UserForbidden, "user-forbidden", k.UserForbidden, "answer 403 to users/me, as to a user without the permission USERS_VIEW")
 	flags.BoolVar(&k.DataForbidden, "data-forbidden", k.DataForbidden, "answer 403 to the data call of a live session, instead of 200")
 	flags.BoolVar(&k.HideCoreErrors, "hide-core-errors", k.HideCoreErrors, "hide the core engine's errors, a failed login among them, in a 200")
 	flags.StringVar(&k.HiddenErrorKey, "hidden-error-key", k.HiddenErrorKey, "key of such an error, of these that are asked for too: \"Error Message\" or \"error message\"")
 	flags.BoolVar(&k.LinksNested, "links-nested", k.LinksNested, "put the links under the key _links, instead of at the top of the answer")
+	flags.BoolVar(&k.ThreeLinks, "three-links", k.ThreeLinks, "leave logout and sso out of the links, as a server without logout does")
 	flags.BoolVar(&k.OmitStartTime, "omit-start-time", k.OmitStartTime, "leave startTime out of the server info")
 	flags.StringVar(&k.ServerVersion, "server-version", k.ServerVersion, "N-central's version in the server info; empty for null")
 }

@@ -166,9 +166,33 @@ func TestLogoutAbsent(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.LogoutAbsent = true })
 		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
-		client.wantError(client.call(http.MethodPost, "/api/auth/logout", bearer(access), ""), 404, "NOT FOUND: ")
+		client.wantError(client.call(http.MethodPost, logoutPath, bearer(access), ""), 404, "NOT FOUND: ")
 		wantEqual(t, "lives", s.AccessTokenLives(access), true)
 		wantEqual(t, "count", s.Count(EndpointLogout, OutcomeNotFound), 1)
+	})
+}
+
+func TestLogoutEndsChain(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		token := s.AddUser("alice")
+		other := client.authenticate(token).Tokens
+		logOutSecond := func() (third tokensBody) {
+			t.Helper()
+			first := client.authenticate(token)
+			second := client.refresh(first.Tokens.Refresh.Token)
+			third = client.refresh(second.Tokens.Refresh.Token)
+			wantEqual(t, "status", client.call(http.MethodPost, logoutPath, bearer(second.Tokens.Access.Token), "").status, 200)
+			wantEqual(t, "its own token", client.data(second.Tokens.Access.Token), 401)
+			return third
+		}
+		wantEqual(t, "refreshed, by default", client.data(logOutSecond().Tokens.Access.Token), 200)
+		s.Change(func(k *Knobs) { k.LogoutEndsChain = true })
+		third := logOutSecond()
+		wantEqual(t, "refreshed", client.data(third.Tokens.Access.Token), 401)
+		wantEqual(t, "its refresh token", client.refreshCall(third.Tokens.Refresh.Token).status, 401)
+		wantEqual(t, "another session", client.data(other.Access.Token), 200)
+		issued, _ := s.IssuedWith(third.Tokens.Access.Token)
+		wantEqual(t, "ended by", issued.EndedBy, EndedByLogout)
 	})
 }
 
@@ -211,6 +235,44 @@ func TestRegenerateEndsSessions(t *testing.T) {
 		s.Change(func(k *Knobs) { k.RegenerateEndsSessions = true })
 		regenerate()
 		wantEqual(t, "by the knob", client.data(access), 401)
+	})
+}
+
+func TestPasswordChangeEndsSessions(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		token := s.AddUser("alice")
+		tokens := client.authenticate(token).Tokens
+		change := func() {
+			t.Helper()
+			if err := s.ChangePassword("alice"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change()
+		wantEqual(t, "by default", client.data(tokens.Access.Token), 200)
+		s.Change(func(k *Knobs) { k.PasswordChangeEndsSessions = true })
+		change()
+		wantEqual(t, "by the knob", client.data(tokens.Access.Token), 401)
+		wantEqual(t, "refresh token", client.refreshCall(tokens.Refresh.Token).status, 401)
+		wantEqual(t, "ended by", s.Issued()[0].EndedBy, EndedByPassword)
+		client.authenticate(token)
+	})
+}
+
+func TestUserKnobs(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		me := func() response { return client.get("/api/users/me", access) }
+		s.Change(func(k *Knobs) { k.UserForbidden = true })
+		client.wantError(me(), 403, "FORBIDDEN: AccessDeniedException: ")
+		s.Change(func(k *Knobs) { k.UserAbsent = true })
+		client.wantError(me(), 404, "NOT FOUND: ")
+		s.Change(func(k *Knobs) { *k = DefaultKnobs(); k.ExpiredPasswordFailsUser = true })
+		wantEqual(t, "a working user", me().status, 200)
+		if err := s.SetPasswordExpired("alice", true); err != nil {
+			t.Fatal(err)
+		}
+		client.wantError(me(), 500, "INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ")
 	})
 }
 
@@ -273,6 +335,17 @@ func TestLinksNested(t *testing.T) {
 		s.Change(func(k *Knobs) { k.LinksNested = true })
 		body := client.call(http.MethodGet, "/api/auth", nil, "").body
 		wantEqual(t, "nested", strings.HasPrefix(body, `{"_links":{"authenticate":"`+authenticatePath+`"`), true)
+	})
+}
+
+// A server without logout is an older one, which names three links.
+func TestThreeLinks(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+		for _, change := range []func(*Knobs){func(k *Knobs) { k.ThreeLinks = true }, func(k *Knobs) { k.LogoutAbsent = true }} {
+			s.Change(func(k *Knobs) { *k = DefaultKnobs(); change(k) })
+			wantEqual(t, "links", client.call(http.MethodGet, linksPath, nil, "").body,
+				`{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`)
+		}
 	})
 }
 

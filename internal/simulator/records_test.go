@@ -230,6 +230,7 @@ func TestSessionsWhoseAnswerWasLost(t *testing.T) {
 	} {
 		inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 			token := s.AddUser("alice")
+			client.beyond = isBeyond(test.failure)
 			s.FailNext(EndpointAuthenticate, 1, test.failure)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()

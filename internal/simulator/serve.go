@@ -99,12 +99,16 @@ func (s *Simulator) work(incoming call) *answer {
 		return errorAnswer(http.StatusMethodNotAllowed, fmt.Sprintf("HttpRequestMethodNotSupportedException: Request method '%s' is not supported", incoming.method))
 	}
 	switch incoming.endpoint {
+	case EndpointRoot:
+		return root()
 	case EndpointLinks:
 		return s.links()
 	case EndpointAuthenticate:
 		return s.authenticate(incoming)
 	case EndpointRefresh:
 		return s.refresh(incoming)
+	case EndpointSSO:
+		return unauthorized() // there is no identity provider whose tokens it would take
 	case EndpointHealth:
 		return s.health()
 	default:
@@ -121,6 +125,8 @@ func (s *Simulator) has(endpoint Endpoint) bool {
 		return !s.knobs.LogoutAbsent
 	case EndpointValidate:
 		return !s.knobs.ValidateAbsent
+	case EndpointUser:
+		return !s.knobs.UserAbsent
 	}
 	return true
 }

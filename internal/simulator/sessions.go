@@ -35,6 +35,7 @@ const (
 	EndedByRefresh      Ending = "refresh"      // of its session, with Knobs.RefreshEndsPredecessor
 	EndedByAuthenticate Ending = "authenticate" // of its user, with Knobs.AuthenticateEndsEarlierSessions
 	EndedByRegeneration Ending = "regeneration" // of its user's User-API token, with Knobs.RegenerateEndsSessions
+	EndedByPassword     Ending = "password"     // of its user, set by an administrator, with Knobs.PasswordChangeEndsSessions
 	EndedByReboot       Ending = "reboot"
 )
 
@@ -142,6 +143,16 @@ func (s *Simulator) endAllOf(user string, how Ending) {
 	maps.DeleteFunc(s.sessions.byRefresh, func(_ string, p *pair) bool { return p.user == user })
 }
 
+// endChain ends all pairs that go back to one authenticate, as their logout.
+func (s *Simulator) endChain(chain string) {
+	for _, p := range s.sessions.byAccess {
+		if p.chain == chain {
+			s.endAccess(p, EndedByLogout)
+		}
+	}
+	maps.DeleteFunc(s.sessions.byRefresh, func(_ string, p *pair) bool { return p.chain == chain })
+}
+
 func (s *Simulator) endAccessTokensOf(chain string) {
 	for _, p := range s.sessions.byAccess {
 		if p.chain == chain {
@@ -153,7 +164,7 @@ func (s *Simulator) endAccessTokensOf(chain string) {
 // holderOfAccess answers the pair whose access token this is, if it lives and its user may use it, else nil.
 func (s *Simulator) holderOfAccess(token string) *pair {
 	p := s.sessions.byAccess[token]
-	if p == nil || !time.Now().Before(p.accessUntil) || s.users[p.user].disabled {
+	if p == nil || !time.Now().Before(p.accessUntil) || s.isShutOut(p.user) {
 		return nil
 	}
 	return p
@@ -162,10 +173,15 @@ func (s *Simulator) holderOfAccess(token string) *pair {
 // holderOfRefresh is holderOfAccess for a refresh token.
 func (s *Simulator) holderOfRefresh(token string) *pair {
 	p := s.sessions.byRefresh[token]
-	if p == nil || !time.Now().Before(p.refreshUntil) || s.users[p.user].disabled {
+	if p == nil || !time.Now().Before(p.refreshUntil) || s.isShutOut(p.user) {
 		return nil
 	}
 	return p
+}
+
+// isShutOut says whether the user's open sessions are of no use.
+func (s *Simulator) isShutOut(user string) bool {
+	return s.users[user].disabled && !s.knobs.BarredUsersAuthenticate
 }
 
 // newestOf answers the user's newest pair whose access token lives, or nil.

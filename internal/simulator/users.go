@@ -10,12 +10,34 @@ import (
 
 // user is an API user of this server. There is one User-API token per user [O].
 type user struct {
-	name            string
-	token           string
-	tokenLifetime   time.Duration // 0: the token does not expire
-	tokenUntil      time.Time
-	passwordExpired bool
-	disabled        bool
+	name          string
+	token         string
+	tokenLifetime time.Duration // 0: the token does not expire
+	tokenUntil    time.Time
+	id            int
+
+	disabled              bool
+	locked                bool
+	passwordExpired       bool
+	passwordResetRequired bool
+	twoFactorType         string
+}
+
+// noTwoFactor is the type of a user without two-factor authentication [S].
+const noTwoFactor = "NONE"
+
+// profile is what the user may know of themselves: all the fields of N-central's [S].
+func (u *user) profile() map[string]any {
+	return map[string]any{
+		"userId": u.id, "customerId": 50, "username": u.name, "email": u.name,
+		"title": "", "firstName": "Alex", "lastName": "Example", "phone": "", "extension": "", "department": "",
+		"street1": "", "street2": "", "city": "", "stateProv": "", "country": "CA", "postalCode": "",
+		"isEnabled": !u.disabled, "isLocked": u.locked,
+		"isPasswordExpired": u.passwordExpired, "isPasswordResetRequired": u.passwordResetRequired,
+		"twoFactorType": u.twoFactorType, "previousTwoFactorType": noTwoFactor,
+		"autoSOPower": false, "autoSOUser": false, "isLDAP": false, "ncompassEnabled": false, "externallyProvisioned": false,
+		"generation": 1,
+	}
 }
 
 // tokenLives says whether the user's own token, if it is the one given, is still good.
@@ -34,7 +56,7 @@ func (s *Simulator) AddUser(name string) (userAPIToken string) {
 func (s *Simulator) AddUserExpiring(name string, lifetime time.Duration) string {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	added := &user{name: name, tokenLifetime: lifetime}
+	added := &user{name: name, id: len(s.users) + 1001, tokenLifetime: lifetime, twoFactorType: noTwoFactor}
 	s.users[name] = added
 	return s.giveUserAPIToken(added)
 }
@@ -58,8 +80,37 @@ func (s *Simulator) SetPasswordExpired(name string, expired bool) error {
 	return s.changeUser(name, func(u *user) { u.passwordExpired = expired })
 }
 
-// SetUserDisabled sets whether the user is disabled: then authenticate, refresh, validate and data calls answer 401. An
-// unknown user is an error.
+// ChangePassword sets the user's password as an administrator does: it is fresh then, and nobody need reset it. Whether
+// the user's sessions end is a knob. An unknown user is an error.
+func (s *Simulator) ChangePassword(name string) error {
+	return s.changeUser(name, func(u *user) {
+		u.passwordExpired, u.passwordResetRequired = false, false
+		if s.knobs.PasswordChangeEndsSessions {
+			s.endAllOf(u.name, EndedByPassword)
+		}
+	})
+}
+
+// SetPasswordResetRequired sets whether the user is to set another password; users/me says so. An unknown user is an
+// error.
+func (s *Simulator) SetPasswordResetRequired(name string, required bool) error {
+	return s.changeUser(name, func(u *user) { u.passwordResetRequired = required })
+}
+
+// SetUserLocked sets whether the user is locked: then authenticate answers 401, unless the knob lets them in, and users/me
+// says so. An unknown user is an error.
+func (s *Simulator) SetUserLocked(name string, locked bool) error {
+	return s.changeUser(name, func(u *user) { u.locked = locked })
+}
+
+// SetTwoFactorType sets the user's two-factor authentication, of whatever name, or none with "NONE": with it, authenticate
+// answers 401, unless the knob lets them in, and users/me says so. An unknown user is an error.
+func (s *Simulator) SetTwoFactorType(name, twoFactorType string) error {
+	return s.changeUser(name, func(u *user) { u.twoFactorType = twoFactorType })
+}
+
+// SetUserDisabled sets whether the user is disabled: then authenticate, refresh, validate and data calls answer 401, unless
+// the knob lets them in, and users/me says so. An unknown user is an error.
 func (s *Simulator) SetUserDisabled(name string, disabled bool) error {
 	return s.changeUser(name, func(u *user) { u.disabled = disabled })
 }

@@ -222,7 +222,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{
 				"links": "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate /api/auth/validate", "authenticate": "a token for 1h0m0s, a refresh token for 25h0m0s", "authenticate_again": "the session before it lives on", "validate": "",
-				"refresh": "the access token before it lives on", "server_info": "N-central 2026.2.0.17, API ", "logout": "",
+				"refresh": "the access token before it lives on", "server_info": "N-central 2026.4.1.12, API ", "logout": "",
 			},
 		},
 		"what comes first ends": {
@@ -377,7 +377,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				if diff := cmp.Diff(got, kept); diff != "" {
 					t.Errorf("of what was learnt there is kept (-learnt +kept):\n%s", diff)
 				}
-				if infoTold := strings.Contains(test.steps, "server_info") && test.fails["server_info"] == nil; (got.ServerVersion == "2026.2.0.17") != infoTold || (got.StartTime != "") != infoTold ||
+				if infoTold := strings.Contains(test.steps, "server_info") && test.fails["server_info"] == nil; (got.ServerVersion == "2026.4.1.12") != infoTold || (got.StartTime != "") != infoTold ||
 					(got.ClockOffset != nil) != infoTold {
 					t.Errorf("%+v", got)
 				}
