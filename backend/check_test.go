@@ -5,6 +5,8 @@ package backend
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -29,7 +31,9 @@ func (m *mount) check() (answer map[string]any, steps []string, warnings string)
 	return response.Data, steps, strings.Join(response.Warnings, "\n")
 }
 
-var allSteps = []string{"links", "authenticate", "authenticate_again", "validate", "data", "refresh", "server_info", "logout"}
+var allSteps = []string{
+	"links", "authenticate", "authenticate_again", "validate", "user", "data", "refresh", "server_info", "logout",
+}
 
 func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 	tests := map[string]struct {
@@ -44,7 +48,10 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 		"403 on the data call":        {knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, canLogOut: true},
 		"links nested, single use":    {knobs: func(k *simulator.Knobs) { k.LinksNested, k.SingleUseRefreshTokens = true, true }, canLogOut: true},
 		"no expirySeconds, no start":  {knobs: func(k *simulator.Knobs) { k.OmitExpirySeconds, k.OmitStartTime = true, true }, canLogOut: true},
-		"a clock that is a day ahead": {knobs: func(k *simulator.Knobs) { k.ClockOffset = 24 * time.Hour }, canLogOut: true},
+		"a clock that is a day ahead": {knobs: func(k *simulator.Knobs) { k.ClockOffset = 24 * time.Hour }, canLogOut: true, warning: "clock was 24h0m0s ahead"},
+		"three links":                 {knobs: func(k *simulator.Knobs) { k.ThreeLinks = true }, canLogOut: true},
+		"no users/me":                 {knobs: func(k *simulator.Knobs) { k.UserAbsent = true }, canLogOut: true},
+		"403 on users/me":             {knobs: func(k *simulator.Knobs) { k.UserForbidden = true }, canLogOut: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +114,39 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "give url https"},
 		"refused JWT": {func(m *mount) { _, _ = m.RegenerateUserAPIToken("api-user") }, "authenticate", "write the token that it has now"},
 		"rate limit":  {func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate", "max_requests_in_flight"},
-		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "data", "password has most likely expired"},
+		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "user", "the API user's password has expired: set a new one"},
+		"password, on an older server": {func(m *mount) {
+			_ = m.SetPasswordExpired("api-user", true)
+			m.Change(func(k *simulator.Knobs) { k.UserAbsent = true })
+		}, "data", "password has most likely expired"},
+		"password, without USERS_VIEW": {func(m *mount) {
+			_ = m.SetPasswordExpired("api-user", true)
+			m.Change(func(k *simulator.Knobs) { k.UserForbidden = true })
+		}, "data", "password has most likely expired"},
+		"password, of which users/me dies too": {func(m *mount) {
+			_ = m.SetPasswordExpired("api-user", true)
+			m.Change(func(k *simulator.Knobs) { k.ExpiredPasswordFailsUser = true })
+		}, "data", "password has most likely expired"},
+		"password, hidden": {func(m *mount) {
+			_ = m.SetPasswordExpired("api-user", true)
+			m.Change(func(k *simulator.Knobs) {
+				k.ExpiredPasswordFailsUser, k.HideCoreErrors, k.HiddenErrorKey = true, true, "error message"
+			})
+		}, "data", "password has most likely expired"},
+		"password to be reset": {func(m *mount) {
+			_ = m.SetPasswordResetRequired("api-user", true)
+			m.FailNext(simulator.EndpointServiceOrgs, -1, status(500))
+		}, "data", "requires the API user to set a new password: set it"},
+		"data, of a user who is well": {func(m *mount) { m.FailNext(simulator.EndpointServiceOrgs, -1, status(500)) }, "data", "the API user's password has not expired"},
+		"locked": {func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.BarredUsersAuthenticate = true })
+			_ = m.SetUserLocked("api-user", true)
+		}, "user", "the API user is locked: unlock"},
+		"disabled": {func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.BarredUsersAuthenticate = true })
+			_ = m.SetUserDisabled("api-user", true)
+		}, "user", "the API user is disabled: enable"},
+		"locked out": {func(m *mount) { _ = m.SetUserLocked("api-user", true) }, "authenticate", "its user is locked"},
 		"hang": {func(m *mount) {
 			m.FailNext(simulator.EndpointValidate, -1, simulator.Failure{Kind: simulator.FailureHang})
 		}, "authenticate_again", "how busy N-central is"},
@@ -184,7 +223,7 @@ func TestFailedVerifyChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1})
-		if code != 400 || !strings.Contains(text, "step data") || !strings.Contains(text, "password") {
+		if code != 400 || !strings.Contains(text, "step user: the API user's password has expired") {
 			t.Errorf("%d %s", code, text)
 		}
 		if diff := cmp.Diff(before, m.must(logical.ReadOperation, "config/default", nil)); diff != "" {
@@ -308,6 +347,138 @@ func TestCheckWarnsOfOneTokenForSeveralSessions(t *testing.T) {
 		answer, _, warnings := m.check()
 		if !strings.Contains(warnings, "one access token to several") {
 			t.Errorf("%v, warnings %q", answer["message"], warnings)
+		}
+	})
+}
+
+func TestCheckTellsWhatNCentralTellsOfTheUser(t *testing.T) {
+	well := map[string]any{
+		"name": "api-user", "enabled": true, "locked": false, "password_expired": false, "password_reset_required": false, "two_factor": "NONE",
+	}
+	tests := map[string]struct {
+		spoil   func(m *mount)
+		user    map[string]any // what differs from well; nil for nothing told
+		message string         // of the step
+		warning string
+	}{
+		"well":           {func(*mount) {}, map[string]any{}, "api-user", ""},
+		"reset required": {func(m *mount) { _ = m.SetPasswordResetRequired("api-user", true) }, map[string]any{"password_reset_required": true}, "api-user", "set a new password: set it"},
+		"two-factor": {func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.BarredUsersAuthenticate = true })
+			_ = m.SetTwoFactorType("api-user", "TOTP")
+		}, map[string]any{"two_factor": "TOTP"}, "api-user", "switch it off for this user"},
+		"403":          {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserForbidden = true }) }, nil, "lacks the permission USERS_VIEW", ""},
+		"404":          {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserAbsent = true }) }, nil, "as none before 2026 does", ""},
+		"401":          {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(401)) }, nil, "not told (user: N-central refused", ""},
+		"500":          {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(500)) }, nil, "not told (user: N-central failed", ""},
+		"no answer":    {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureHang}) }, nil, "not told (user: N-central did not answer in time", ""},
+		"a login page": {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureHTML}) }, nil, "not told (user: the answer is not one", ""},
+		"another's JSON": {func(m *mount) {
+			m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureMessage, Message: "x"})
+		}, nil, "not told (user: the answer is not one", ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				test.spoil(m)
+				answer, _, warnings := m.check()
+				if answer["ok"] != true {
+					t.Fatal(answer["message"])
+				}
+				var want any
+				if test.user != nil {
+					all := maps.Clone(well)
+					maps.Copy(all, test.user)
+					want = all
+				}
+				if diff := cmp.Diff(want, answer["user"]); diff != "" {
+					t.Error(diff)
+				}
+				if message := stepOf(answer, "user")["message"].(string); !strings.Contains(message, test.message) {
+					t.Errorf("the step says %q", message)
+				}
+				if !strings.Contains(warnings, test.warning) || test.warning == "" && warnings != "" {
+					t.Errorf("warnings %q", warnings)
+				}
+			})
+		})
+	}
+}
+
+func stepOf(answer map[string]any, name string) map[string]any {
+	for _, step := range answer["steps"].([]any) {
+		if step := step.(map[string]any); step["name"] == name {
+			return step
+		}
+	}
+	return nil
+}
+
+// Who reads the report alone sees all that the answer tells: the steps in their order, what came of it, and the warnings.
+func TestTheReportHasALineAStep(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "48h"})
+		answer, steps, _ := m.check()
+		lines := strings.Split(answer["report"].(string), "\n")
+		if len(lines) != len(steps)+2 {
+			t.Fatalf("%d steps and one warning:\n%s", len(steps), answer["report"])
+		}
+		for i, step := range steps {
+			if fields := strings.Fields(lines[i]); fields[0] != "ok" || fields[1] != step || fields[3] != "ms" {
+				t.Errorf("step %s: %q", step, lines[i])
+			}
+		}
+		if line := lines[len(steps)]; !strings.HasPrefix(line, `warning config "default": the API user's password expires at `) {
+			t.Error(line)
+		}
+		if line := lines[len(steps)+1]; line != "the credential is alive" {
+			t.Error(line)
+		}
+		_ = m.SetPasswordExpired("api-user", true)
+		answer, steps, _ = m.check()
+		lines = strings.Split(answer["report"].(string), "\n")
+		failed := slices.Index(steps, "user")
+		if !strings.HasPrefix(lines[failed], "FAILED  user ") || !strings.HasSuffix(lines[failed], answer["message"].(string)) {
+			t.Error(lines[failed])
+		}
+		if line := lines[len(lines)-1]; line != "failed at step user" {
+			t.Error(line)
+		}
+	})
+}
+
+// A link that is there says that the call is. What a logout was answered says more.
+func TestALogoutThatIsListedIsKnownBeforeOneWasTried(t *testing.T) {
+	tests := map[string]struct {
+		knobs func(*simulator.Knobs)
+		want  any
+	}{
+		"listed":          {nil, true},
+		"listed, nested":  {func(k *simulator.Knobs) { k.LinksNested = true }, true},
+		"not listed":      {func(k *simulator.Knobs) { k.ThreeLinks = true }, nil},
+		"an older server": {func(k *simulator.Knobs) { k.LogoutAbsent = true }, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, test.knobs, func(m *mount) {
+				m.must(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+				m.FailNext(simulator.EndpointAuthenticate, 1, status(500))
+				checked := m.must(logical.UpdateOperation, "config/fresh/check", nil)
+				if checked["failed_step"] != "authenticate" || checked["can_log_out"] != test.want {
+					t.Errorf("failed at %v, can_log_out is %v, want %v", checked["failed_step"], checked["can_log_out"], test.want)
+				}
+			})
+		})
+	}
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointLogout, -1, status(404))
+		if answer, _, _ := m.check(); answer["can_log_out"] != false {
+			t.Errorf("listed, and not there when it was tried: can_log_out is %v", answer["can_log_out"])
+		}
+		m.FailNext(simulator.EndpointAuthenticate, 1, status(500))
+		m.check()
+		if known := m.status()["can_log_out"]; known != false {
+			t.Errorf("the link counts for more than what was tried: can_log_out is %v", known)
 		}
 	})
 }

@@ -67,7 +67,7 @@ func (m *mount) mustRevoke(response *logical.Response) {
 func TestDedicatedReadsOpenSessionsThatEndWithTheirLeases(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		first, second := m.open(nil), m.open(map[string]any{"validate": true})
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointServiceOrgs: 1}) // the hourly data call
+		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1}) // the hourly questions
 		if m.OpenSessions() != 2 || first.Secret.Renewable || first.Secret.TTL != time.Hour || first.Secret.MaxTTL != time.Hour {
 			t.Errorf("%d sessions, lease %+v", m.OpenSessions(), first.Secret.LeaseOptions)
 		}
@@ -270,7 +270,7 @@ func TestDedicatedReadsKeepToTheLimitInFlight(t *testing.T) {
 			t.Errorf("%d of 600 reads got a token, %d were answered 503, %d of which name the limit, with %d requests in flight",
 				tokens, failed, told, m.MaxInFlight(simulator.EndpointAuthenticate))
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 512, simulator.EndpointServiceOrgs: 1})
+		m.calls(calls{simulator.EndpointAuthenticate: 512, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 	})
 }
 
@@ -323,8 +323,8 @@ func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
 		if took := time.Since(began); took > 31*time.Second {
 			t.Errorf("the last reader waited for %s", took)
 		}
-		// Who has no turn after 20 s gives up: that does for five and the hourly data call.
-		if tokens != 5 || failed != 15 {
+		// Who has no turn after 20 s gives up: that does for four, the hourly data call and the question after the user.
+		if tokens != 4 || failed != 16 {
 			t.Errorf("%d tokens, %d answers 503", tokens, failed)
 		}
 		time.Sleep(10 * time.Second)

@@ -145,7 +145,7 @@ func TestAnExpiredPasswordSendsAnEventOnceAndAnotherWhenItIsWellAgain(t *testing
 		if diff := cmp.Diff([]string{"ncentral/credential-degrade"}, typesOf(sent)); diff != "" {
 			t.Fatal(diff)
 		}
-		if !strings.Contains(sent[0]["reason"], "the API user's password has most likely expired") {
+		if !strings.Contains(sent[0]["reason"], "the API user's password has expired") {
 			t.Error(sent[0])
 		}
 		_ = m.SetPasswordExpired("api-user", false)
@@ -340,7 +340,7 @@ func TestTheTickWorksThoughTheEventSystemIsSlow(t *testing.T) {
 		if took := time.Since(began); took > time.Minute {
 			t.Errorf("a tick took %s", took)
 		}
-		m.calls(map[simulator.Endpoint]int{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		m.calls(map[simulator.Endpoint]int{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 	})
 }
 

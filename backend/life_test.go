@@ -217,7 +217,7 @@ func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
 		first := m.lives(m.read(nil))
 		time.Sleep(52 * time.Minute)
 		m.tick()
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 		time.Sleep(time.Minute)
 		m.tick()
 		m.calls(calls{simulator.EndpointRefresh: 1})
@@ -230,7 +230,7 @@ func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
 		m.calls(calls{simulator.EndpointRefresh: 1})
 		time.Sleep(56 * time.Minute)
 		m.tick() // does not: nobody read since
-		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 		time.Sleep(10 * time.Minute)
 		m.tick()
 		m.calls(nil)

@@ -200,7 +200,7 @@ func TestWhoTicks(t *testing.T) {
 			m.system.ReplicationStateVal = state
 			time.Sleep(2 * time.Second) // for as long the state is not asked for again
 			m.tick()
-			m.calls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks})
+			m.calls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks})
 		})
 	}
 }

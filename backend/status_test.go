@@ -70,7 +70,37 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 			m.read(nil)
 			_ = m.SetPasswordExpired("api-user", true)
 			m.tick()
+		}, "degraded", "the API user's password has expired", "server_error"},
+		"expired password that nobody tells of": {func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.UserForbidden = true })
+			m.read(nil)
+			_ = m.SetPasswordExpired("api-user", true)
+			m.tick()
 		}, "degraded", "password has most likely expired", "server_error"},
+		"locked user whose tokens work still": {func(m *mount) {
+			m.read(nil)
+			_ = m.SetUserLocked("api-user", true)
+			m.tick()
+		}, "degraded", "the API user is locked: unlock", ""},
+		"password to be reset": {func(m *mount) {
+			m.read(nil)
+			_ = m.SetPasswordResetRequired("api-user", true)
+			m.tick()
+		}, "degraded", "requires the API user to set a new password", ""},
+		"two-factor authentication": {func(m *mount) {
+			m.read(nil)
+			_ = m.SetTwoFactorType("api-user", "TOTP")
+			m.tick()
+		}, "degraded", "two-factor authentication on (TOTP)", ""},
+		"users/me fails, and the user works": {func(m *mount) {
+			m.read(nil)
+			m.FailNext(simulator.EndpointUser, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+			m.tick()
+		}, "ok", "", ""},
+		"clocks that are apart": {func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.ClockOffset = -6 * time.Minute })
+			m.check()
+		}, "degraded", "N-central's clock was 6m0s behind, by this node's", ""},
 		"password soon to expire": {func(m *mount) {
 			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h"})
 		}, "degraded", "the API user's password expires at", ""},
@@ -109,6 +139,10 @@ func TestStatusTellsTimesAndWhatWasLearnt(t *testing.T) {
 			"state": "ok", "reasons": []string{}, "logouts_owed": 0, "last_success": "2000-01-01T00:00:00Z",
 			"server_version": "2026.4.1.12", "clock_offset_seconds": 0.0,
 			"can_log_out": true, "can_validate": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
+			"user": map[string]any{
+				"name": "api-user", "enabled": true, "locked": false, "password_expired": false, "password_reset_required": false,
+				"two_factor": "NONE",
+			},
 		}
 		if diff := cmp.Diff(want, m.status()); diff != "" {
 			t.Error(diff)

@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -69,7 +70,7 @@ func TestConfigOfAnUnreachableOrUntrustedServerIsNotStored(t *testing.T) {
 	}
 }
 
-var allSteps = []string{"links", "authenticate", "authenticate_again", "validate", "data", "refresh", "server_info", "logout"}
+var allSteps = []string{"links", "authenticate", "authenticate_again", "validate", "user", "data", "refresh", "server_info", "logout"}
 
 // check asks for a check and answers its data and warnings. Whatever it finds, it must leave no session of its own open.
 func (m *mount) check(openBefore int) (map[string]any, []string) {
@@ -99,11 +100,16 @@ func TestCheckOfAGoodServer(t *testing.T) {
 	if seconds, err := offset.Float64(); !ok || err != nil || seconds < -2 || seconds > 2 {
 		t.Errorf("clock_offset_seconds is %v", found["clock_offset_seconds"])
 	}
+	expectSame(t, len(allSteps)+1, len(strings.Split(found["report"].(string), "\n")))
 	delete(found, "steps")
+	delete(found, "report")
 	delete(found, "clock_offset_seconds")
 	expectSame(t, map[string]any{
 		"ok": true, "failed_step": "", "message": found["message"], "server_version": m.Knobs().ServerVersion,
 		"can_log_out": true, "can_validate": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
+		"user": map[string]any{
+			"name": userName, "enabled": true, "locked": false, "password_expired": false, "password_reset_required": false, "two_factor": "NONE",
+		},
 	}, found)
 	if len(warnings) > 0 {
 		t.Errorf("warnings: %q", warnings)
@@ -144,10 +150,14 @@ func TestCheckOfABadServer(t *testing.T) {
 		"no N-central": {"links", "login page", func(m *mount) {
 			m.FailNext(simulator.EndpointLinks, -1, simulator.Failure{Kind: simulator.FailureHTML})
 		}},
-		"refused":            {"authenticate", "user_api_token", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, refused) }},
-		"overloaded":         {"authenticate", "429", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }},
-		"validation broken":  {"validate", "500", func(m *mount) { m.FailNext(simulator.EndpointValidate, -1, status(500)) }},
-		"password expired":   {"data", "password has most likely expired", expirePassword},
+		"refused":           {"authenticate", "user_api_token", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, refused) }},
+		"overloaded":        {"authenticate", "429", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }},
+		"validation broken": {"validate", "500", func(m *mount) { m.FailNext(simulator.EndpointValidate, -1, status(500)) }},
+		"password expired":  {"user", "the API user's password has expired", expirePassword},
+		"password expired, and nobody tells": {"data", "password has most likely expired", func(m *mount) {
+			expirePassword(m)
+			m.Change(func(k *simulator.Knobs) { k.UserAbsent = true })
+		}},
 		"refresh overloaded": {"refresh", "503", func(m *mount) { m.FailNext(simulator.EndpointRefresh, -1, status(503)) }},
 	} {
 		t.Run(name, func(t *testing.T) {

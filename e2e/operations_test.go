@@ -178,10 +178,11 @@ func followPasswordExpired(t *testing.T, blocks []block) {
 	if err := p.SetPasswordExpired(userName, true); err != nil {
 		t.Fatal(err)
 	}
+	asked := p.Count(simulator.EndpointUser, simulator.AnyOutcome)
 	stop := p.keepReading(p.AccessTokenLives, "monitoring") // who reads gets a token, with which data calls fail
 	eventually(t, tickPatience, func() error {
-		if p.Count(simulator.EndpointServiceOrgs, simulator.OutcomeServerError) == 0 {
-			return errors.New("no tick made the data call")
+		if p.Count(simulator.EndpointUser, simulator.AnyOutcome) == asked {
+			return errors.New("no tick made the data call and asked after the user")
 		}
 		return nil
 	})

@@ -319,6 +319,9 @@ func learntWarnings(learnt store.Learnt) []string {
 	if can := learnt.CanValidate; can != nil && !*can {
 		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: the engine asks by a data call whether a token lives")
 	}
+	if warning := upstream.ClockWarning(learnt); warning != "" {
+		warnings = append(warnings, warning)
+	}
 	return warnings
 }
 

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -30,6 +32,15 @@ const (
 	fieldCanValidate      = "can_validate"
 	fieldRefreshEnds      = "refresh_ends_predecessor"
 	fieldAuthEnds         = "authenticate_ends_earlier_sessions"
+	fieldReport           = "report"
+
+	fieldUser                  = "user"
+	fieldUserName              = "name"
+	fieldPasswordExpired       = "password_expired"
+	fieldPasswordResetRequired = "password_reset_required"
+	fieldLocked                = "locked"
+	fieldEnabled               = "enabled"
+	fieldTwoFactor             = "two_factor"
 )
 
 func (a *API) configCheckPath() *framework.Path {
@@ -49,13 +60,15 @@ func (a *API) configCheckPath() *framework.Path {
 		HelpSynopsis: "Find out whether a config's credential is alive.",
 		HelpDescription: `
 Makes every step that the engine makes in its work, once and without retries:
-reads the links, authenticates twice, validates, makes a data call, refreshes,
-asks for the server's version, and logs out every session that it opened:
+reads the links, authenticates twice, validates, asks who the N-central user is
+and makes a data call, refreshes, asks for the server's version, and logs out
+every session that it opened. With a line for each step:
 
-    vault write -f ncentral/config/default/check
+    vault write -f -field=report ncentral/config/default/check
 
 It answers 200 also where a step failed: ok, failed_step and message say so,
-and steps tells of each.
+steps tells of each, and report of all in one text. user is what N-central tells
+of the user: from 2026 on, and where the user's role has USERS_VIEW.
 
 What it learns of the server is stored, and decides how tokens are replaced. A
 check that passes ends the time for which the engine leaves a server alone
@@ -73,7 +86,25 @@ func checkAnswerFields() map[string]*framework.FieldSchema {
 		fieldFailedStep: {Type: framework.TypeString, Required: true, Description: "The first step that failed; empty where none did."},
 		fieldMessage:    {Type: framework.TypeString, Required: true, Description: "What came of it, and what to do."},
 		fieldSteps:      {Type: framework.TypeSlice, Required: true, Description: "Each step that was made: name, ok, milliseconds, message."},
+		fieldReport:     {Type: framework.TypeString, Required: true, Description: "The steps, what came of it and the warnings, as a text with a line for each."},
+		fieldUser:       userField(),
 	})
+}
+
+func userField() *framework.FieldSchema {
+	return &framework.FieldSchema{Type: framework.TypeMap, Description: "What N-central tells of the API user; absent where it does not tell."}
+}
+
+// userFields are what N-central may tell of the API user, and left out where it does not.
+func userFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldUserName:              {Type: framework.TypeString, Description: "The user's name in N-central."},
+		fieldPasswordExpired:       {Type: framework.TypeBool, Description: "Whether the password has expired, and with it every token of the user."},
+		fieldPasswordResetRequired: {Type: framework.TypeBool, Description: "Whether the user must set a new password."},
+		fieldLocked:                {Type: framework.TypeBool, Description: "Whether the user is locked."},
+		fieldEnabled:               {Type: framework.TypeBool, Description: "Whether the user is enabled."},
+		fieldTwoFactor:             {Type: framework.TypeString, Description: "The kind of two-factor authentication, NONE for none, as it must be."},
+	}
 }
 
 // learntFields are what is known of a server, and left out where it is not.
@@ -90,7 +121,7 @@ func learntFields() map[string]*framework.FieldSchema {
 
 func stepFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldStepName:         {Type: framework.TypeString, Required: true, Description: "links, authenticate, authenticate_again, validate, data, refresh, server_info or logout."},
+		fieldStepName:         {Type: framework.TypeString, Required: true, Description: "links, authenticate, authenticate_again, validate, user, data, refresh, server_info or logout."},
 		fieldOK:               {Type: framework.TypeBool, Required: true, Description: "Whether it passed."},
 		fieldStepMilliseconds: {Type: framework.TypeInt64, Required: true, Description: "How long it took."},
 		fieldMessage:          {Type: framework.TypeString, Required: true, Description: "What it found; empty where there is nothing to say."},
@@ -112,8 +143,35 @@ func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framewo
 	}
 	report := server.Check(ctx)
 	a.endLeft(config, report)
-	response := &logical.Response{Data: checkAnswer(report)}
-	return withWarnings(response, append(upstream.ExpiryWarnings(config, time.Now()), reportWarnings(report)...)), nil
+	answer := checkAnswer(report)
+	warnings := append(upstream.ExpiryWarnings(config, time.Now()), reportWarnings(report)...)
+	answer[fieldReport] = reportText(report, answer[fieldMessage].(string), warnings)
+	return withWarnings(&logical.Response{Data: answer}, warnings), nil
+}
+
+// reportText has a line for each step, for what came of it, and for each warning: the command line shows nothing else where
+// it is asked for this field alone.
+func reportText(report *upstream.Report, outcome string, warnings []string) string {
+	var text strings.Builder
+	line := func(verdict, name string, took time.Duration, message string) {
+		line := fmt.Sprintf("%-7s %-18s %6d ms  %s", verdict, name, took.Milliseconds(), message)
+		text.WriteString(strings.TrimRight(line, " ") + "\n")
+	}
+	for _, step := range report.Steps {
+		verdict := "ok"
+		if !step.OK {
+			verdict = "FAILED"
+		}
+		line(verdict, step.Name, step.Duration, step.Message)
+	}
+	for _, warning := range warnings {
+		text.WriteString("warning " + warning + "\n")
+	}
+	if report.Failed != nil {
+		outcome = "failed at step " + report.Failed.Name
+	}
+	text.WriteString(outcome)
+	return text.String()
 }
 
 func checkAnswer(report *upstream.Report) map[string]any {
@@ -132,8 +190,31 @@ func checkAnswer(report *upstream.Report) map[string]any {
 	if report.Failed != nil {
 		answer[fieldFailedStep], answer[fieldMessage] = report.Failed.Name, report.Failed.Message
 	}
+	putUser(answer, report.User)
 	putLearnt(answer, report.Learnt)
 	return answer
+}
+
+// putUser adds what N-central tells of the API user to an answer.
+func putUser(answer map[string]any, user *ncentral.User) {
+	if user == nil {
+		return
+	}
+	told := map[string]any{}
+	for field, text := range map[string]string{fieldUserName: user.Name, fieldTwoFactor: user.TwoFactorType} {
+		if text != "" {
+			told[field] = text
+		}
+	}
+	for field, known := range map[string]*bool{
+		fieldPasswordExpired: user.PasswordExpired, fieldPasswordResetRequired: user.PasswordResetRequired,
+		fieldLocked: user.Locked, fieldEnabled: user.Enabled,
+	} {
+		if known != nil {
+			told[field] = *known
+		}
+	}
+	answer[fieldUser] = told
 }
 
 // putLearnt adds what is known of the server to an answer.

@@ -123,7 +123,7 @@ func entryFields(operationID string) map[string]map[string]*framework.FieldSchem
 func objectSchema(fields map[string]*framework.FieldSchema, entries map[string]map[string]*framework.FieldSchema) *framework.OASSchema {
 	object := &framework.OASSchema{Type: "object", Properties: map[string]*framework.OASSchema{}}
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		object.Properties[name] = fieldSchema(fields[name], entries[name])
+		object.Properties[name] = fieldSchema(name, fields[name], entries[name])
 		if fields[name].Required {
 			object.Required = append(object.Required, name)
 		}
@@ -131,8 +131,8 @@ func objectSchema(fields map[string]*framework.FieldSchema, entries map[string]m
 	return object
 }
 
-// fieldSchema is the schema of an answer's field, which holds entries where it is a list or map.
-func fieldSchema(field *framework.FieldSchema, entry map[string]*framework.FieldSchema) *framework.OASSchema {
+// fieldSchema is the schema of an answer's field, which holds entries where it is a list or map. The user is one object.
+func fieldSchema(name string, field *framework.FieldSchema, entry map[string]*framework.FieldSchema) *framework.OASSchema {
 	schema := &framework.OASSchema{Type: "string", Description: field.Description, Enum: field.AllowedValues, DisplayAttrs: field.DisplayAttrs}
 	switch field.Type {
 	case framework.TypeBool:
@@ -150,6 +150,10 @@ func fieldSchema(field *framework.FieldSchema, entry map[string]*framework.Field
 	case framework.TypeSlice:
 		schema.Type, schema.Items = "array", objectSchema(entry, nil)
 	case framework.TypeMap:
+		if name == fieldUser {
+			schema.Type, schema.Properties = "object", objectSchema(userFields(), nil).Properties
+			break
+		}
 		schema.Type, schema.AdditionalProperties = "object", objectSchema(entry, nil)
 	}
 	return schema

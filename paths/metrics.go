@@ -154,6 +154,7 @@ var (
 	nextAttempt       = describe("next_attempt_timestamp_seconds", "Where N-central is being left alone: when it is next asked for a token, in Unix time.", upstream.ConfigLabel)
 	logoutsOwed       = describe("logouts_owed", "Logouts that could not be done yet and are tried once a minute.", upstream.ConfigLabel)
 	passwordRemaining = describe("password_remaining_seconds", "Seconds until the API user's password expires, less than zero after it did; absent where password_changed_at is not given.", upstream.ConfigLabel)
+	passwordExpired   = describe("password_expired", "Whether the API user's password has expired, 0 or 1, as N-central last told; absent where it does not tell.", upstream.ConfigLabel)
 	passwordUnknown   = describe("password_changed_at_missing", "1 where password_changed_at is not given and password_max_age is not 0, so that nobody is warned before the password expires; else 0.", upstream.ConfigLabel)
 	tokenRemaining    = describe("user_api_token_remaining_seconds", "Seconds until the User-API token expires by its own claim, less than zero after it did; absent where it has no such claim.", upstream.ConfigLabel)
 	canValidate       = describe("server_can_validate", "Whether the server tells if a token lives, 0 or 1; where it does not, the engine asks by a data call. Absent where that is not known.", upstream.ConfigLabel)
@@ -187,6 +188,9 @@ func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Confi
 	all.addTime(lastFailure, condition.LastFailure, config.Name)
 	all.addTime(nextAttempt, condition.NextAttempt, config.Name)
 	all.add(passwordUnknown, zeroOrOne(config.PasswordChangedAt.IsZero() && config.PasswordMaxAge > 0), config.Name)
+	if condition.User != nil {
+		all.addKnown(passwordExpired, condition.User.PasswordExpired, config.Name)
+	}
 	all.addRemaining(passwordRemaining, config.PasswordExpiresAt(), now, config.Name)
 	all.addRemaining(tokenRemaining, config.UserAPITokenExpiresAt(), now, config.Name)
 	all.addKnown(canValidate, condition.Learnt.CanValidate, config.Name)

@@ -30,7 +30,7 @@ func (a *API) statusPath() *framework.Path {
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:    a.readStatus,
 				Summary:     "Read how the credentials of all configs fare.",
-				Description: "A state for each config, the reasons for it in words, the last success and failure, the expiries, and what was learnt of the server, as the active node knows it since the plugin started there. It makes no call to N-central.",
+				Description: "A state for each config, the reasons for it in words, the last success and failure, the expiries, the N-central user, and what was learnt of the server, as the active node knows it since the plugin started there. It makes no call to N-central.",
 				Responses: answers("How the configs fare.", map[string]*framework.FieldSchema{
 					fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, how each config fares. What is not known is left out."},
 				}),
@@ -43,7 +43,8 @@ func (a *API) statusPath() *framework.Path {
 Answers for each config a state, the reasons for it in words, when N-central
 last answered well and when it last failed and how, when it is next asked for
 a token where it is being left alone, how many logouts are owed, when the
-User-API token and the password expire, and what was learnt of the server.
+User-API token and the password expire, which N-central user it is and what
+N-central tells of them, and what was learnt of the server.
 
 The state is unknown where no token was asked for and no data call made since
 the plugin started, ok where the last of these went well and no call of the last
@@ -67,6 +68,7 @@ func statusFields() map[string]*framework.FieldSchema {
 		fieldLogoutsOwed:           {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
 		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, where it has one."},
 		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, where password_changed_at is given."},
+		fieldUser:                  userField(),
 	})
 }
 
@@ -117,6 +119,7 @@ func (a *API) statusOf(ctx context.Context, config *store.Config, now time.Time)
 	putTime(answer, fieldNextAttempt, condition.NextAttempt)
 	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
 	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
+	putUser(answer, condition.User)
 	putLearnt(answer, condition.Learnt)
 	return answer, nil
 }

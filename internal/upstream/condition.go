@@ -5,6 +5,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
@@ -34,7 +35,8 @@ type Condition struct {
 	LastFailureKind ncentral.Kind
 	NextAttempt     time.Time // where the server is being left alone: when it is next asked for a token
 	LogoutsOwed     int
-	Learnt          store.Learnt // what is known of the server; empty where that is of another URL
+	User            *ncentral.User // as N-central last told of them; nil where it did not
+	Learnt          store.Learnt   // what is known of the server; empty where that is of another URL
 }
 
 // Condition says how the config fares at that time. It makes no call to N-central. The error is storage's.
@@ -48,11 +50,11 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 		return Condition{}, err
 	}
 	known := r.patience(config, now)
-	condition := r.Record(config.Name).condition(config, known, owed, now)
-	condition.NextAttempt = known.next
-	if learnt != nil && learnt.URL == config.URL {
-		condition.Learnt = *learnt
+	if learnt == nil || learnt.URL != config.URL {
+		learnt = &store.Learnt{}
 	}
+	condition := r.Record(config.Name).condition(config, known, *learnt, owed, now)
+	condition.NextAttempt = known.next
 	return condition, nil
 }
 
@@ -77,4 +79,21 @@ func (r *Registry) patience(config *store.Config, now time.Time) patience {
 func (r *Registry) isOutdated(config *store.Config) bool {
 	server := r.known(config.Name)
 	return server != nil && !server.config.WrittenAt.Equal(config.WrittenAt)
+}
+
+// clockTolerance is how far apart the clocks of N-central and of this node may be without a word.
+const clockTolerance = 5 * time.Minute
+
+// ClockWarning tells of clocks that are apart, as a check last found them; else it is empty. Tokens are none the worse: how
+// long they live is counted by this node's clock alone.
+func ClockWarning(learnt store.Learnt) string {
+	if learnt.ClockOffset == nil || learnt.ClockOffset.Abs() <= clockTolerance {
+		return ""
+	}
+	side := "ahead"
+	if *learnt.ClockOffset < 0 {
+		side = "behind"
+	}
+	return fmt.Sprintf("N-central's clock was %s %s, by this node's, when it was last asked: correct the one that is wrong, then run check",
+		learnt.ClockOffset.Abs().Round(time.Second), side)
 }

@@ -27,6 +27,8 @@ type Report struct {
 	Steps  []Step
 	Failed *Step // the first step that failed; nil where all passed
 	Learnt store.Learnt
+	// User is what N-central told of the API user; nil where it was not asked, or did not tell.
+	User *ncentral.User
 	// Warnings tell of what is well enough to pass and worth knowing all the same.
 	Warnings []string
 	// Left are the sessions that were opened and have not been ended.
@@ -34,7 +36,8 @@ type Report struct {
 
 	purpose       purpose
 	authenticated bool
-	failure       *Failure // why the first failed step failed
+	userAsked     bool
+	failure       *Failure // why the first failed step failed, where that is a call's or the user's
 	// authenticateSent is when the last authenticate was sent.
 	authenticateSent time.Time
 }
@@ -46,8 +49,8 @@ const (
 	toRotate                // only what must be known before a token is rotated
 )
 
-// Check makes every step of check: links; authenticate, twice; validate; the data call; refresh; server info; logout of
-// every session that it opened. No step is retried. The steps end within the config's FlightLimit, and the logouts have as
+// Check makes every step of check: links; authenticate, twice; validate; user; the data call; refresh; server info; logout
+// of every session that it opened. No step is retried. The steps end within the config's FlightLimit, and the logouts have as
 // much again. It is made in spite of a cool-down, and lifts it where it passes. What it learnt of the server is stored.
 func (s *Server) Check(ctx context.Context) *Report {
 	// A caller that hangs up would leave a session open that nobody knows of.
@@ -103,8 +106,13 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 	if report.authenticated {
 		s.record.confirmed(time.Now())
 	}
-	s.record.answered(s.life, report.failure, time.Now())
 	failure := report.failure
+	if report.Failed == nil || failure != nil && !failure.isOfUser() {
+		s.record.answered(s.life, failure, time.Now())
+	}
+	if report.userAsked {
+		s.record.toldOfUser(s.life, report.User)
+	}
 	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
 		s.answered()
 	}
@@ -116,9 +124,9 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 		s.backOff.lift()
 		s.mu.Unlock()
 		s.noteObtaining(ctx, nil)
-		s.NoteProbed(ctx, nil)
+		s.NoteProbed(ctx, s.failureOfUser(report.User))
 	case failure == nil:
-	case failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
+	case failure.isOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)
 	case failure.Refused() && s.credential.refusal() != nil:
 	case !report.authenticated && (failure.Step == ncentral.CallAuthenticate || failure.Down()):
@@ -207,6 +215,7 @@ func (e *examination) run(ctx context.Context) {
 		{name: "authenticate", do: e.authenticate},
 		{name: "authenticate_again", do: e.authenticateAgain, merely: true},
 		{name: "validate", do: e.validate},
+		{name: "user", do: e.user, toCheck: true},
 		{name: "data", do: e.data, toCheck: true},
 		{name: "refresh", do: e.refresh, merely: true},
 		{name: "server_info", do: e.serverInfo},
@@ -257,7 +266,22 @@ func (e *examination) links(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", e.failure(ncentral.CallLinks, err)
 	}
-	return fmt.Sprintf("authenticate %s, refresh %s, validate %s", links.Authenticate, links.Refresh, links.Validate), nil
+	if links.Logout != "" && e.server.Learnt(ctx).CanLogOut == nil { // else a logout was tried, which tells more
+		e.report.Learnt.CanLogOut = new(true)
+	}
+	var named []string
+	for _, link := range [...][2]string{
+		{"authenticate", links.Authenticate},
+		{"refresh", links.Refresh},
+		{"validate", links.Validate},
+		{"logout", links.Logout},
+		{"sso", links.SSO},
+	} {
+		if link[1] != "" {
+			named = append(named, link[0]+" "+link[1])
+		}
+	}
+	return strings.Join(named, ", "), nil
 }
 
 func (e *examination) authenticate(ctx context.Context) (string, error) {
@@ -323,6 +347,31 @@ func (e *examination) validate(ctx context.Context) (string, error) {
 
 func (e *examination) newest() Grant { return e.open[len(e.open)-1] }
 
+// user asks what N-central tells of the API user. Where it does not tell, for whatever reason, the data call
+// decides, for which it leaves time.
+func (e *examination) user(ctx context.Context) (string, error) {
+	ctx, cancel := e.server.leavingTime(ctx)
+	defer cancel()
+	user, err := e.client.User(ctx, e.newest().AccessToken)
+	e.report.userAsked = !isUnanswered(ncentral.KindOf(err))
+	switch ncentral.KindOf(err) {
+	case "":
+	case ncentral.KindForbidden:
+		return "not told: the API user's role lacks the permission USERS_VIEW, which is well: the data call tells whether the user works", nil
+	case ncentral.KindNotFound:
+		return "this server does not tell of the API user, as none before 2026 does: the data call tells whether the user works", nil
+	default:
+		return fmt.Sprintf("not told (%s): the data call tells whether the user works", err), nil
+	}
+	e.report.User = &user
+	troubles, bars := troublesOf(&user)
+	if bars {
+		return "", e.server.failureOfUser(&user)
+	}
+	e.report.Warnings = append(e.report.Warnings, troubles...)
+	return user.Name, nil
+}
+
 func (e *examination) data(ctx context.Context) (string, error) {
 	err := e.client.Data(ctx, e.newest().AccessToken)
 	switch ncentral.KindOf(err) {
@@ -331,7 +380,9 @@ func (e *examination) data(ctx context.Context) (string, error) {
 	case ncentral.KindForbidden:
 		return "the user may not see service organisations, which is well if its work does not need them", nil
 	}
-	return "", e.failure(ncentral.CallData, err)
+	failure := e.server.failure(ncentral.CallData, err)
+	failure.User = e.report.User
+	return "", failure
 }
 
 // refresh tries what rotations would like to do. A server that refuses it can be lived with: roles authenticate instead.

@@ -28,6 +28,9 @@ type Failure struct {
 	// Lost says of a refresh that N-central may have acted on it, or on an attempt before the last, without the engine
 	// having got the answer.
 	Lost bool
+	// User is what N-central told of the API user beside a data call that failed, or what is wrong with them; nil where it
+	// did not tell.
+	User *ncentral.User
 }
 
 // Error names config, step, cause, remedy and the time of the next attempt. It holds no token.
@@ -112,8 +115,7 @@ func (f *Failure) Remedy() string {
 				"whether the user can log in to N-central; if not, set a new password, then generate a new User-API token and " +
 				"write it to user_api_token"
 		case ncentral.CallData:
-			return "where authenticate works and data calls fail like this, the API user's password has most likely " +
-				"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
+			return remedyOfData(f.User)
 		}
 	case ncentral.KindBadRequest:
 		if f.Step == ncentral.CallLinks { // which has nothing in it to be refused for

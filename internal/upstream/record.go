@@ -34,10 +34,11 @@ type Record struct {
 	toldOf          ailment // what events last told of; it outlasts a life
 	toldIn          int     // the life in which they did
 	asked           bool
-	obtaining       *Failure  // why the last attempt to obtain a token failed; nil where it did not
-	dataCall        *Failure  // why the last data call failed; nil where it did not
-	validation      *Failure  // why the last validation told nothing of its token; nil where it did
-	servedStale     time.Time // until when the token lives that was last handed out for want of a new one
+	obtaining       *Failure       // why the last attempt to obtain a token failed; nil where it did not
+	dataCall        *Failure       // why the last data call failed, or what is wrong with the user; nil where neither is
+	user            *ncentral.User // as N-central last told of them; nil where it did not
+	validation      *Failure       // why the last validation told nothing of its token; nil where it did
+	servedStale     time.Time      // until when the token lives that was last handed out for want of a new one
 	lastSuccess     time.Time
 	lastFailure     time.Time
 	lastFailureKind ncentral.Kind
@@ -52,11 +53,14 @@ func newRecord(config string) *Record {
 // place for both.
 func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
 
-// condition says how the config fares at that time, with so many logouts owed at its server.
-func (r *Record) condition(config *store.Config, known patience, owed int, now time.Time) Condition {
+// condition says how the config fares at that time, with what is known of its server and so many logouts owed there.
+func (r *Record) condition(config *store.Config, known patience, learnt store.Learnt, owed int, now time.Time) Condition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	condition := Condition{LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed}
+	condition := Condition{
+		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed,
+		User: r.user, Learnt: learnt,
+	}
 	obtaining, silence := cmp.Or(r.obtaining, known.refusal), known.silence
 	if obtaining != nil {
 		silence = nil // it says no more
@@ -71,6 +75,9 @@ func (r *Record) condition(config *store.Config, known patience, owed int, now t
 			r.servedStale.UTC().Format(time.RFC3339)))
 	}
 	condition.Reasons = append(condition.Reasons, ExpiryWarnings(config, now)...)
+	if warning := ClockWarning(learnt); warning != "" {
+		condition.Reasons = append(condition.Reasons, warning)
+	}
 	if owed > 0 {
 		condition.Reasons = append(condition.Reasons, fmt.Sprintf("logouts owed: %d, tried once a minute", owed))
 	}
@@ -224,7 +231,7 @@ func (r *Record) startOver() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.life++
-	r.asked, r.obtaining, r.dataCall, r.validation, r.servedStale = false, nil, nil, nil, time.Time{}
+	r.asked, r.obtaining, r.dataCall, r.user, r.validation, r.servedStale = false, nil, nil, nil, nil, time.Time{}
 	return r.life
 }
 
@@ -240,6 +247,15 @@ func (r *Record) validated(life int, failure *Failure) {
 	defer r.mu.Unlock()
 	if life == r.life {
 		r.validation = failure
+	}
+}
+
+// toldOfUser notes what N-central tells of the API user, nil where it does not.
+func (r *Record) toldOfUser(life int, user *ncentral.User) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life == r.life {
+		r.user = user
 	}
 }
 

@@ -4,6 +4,7 @@
 package upstream
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 	for name, test := range map[string]struct {
 		note    func(*Record)
 		known   patience
+		learnt  store.Learnt
 		owed    int
 		config  store.Config
 		state   State
@@ -49,9 +51,17 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: patience{silence: silence}, state: Failing, reasons: []string{"obtaining"}},
 		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: Degraded, reasons: []string{"validation"}},
 		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: Degraded, reasons: []string{"data call"}},
+		"the clocks are apart":                  {learnt: store.Learnt{ClockOffset: new(-5*time.Minute - time.Second)}, state: Degraded, reasons: []string{"clock was 5m1s behind"}},
+		"the clocks are all but one":            {note: func(r *Record) { r.probed(0, nil) }, learnt: store.Learnt{ClockOffset: new(5 * time.Minute)}, state: OK},
 		"a logout is owed":                      {owed: 1, state: Degraded, reasons: []string{"logouts owed: 1"}},
 		"an end is near": {
 			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: Degraded, reasons: []string{"password expires"},
+		},
+		"the user is locked": {
+			note: func(r *Record) {
+				r.probed(0, &Failure{Step: ncentral.CallUser, User: &ncentral.User{}, Cause: errors.New("the user is locked")})
+			},
+			state: Degraded, reasons: []string{"the user is locked"},
 		},
 		"it was another server that failed": {
 			note: func(r *Record) {
@@ -101,7 +111,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			if test.note != nil {
 				test.note(record)
 			}
-			got := record.condition(&test.config, test.known, test.owed, now)
+			got := record.condition(&test.config, test.known, test.learnt, test.owed, now)
 			if got.State != test.state || got.LogoutsOwed != test.owed || len(got.Reasons) != len(test.reasons) {
 				t.Fatalf("%s, because of %q, %d logouts owed; want %s", got.State, got.Reasons, got.LogoutsOwed, test.state)
 			}
@@ -121,12 +131,12 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	life := record.startOver()
 	record.answered(0, nil, now.Add(time.Hour))
 	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
-	got := record.condition(&storeConfig, patience{}, 0, now)
+	got := record.condition(&storeConfig, patience{}, store.Learnt{}, 0, now)
 	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
 	record.answered(life, nil, now.Add(time.Minute))
-	if got := record.condition(&storeConfig, patience{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
+	if got := record.condition(&storeConfig, patience{}, store.Learnt{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -214,5 +224,24 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 				t.Errorf("unwatched: %t, want %t", record.wasUnwatched(), test.want)
 			}
 		})
+	}
+}
+
+func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
+	record, now := newRecord("default"), time.Now()
+	told := func() *ncentral.User { return record.condition(&storeConfig, patience{}, store.Learnt{}, 0, now).User }
+	record.toldOfUser(0, &ncentral.User{Name: "api"})
+	if got := told(); got == nil || got.Name != "api" {
+		t.Errorf("%+v", got)
+	}
+	life := record.startOver()
+	record.toldOfUser(0, &ncentral.User{Name: "late"})
+	if got := told(); got != nil {
+		t.Errorf("%+v is of another server", got)
+	}
+	record.toldOfUser(life, &ncentral.User{Name: "new"})
+	record.toldOfUser(life, nil)
+	if got := told(); got != nil {
+		t.Errorf("%+v, though the server does not tell any more", got)
 	}
 }

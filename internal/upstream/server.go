@@ -118,20 +118,30 @@ var errNoValidate = &ncentral.Error{
 	Call: ncentral.CallValidate, Kind: ncentral.KindNotFound, Detail: "this server has no validate, and a data call does not tell whether the token lives",
 }
 
-// Probe makes the data call that a working user is needed for. The failure is nil where the user works: a 403 is well, for
-// the user may merely not be allowed to see service organisations. It reports whether N-central answered.
+// Probe makes the data call that a working user is needed for, and asks what N-central tells of the user. The failure is
+// nil where the user works and needs no person: a 403 to the data call is well, for the user may merely not be allowed to
+// see service organisations. It reports whether N-central answered.
 func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failure, answered bool) {
 	err := s.ask(ctx, ncentral.CallData, func(ctx context.Context) error { return s.client.Data(ctx, accessToken) })
-	if err == nil || ncentral.KindOf(err) == ncentral.KindForbidden {
-		return nil, true
-	}
 	errors.As(err, &failure)
-	return failure, !isUnanswered(failure.Kind)
+	if failure != nil && (isUnanswered(failure.Kind) || failure.Kind == ncentral.KindRefused) {
+		return failure, !isUnanswered(failure.Kind) // with a token that is dead there is nobody to ask after
+	}
+	user := s.askOfUser(ctx, accessToken)
+	if failure == nil || failure.Kind == ncentral.KindForbidden {
+		return s.failureOfUser(user), true
+	}
+	failure.User = user
+	return failure, true
 }
 
-// NoteProbed records how a data call went.
+// NoteProbed records how a data call went, and what N-central tells of the user.
 func (s *Server) NoteProbed(ctx context.Context, failure *Failure) {
-	if failure != nil {
+	switch {
+	case failure == nil:
+	case failure.isOfUser():
+		s.logger.Warn("the API user needs a person", "reason", failure)
+	default:
 		s.logger.Warn("a data call failed though the token is valid", "error", failure)
 	}
 	before, after := s.record.probed(s.life, failure)
@@ -288,7 +298,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 }
 
 // isExpected says whether a call that ended so tells of nothing that fails: the caller gave it up, the token or session is
-// no more, this server has no logout, or the user may not see service organisations.
+// no more, this server has no logout, the user may not see service organisations, or what may be told of them is not.
 func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindCanceled:
@@ -296,11 +306,11 @@ func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	case ncentral.KindRefused:
 		return step != ncentral.CallAuthenticate
 	case ncentral.KindNotFound:
-		return step == ncentral.CallLogout
+		return step == ncentral.CallLogout || step == ncentral.CallUser
 	case ncentral.KindForbidden:
-		return step == ncentral.CallData
+		return step == ncentral.CallData || step == ncentral.CallUser
 	}
-	return false
+	return step == ncentral.CallUser && !callsForPatience(kind)
 }
 
 func (s *Server) answered() {

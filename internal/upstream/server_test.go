@@ -734,9 +734,9 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 		silent   bool
 	}{
 		"well":                           {success: true},
-		"the user may not see":           {fails: status(403), kind: ncentral.KindForbidden},
+		"the user may not see":           {fails: status(403), kind: ncentral.KindForbidden, success: true}, // users/me is answered
 		"the token is dead":              {fails: status(401), kind: ncentral.KindRefused},
-		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true},
+		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true, success: true},
 		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, silent: true},
 		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, silent: true},
 		"the caller goes":                {fails: hang, patience: time.Second, gone: true, kind: ncentral.KindCanceled},

@@ -55,7 +55,7 @@ func (s *stage) setupSteps() []step {
 		},
 		{
 			explanation: "Ask at any time whether that credential is alive, and what the server is like.",
-			command:     s.cli + " write -f ncentral/config/default/check",
+			command:     s.cli + " write -f -field=report ncentral/config/default/check",
 		},
 		{
 			explanation: "Make a role: who may read it gets access tokens of half an hour.",

@@ -1,0 +1,88 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+)
+
+// troublesOf are what N-central tells of the API user that needs a person, each with its remedy, and whether for one of
+// them the user does not work. A nil user is one of whom nothing was told.
+func troublesOf(user *ncentral.User) (troubles []string, bars bool) {
+	if user == nil {
+		return nil, false
+	}
+	if isKnown(user.PasswordExpired) {
+		troubles = append(troubles, "the API user's password has expired: set a new one in N-central, then generate a new User-API token "+
+			"and write user_api_token and password_changed_at")
+	} else if isKnown(user.PasswordResetRequired) {
+		troubles = append(troubles, "N-central requires the API user to set a new password: set it, then generate a new User-API token "+
+			"and write user_api_token and password_changed_at")
+	}
+	if isKnown(user.Locked) {
+		troubles = append(troubles, "the API user is locked: unlock the user in N-central (Administration, User Management, Users)")
+	}
+	isDisabled := user.Enabled != nil && !*user.Enabled
+	if isDisabled {
+		troubles = append(troubles, "the API user is disabled: enable the user in N-central (Administration, User Management, Users)")
+	}
+	if user.HasTwoFactor() {
+		troubles = append(troubles, fmt.Sprintf("the API user has two-factor authentication on (%s), and may be refused for it: "+
+			"switch it off for this user in N-central", user.TwoFactorType))
+	}
+	return troubles, isKnown(user.PasswordExpired) || isKnown(user.Locked) || isDisabled
+}
+
+func isKnown(is *bool) bool { return is != nil && *is }
+
+// failureOfUser is what N-central tells of the API user that needs a person, nil where it tells of nothing.
+func (s *Server) failureOfUser(user *ncentral.User) *Failure {
+	troubles, _ := troublesOf(user)
+	if len(troubles) == 0 {
+		return nil
+	}
+	return &Failure{
+		Config: s.config.Name, Step: ncentral.CallUser, Kind: ncentral.KindForbidden, User: user,
+		Cause: errors.New(strings.Join(troubles, "; ")),
+	}
+}
+
+// isOfUser reports whether the failure is no call's, but what N-central told of the user.
+func (f *Failure) isOfUser() bool { return f.Step == ncentral.CallUser && f.User != nil }
+
+// remedyOfData is what to do about a data call that failed where the token lives. What N-central tells of the user decides.
+func remedyOfData(user *ncentral.User) string {
+	troubles, _ := troublesOf(user)
+	switch {
+	case len(troubles) > 0:
+		return strings.Join(troubles, "; ")
+	case user != nil && user.PasswordExpired != nil:
+		return "the API user's password has not expired, and N-central tells of nothing else that is wrong with the user: its own log may say why"
+	}
+	return "where authenticate works and data calls fail like this, the API user's password has most likely " +
+		"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
+}
+
+// askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server does not tell, or the
+// user may not know. Whether the user works, the data call says in any case.
+func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.User {
+	var user ncentral.User
+	err := s.ask(ctx, ncentral.CallUser, func(ctx context.Context) (err error) {
+		user, err = s.client.WithoutRetries().User(ctx, accessToken)
+		return err
+	})
+	var told *ncentral.User
+	if err == nil {
+		told = &user
+	}
+	if !isUnanswered(ncentral.KindOf(err)) {
+		s.record.toldOfUser(s.life, told)
+	}
+	return told
+}
