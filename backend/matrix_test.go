@@ -219,7 +219,7 @@ func mishaps() []factor {
 		"retune config":  func(w *world) { w.rewriteConfigs(false) },
 		"verify config":  func(w *world) { w.rewriteConfigs(true) },
 		"rewrite role": func(w *world) {
-			w.rewriteRole(func(r *roleModel) { r.ttl = 50*time.Minute - r.ttl%(50*time.Minute)/2 })
+			w.rewriteRole(func(r *roleModel) { r.ttl = (50*time.Minute - r.ttl%(50*time.Minute)/2).Truncate(time.Second) })
 		},
 		"change of type":        func(w *world) { w.rewriteRole(func(r *roleModel) { r.dedicated, r.lease = !r.dedicated, true }) },
 		"delete sessions":       func(w *world) { w.deleteSessions("r0") },

@@ -165,6 +165,8 @@ func upgrades() []upgrade {
 		{"refresh ends the predecessor", func(k *simulator.Knobs) { k.RefreshEndsPredecessor = !k.RefreshEndsPredecessor }},
 		{"authenticate ends earlier sessions", func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = !k.AuthenticateEndsEarlierSessions }},
 		{"regenerate ends sessions", func(k *simulator.Knobs) { k.RegenerateEndsSessions = !k.RegenerateEndsSessions }},
+		{"logout ends the chain", func(k *simulator.Knobs) { k.LogoutEndsChain = !k.LogoutEndsChain }},
+		{"no users/me", func(k *simulator.Knobs) { k.UserAbsent = !k.UserAbsent }},
 		{"no logout", func(k *simulator.Knobs) { k.LogoutAbsent = !k.LogoutAbsent }},
 		{"hidden errors", func(k *simulator.Knobs) { k.HideCoreErrors = !k.HideCoreErrors }},
 		{"overrides ignored", func(k *simulator.Knobs) { k.IgnoreOverrides = !k.IgnoreOverrides }},

@@ -1172,7 +1172,7 @@ func waysToFail() []simulator.Failure {
 func callsOfTheEngine() []simulator.Endpoint {
 	return []simulator.Endpoint{
 		simulator.EndpointAuthenticate, simulator.EndpointRefresh, simulator.EndpointValidate, simulator.EndpointLogout, simulator.EndpointServiceOrgs,
-		simulator.EndpointServerInfo, simulator.EndpointLinks, simulator.EndpointHealth, simulator.AnyEndpoint,
+		simulator.EndpointUser, simulator.EndpointServerInfo, simulator.EndpointLinks, simulator.EndpointHealth, simulator.AnyEndpoint,
 	}
 }
 
