@@ -20,7 +20,7 @@ import (
 )
 
 // speakingPackages are those whose texts reach people, as errors, warnings, reasons, messages of check or log lines.
-var speakingPackages = []string{"backend", "paths", "internal/events", "internal/ncentral", "internal/sessions", "internal/store", "internal/upstream"}
+var speakingPackages = []string{"backend", "paths", "internal/events", "internal/ncentral", "internal/pasted", "internal/sessions", "internal/store", "internal/upstream"}
 
 // textsHeading begins the part of operations.md that lists the texts: in each table, one text a row, in its first cell.
 const textsHeading = "## What the engine says"
@@ -156,7 +156,7 @@ func isNoText(node ast.Node) bool {
 		return answersFramework(node.Type.Results)
 	case *ast.CallExpr:
 		switch called := fullName(node.Fun); called {
-		case "strings.Count", "strings.Contains", "strings.ContainsAny", "regexp.MustCompile":
+		case "strings.Count", "strings.Contains", "strings.ContainsAny", "regexp.MustCompile", "looksLike", "contains":
 			return true
 		default:
 			return strings.HasSuffix(called, "ogger.Info") || strings.HasSuffix(called, "ogger.Debug")

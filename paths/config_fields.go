@@ -4,8 +4,7 @@
 package paths
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,11 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/hashicorp/go-secure-stdlib/parseutil"
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/pasted"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -173,7 +172,7 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 // configSettings are how a write changes a config. What depends on several fields is changedConfig's.
 func configSettings() []setting[store.Config] {
 	url := textSetting(fieldURL, ncentral.ParseBaseURL, func(c *store.Config) *string { return &c.URL })
-	token := textSetting(fieldUserAPIToken, readUserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
+	token := textSetting(fieldUserAPIToken, pasted.UserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
 	url.reset, token.reset = nil, nil
 	return []setting[store.Config]{
 		url,
@@ -229,50 +228,16 @@ func zeroOrDays(value time.Duration) error {
 	return nil
 }
 
-// readUserAPIToken takes a User-API token as people paste it and refuses what cannot be one. Errors hold nothing of it.
-func readUserAPIToken(given string) (string, error) {
-	token := strings.TrimSpace(given)
-	if token == "" {
-		return "", errors.New("it is empty: give the token that N-central's web UI showed when it was generated")
-	}
-	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", errors.New("it has white space or other characters inside that no token has: copy it again, in one piece, without quotation marks and the word Bearer")
-	}
-	parsed, _, err := jwt.NewParser().ParseUnverified(token, &jwt.MapClaims{})
-	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) || parsed == nil || isCutShort(token) {
-		return "", errors.New("it is not a whole JWT, which consists of three parts with dots between: copy it again, in one piece, without quotation marks")
-	}
-	return token, nil
-}
-
-// isCutShort says whether the signature is empty, or shorter than the algorithm that the header names makes it.
-func isCutShort(token string) bool {
-	parts := strings.Split(token, ".")
-	signature, err := base64.RawURLEncoding.DecodeString(parts[len(parts)-1])
-	if err != nil || len(signature) == 0 {
-		return true
-	}
-	var header struct {
-		Algorithm string `json:"alg"`
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(parts[0])
-	if err != nil || json.Unmarshal(raw, &header) != nil {
-		return true
-	}
-	lengths := map[string]int{"HS256": 32, "HS384": 48, "HS512": 64}
-	return len(signature) < lengths[header.Algorithm]
-}
-
-// privateKey is a line at either end of a private key in PEM form, whichever kind of key it is.
-var privateKey = regexp.MustCompile(`(?i)-----(BEGIN|END) [^-\r\n]*PRIVATE KEY`)
-
 // checkCACert takes a bundle as it is given: declarative tools compare it with what is answered.
 func checkCACert(given string) (string, error) {
-	if privateKey.MatchString(given) {
+	if pasted.HoldsPrivateKey(given) {
 		return "", errors.New("it holds a private key, which would be answered to whoever may read this config: leave the key out and give the certificates alone")
 	}
-	_, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: (&store.Config{CACert: given}).Authorities()})
-	return given, err
+	bundle := (&store.Config{CACert: given}).Authorities()
+	if _, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: bundle}); err != nil {
+		return "", cmp.Or(pasted.WhyNoCertificates(bundle), err)
+	}
+	return given, nil
 }
 
 const longestHostName = 253

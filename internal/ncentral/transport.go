@@ -191,11 +191,11 @@ func parseAuthorities(bundle string) (*x509.CertPool, error) {
 		pool.AddCert(certificate)
 		read++
 	}
+	if read < max(strings.Count(bundle, "-----BEGIN CERTIFICATE-----"), strings.Count(bundle, "-----END CERTIFICATE-----")) {
+		return nil, errors.New("the PEM bundle holds a certificate that is damaged or cut short")
+	}
 	if read == 0 {
 		return nil, errors.New("no whole certificate in PEM form found: it begins with a line -----BEGIN CERTIFICATE----- and ends with a line -----END CERTIFICATE-----")
-	}
-	if read < strings.Count(bundle, "-----BEGIN CERTIFICATE-----") {
-		return nil, errors.New("the PEM bundle holds a certificate that is damaged or cut short")
 	}
 	return pool, nil
 }

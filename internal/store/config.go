@@ -63,10 +63,10 @@ func (c *Config) prepare(name string) error {
 // Fingerprint changes with the fields whose change retires the config's sessions: url, user_api_token and TLS trust.
 func (c *Config) Fingerprint() string { return c.fingerprint }
 
-// Authorities is the bundle of CACert, which keeps the form it was given in, without what changes no trust: the white space
-// around it and how its lines end.
+// Authorities is the bundle of CACert, which keeps the form it was given in, without what changes no trust: byte order marks,
+// of which there is one for each file that was joined, the white space around it and how its lines end.
 func (c *Config) Authorities() string {
-	bundle := strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(c.CACert))
+	bundle := strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\ufeff", "").Replace(c.CACert))
 	if bundle == "" {
 		return ""
 	}

@@ -1,0 +1,70 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package pasted
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	aToken       = "eyJhbGciOiJub25lIn0.e30.c2lnbmF0dXJlLW9mLW5vYm9keQ"
+	aCertificate = "-----BEGIN CERTIFICATE-----\nMIIBADCBs6ADAgECAgEBMAUGAytlcDAPMQ0wCwYDVQQDEwRmdXp6\n-----END CERTIFICATE-----\n"
+)
+
+// around are texts that a value is pasted with.
+var around = []string{
+	"", "\ufeff", "\xff\xfe", "\ufffd\ufffd", "\x00", "ï»¿", " ", "\n", "\r\n", "\t", "\u00a0", "\u200b", "\u00ad", "\x1b[200~", `"`, "'", "`", "“", "”", "Bearer ", "NAME=", "NAME: ", "export NAME=", "$env:NAME = ",
+	"@", "/", `\`, `\n`, "…", "...", "***", "<", ">", "${", "}", "{{ ", "%", `{"a":"`, "[", ".", ",", "--", "–", "https://", "hvs.", "# ",
+}
+
+func seed(f *testing.F, values ...string) {
+	f.Helper()
+	for _, value := range values {
+		for _, before := range around {
+			for _, after := range []string{"", before} {
+				f.Add(before + value + after)
+			}
+		}
+	}
+}
+
+// isOneOf reports whether the error is what is told of one of the forms, and so holds nothing of the value.
+func isOneOf(err error, forms []form) bool {
+	return slices.ContainsFunc(forms, func(f form) bool { return f.told == err.Error() })
+}
+
+// FuzzUserAPIToken gives any text as a token. What is taken is the given token, without what cannot be in one.
+func FuzzUserAPIToken(f *testing.F) {
+	seed(f, aToken, aToken[:20], aToken[20:], aToken+aToken, strings.Join(strings.Split(aToken, ""), "\x00"), "token")
+	f.Fuzz(func(t *testing.T, given string) {
+		token, err := UserAPIToken(given)
+		switch {
+		case err != nil:
+			if token != "" || !isOneOf(err, insteadOfToken) {
+				t.Errorf("%q, or an error with something of the value: %v", token, err)
+			}
+		case !strings.Contains(given, token) || strings.ContainsFunc(token, isNeverInJWT) || strings.Count(token, ".") != 2:
+			t.Errorf("%q was taken of %q", token, given)
+		default:
+			if again, err := UserAPIToken(token); again != token || err != nil {
+				t.Errorf("%q is not taken as it was taken: %v", token, err)
+			}
+		}
+	})
+}
+
+// FuzzWhyNoCertificates has any text told by its name, or by none.
+func FuzzWhyNoCertificates(f *testing.F) {
+	seed(f, aCertificate, aCertificate+aCertificate, aCertificate[:50], aCertificate[50:], strings.ReplaceAll(aCertificate, "\n", " "), strings.ReplaceAll(aCertificate, "CERTIFICATE", "PRIVATE KEY"), "ca.pem", aToken)
+	f.Fuzz(func(t *testing.T, given string) {
+		if err := WhyNoCertificates(given); err != nil && !isOneOf(err, slices.Concat(insteadOfBundle, withoutPEM)) {
+			t.Errorf("something of the value is told: %v", err)
+		}
+		if line := "-----BEGIN EC PRIVATE KEY-----"; !HoldsPrivateKey(given+line) || !HoldsPrivateKey(line+given) {
+			t.Error("a private key was not found")
+		}
+	})
+}

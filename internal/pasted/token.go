@@ -1,0 +1,93 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package pasted
+
+import (
+	"encoding/base64"
+	"errors"
+	"strings"
+	"unicode"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// UserAPIToken returns the token without what may stand around it, or what was given in its place.
+func UserAPIToken(given string) (string, error) {
+	token := strings.TrimFunc(given, func(r rune) bool { return unicode.IsSpace(r) || string(r) == byteOrderMark })
+	if isWholeJWT(token) {
+		return token, nil
+	}
+	return "", tell(token, insteadOfToken)
+}
+
+// insteadOfToken are the forms of what is no token, those that hold others first; the last one is that of everything.
+var insteadOfToken = []form{
+	{func(text string) bool { return text == "" }, "it is empty: give the token that N-central's web UI showed when it was generated"},
+	inUTF16,
+	inAnotherEncoding,
+	{isBinary, "it has bytes that are no text: give the token as text"},
+	{contains("-----BEGIN "), "it is a certificate or a key in PEM form: give the token that N-central's web UI showed when it was generated"},
+	{looksLike(`(?i)\bbearer\b`), "it has the word Bearer before it, as a header does: give the token alone"},
+	inJSON,
+	{isBase64OfJWT, "it is the base64 of a token: decode it first, with base64 -d"},
+	masked,
+	shortened,
+	path,
+	address,
+	{looksLike(`^((export|set|setx|const|let|var)\s+|\$(env:)?|--?)?[A-Za-z_][\w.-]*\s*[=:]`), "it has a name before it, as NAME=VALUE does: give the value alone, without quotation marks"},
+	placeholder,
+	inQuotes,
+	namedFile,
+	{looksLike(`^(hv[sbr]|[sbr])\.[\w-]{20,}$`), "it is a token of Vault's or OpenBao's: give the one that N-central's web UI showed when it was generated"},
+	hidden,
+	{contains(`\`), "it has a backslash, as line ends have that JSON or YAML wrote: give the token alone"},
+	{looksLike(`\s`), "it has spaces or line ends inside: give the token in one line, and nothing besides"},
+	{func(text string) bool { return strings.ContainsFunc(text, isNeverInJWT) }, "it has characters that no token has: give the token alone, with nothing before or after it"},
+	{isLong, "more than the token stands there: give the token alone, once, with nothing after it"},
+	{looksLike(`^eyJ|^[\w-]{16,}\.[\w-]{20,}$|\.[\w-]{16,}\.[\w-]{20,}$`), "it is cut short or damaged: copy the whole of it, from its first characters, which are eyJ, to its last"},
+	{looksLike(`^[\w-]{1,100}(\.[\w-]*)?$`), "it is one word and no token: where that is the name of a file, put an @ before it, as in FIELD=@FILE"},
+	{func(string) bool { return true }, "it is not a JWT, which consists of three parts with dots between: give the token that N-central's web UI showed when it was generated"},
+}
+
+// isWholeJWT reports whether the text is a JWT, whoever signed it, with a signature as long as its algorithm makes it.
+func isWholeJWT(text string) bool {
+	if strings.ContainsFunc(text, isNeverInJWT) { // the decoder would pass over line ends
+		return false
+	}
+	algorithm, signature, isJWT := partsOfJWT(text)
+	length, known := signatureLengths[algorithm]
+	return isJWT && len(signature) > 0 && (!known || len(signature) == length)
+}
+
+func isNeverInJWT(r rune) bool {
+	return r != '-' && r != '.' && r != '_' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+}
+
+var signatureLengths = map[string]int{"HS256": 32, "HS384": 48, "HS512": 64, "ES256": 64, "ES384": 96, "ES512": 132, "EdDSA": 64}
+
+func partsOfJWT(text string) (algorithm string, signature []byte, isJWT bool) {
+	parsed, parts, err := jwt.NewParser().ParseUnverified(text, &jwt.MapClaims{})
+	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) || parsed == nil {
+		return "", nil, false
+	}
+	signature, err = base64.RawURLEncoding.DecodeString(parts[len(parts)-1])
+	algorithm, _ = parsed.Header["alg"].(string)
+	return algorithm, signature, err == nil
+}
+
+// isLong reports whether something follows what would be a token.
+func isLong(text string) bool {
+	parts := strings.Split(text, ".")
+	if !strings.HasPrefix(text, "eyJ") || len(parts) < 3 {
+		return false
+	}
+	algorithm, _, isJWT := partsOfJWT(parts[0] + "." + parts[1] + ".AA")
+	length, known := signatureLengths[algorithm]
+	return isJWT && (len(parts) > 3 || known && len(parts[2]) > base64.RawURLEncoding.EncodedLen(length))
+}
+
+func isBase64OfJWT(text string) bool {
+	inside := strings.TrimSpace(decoded(text))
+	return strings.HasPrefix(inside, "eyJ") && strings.Count(inside, ".") == 2
+}
