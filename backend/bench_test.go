@@ -115,8 +115,8 @@ func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, er
 	return s.InmemStorage.List(ctx, prefix)
 }
 
-// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased. No secret may be in the
-// log or the events at its end.
+// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased, whose tokens are replaced
+// 5m before their end. No secret may be in the log or the events at its end.
 func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -133,7 +133,7 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 		m.start()
 		defer func() { m.backend.Cleanup(context.Background()) }()
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "password_max_age": 0})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false, "min_ttl": "5m"})
 		m.ResetCounts()
 		test(m)
 		m.expectNoSecrets("the log", m.log.String())

@@ -544,7 +544,7 @@ func TestKnownRefusedRefreshIsNotTried(t *testing.T) {
 // A promise too short to be kept.
 func TestPromiseTooShort(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "1s"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "1s", "min_ttl": 0})
 		text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil)
 		if strings.Contains(text, "changed again and again") {
 			t.Errorf("%d %s", code, text)
@@ -559,7 +559,7 @@ func TestPromiseTooShort(t *testing.T) {
 func TestTokenDeadOnArrival(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "5s"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "5s", "min_ttl": 0})
 		release := g.hold(toAuthenticate)
 		go func() {
 			time.Sleep(4 * time.Second)

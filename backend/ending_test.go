@@ -184,7 +184,7 @@ func TestReplacedTokensDoNotPileUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, knobs, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10s"})
+				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10s", "min_ttl": "5s"})
 				for second := range 1800 {
 					m.lives(m.read(nil))
 					time.Sleep(time.Second)

@@ -48,6 +48,34 @@ func TestTokenIsRefreshedBeforeItsEnd(t *testing.T) {
 	})
 }
 
+// Of an hour, that is: agents under a lease come back when a tenth of it is left, and are to find the next token then.
+func TestATokenIsReplacedWhenASixthOfItsLifeIsLeftUnlessTheRoleSaysElse(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"min_ttl": nil})
+		read := m.read(nil)
+		first := m.lives(read)
+		if read["ttl"] != int64(3000) || read["rotation_period"] != int64(3000) {
+			t.Errorf("ttl %v, rotation_period %v", read["ttl"], read["rotation_period"])
+		}
+		time.Sleep(47*time.Minute + 59*time.Second) // no token is replaced more than two minutes ahead
+		m.read(nil)
+		synctest.Wait()
+		if m.lives(m.read(nil)) != first {
+			t.Error("the token was replaced before")
+		}
+		time.Sleep(2*time.Minute + 2*time.Second)
+		if m.lives(m.read(nil)) == first {
+			t.Error("the token was not replaced")
+		}
+		for ttl, minTTL := range map[string]int64{"0": 600, "8h": 4800, "31m": 310, "30m": 300, "10m": 300, "4m": 120} {
+			m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"ttl": ttl})
+			if told := m.must(logical.ReadOperation, "roles/monitoring", nil)["min_ttl"]; told != minTTL {
+				t.Errorf("ttl %s: min_ttl is %v, want %d", ttl, told, minTTL)
+			}
+		}
+	})
+}
+
 func TestRotationStartsAheadOfNeed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.lives(m.read(nil))

@@ -732,12 +732,12 @@ func (w *world) judgeChoice(r *reading, t *tokenRecord) {
 // judgeLeft holds what a token has left against the role's min_ttl.
 func (w *world) judgeLeft(r *reading, t *tokenRecord) {
 	life := t.ExpiresAt.Sub(t.IssuedAt)
-	least := min(5*time.Minute, life/2) // of the default
+	if r.of.ttl > 0 {
+		life = min(life, r.of.ttl)
+	}
+	least := min(max(life/6, 5*time.Minute), life/2) // of the default
 	if r.of.minTTL >= 0 {
 		least = min(r.of.minTTL, life/2)
-	}
-	if r.of.ttl > 0 {
-		least = min(least, r.of.ttl/2)
 	}
 	if left := t.statedEnd.Sub(r.ended); left < min(least, w.surelyGranted(r)/2)-time.Second {
 		w.breaksLocked(livesAsStated, "the read of %s was answered %s, which has %s left; min_ttl is %s", r.role, t, left, least)

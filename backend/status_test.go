@@ -187,7 +187,7 @@ func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 
 func TestAConfigThatRotatesAtEveryTickIsProbed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2m"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2m", "min_ttl": "1m"})
 		m.read(nil)
 		_ = m.SetPasswordExpired("api-user", true)
 		for range 180 {

@@ -92,14 +92,18 @@ func TestFingerprintsChangeWithExactlyTheFieldsThatRetire(t *testing.T) {
 	}
 }
 
-func TestMinTTLNeverExceedsHalfOfTheTokensLife(t *testing.T) {
+func TestMinTTLIsASixthOfTheTokensLifeUnlessGivenAndNeverMoreThanHalf(t *testing.T) {
 	tenMinutes, zero := 10*time.Minute, time.Duration(0)
 	tests := []struct {
 		role     Role
 		lifetime time.Duration
 		want     time.Duration
 	}{
-		{Role{}, time.Hour, 5 * time.Minute},
+		{Role{}, 24 * time.Hour, 4 * time.Hour},
+		{Role{}, time.Hour, 10 * time.Minute},
+		{Role{}, 31 * time.Minute, 5*time.Minute + 10*time.Second},
+		{Role{}, 30 * time.Minute, 5 * time.Minute},
+		{Role{}, 12 * time.Minute, 5 * time.Minute},
 		{Role{}, 6 * time.Minute, 3 * time.Minute},
 		{Role{MinTTL: &tenMinutes}, time.Hour, 10 * time.Minute},
 		{Role{MinTTL: &tenMinutes}, 12 * time.Minute, 6 * time.Minute},

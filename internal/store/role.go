@@ -21,7 +21,10 @@ const (
 	// DefaultRefreshLifetime is the same for refresh tokens.
 	DefaultRefreshLifetime = 25 * time.Hour
 
-	defaultMinTTL = 5 * time.Minute
+	// leastMinTTL is the least that a role's min_ttl is by default, and shareOfMinTTL the part of a longer token's life. Agents
+	// come back when up to a tenth of a lease is left: where it was less, they would be given the same token once more.
+	leastMinTTL   = 5 * time.Minute
+	shareOfMinTTL = 6
 )
 
 // Role says who gets what: which config its tokens come from, how they are shared, and for how long.
@@ -61,10 +64,11 @@ func (r *Role) ExpectedLifetime() time.Duration {
 }
 
 // MinTTLWithin is the least remaining lifetime of a token when it is handed out, given how long the token lives in all:
-// the role's min_ttl, and never more than half of that life, so that no token is replaced as soon as it was obtained.
+// the role's min_ttl, by default a sixth of that life and 5m at least, and never more than half of it, so that no token is
+// replaced as soon as it was obtained.
 func (r *Role) MinTTLWithin(lifetime time.Duration) time.Duration {
 	if r.MinTTL != nil {
 		return min(*r.MinTTL, lifetime/2)
 	}
-	return min(defaultMinTTL, lifetime/2)
+	return min(max(lifetime/shareOfMinTTL, leastMinTTL), lifetime/2)
 }
