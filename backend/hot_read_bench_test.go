@@ -85,7 +85,7 @@ func constantBackend(b *testing.B) logical.Backend {
 	backend := &framework.Backend{
 		BackendType: logical.TypeLogical,
 		Paths: []*framework.Path{{
-			Pattern:    "creds/" + framework.GenericNameRegex("name"),
+			Pattern:    "creds/" + framework.GenericNameWithAtRegex("name"),
 			Fields:     map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
 			Operations: map[logical.Operation]framework.OperationHandler{logical.ReadOperation: &framework.PathOperation{Callback: read}},
 		}},

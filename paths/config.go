@@ -23,8 +23,8 @@ import (
 
 func (a *API) configPath() *framework.Path {
 	return &framework.Path{
-		Pattern:        "config/" + framework.GenericNameRegex("name"),
-		Fields:         together(configFields(), configWriteFields(), map[string]*framework.FieldSchema{"name": nameField("The config's name, 128 characters at most.")}),
+		Pattern:        "config/" + framework.GenericNameWithAtRegex("name"),
+		Fields:         together(configFields(), configWriteFields(), map[string]*framework.FieldSchema{"name": nameField("The config's name, of"+whatNamesHold)}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.configWriting(),

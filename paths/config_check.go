@@ -45,7 +45,7 @@ const (
 
 func (a *API) configCheckPath() *framework.Path {
 	return &framework.Path{
-		Pattern: "config/" + framework.GenericNameRegex("name") + "/check",
+		Pattern: "config/" + framework.GenericNameWithAtRegex("name") + "/check",
 		Fields:  map[string]*framework.FieldSchema{"name": nameField("The config's name.")},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{

@@ -32,7 +32,7 @@ const (
 
 func (a *API) credsPath() *framework.Path {
 	return &framework.Path{
-		Pattern: "creds/" + framework.GenericNameRegex("name"),
+		Pattern: "creds/" + framework.GenericNameWithAtRegex("name"),
 		Fields: map[string]*framework.FieldSchema{
 			"name": nameField("The role's name."),
 			fieldMinTTL: {

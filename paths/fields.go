@@ -24,9 +24,9 @@ import (
 
 const longestName = 128
 
-var validName = regexp.MustCompile(`^\w(([\w\-.]+)?\w)?$`)
+var validName = regexp.MustCompile(`^\w(([\w\-.@]+)?\w)?$`)
 
-// checkName holds names to Vault's usual form, which the patterns of paths enforce but for the length.
+// checkName holds names to Vault's usual form with @, which the patterns of paths enforce but for the length.
 func checkName(name string) error {
 	switch {
 	case resemblesToken(name):
@@ -34,7 +34,7 @@ func checkName(name string) error {
 	case len(name) > longestName:
 		return fmt.Errorf("a name of %d characters is too long: %d are allowed", len(name), longestName)
 	case !validName.MatchString(name), !store.Storable(name):
-		return errors.New("a name consists of letters, digits, underscores, hyphens and single dots, and begins and ends with a letter, digit or underscore")
+		return errors.New("a name consists of letters, digits, underscores, hyphens, @ and single dots, and begins and ends with a letter, digit or underscore")
 	}
 	return nil
 }
@@ -267,6 +267,9 @@ const (
 func label(name, group string) *framework.DisplayAttributes {
 	return &framework.DisplayAttributes{Name: name, Group: group}
 }
+
+// whatNamesHold is for help: a name in a path that holds something else is refused by Vault itself, with no more than a 404.
+const whatNamesHold = " 128 characters at most: letters, digits, underscores, hyphens, @ and single dots, with a letter, digit or underscore at either end."
 
 // nameField is the name in a path.
 func nameField(description string) *framework.FieldSchema {

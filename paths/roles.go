@@ -25,8 +25,8 @@ const (
 
 func (a *API) rolesPath() *framework.Path {
 	return &framework.Path{
-		Pattern:        "roles/" + framework.GenericNameRegex("name"),
-		Fields:         together(roleFields(), map[string]*framework.FieldSchema{"name": nameField("The role's name, 128 characters at most.")}),
+		Pattern:        "roles/" + framework.GenericNameWithAtRegex("name"),
+		Fields:         together(roleFields(), map[string]*framework.FieldSchema{"name": nameField("The role's name, of"+whatNamesHold)}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.roleWriting(),
@@ -137,7 +137,7 @@ func roleFields() map[string]*framework.FieldSchema {
 		},
 		fieldMinTTL: {
 			Type: framework.TypeDurationSecond, DisplayAttrs: label("Minimum TTL", groupLifetime),
-			Description: "Shared: least remaining lifetime of a token when it is handed out, by default 5m, or half of the token's life where that is less. It can be half of ttl at most (of 1h where ttl is 0).",
+			Description: "Shared: least remaining lifetime of a token when it is handed out, by default a sixth of the token's life, but 5m at least, and half of the life at most. It can be half of ttl at most (of 1h where ttl is 0).",
 		},
 		fieldLease: {
 			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Lease", groupHandOut),

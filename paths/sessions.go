@@ -19,7 +19,7 @@ import (
 
 func (a *API) sessionsPath() *framework.Path {
 	return &framework.Path{
-		Pattern: "sessions/" + framework.GenericNameRegex("name"),
+		Pattern: "sessions/" + framework.GenericNameWithAtRegex("name"),
 		Fields:  map[string]*framework.FieldSchema{"name": nameField("The role's name.")},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
