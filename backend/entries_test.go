@@ -4,6 +4,8 @@
 package backend
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -70,6 +72,53 @@ func TestListPages(t *testing.T) {
 		if text, code := m.failure(logical.ListOperation, "roles/", map[string]any{"limit": -1}); code != 400 || !strings.Contains(text, "limit") {
 			t.Errorf("%d %s", code, text)
 		}
+	})
+}
+
+// Declarative tools cannot read the token back: without the hash they take a write of it that failed for done.
+func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		of := func(text string) string { sum := sha256.Sum256([]byte(text)); return hex.EncodeToString(sum[:]) }
+		other := m.AddUser("other-user")
+		for _, data := range []map[string]any{
+			{"user_api_token_sha256": of(m.token)},
+			{"user_api_token_sha256": " " + strings.ToUpper(of(m.token)) + "\n"},
+			{"user_api_token_sha256": of(m.token), "user_api_token": m.token + "\n"},
+			{"user_api_token_sha256": of(other), "user_api_token": other},
+			{"user_api_token_sha256": of(m.token), "user_api_token": m.token},
+			{"user_api_token_sha256": nil},
+		} {
+			m.must(logical.UpdateOperation, "config/default", data)
+			m.must(logical.PatchOperation, "config/default", data)
+			if told := m.must(logical.ReadOperation, "config/default", nil)["user_api_token_sha256"]; data["user_api_token"] != nil && told != data["user_api_token_sha256"] {
+				t.Errorf("%v is read, %v was written", told, data["user_api_token_sha256"])
+			}
+		}
+		before := m.stored()["config/default"]
+		m.ResetCounts()
+		for name, test := range map[string]struct {
+			data map[string]any
+			told string
+		}{
+			"of another than the stored": {map[string]any{"user_api_token_sha256": of(other)}, "the stored User-API token"},
+			"of another than the given":  {map[string]any{"user_api_token_sha256": of(m.token), "user_api_token": other}, "the User-API token beside it"},
+			"with the line end":          {map[string]any{"user_api_token_sha256": of(m.token + "\n")}, "with a line end"},
+			"of a file of Windows":       {map[string]any{"user_api_token_sha256": of(other + "\r\n"), "user_api_token": other + "\r\n"}, "with a line end"},
+			"no hash":                    {map[string]any{"user_api_token_sha256": of(m.token)[:63]}, "not a SHA-256"},
+			"nothing":                    {map[string]any{"user_api_token_sha256": ""}, "not a SHA-256"},
+			"as sha256sum prints it":     {map[string]any{"user_api_token_sha256": of(m.token) + "  -"}, "not a SHA-256"},
+		} {
+			for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+				text, code := m.failure(operation, "config/default", test.data)
+				if code != 400 || !strings.HasPrefix(text, "user_api_token_sha256: ") || !strings.Contains(text, test.told) {
+					t.Errorf("%s: %d %s", name, code, text)
+				}
+			}
+		}
+		if m.stored()["config/default"] != before {
+			t.Error("something was stored")
+		}
+		m.calls(nil)
 	})
 }
 

@@ -31,7 +31,7 @@ var anyValues = []string{
 // caller's mistake or is stored, and can then be read; after an error, what was stored is what it was.
 func FuzzFields(f *testing.F) {
 	for _, field := range []string{
-		"url", "user_api_token", "ca_cert", "tls_server_name", "tls_skip_verify", "request_timeout", "max_retries", "max_requests_in_flight",
+		"url", "user_api_token", "user_api_token_sha256", "ca_cert", "tls_server_name", "tls_skip_verify", "request_timeout", "max_retries", "max_requests_in_flight",
 		"refresh_token_ttl", "password_changed_at", "password_max_age", "expiry_warning", "config", "credential_type", "ttl", "min_ttl", "lease", "name",
 	} {
 		for _, value := range anyValues {

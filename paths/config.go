@@ -24,7 +24,7 @@ import (
 func (a *API) configPath() *framework.Path {
 	return &framework.Path{
 		Pattern:        "config/" + framework.GenericNameWithAtRegex("name"),
-		Fields:         together(configFields(), configWriteFields(), map[string]*framework.FieldSchema{"name": nameField("The config's name, of"+whatNamesHold)}),
+		Fields:         together(configFields(), configWriteFields(), map[string]*framework.FieldSchema{"name": nameField("The config's name, of" + whatNamesHold)}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.configWriting(),
@@ -212,6 +212,11 @@ func changedConfig(name string, stored *store.Config, req *logical.Request, data
 	for _, required := range []struct{ field, value string }{{fieldURL, candidate.URL}, {fieldUserAPIToken, candidate.UserAPIToken}} {
 		if required.value == "" {
 			return nil, fmt.Errorf("%s: a new config needs it", required.field)
+		}
+	}
+	if data.Raw[fieldUserAPITokenSHA256] != nil {
+		if err := checkSHA256(data.Get(fieldUserAPITokenSHA256).(string), candidate, data.Raw[fieldUserAPIToken] != nil); err != nil {
+			return nil, fmt.Errorf("%s: %w", fieldUserAPITokenSHA256, err)
 		}
 	}
 	if stored != nil && data.Raw[fieldUserAPIToken] == nil {

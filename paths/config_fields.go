@@ -136,6 +136,10 @@ func configWriteFields() map[string]*framework.FieldSchema {
 			Type: framework.TypeString, Required: true, DisplayAttrs: secret,
 			Description: "The User-API token (JWT) that N-central's web UI generated for the API user. It is never returned. Required for a new config, and where url, ca_cert, tls_server_name or tls_skip_verify change.",
 		},
+		fieldUserAPITokenSHA256: {
+			Type: framework.TypeString, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
+			Description: "SHA-256 of the User-API token, in hex. Given, it must be that of the token given or stored, so that declarative tools, which read it back, notice a write that failed. Never required.",
+		},
 		fieldVerify: {
 			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Verify", groupServer),
 			Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check (true by default). If one fails, nothing is changed. Not stored itself.",
@@ -226,6 +230,27 @@ func zeroOrDays(value time.Duration) error {
 		return fmt.Errorf("%s is too short: give 0 or at least a day, with the unit d for days, like 14d", value)
 	}
 	return nil
+}
+
+var inHex = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// checkSHA256 holds a hash that was given against the config's User-API token.
+func checkSHA256(given string, config *store.Config, tokenGiven bool) error {
+	given = strings.ToLower(strings.TrimSpace(given))
+	of := func(token string) string { return (&store.Config{UserAPIToken: token}).UserAPITokenSHA256() }
+	switch given {
+	case of(config.UserAPIToken):
+		return nil
+	case of(config.UserAPIToken + "\n"), of(config.UserAPIToken + "\r\n"):
+		return errors.New("it is that of the token with a line end after it: give the SHA-256 of the token alone")
+	}
+	switch {
+	case !inHex.MatchString(given):
+		return errors.New("not a SHA-256: give 64 hexadecimal digits, without what sha256sum prints after them")
+	case tokenGiven:
+		return errors.New("it is not that of the User-API token beside it: one of the two is of another token")
+	}
+	return errors.New("it is not that of the stored User-API token: give the token that it is of as user_api_token")
 }
 
 // checkCACert takes a bundle as it is given: declarative tools compare it with what is answered.

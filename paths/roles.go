@@ -26,7 +26,7 @@ const (
 func (a *API) rolesPath() *framework.Path {
 	return &framework.Path{
 		Pattern:        "roles/" + framework.GenericNameWithAtRegex("name"),
-		Fields:         together(roleFields(), map[string]*framework.FieldSchema{"name": nameField("The role's name, of"+whatNamesHold)}),
+		Fields:         together(roleFields(), map[string]*framework.FieldSchema{"name": nameField("The role's name, of" + whatNamesHold)}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.roleWriting(),
