@@ -29,6 +29,7 @@ var (
 		"reboot":                followReboot,
 		"move":                  followMove,
 		"move-role-by-role":     followMoveRoleByRole,
+		"move-mount":            followMoveMount,
 		"upgrade":               followUpgrade,
 	}
 	runbookTestsWithTick = map[string]func(t *testing.T, blocks []block){
@@ -270,6 +271,28 @@ func followMoveRoleByRole(t *testing.T, blocks []block) {
 	p.step("delete")
 	other.expectNothingOf(t, p.ncentral)
 	p.expectNothingOf(t, other)
+	p.end()
+}
+
+func followMoveMount(t *testing.T, blocks []block) {
+	p := startProcedure(t, blocks, serverOptions())
+	shared, dedicated := p.read("monitoring"), p.read("worker")
+	p.step("move")
+	p.fails(notFound, request{operation: opWrite, path: "roles/monitoring"})
+	p.path = "msp/ncentral"
+	if p.read("monitoring").token != shared.token {
+		t.Error("the move replaced the token that readers share")
+	}
+	p.expectLife(true, shared)
+	p.expectLife(false, dedicated)
+	p.step("see")
+	p.read("worker")
+	p.step("back")
+	p.path = "ncentral"
+	if p.read("monitoring").token != shared.token {
+		t.Error("the move back replaced the token that readers share")
+	}
+	p.read("worker")
 	p.end()
 }
 

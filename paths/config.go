@@ -57,7 +57,10 @@ A config names an N-central server and holds the User-API token of one of its
 users, from which this engine obtains access tokens. The token is made in
 N-central's web UI alone (Administration, User Management, Users, the user,
 API Access, Generate JSON Web Token), is shown there once, and ends the one
-before it. A new config needs url and user_api_token:
+before it. The user is best an API-only one. It must have two-factor
+authentication and SSO switched off, a role and an access group; N-central
+refuses its token else, as if that were wrong, or answers it no data. A new
+config needs url and user_api_token:
 
     vault write ncentral/config/default \
         url=https://ncentral.example.com user_api_token=@file-with-the-token

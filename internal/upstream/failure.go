@@ -96,9 +96,10 @@ func (f *Failure) Remedy() string {
 	switch f.Kind {
 	case ncentral.KindRefused, ncentral.KindForbidden:
 		if f.Step == ncentral.CallAuthenticate {
-			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is locked, " +
-				"disabled or has an expired password: see to the user in N-central (Administration, User Management, " +
-				"Users, API Access), and write the token that it has now to user_api_token"
+			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is locked or " +
+				"disabled, has an expired password, or has two-factor authentication or SSO switched on: see to the user in " +
+				"N-central (Administration, User Management, Users, API Access), and write the token that it has now to " +
+				"user_api_token"
 		}
 	case ncentral.KindUnreachable, ncentral.KindTimeout:
 		return "check that url is right, that the server is up, and that this Vault node may reach it"
