@@ -91,6 +91,8 @@ sessions/ROLE does. Where the role has lease=false, ttl says in how many
 seconds this engine replaces the token, and the fields rotation_period and
 last_vault_rotation are there for consumers that plan by them.
 
+Do not log a shared token out at N-central: that ends it for all its readers.
+
 While N-central cannot give a new token, the one in hand is answered for as
 long as it lives, with a warning. Warnings also tell of the end of the API
 user's password and of the User-API token, where it is near.

@@ -63,6 +63,10 @@ It narrows who may read, how long a token lives and how it is handed out, never
 what a token may do: a token can do all that its N-central user can.
 Least privilege is one N-central user, so one config, per use.
 
+Readers of a shared role hold one token: a client that logs out at N-central
+ends it for all of them. Give such a client a role of its own, with
+credential_type=dedicated.
+
 A change of config, credential_type or ttl retires the role's sessions: their
 tokens are handed out no more and left to lapse. Deleting a role logs its
 sessions out.
@@ -129,7 +133,7 @@ func roleFields() map[string]*framework.FieldSchema {
 		fieldCredentialType: {
 			Type: framework.TypeString, Default: string(store.Shared), DisplayAttrs: label("Credential type", groupHandOut),
 			AllowedValues: []any{string(store.Shared), string(store.Dedicated)},
-			Description:   "shared, the default: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced. dedicated: a session of its own for every read, logged out when its lease ends.",
+			Description:   "shared, the default: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced; a reader that logs it out ends it for all. dedicated: a session of its own for every read, logged out when its lease ends.",
 		},
 		fieldTTL: {
 			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("TTL", groupLifetime),
