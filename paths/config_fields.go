@@ -134,7 +134,7 @@ func configWriteFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldUserAPIToken: {
 			Type: framework.TypeString, Required: true, DisplayAttrs: secret,
-			Description: "The User-API token (JWT) that N-central's web UI generated for the API user. It is never returned. Required for a new config, and where url, ca_cert, tls_server_name or tls_skip_verify change.",
+			Description: "The User-API token (JWT) that N-central's web UI generated for the API user, which must be without two-factor authentication and SSO. It is never returned. Required for a new config, and where url, ca_cert, tls_server_name or tls_skip_verify change.",
 		},
 		fieldUserAPITokenSHA256: {
 			Type: framework.TypeString, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
