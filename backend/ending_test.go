@@ -560,3 +560,57 @@ func TestATokenPastItsPromiseIsOwedWhereAFailedWriteWasDone(t *testing.T) {
 		}
 	})
 }
+
+// A logout may end all that was refreshed from one authenticate. What a refresh brings and nobody gets is ended when nothing
+// of its chain is promised any more.
+func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
+	chained := func(k *simulator.Knobs) { k.LogoutEndsChain = true }
+	for name, inVain := range map[string]func(m *mount){
+		"a lifetime of no use": func(m *mount) {
+			m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "1"})
+			m.read(nil)
+		},
+		"a role that was changed meanwhile": func(m *mount) {
+			g := m.gated()
+			release := g.hold(toRefresh)
+			read := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+			synctest.Wait()
+			m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+			release()
+			read()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, chained, func(m *mount) {
+				first := m.lives(m.read(nil))
+				time.Sleep(57 * time.Minute)
+				inVain(m)
+				synctest.Wait()
+				if got := m.lives(m.read(nil)); got == first {
+					t.Fatal("no other token came")
+				}
+				if !m.AccessTokenLives(first) || m.OpenSessions() != 3 {
+					t.Errorf("readers' token lives: %t; %d sessions are open", m.AccessTokenLives(first), m.OpenSessions())
+				}
+				time.Sleep(3 * time.Minute)
+				m.tick()
+				if m.OpenSessions() != 1 || len(m.owedKeys()) != 0 {
+					t.Errorf("%d sessions are open, and owed is %v", m.OpenSessions(), m.owedKeys())
+				}
+			})
+		})
+	}
+}
+
+func TestWhatIsSetAsideEndsWithTheRolesSessions(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(57 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "1"})
+		m.read(nil)
+		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		if m.OpenSessions() != 0 {
+			t.Errorf("%d sessions are open", m.OpenSessions())
+		}
+	})
+}

@@ -531,7 +531,7 @@ func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
 		token := m.lives(m.readRole("other"))
 		m.ResetCounts()
 		m.tick()
-		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1})
+		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 		if !m.AccessTokenLives(token) {
 			t.Error("the tick ended a token that readers hold")
 		}

@@ -6,6 +6,7 @@ package sessions
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -167,6 +168,34 @@ func (m *Manager) discard(role string, token store.Token) {
 			m.logger.Warn("a session that is not handed out could not be ended", "role", role, "reason", warning)
 		}
 	}()
+}
+
+// discardRefreshed is discard for a token that a refresh brought, unless it is set aside.
+func (m *Manager) discardRefreshed(slot *slot, token *store.Token) {
+	slot.mu.Lock()
+	setAside := m.setAside(m.storing, slot, token)
+	slot.mu.Unlock()
+	if !setAside {
+		m.discard(slot.role, *token)
+	}
+}
+
+// setAside puts a token that nobody gets among the role's earlier ones, where another of its chain is promised: a logout
+// may end them together. The tick ends it once none is. It reports whether it did so. The slot is locked.
+func (m *Manager) setAside(ctx context.Context, slot *slot, token *store.Token) bool {
+	session, err := m.store.Sessions.Get(ctx, slot.role)
+	if err != nil || !session.Promises(token.Chain, time.Now()) {
+		return false
+	}
+	unpromised := *token
+	unpromised.ExpiresAt = token.IssuedAt
+	next := *session
+	next.Earlier = append(slices.Clip(session.Earlier), unpromised)
+	if err := m.store.Sessions.Put(ctx, slot.role, &next); err != nil {
+		m.logger.Warn("a session that is not handed out could not be stored", "role", slot.role, "error", err)
+		m.store.Sessions.Keep(slot.role, &next)
+	}
+	return true
 }
 
 // endOne writes down that the token is to be logged out, and logs it out. Where storage refuses, it is logged out all the

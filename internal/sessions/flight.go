@@ -173,6 +173,9 @@ func (m *Manager) fly(slot *slot, f *flight) {
 		m.keep(m.storing, slot, f, token)
 		discard = nil
 	}
+	if discard != nil && m.setAside(m.storing, slot, discard) {
+		discard = nil
+	}
 	slot.mu.Unlock()
 	f.land(result)
 	if discard != nil {

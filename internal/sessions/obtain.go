@@ -56,7 +56,7 @@ func (m *Manager) refresh(
 		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
 	}
 	if grant != nil {
-		m.discard(slot.role, *terms.newToken(grant, store.ByRefresh, current.Chain))
+		m.discardRefreshed(slot, terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
 	var failure *upstream.Failure
 	if errors.As(err, &failure) && failure.Lost {

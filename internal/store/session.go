@@ -67,6 +67,11 @@ func (s *Session) Holds(accessToken string) bool {
 		slices.ContainsFunc(s.Earlier, func(token Token) bool { return token.AccessToken == accessToken })
 }
 
+// Promises reports whether a token of that chain is promised to readers at that time.
+func (s *Session) Promises(chain string, now time.Time) bool {
+	return slices.ContainsFunc(s.Tokens(now), func(t Token) bool { return t.Chain == chain && Remaining(t.ExpiresAt, now) > 0 })
+}
+
 // mostEarlier bounds how many earlier tokens a session keeps: an entry in storage has a size that it must not exceed.
 const mostEarlier = 50
 
