@@ -540,7 +540,7 @@ func TestATokenPastItsPromiseIsOwedWhereAFailedWriteWasDone(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
 		first := m.lives(m.read(nil))
 		time.Sleep(3 * time.Minute)
 		m.read(nil)

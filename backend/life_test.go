@@ -481,7 +481,7 @@ func TestTheLastValidationIsToldOfTheTokenInHand(t *testing.T) {
 // A ttl with which no token could be handed out is told without a call.
 func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
 		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 || !strings.Contains(text, "would live for 2s") {
 			t.Errorf("%d %s", code, text)
 		}

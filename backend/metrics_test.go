@@ -199,7 +199,7 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "59m"})
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
 		"a ttl of no use": {nil, func(m *mount) {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s"})
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
 			m.failure(logical.ReadOperation, "creds/monitoring", nil)
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
 		"what the active node is to answer": {nil, func(m *mount) {
