@@ -614,3 +614,21 @@ func TestWhatIsSetAsideEndsWithTheRolesSessions(t *testing.T) {
 		}
 	})
 }
+
+// Each refresh in vain is kept beside the token that readers hold: they must not pile up while no new session can be had.
+func TestARefreshThatBroughtAGrantOfNoUseIsNotTriedAgain(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.lives(m.read(nil))
+		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "1"})
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
+		time.Sleep(55 * time.Minute)
+		m.ResetCounts()
+		for range 16 {
+			m.lives(m.read(nil)) // stale, and well
+			time.Sleep(16 * time.Second)
+		}
+		if tried := m.all(simulator.EndpointRefresh); tried != 1 {
+			t.Errorf("%d refreshes", tried)
+		}
+	})
+}

@@ -55,7 +55,8 @@ func (m *Manager) refresh(
 	if err == nil {
 		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
 	}
-	if grant != nil {
+	if grant != nil { // of no use, as the next would be
+		slot.refreshRefused(current.RefreshToken)
 		m.discardRefreshed(slot, terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
 	var failure *upstream.Failure
