@@ -248,3 +248,15 @@ func TestAConfigOfWhichNoClientCanBeMadeIsNamed(t *testing.T) {
 		m.calls(nil)
 	})
 }
+
+// Sessions that storage does not tell of are an error, and no sessions that are not there.
+func TestSessionsThatStorageDoesNotTellOfAreAnError(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.start()
+		m.storage.refusesReads.Store(new("session/"))
+		if text, code := m.failure(logical.ReadOperation, "sessions/monitoring", nil); code != 500 || !strings.Contains(text, "storage") {
+			t.Errorf("%d %s", code, text)
+		}
+	})
+}

@@ -200,7 +200,7 @@ func TestDedicatedLifetimes(t *testing.T) {
 			t.Error("the session outlives what was promised")
 		}
 		m.ResetCounts()
-		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "31m"}); code != 400 || !strings.Contains(text, "30m") {
+		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "31m"}); code != 400 || !strings.Contains(text, "31m0s is more than the 30m0s that a token of this role lives") {
 			t.Errorf("%d %s", code, text)
 		}
 		m.calls(nil)

@@ -600,6 +600,7 @@ func TestTickStopsWhenItsTimeIsOver(t *testing.T) {
 		if took := time.Since(began); took != 50*time.Second {
 			t.Errorf("the tick took %s, want 50s", took)
 		}
+		m.logged("could not be rotated", false) // they go on
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		rotated := map[string]bool{}
@@ -667,5 +668,39 @@ func TestRefreshIsTriedAgainWhereAuthenticateIsRefused(t *testing.T) {
 		if err != nil || response.IsError() {
 			t.Error("the refresh token lives for a day and was given up after one 500: ", err, response)
 		}
+	})
+}
+
+// A validation that comes to a config which was rewritten meanwhile is made anew, and tells nothing of the token.
+func TestAValidationThatARewriteOvertookIsMadeAnew(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		first := m.lives(m.read(nil))
+		goOn := make(chan struct{})
+		var looks atomic.Int64
+		holdsTheSecond := func(key string) {
+			if key != "learnt/default" {
+				return
+			}
+			if looks.Add(1) == 2 {
+				<-goOn
+			} else {
+				m.backend.InvalidateKey(context.Background(), key) // so that the next look comes by here
+			}
+		}
+		storage.got.Store(&holdsTheSecond)
+		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		synctest.Wait()
+		storage.got.Store(nil)
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "verify": false})
+		m.lives(m.read(nil))
+		m.ResetCounts()
+		close(goOn)
+		if o := reader(); o.token() != first {
+			t.Errorf("another token, or none: %v", o.err)
+		}
+		m.calls(calls{simulator.EndpointValidate: 1})
 	})
 }

@@ -406,6 +406,12 @@ func TestNothingIsEndedAfterTheEnd(t *testing.T) {
 		if text, code := m.failure(logical.DeleteOperation, "sessions/monitoring", nil); code != 503 || !strings.Contains(text, "is being stopped") {
 			t.Errorf("%d %s", code, text)
 		}
+		m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
+		for _, path := range []string{"creds/cold", "creds/worker"} {
+			if text, code := m.failure(logical.ReadOperation, path, nil); code != 503 || !strings.Contains(text, "is being stopped") {
+				t.Errorf("%s: %d %s", path, code, text)
+			}
+		}
 		m.tick()
 		m.calls(nil)
 	})
@@ -630,5 +636,40 @@ func TestARefreshThatBroughtAGrantOfNoUseIsNotTriedAgain(t *testing.T) {
 		if tried := m.all(simulator.EndpointRefresh); tried != 1 {
 			t.Errorf("%d refreshes", tried)
 		}
+	})
+}
+
+func TestTheLogTellsOfTokensPastTheirPromiseThatLiveOn(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
+		m.read(nil)
+		time.Sleep(3 * time.Minute)
+		m.read(nil)
+		time.Sleep(time.Minute)
+		m.FailNext(simulator.EndpointLogout, -1, status(503))
+		m.tick()
+		m.logged("a session past its promise could not be ended", true)
+	})
+}
+
+// The end of the backend waits for what is being written down.
+func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		m.startOn(storage)
+		slow := func(key string) error {
+			if key == "session/monitoring" {
+				time.Sleep(3 * time.Second)
+			}
+			return nil
+		}
+		storage.put.Store(&slow)
+		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		synctest.Wait()
+		m.backend.Cleanup(context.Background())
+		if stored, err := m.storage.InmemStorage.Get(context.Background(), "session/monitoring"); stored == nil || err != nil {
+			t.Errorf("the session was not stored when the backend had ended: %v", err)
+		}
+		reader()
 	})
 }

@@ -439,6 +439,13 @@ func TestTheLastReadIsTold(t *testing.T) {
 		if last := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_read_at"]; last != time.Now().UTC().Format(time.RFC3339) {
 			t.Errorf("last_read_at is %v", last)
 		}
+		m.must(logical.UpdateOperation, "roles/idle", map[string]any{"lease": false})
+		if last, told := m.must(logical.ReadOperation, "sessions/idle", nil)["last_read_at"]; told {
+			t.Errorf("a role that was never read was read at %v", last)
+		}
+		if until := m.must(logical.ReadOperation, "sessions/monitoring", nil)["refresh_expires_at"]; until == nil {
+			t.Error("nothing is told of the refresh token")
+		}
 	})
 }
 
@@ -475,6 +482,11 @@ func TestTheLastValidationIsToldOfTheTokenInHand(t *testing.T) {
 		if at, told := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; told {
 			t.Errorf("a token that was never validated, at %v", at)
 		}
+		m.FailNext(simulator.EndpointValidate, -1, status(503))
+		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		if at, told := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; told {
+			t.Errorf("a token that could not be validated, at %v", at)
+		}
 	})
 }
 
@@ -486,7 +498,7 @@ func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
 			t.Errorf("%d %s", code, text)
 		}
 		m.calls(nil)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3s"})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3s", "min_ttl": "1s"})
 		m.lives(m.read(nil))
 	})
 }
@@ -497,6 +509,29 @@ func TestTheTypeOfATokenIsTold(t *testing.T) {
 			if answer["token_type"] != "Bearer" {
 				t.Errorf("token_type is %v", answer["token_type"])
 			}
+		}
+	})
+}
+
+// Of a dedicated role the prefix of its leases is told, and of no other.
+func TestWhereADedicatedRolesSessionsAreIsTold(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		for role, dedicated := range map[string]bool{"worker": true, "monitoring": false} {
+			if _, told := m.must(logical.ReadOperation, "sessions/"+role, nil)["leases"]; told != dedicated {
+				t.Errorf("%s: leases are told of: %t", role, told)
+			}
+		}
+	})
+}
+
+// A validation that changes nothing writes nothing.
+func TestAValidationOfATokenThatIsNotSuspectWritesNothing(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.storage.calls.Store(0)
+		m.read(map[string]any{"validate": true})
+		if made := m.storage.calls.Load(); made != 0 {
+			t.Errorf("%d calls of storage", made)
 		}
 	})
 }

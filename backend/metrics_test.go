@@ -165,6 +165,14 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 		}, map[string]float64{
 			"refresh_fallbacks_total": 1, "calls_total{call=refresh,outcome=refused}": 1, "token_reads_total{source=authenticate}": 2,
 		}},
+		"no refresh, for N-central is down": {nil, func(m *mount) {
+			m.read(nil)
+			m.FailNext(simulator.AnyEndpoint, -1, status(503))
+			time.Sleep(56 * time.Minute)
+			m.read(nil)
+			time.Sleep(time.Minute)
+			m.read(nil)
+		}, map[string]float64{"refresh_fallbacks_total": 0, "token_reads_total{source=memory}": 2}},
 		"override refused": {func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
 			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3h"})
 			m.read(nil)
@@ -198,6 +206,12 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			m.read(nil)
 			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "59m"})
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
+		"a token that comes too late": {nil, func(m *mount) {
+			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "16s", "min_ttl": "8s"})
+			m.Change(func(k *simulator.Knobs) { k.Latency = 9 * time.Second })
+			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "8s"})
+			m.Change(func(k *simulator.Knobs) { k.Latency = 0 })
+		}, map[string]float64{"failed_token_reads_total{reason=dead_on_arrival}": 1}},
 		"a ttl of no use": {nil, func(m *mount) {
 			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
 			m.failure(logical.ReadOperation, "creds/monitoring", nil)

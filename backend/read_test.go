@@ -144,7 +144,7 @@ func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
 		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
 		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30s", "min_ttl": "15s"})
 		m.Change(func(k *simulator.Knobs) { k.Latency = 18 * time.Second })
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "15s"}); code != 503 || !strings.Contains(text, "12s left") {
+		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "15s"}); code != 503 || !strings.Contains(text, "12s left, less than the 15s that were asked for") {
 			t.Errorf("%d %s", code, text)
 		}
 		m.must(logical.DeleteOperation, "sessions/monitoring", nil)

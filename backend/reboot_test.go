@@ -308,6 +308,7 @@ func TestATokenThatAReaderGotIsRotatedByTheNextNodeToo(t *testing.T) {
 		}
 		m.calls(nil)
 		m.logged("could not be rotated", false)
+		m.logged("could not be looked after", false)
 	})
 }
 

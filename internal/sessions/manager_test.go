@@ -156,6 +156,9 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 			t.Errorf("%q cannot be read, and time is over: %v", fails, err)
 		}
 		cancel()
+		if err := m.Tick(over); err == nil {
+			t.Error("a tick that cannot begin tells nothing")
+		}
 		if err := m.Tick(t.Context()); (err != nil) != told {
 			t.Errorf("%q cannot be read: %v", fails, err)
 		}

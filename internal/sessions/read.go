@@ -217,9 +217,6 @@ func (m *Manager) serve(ctx context.Context, slot *slot, v *view, want Want, fou
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
 // token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
 func (s *slot) checkLimit(v *view, want Want) error {
-	if want.MinTTL == 0 {
-		return nil
-	}
 	lifetime := v.role.TTL
 	if v.token != nil {
 		lifetime = v.token.Lifetime()
