@@ -167,6 +167,8 @@ func pastedCertificates(certificate, token string) []pasted {
 		{"a byte order mark that was read as Windows-1252", "ï»¿" + certificate, toldEncoding},
 		{"DER, or PKCS #12", string(block.Bytes), "it is a binary file, as certificates in DER form and PKCS #12 files are: make PEM of it, with openssl x509 -inform der -in FILE -out ca.pem, or openssl pkcs12 -nokeys -in FILE -out ca.pem"},
 		{"with its private key", certificate + of("PRIVATE KEY"), key},
+		{"with its private key in UTF-16 (PowerShell 5 with `>>`)", certificate + inUTF16(of("PRIVATE KEY"), false), key},
+		{"with its private key, no-break spaces in its lines", certificate + strings.ReplaceAll(of("PRIVATE KEY"), " ", "\u00a0"), key},
 		{"a private key alone", of("RSA PRIVATE KEY"), key},
 		{"the base64 of a file with a private key", base64.StdEncoding.EncodeToString([]byte(certificate + of("PRIVATE KEY"))), key},
 		{"a certificate request (CSR)", of("CERTIFICATE REQUEST"), "it is a certificate request, not a certificate: give the certificate of the authority that signed the server's"},

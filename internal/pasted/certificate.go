@@ -6,17 +6,34 @@ package pasted
 import (
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // dashes are what five hyphens become where a document makes its own of them.
 const dashes = `[-‐‑–—―]`
 
 // privateKey is a line at either end of a private key, whichever kind of key it is.
-var privateKey = regexp.MustCompile(`(?i)` + dashes + `{2,} ?(BEGIN|END) [^\r\n]{0,40}PRIVATE KEY`)
+var privateKey = regexp.MustCompile(`(?i)` + dashes + `{2,} *(BEGIN|END) [^\r\n]{0,40}PRIVATE +KEY`)
 
-// HoldsPrivateKey reports whether the text has a private key in it, or an end of one.
+// HoldsPrivateKey reports whether the text has a private key in it, or an end of one. Where Windows appends to a file, the key
+// may be in UTF-16 behind certificates that are not.
 func HoldsPrivateKey(text string) bool {
-	return privateKey.MatchString(text) || privateKey.MatchString(decoded(text))
+	return privateKey.MatchString(visible(text)) || privateKey.MatchString(visible(decoded(text)))
+}
+
+// visible returns the text without what cannot be seen, such as the NULs of UTF-16, and with plain spaces for others.
+func visible(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\r', r == '\n':
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return -1
+	}, text)
 }
 
 // WhyNoCertificates tells what a text is that was refused as a bundle of certificates, nil where it has no name for it. The
