@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -358,4 +359,73 @@ func TestEndingOneRoleDoesNotHideThatAnotherServesStale(t *testing.T) {
 			t.Errorf("%v, though monitoring's token is handed out", state)
 		}
 	})
+}
+
+// Tokens do not depend on users/me: where it alone is busy or silent, no token waits for it.
+func TestUsersMeThatFailsKeepsNobodyFromTokens(t *testing.T) {
+	for name, failure := range map[string]simulator.Failure{
+		"busy":        {Kind: simulator.FailureStatus, Status: 429, RetryAfterSeconds: 600},
+		"unavailable": status(503),
+		"silent":      hang,
+		"cut off":     {Kind: simulator.FailureReset},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+				m.read(nil)
+				m.FailNext(simulator.EndpointUser, -1, failure)
+				time.Sleep(time.Minute)
+				m.tick()
+				if m.all(simulator.EndpointUser) == 0 {
+					m.t.Fatal("the tick did not ask users/me")
+				}
+				m.must(logical.ReadOperation, "creds/own", nil)
+				if told := m.status(); told["state"] != "ok" || told["next_attempt"] != nil {
+					t.Error(told["state"], told["reasons"], told["next_attempt"])
+				}
+			})
+		})
+	}
+}
+
+// What N-central last told of the user stands where it cannot be asked: that is no recovery.
+func TestUserWhoCannotBeAskedAfterIsNotWellAgain(t *testing.T) {
+	asks := map[string]func(m *mount){
+		"tick": func(m *mount) {
+			time.Sleep(time.Hour)
+			m.read(nil)
+			m.tick()
+		},
+		"check": func(m *mount) { m.check() },
+	}
+	for by, ask := range asks {
+		t.Run(by, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.read(nil)
+				_ = m.SetPasswordResetRequired("api-user", true)
+				m.check()
+				m.sent()
+				for _, failure := range []simulator.Failure{hang, status(429)} {
+					m.FailNext(simulator.EndpointUser, 1, failure)
+					asked := m.all(simulator.EndpointUser)
+					ask(m)
+					if m.all(simulator.EndpointUser) == asked {
+						m.t.Fatal("users/me was not asked")
+					}
+					if told := m.status(); !strings.Contains(fmt.Sprint(told["reasons"]), "requires the API user to set a new password") {
+						t.Error(told["state"], told["reasons"], told["user"])
+					}
+				}
+				_ = m.ChangePassword("api-user")
+				ask(m)
+				if told := m.status(); told["state"] != "ok" {
+					t.Error(told["state"], told["reasons"], told["user"])
+				}
+				synctest.Wait()
+				if sent := typesOf(m.sent()); len(sent) != 1 || sent[0] != "ncentral/credential-recover" {
+					t.Error(sent)
+				}
+			})
+		})
+	}
 }

@@ -124,7 +124,7 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 		s.backOff.lift()
 		s.mu.Unlock()
 		s.noteObtaining(ctx, nil)
-		s.NoteProbed(ctx, s.failureOfUser(report.User))
+		s.NoteProbed(ctx, s.failureOfUser(s.record.userTold(s.life)))
 	case failure == nil:
 	case failure.isOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)

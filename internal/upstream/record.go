@@ -259,6 +259,16 @@ func (r *Record) toldOfUser(life int, user *ncentral.User) {
 	}
 }
 
+// userTold is what N-central last told of the API user: where it could not be asked since, that stands.
+func (r *Record) userTold(life int) *ncentral.User {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if life != r.life {
+		return nil
+	}
+	return r.user
+}
+
 // probed notes how a data call went; see obtained.
 func (r *Record) probed(life int, failure *Failure) (before, after ailment) {
 	r.mu.Lock()

@@ -129,7 +129,7 @@ func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failur
 	}
 	user := s.askOfUser(ctx, accessToken)
 	if failure == nil || failure.Kind == ncentral.KindForbidden {
-		return s.failureOfUser(user), true
+		return s.failureOfUser(s.record.userTold(s.life)), true
 	}
 	failure.User = user
 	return failure, true
@@ -287,6 +287,8 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
 		// Neither says anything of the server.
+	case step == ncentral.CallUser:
+		// Nor does this: tokens do not depend on it, and the data call before it was answered.
 	case failure.Down():
 		s.mu.Lock()
 		s.silent.begin(sent, time.Now(), failure)
