@@ -302,6 +302,9 @@ func TestACheckOfASlowServerPassesOnTheStepsThatCount(t *testing.T) {
 			if strings.Contains(text, "not found out") != missing {
 				t.Errorf("at %s a call: %s", latency, text)
 			}
+			if strings.Contains(text, "(:") || strings.Contains(text, "that this Vault node may reach it") {
+				t.Errorf("a step that passes at %s a call names no call, or has a remedy: %s", latency, text)
+			}
 			if open := m.OpenSessions(); open != 0 {
 				t.Errorf("%d sessions are open", open)
 			}

@@ -230,7 +230,7 @@ func (e *examination) run(ctx context.Context) {
 		err := e.timed(step.name, func() (string, error) {
 			message, err := step.do(ctx)
 			if err != nil && step.merely && ctx.Err() != nil {
-				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)", err), nil
+				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)", withoutRemedy(err)), nil
 			}
 			return message, err
 		})
@@ -325,7 +325,7 @@ func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
 	case notAsked:
 		return "", err
 	case untold:
-		return fmt.Sprintf("whether the session before it lives on cannot be told (%s)", err), nil
+		return fmt.Sprintf("whether the session before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
 		e.report.Learnt.AuthenticateEndsEarlierSessions = new(false)
 		return "the session before it lives on", nil
@@ -361,7 +361,7 @@ func (e *examination) user(ctx context.Context) (string, error) {
 	case ncentral.KindNotFound:
 		return "this server does not tell of the API user, as none before 2026 does: the data call tells whether the user works", nil
 	default:
-		return fmt.Sprintf("not told (%s): the data call tells whether the user works", err), nil
+		return fmt.Sprintf("not told (%s): the data call tells whether the user works", withoutRemedy(e.failure(ncentral.CallUser, err))), nil
 	}
 	e.report.User = &user
 	troubles, bars := troublesOf(&user)
@@ -395,7 +395,7 @@ func (e *examination) refresh(ctx context.Context) (string, error) {
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
 	if err != nil && !callsForPatience(ncentral.KindOf(err)) {
 		e.report.Learnt.RefreshRefused = true
-		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", err), nil
+		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
 	}
 	if err != nil {
 		return "", e.failure(ncentral.CallRefresh, err)
@@ -409,7 +409,7 @@ func (e *examination) refresh(ctx context.Context) (string, error) {
 	case notAsked:
 		return "", err
 	case untold:
-		return fmt.Sprintf("whether the access token before it lives on cannot be told (%s)", err), nil
+		return fmt.Sprintf("whether the access token before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
 		e.report.Learnt.RefreshEndsPredecessor = new(false)
 		return "the access token before it lives on", nil
@@ -432,7 +432,7 @@ func (e *examination) askWhetherAlive(ctx context.Context, index int) (aliveness
 func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	var told []string
 	if info, err := e.client.ServerInfo(ctx, e.newest().AccessToken); err != nil {
-		told = append(told, fmt.Sprintf("no version (%s)", err))
+		told = append(told, fmt.Sprintf("no version (%s)", withoutRemedy(e.failure(ncentral.CallServerInfo, err))))
 	} else {
 		e.report.Learnt.ServerVersion, e.report.Learnt.StartTime = info.NCentral, info.StartTime
 		told = append(told, "N-central "+info.NCentral+", API "+info.Version)
@@ -441,7 +441,7 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 		return "", nil // the start time is all that is needed
 	}
 	if health, err := e.client.Health(ctx); err != nil {
-		told = append(told, fmt.Sprintf("no time of day (%s)", err))
+		told = append(told, fmt.Sprintf("no time of day (%s)", withoutRemedy(e.failure(ncentral.CallHealth, err))))
 	} else {
 		e.report.Learnt.ClockOffset = &health.ClockOffset
 	}
@@ -494,4 +494,13 @@ func (e *examination) failure(step ncentral.Call, err error) error {
 		return nil
 	}
 	return e.server.failure(step, err)
+}
+
+// withoutRemedy is what failed, for a step that passes all the same: there is nothing to be done about it.
+func withoutRemedy(err error) string {
+	var failure *Failure
+	if errors.As(err, &failure) && failure.Cause != nil {
+		err = failure.Cause
+	}
+	return strings.TrimRight(err.Error(), ".")
 }
