@@ -112,7 +112,7 @@ func TestARefusedCredentialSendsEvents(t *testing.T) {
 			t.Fatal(diff)
 		}
 		for _, event := range sent {
-			if event["path"] != "config/default" || event["config"] != "default" || !strings.Contains(event["reason"], "write the token that it has now") {
+			if event["path"] != "config/default" || event["config"] != "default" || !strings.Contains(event["reason"], "write the token that the user has now") {
 				t.Errorf("%v", event)
 			}
 		}

@@ -47,7 +47,7 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 		"refused": {func(m *mount) {
 			_, _ = m.RegenerateUserAPIToken("api-user")
 			m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		}, "failing", "write the token that it has now", "refused"},
+		}, "failing", "write the token that the user has now", "refused"},
 		"down": {func(m *mount) {
 			m.server.Stop()
 			m.failure(logical.ReadOperation, "creds/monitoring", nil)

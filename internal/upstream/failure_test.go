@@ -33,8 +33,8 @@ func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
 		kind ncentral.Kind
 		want string // in it; empty where there is to be none
 	}{
-		{ncentral.CallAuthenticate, ncentral.KindRefused, "write the token that it has now to user_api_token"},
-		{ncentral.CallAuthenticate, ncentral.KindForbidden, "write the token that it has now to user_api_token"},
+		{ncentral.CallAuthenticate, ncentral.KindRefused, "write the token that the user has now, or a new one, to user_api_token"},
+		{ncentral.CallAuthenticate, ncentral.KindForbidden, "write the token that the user has now, or a new one, to user_api_token"},
 		{ncentral.CallValidate, ncentral.KindRefused, none},
 		{ncentral.CallData, ncentral.KindForbidden, none},
 		{ncentral.CallAuthenticate, ncentral.KindUnreachable, "the server is up"},
@@ -47,7 +47,8 @@ func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
 		{ncentral.CallAuthenticate, ncentral.KindServerError, "or the API user's password has expired"},
 		{ncentral.CallAuthenticate, ncentral.KindHiddenError, "or the API user's password has expired"},
 		{ncentral.CallLinks, ncentral.KindBadRequest, "with its port"},
-		{ncentral.CallAuthenticate, ncentral.KindBadRequest, none},
+		{ncentral.CallAuthenticate, ncentral.KindBadRequest, "may mean that it refuses the User-API token"},
+		{ncentral.CallRefresh, ncentral.KindBadRequest, none},
 		{ncentral.CallValidate, ncentral.KindQueued, "raise max_requests_in_flight"},
 		{ncentral.CallAuthenticate, ncentral.KindCanceled, none},
 		{ncentral.CallAuthenticate, ncentral.KindUnavailable, none},

@@ -66,7 +66,7 @@ func remedyOfData(user *ncentral.User) string {
 		return "the API user's password has not expired, and N-central tells of nothing else that is wrong with the user: its own log may say why"
 	}
 	return "where authenticate works and data calls fail like this, the API user's password has most likely " +
-		"expired: set a new one in N-central, then generate a new User-API token and write it to user_api_token"
+		"expired: set a new one in N-central, then generate a new User-API token and write user_api_token and password_changed_at"
 }
 
 // askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server does not tell, or the
