@@ -112,19 +112,13 @@ func isPath(text string) bool {
 	return !strings.ContainsAny(text, "\r\n") && (beginsAsPath.MatchString(text) || endsAsFile.MatchString(text))
 }
 
-// fillers are letters and marks that print as nothing.
-var fillers = &unicode.RangeTable{R16: []unicode.Range16{
-	{Lo: 0x034f, Hi: 0x034f, Stride: 1},
-	{Lo: 0x115f, Hi: 0x1160, Stride: 1},
-	{Lo: 0x3164, Hi: 0x3164, Stride: 1},
-	{Lo: 0xfe00, Hi: 0xfe0f, Stride: 1},
-	{Lo: 0xffa0, Hi: 0xffa0, Stride: 1},
-}}
+// unseen are letters and marks that print as nothing, which unicode.IsPrint takes for graphic.
+var unseen = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector}
 
 // hasHidden reports whether something in the text cannot be seen that is no plain white space.
 func hasHidden(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool {
-		return !strings.ContainsRune("\t\r\n", r) && !unicode.IsPrint(r) || unicode.Is(fillers, r)
+		return !strings.ContainsRune("\t\r\n", r) && !unicode.IsPrint(r) || unicode.In(r, unseen...)
 	})
 }
 
