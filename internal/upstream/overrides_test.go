@@ -75,9 +75,15 @@ func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T)
 	}
 }
 
-func TestA400IsTold(t *testing.T) {
+// A 400 for an Authorization that a proxy took out judges no override: the call is not repeated for it.
+func TestA400ThatMayRefuseOverridesIsTold(t *testing.T) {
 	for err, want := range map[error]bool{
-		&Failure{Cause: &ncentral.Error{Status: 400}}: true, &Failure{Cause: &ncentral.Error{Status: 401}}: false, errors.New("no"): false, nil: false,
+		&Failure{Cause: &ncentral.Error{Status: 400}}:                                         true,
+		&Failure{Cause: &ncentral.Error{Status: 400, Fault: ncentral.FaultWebPage}}:           true,
+		&Failure{Cause: &ncentral.Error{Status: 400, Fault: ncentral.FaultAuthorizationLost}}: false,
+		&Failure{Cause: &ncentral.Error{Status: 401}}:                                         false,
+		errors.New("no"): false,
+		nil:              false,
 	} {
 		if isBadRequest(err) != want {
 			t.Errorf("%v: %t", err, !want)

@@ -53,8 +53,9 @@ func (s *Server) failureOfUser(user *ncentral.User) *Failure {
 	}
 }
 
-// isOfUser reports whether the failure is no call's, but what N-central told of the user.
-func (f *Failure) isOfUser() bool { return f.Step == ncentral.CallUser && f.User != nil }
+// isOfUser reports whether the failure is no call's, but what N-central told of the user. Of a users/me that itself fails no
+// check and no probe makes a failure.
+func (f *Failure) isOfUser() bool { return f.Step == ncentral.CallUser }
 
 // remedyOfData is what to do about a data call that failed where the token lives. What N-central tells of the user decides.
 func remedyOfData(user *ncentral.User) string {
