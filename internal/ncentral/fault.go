@@ -17,6 +17,7 @@ const (
 	FaultCutOff      Fault = "cut_off"      // closed before there was a connection to send anything on
 	FaultClosed      Fault = "closed"       // closed in place of an answer
 	FaultNoAnswer    Fault = "no_answer"    // sent, and nothing came in time
+	FaultTimeOver    Fault = "time_over"    // the server is there, and the time for several calls was over
 	FaultNotTLS      Fault = "not_tls"      // the port speaks something else than TLS
 	FaultNotHTTP     Fault = "not_http"     // the port speaks something else than HTTP
 	FaultTLSVersion  Fault = "tls_version"  // the server speaks TLS 1.1 or older

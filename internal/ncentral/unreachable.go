@@ -57,6 +57,8 @@ func connectionError(ctx context.Context, call Call, cause error) *Error {
 		found = findWhyUnreachable(cause, way)
 	case failure.Kind == KindTimeout && failure.Detail == "" && isKnown:
 		found = findWhyLate(cause, way)
+	case failure.Kind == KindTimeout && isKnown && way.connected:
+		found = finding{FaultTimeOver, failure.Detail}
 	}
 	failure.NotSent = !way.connected
 	if found != (finding{}) {

@@ -80,7 +80,9 @@ func (a *attempts) takePlace(ctx context.Context) (release func(), err error) {
 	ctx, stop := untilUnwanted(ctx)
 	defer stop()
 	if ctx.Err() != nil {
-		return nil, a.noPlace(ncentral.KindTimeout, "the time for all of it was over before it was sent", ctx.Err())
+		return nil, noPlace(&ncentral.Error{
+			Kind: ncentral.KindTimeout, Fault: ncentral.FaultTimeOver, Detail: "the time for all of it was over before it was sent",
+		}, ctx.Err())
 	}
 	pools := []*semaphore.Weighted{a.places}
 	if isForOneReader(ctx) {
@@ -89,7 +91,7 @@ func (a *attempts) takePlace(ctx context.Context) (release func(), err error) {
 	for i, pool := range pools {
 		if err := pool.Acquire(ctx, 1); err != nil {
 			releaseAll(pools[:i])
-			return nil, a.noPlace(ncentral.KindQueued, fmt.Sprintf("max_requests_in_flight is %d", a.limit), err)
+			return nil, noPlace(&ncentral.Error{Kind: ncentral.KindQueued, Detail: fmt.Sprintf("max_requests_in_flight is %d", a.limit)}, err)
 		}
 	}
 	return func() { releaseAll(pools) }, nil
@@ -101,11 +103,13 @@ func releaseAll(pools []*semaphore.Weighted) {
 	}
 }
 
-func (a *attempts) noPlace(kind ncentral.Kind, detail string, cause error) error {
+// noPlace returns the error of an attempt that got no place in time, or that of one whose caller gave it up.
+func noPlace(inTime *ncentral.Error, cause error) error {
 	if errors.Is(cause, context.Canceled) {
-		kind, detail = ncentral.KindCanceled, ""
+		inTime = &ncentral.Error{Kind: ncentral.KindCanceled}
 	}
-	return &ncentral.Error{Kind: kind, Detail: detail, Err: cause}
+	inTime.Err = cause
+	return inTime
 }
 
 // CloseIdleConnections lets http.Client reach the transport below.

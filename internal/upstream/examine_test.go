@@ -524,6 +524,9 @@ func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 				if (report.Failed == nil) != (test.failed == "") || report.Failed != nil && report.Failed.Name != test.failed || s.OpenSessions() != 0 {
 					t.Errorf("%+v; %d sessions are open", report.Failed, s.OpenSessions())
 				}
+				if report.Failed != nil && !strings.Contains(report.Failed.Message, "raise request_timeout") {
+					t.Error("what every step before proved to be so is doubted: ", report.Failed.Message)
+				}
 				var late []string
 				for _, step := range report.Steps {
 					if strings.HasPrefix(step.Message, "not found out: the steps took longer than three times request_timeout (") {

@@ -64,6 +64,7 @@ var remedies = map[ncentral.Fault]string{
 	ncentral.FaultClosed: "N-central, or a load balancer or firewall before it, hung up: see whether N-central is up, " +
 		"and what its own log or theirs says",
 	ncentral.FaultNoAnswer:   "see how busy N-central is; where it is slow at all times, raise request_timeout",
+	ncentral.FaultTimeOver:   "N-central answers slowly: see how busy it is; where it is so at all times, raise request_timeout",
 	ncentral.FaultNotTLS:     "give url the port on which N-central speaks https",
 	ncentral.FaultNotHTTP:    "give url the host and the port of N-central's web interface",
 	ncentral.FaultTLSVersion: "switch TLS 1.2 or later on at N-central, or at the load balancer before it: no setting here makes up for it",
