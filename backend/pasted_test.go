@@ -49,6 +49,7 @@ const (
 	toldUTF16       = "it was saved as UTF-16, which Windows calls Unicode: save the file in ASCII, as PowerShell does with -Encoding ascii"
 	toldEncoding    = "it begins with a byte order mark that was read in another encoding: save the file in ASCII, as PowerShell does with -Encoding ascii"
 	toldJSON        = "it is JSON: give the value alone, as jq -r prints it"
+	toldWebPage     = "it is a web page, as a server answers that wants a login or has nothing there: see what the page says, and get the value anew"
 	toldPlaceholder = "it is a placeholder or a variable that nothing has filled in: give the value itself"
 	toldMasked      = "it is masked, as logs, forms and chats show secrets: take it from where it was first shown"
 	toldShortened   = "it is shortened with dots: give the whole of it"
@@ -125,6 +126,7 @@ func pastedTokens(token, certificate string) []pasted {
 		{"nothing, as of an empty variable or file", "\n", toldEmpty},
 		{"JSON around it", `{"token": "` + token + `"}`, toldJSON},
 		{"JSON around it that is cut off", `{"token": "` + token, toldJSON},
+		{"a web page, saved in its stead", "<!DOCTYPE html>\n<html lang=en><title>Login</title>\n<p>Bearer of news</html>\n", toldWebPage},
 		{"a line end written as `\\n`", token + `\n`, toldBackslash},
 		{"the base64 of it (a Kubernetes Secret)", base64.StdEncoding.EncodeToString([]byte(token)), toldBase64},
 		{"broken into two lines", token[:middle] + "\n" + token[middle:], toldSpaces},
@@ -195,6 +197,7 @@ func pastedCertificates(certificate, token string) []pasted {
 		{"with dashes for its hyphens (Word, Outlook)", strings.ReplaceAll(certificate, "--", "–"), "its line BEGIN CERTIFICATE has not five hyphens at either end, as where a document made dashes of them: give the file itself"},
 		{"with a zero-width space inside", strings.Replace(certificate, "\nMI", "\nM\u200bI", 1), toldHidden},
 		{"JSON around it", `{"ca": "` + strings.ReplaceAll(certificate, "\n", `\n`) + `"}`, toldJSON},
+		{"a web page, saved in its stead", "<html>\n<body>404 Not Found</body>\n</html>\n", toldWebPage},
 		{"the base64 of the file", base64.StdEncoding.EncodeToString([]byte(certificate)), "it is the base64 of a PEM file: decode it first, with base64 -d"},
 		{"without its first and last line", bare, "it lacks the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE----- around it: give the whole file"},
 		{"a path, for want of the `@`", "/etc/ssl/certs/ca.pem", toldPath},

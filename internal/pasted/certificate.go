@@ -84,6 +84,7 @@ var withoutPEM = []form{
 	{looksLike(`(?i)BEGIN (TRUSTED )?CERTIFICATE`), "its line BEGIN CERTIFICATE has not five hyphens at either end, as where a document made dashes of them: give the file itself"},
 	{contains("-----END CERTIFICATE-----"), "its beginning is missing: a line -----END CERTIFICATE----- has no line -----BEGIN CERTIFICATE----- before it"},
 	{looksLike(`^eyJ[\w-]*\.[\w-]*\.`), "it is a token: give that as user_api_token, and here a certificate"},
+	webPage,
 	inJSON,
 	{func(text string) bool { return strings.Contains(decoded(text), "-----BEGIN ") }, "it is the base64 of a PEM file: decode it first, with base64 -d"},
 	{looksLike(`^MII[A-Za-z0-9+/=\s]{60,}$`), "it lacks the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE----- around it: give the whole file"},

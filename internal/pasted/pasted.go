@@ -42,6 +42,8 @@ var (
 
 	inJSON = form{isJSON, "it is JSON: give the value alone, as jq -r prints it"}
 
+	webPage = form{looksLike(`(?i)^(<\?xml[^>]*>\s*)?<(!doctype|html|head|body)\b`), "it is a web page, as a server answers that wants a login or has nothing there: see what the page says, and get the value anew"}
+
 	placeholder = form{isPlaceholder, "it is a placeholder or a variable that nothing has filled in: give the value itself"}
 
 	masked = form{isMasked, "it is masked, as logs, forms and chats show secrets: take it from where it was first shown"}

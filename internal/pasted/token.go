@@ -27,6 +27,7 @@ var insteadOfToken = []form{
 	inUTF16,
 	inAnotherEncoding,
 	{isBinary, "it has bytes that are no text: give the token as text"},
+	webPage,
 	{contains("-----BEGIN "), "it is a certificate or a key in PEM form: give the token that N-central's web UI showed when it was generated"},
 	{looksLike(`(?i)\bbearer\b`), "it has the word Bearer before it, as a header does: give the token alone"},
 	inJSON,
