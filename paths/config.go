@@ -119,8 +119,8 @@ Lists the names of the configs. key_info has the url and state of each, which
 knows since the plugin started there: unknown, where no token was asked for and
 no data call made; ok, where the last of these went well and no call of the last
 five minutes found N-central down; degraded, where tokens are handed out but
-something needs a person; or failing, where new tokens cannot be had. ncentral/status has the
-reasons.
+something needs a person; or failing, where new tokens cannot be had.
+ncentral/status has the reasons.
 `,
 	}
 }

@@ -68,9 +68,9 @@ every session that it opened. With a line for each step:
 
 It answers 200 also where a step failed: ok, failed_step and message say so,
 steps tells of each, and report of all in one text. user is what N-central tells
-of the user: from 2026 on, and where the user's role has USERS_VIEW. The data call
-asks for service organisations: a user that may not see them passes, and the step
-says so.
+of the user: from 2026 on, and where the user's role has USERS_VIEW. The data
+call asks for service organisations: a user that may not see them passes, and
+the step says so.
 
 What it learns of the server is stored, and decides how tokens are replaced. A
 check that passes ends the time for which the engine leaves a server alone
