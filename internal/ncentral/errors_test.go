@@ -96,6 +96,55 @@ func TestKindsOfAnswers(t *testing.T) {
 	}
 }
 
+// A fault says whose it is to mend, so it is found only in an answer that can be of that party. A call that sends its token
+// otherwise has no Authorization to lose.
+func TestFaultsOfAnswers(t *testing.T) {
+	stating := func(status int, message string) string { return fmt.Sprintf(`{"status":%d,"message":%q}`, status, message) }
+	const (
+		missing   = "Required request header 'Authorization' for method parameter type String is not present"
+		none      = "UNAUTHORIZED: Missing Authorization header"
+		malformed = "Authentication header is malformed or unsupported"
+		page      = "<html>blocked</html>"
+	)
+	for name, test := range map[string]struct {
+		call              Call
+		status            int
+		contentType, body string
+		kind              Kind
+		fault             Fault
+	}{
+		"missing at authenticate":     {CallAuthenticate, 400, typeJSON, stating(400, missing), KindBadRequest, FaultAuthorizationLost},
+		"missing at another call":     {CallData, 401, typeJSON, stating(401, none), KindBadRequest, FaultAuthorizationLost},
+		"changed on the way":          {CallAuthenticate, 500, typeJSON, stating(500, malformed), KindBadRequest, FaultAuthorizationLost},
+		"none to be lost":             {CallRefresh, 401, typeJSON, stating(401, none), KindRefused, ""},
+		"missing, a gateway says":     {CallData, 401, typeJSON, `{"message":"Missing Authorization header"}`, KindMalformed, FaultInItsPlace},
+		"missing, a gateway's 400":    {CallAuthenticate, 400, typeJSON, stating(401, none), KindBadRequest, ""},
+		"a refusal":                   {CallAuthenticate, 401, typeJSON, stating(401, "no"), KindRefused, ""},
+		"a firewall's page":           {CallAuthenticate, 403, typeHTML, page, KindMalformed, FaultInItsPlace},
+		"a web server's page":         {CallAuthenticate, 500, typeHTML, page, KindServerError, FaultWebPage},
+		"a page in place of a 404":    {CallData, 404, typeHTML, page, KindNotFound, FaultWebPage},
+		"a text that is no page":      {CallData, 404, "text/plain", "not found", KindNotFound, ""},
+		"a page with what was wanted": {CallData, 200, typeHTML, page, KindMalformed, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := clientOf(reply(test.status, test.contentType, test.body))
+			var err error
+			switch test.call {
+			case CallAuthenticate:
+				_, err = client.Authenticate(t.Context(), newToken(), Overrides{})
+			case CallRefresh:
+				_, err = client.Refresh(t.Context(), newToken(), Overrides{})
+			default:
+				err = client.Data(t.Context(), newToken())
+			}
+			failure := failureOf(t, err)
+			if failure.Kind != test.kind || failure.Fault != test.fault || failure.Status != test.status {
+				t.Errorf("got %s %q %d, want %s %q", failure.Kind, failure.Fault, failure.Status, test.kind, test.fault)
+			}
+		})
+	}
+}
+
 func TestAnswersThatAreRight(t *testing.T) {
 	list := clientOf(reply(200, "application/hal+json", `[{"Error Message":"of one item"}]`))
 	if err := list.Data(t.Context(), newToken()); err != nil {
