@@ -433,3 +433,51 @@ func TestHotLeasedRead(t *testing.T) {
 		}
 	})
 }
+
+// What the OpenAPI document calls the default of a field is what a new entry has to which the field was not given.
+func TestADeclaredDefaultIsWhatANewEntryHas(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		follows := map[string]bool{"user_api_token_sha256": true, "min_ttl": true} // from the token, and from the ttl
+		for path, given := range map[string]map[string]any{
+			"config/new": {"url": m.server.URL, "user_api_token": m.token},
+			"roles/new":  {},
+		} {
+			m.must(logical.UpdateOperation, path, given)
+			declared := m.backend.Route(path).Fields
+			for name, has := range m.must(logical.ReadOperation, path, nil) {
+				field := declared[name]
+				if field == nil || given[name] != nil || follows[name] {
+					continue
+				}
+				if want := field.DefaultOrZero(); fmt.Sprint(has) != fmt.Sprint(want) {
+					t.Errorf("%s: %s is %v, and declared as %v", path, name, has, want)
+				}
+			}
+		}
+	})
+}
+
+func TestTheLeastAndTheMostThatAreAllowedAreTaken(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, test := range []struct {
+			field          string
+			taken, refused []any
+		}{
+			{"request_timeout", []any{"1s", "20s"}, []any{0, "999ms", "20001ms", "21s"}},
+			{"max_retries", []any{0, 10}, []any{-1, 11}},
+			{"max_requests_in_flight", []any{1, 50}, []any{0, 51}},
+			{"refresh_token_ttl", []any{0, "1m"}, []any{"59s"}},
+			{"password_max_age", []any{0, "24h"}, []any{"23h"}},
+			{"expiry_warning", []any{0, "24h"}, []any{"23h"}},
+		} {
+			for _, value := range test.taken {
+				m.must(logical.UpdateOperation, "config/default", map[string]any{test.field: value})
+			}
+			for _, value := range test.refused {
+				if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{test.field: value}); code != 400 || !strings.HasPrefix(text, test.field+": ") {
+					t.Errorf("%s %v: %d %s", test.field, value, code, text)
+				}
+			}
+		}
+	})
+}
