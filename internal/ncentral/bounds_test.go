@@ -100,6 +100,7 @@ func TestEachCauseOfNoConnectionIsToldApart(t *testing.T) {
 	expired := x509.CertificateInvalidError{Cert: some, Reason: x509.Expired}
 	mayNotSign := x509.CertificateInvalidError{Cert: some, Reason: x509.NotAuthorizedToSign}
 	otherwise := x509.CertificateInvalidError{Cert: some, Reason: x509.TooManyIntermediates}
+	alert := func(number uint8) error { return &net.OpError{Op: "remote error", Err: tls.AlertError(number)} }
 	for name, test := range map[string]struct {
 		cause error
 		want  string // in the detail
@@ -126,6 +127,20 @@ func TestEachCauseOfNoConnectionIsToldApart(t *testing.T) {
 		"closed":              {io.EOF, "closed before an answer came", FaultClosed},
 		"cut short":           {io.ErrUnexpectedEOF, "closed before an answer came", FaultClosed},
 		"another":             {errors.New("no"), "the connection failed", ""},
+		"another, by proxy":   {&attemptError{error: errors.New("no"), byProxy: true}, "the connection failed", ""},
+		"no HTTP":             {errors.New(`net/http: HTTP/1.x transport connection broken: malformed HTTP response "x"`), "does not speak HTTP", FaultNotHTTP},
+		"no HTTP, by proxy":   {&attemptError{error: errors.New(`malformed HTTP response "x"`), byProxy: true}, "does not speak HTTP", FaultNotHTTP},
+		"cut off":             {&attemptError{error: io.EOF}, "cut off while it was made", FaultCutOff},
+		"cut off, by proxy":   {&attemptError{error: io.EOF, byProxy: true}, "the proxy that the environment names or behind it", FaultCutOff},
+		"no route":            {syscall.ENETUNREACH, "no route to the host", FaultNoRoute},
+		"forbidden":           {syscall.EPERM, "this machine forbids", FaultForbidden},
+		"no files":            {syscall.EMFILE, "no file or port left", FaultNoFiles},
+		"alert 40":            {alert(40), "want of a cipher suite", FaultNoCipher},
+		"alert 70":            {alert(70), "neither TLS 1.2 nor 1.3", FaultTLSVersion},
+		"alert 71":            {alert(71), "want of a cipher suite", FaultNoCipher},
+		"alert 80":            {alert(80), "broke the TLS handshake off: internal error", FaultHandshake},
+		"alert 112":           {alert(112), "no certificate under the name", FaultNameless},
+		"alert 116":           {alert(116), "demands a client certificate", FaultWantsClient},
 	} {
 		t.Run(name, func(t *testing.T) {
 			failure := connectionError(t.Context(), CallLogout, fmt.Errorf("wrapped: %w", test.cause))

@@ -99,7 +99,9 @@ func TestKindsOfAnswers(t *testing.T) {
 // A fault says whose it is to mend, so it is found only in an answer that can be of that party. A call that sends its token
 // otherwise has no Authorization to lose.
 func TestFaultsOfAnswers(t *testing.T) {
-	stating := func(status int, message string) string { return fmt.Sprintf(`{"status":%d,"message":%q}`, status, message) }
+	stating := func(status int, message string) string {
+		return fmt.Sprintf(`{"status":%d,"message":%q}`, status, message)
+	}
 	const (
 		missing   = "Required request header 'Authorization' for method parameter type String is not present"
 		none      = "UNAUTHORIZED: Missing Authorization header"
