@@ -6,6 +6,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -918,4 +919,30 @@ func TestARetryThatIsNotAnsweredIsTheServersSilence(t *testing.T) {
 			t.Errorf("%v; the server counts as silent: %t", failure, s.server.notSilent(time.Now()) != nil)
 		}
 	})
+}
+
+// What was told of the user stands while N-central cannot be asked, and no longer than it tells of users.
+func TestWhatWasToldOfTheUserStandsUntilThereIsANewAnswer(t *testing.T) {
+	asks := map[string]func(s *simulated, token string){
+		"probe": func(s *simulated, token string) { _, _ = s.server.Probe(s.t.Context(), token) },
+		"check": func(s *simulated, _ string) { s.server.Check(s.t.Context()) },
+	}
+	for name, ask := range asks {
+		for code, stands := range map[int]bool{404: false, 403: false, 503: true} {
+			t.Run(fmt.Sprintf("%s, %d", name, code), func(t *testing.T) {
+				withSimulator(t, nil, func(t *testing.T, s *simulated) {
+					token := s.authenticate().AccessToken
+					ask(s, token)
+					if s.server.record.user == nil {
+						t.Fatal("nothing was told of the user")
+					}
+					s.FailNext(simulator.EndpointUser, -1, status(code))
+					ask(s, token)
+					if (s.server.record.user != nil) != stands {
+						t.Errorf("what was told stands: %t", !stands)
+					}
+				})
+			})
+		}
+	}
 }
