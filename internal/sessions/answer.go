@@ -58,8 +58,8 @@ func newFacts(v *view) Facts {
 }
 
 // handOut answers the view's token to a reader, and notes that it was read.
-func (v *view) handOut(slot *slot, from upstream.Source, now time.Time) *Answer {
-	slot.readAt(now)
+func (v *view) handOut(state *roleState, from upstream.Source, now time.Time) *Answer {
+	state.readAt(now)
 	v.record.CountRead(from)
 	return v.answer(now)
 }

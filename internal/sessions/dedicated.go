@@ -45,7 +45,7 @@ type turns struct {
 }
 
 // turnsOf answers the role's turns, as many as the config has places that calls for one reader may take.
-func (s *slot) turnsOf(config *store.Config) *turns {
+func (s *roleState) turnsOf(config *store.Config) *turns {
 	places := upstream.PlacesPerReader(config.MaxRequestsInFlight)
 	if known := s.turns.Load(); known != nil && known.places == places {
 		return known
@@ -60,9 +60,9 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	if err != nil {
 		return nil, nil, err
 	}
-	slot := m.slot(role)
-	defer slot.opening.Add(-1)
-	if slot.opening.Add(1) > int64(waitingPerPlace*config.MaxRequestsInFlight) {
+	state := m.state(role)
+	defer state.opening.Add(-1)
+	if state.opening.Add(1) > int64(waitingPerPlace*config.MaxRequestsInFlight) {
 		return nil, nil, ErrTooManyWaiting
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
@@ -70,7 +70,7 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	// Who has no turn by then would have no time left for the call, the answer to which would be lost with its session.
 	inTime, stop := context.WithTimeoutCause(ctx, config.FlightLimit()-config.RequestTimeout, ErrTimeOver)
 	defer stop()
-	turns := slot.turnsOf(config)
+	turns := state.turnsOf(config)
 	if turns.free.Acquire(inTime, 1) != nil {
 		return nil, nil, noTurn(inTime)
 	}

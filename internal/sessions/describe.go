@@ -28,13 +28,13 @@ type Description struct {
 
 // Describe tells of the role's sessions. It makes no call to N-central.
 func (m *Manager) Describe(ctx context.Context, role string) (*Description, error) {
-	slot, v, err := m.look(ctx, role)
+	state, v, err := m.look(ctx, role)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	described := &Description{
-		Dedicated: v.role.CredentialType == store.Dedicated, LastReadAt: slot.lastReadAt(v.session), Earlier: len(v.session.Tokens(now)),
+		Dedicated: v.role.CredentialType == store.Dedicated, LastReadAt: state.lastReadAt(v.session), Earlier: len(v.session.Tokens(now)),
 	}
 	if !v.alive(now) {
 		return described, nil
@@ -46,7 +46,7 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	described.RotatesAt = v.rotatesAt
 	described.RefreshExpiresAt = v.token.RefreshExpiresAt
 	described.ObtainedBy = v.token.ObtainedBy
-	described.LastValidatedAt = slot.validatedAt(v.token)
+	described.LastValidatedAt = state.validatedAt(v.token)
 	described.Suspect, err = m.suspect(ctx, v)
 	return described, err
 }

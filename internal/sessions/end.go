@@ -40,9 +40,9 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 
 // end is End as far as the context leaves time for it.
 func (m *Manager) end(ctx context.Context, role string) (warnings []string, err error) {
-	slot := m.enter(role)
-	defer slot.leave()
-	session, debts, err := m.forget(ctx, slot)
+	state := m.enter(role)
+	defer state.leave()
+	session, debts, err := m.forget(ctx, state)
 	if err != nil {
 		return nil, err
 	}
@@ -57,30 +57,30 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
 	warnings, err := m.End(ctx, role)
 	if err == nil {
-		m.retire(context.WithoutCancel(ctx), m.slot(role)) // else the tick does
+		m.retire(context.WithoutCancel(ctx), m.state(role)) // else the tick does
 	}
 	return warnings, err
 }
 
 // forget removes the role's session from storage and memory, and answers what it was and the logouts that are owed for it.
-func (m *Manager) forget(ctx context.Context, slot *slot) (*store.Session, []store.Owed, error) {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Find(ctx, slot.role)
+func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session, []store.Owed, error) {
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	session, err := m.store.Sessions.Find(ctx, state.role)
 	if err != nil {
 		return nil, nil, err
 	}
-	debts, err := m.oweAll(ctx, slot.role, session.Tokens(time.Now()))
+	debts, err := m.oweAll(ctx, state.role, session.Tokens(time.Now()))
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.store.Sessions.Delete(ctx, slot.role); err != nil && !m.letGoOf(ctx, slot.role, debts) { // also where it could not be read
+	if err := m.store.Sessions.Delete(ctx, state.role); err != nil && !m.letGoOf(ctx, state.role, debts) { // also where it could not be read
 		m.strike(ctx, debts...)
 		return nil, nil, err
 	}
-	slot.ended++
-	slot.overtake()
-	slot.granted.Store(nil)
+	state.ended++
+	state.overtake()
+	state.granted.Store(nil)
 	return session, debts, nil
 }
 
@@ -171,19 +171,19 @@ func (m *Manager) discard(role string, token store.Token) {
 }
 
 // discardRefreshed is discard for a token that a refresh brought, unless it is set aside.
-func (m *Manager) discardRefreshed(slot *slot, token *store.Token) {
-	slot.mu.Lock()
-	setAside := m.setAside(m.storing, slot, token)
-	slot.mu.Unlock()
+func (m *Manager) discardRefreshed(state *roleState, token *store.Token) {
+	state.mu.Lock()
+	setAside := m.setAside(m.storing, state, token)
+	state.mu.Unlock()
 	if !setAside {
-		m.discard(slot.role, *token)
+		m.discard(state.role, *token)
 	}
 }
 
 // setAside puts a token that nobody gets among the role's earlier ones, where another of its chain is promised: a logout
-// may end them together. The tick ends it once none is. It reports whether it did so. The slot is locked.
-func (m *Manager) setAside(ctx context.Context, slot *slot, token *store.Token) bool {
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+// may end them together. The tick ends it once none is. It reports whether it did so. The role's state is locked.
+func (m *Manager) setAside(ctx context.Context, state *roleState, token *store.Token) bool {
+	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || !session.Promises(token.Chain, time.Now()) {
 		return false
 	}
@@ -191,9 +191,9 @@ func (m *Manager) setAside(ctx context.Context, slot *slot, token *store.Token) 
 	unpromised.ExpiresAt = token.IssuedAt
 	next := *session
 	next.Earlier = append(slices.Clip(session.Earlier), unpromised)
-	if err := m.store.Sessions.Put(ctx, slot.role, &next); err != nil {
-		m.logger.Warn("a session that is not handed out could not be stored", "role", slot.role, "error", err)
-		m.store.Sessions.Keep(slot.role, &next)
+	if err := m.store.Sessions.Put(ctx, state.role, &next); err != nil {
+		m.logger.Warn("a session that is not handed out could not be stored", "role", state.role, "error", err)
+		m.store.Sessions.Keep(state.role, &next)
 	}
 	return true
 }
@@ -288,11 +288,11 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 // over, and answers the logouts owed for it. Tokens of one session are left alone while one of them is promised: N-central
 // may end them all together.
 func (m *Manager) owePastPromise(ctx context.Context, role string) ([]store.Owed, error) {
-	slot := m.enter(role)
-	defer slot.leave()
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+	state := m.enter(role)
+	defer state.leave()
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || session == nil {
 		return nil, err
 	}
@@ -300,11 +300,11 @@ func (m *Manager) owePastPromise(ctx context.Context, role string) ([]store.Owed
 	if len(over) == 0 {
 		return nil, nil
 	}
-	debts, err := m.oweAll(ctx, slot.role, over)
+	debts, err := m.oweAll(ctx, state.role, over)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.store.Sessions.Put(ctx, slot.role, kept); err != nil && !m.letGoOf(ctx, slot.role, debts) {
+	if err := m.store.Sessions.Put(ctx, state.role, kept); err != nil && !m.letGoOf(ctx, state.role, debts) {
 		m.strike(ctx, debts...)
 		return nil, err
 	}

@@ -20,7 +20,7 @@ type flight struct {
 	config *store.Config
 	ended  uint64
 
-	awaited    bool            // some reader waits for it; the slot's lock guards it
+	awaited    bool            // some reader waits for it; the state's lock guards it
 	failedOnce chan struct{}   // closed when its first attempt failed
 	wanted     context.Context // ends when it was obtained for what is no more
 	overtake   context.CancelFunc
@@ -76,72 +76,72 @@ func (f *flight) land(result error) {
 // join answers the flight for the view's role and config, and starts it where there is none. A flight for what is no more
 // is overtaken: its readers start over, and its result is discarded when it lands. Where the role, its config or its session
 // changed since the view was made, as when a flight landed in between, there is none to wait for: the caller looks again.
-func (m *Manager) join(ctx context.Context, slot *slot, v *view, forReader bool) (*flight, error) {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	flight := slot.flight
+func (m *Manager) join(ctx context.Context, state *roleState, v *view, forReader bool) (*flight, error) {
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	flight := state.flight
 	if flight == nil || !flight.isFor(v.config, v.role) {
-		if outdated, err := m.outdated(ctx, slot, v); outdated || err != nil {
+		if outdated, err := m.outdated(ctx, state, v); outdated || err != nil {
 			return nil, err
 		}
-		slot.overtake()
-		flight = m.start(slot, v)
+		state.overtake()
+		flight = m.start(state, v)
 	}
 	flight.awaited = flight.awaited || forReader
 	return flight, nil
 }
 
-// outdated says whether the role, its config or its session changed since the view was made. The slot is locked.
-func (m *Manager) outdated(ctx context.Context, slot *slot, v *view) (bool, error) {
-	if slot.retired {
+// outdated says whether the role, its config or its session changed since the view was made. The role's state is locked.
+func (m *Manager) outdated(ctx context.Context, state *roleState, v *view) (bool, error) {
+	if state.retired {
 		return true, nil
 	}
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || session != v.session {
 		return true, err
 	}
-	unchanged, err := m.unchanged(ctx, slot.role, v.config, v.role)
+	unchanged, err := m.unchanged(ctx, state.role, v.config, v.role)
 	return !unchanged, err
 }
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
-func (m *Manager) startAhead(ctx context.Context, slot *slot, v *view, now time.Time) {
+func (m *Manager) startAhead(ctx context.Context, state *roleState, v *view, now time.Time) {
 	server, err := m.server(v.config)
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
 	}
 	// Whoever holds the lock is changing the session, and may be waiting for storage.
-	if !slot.mu.TryLock() {
+	if !state.mu.TryLock() {
 		return
 	}
-	defer slot.mu.Unlock()
-	if slot.flight != nil {
+	defer state.mu.Unlock()
+	if state.flight != nil {
 		return
 	}
-	if outdated, err := m.outdated(ctx, slot, v); !outdated && err == nil {
-		m.start(slot, v)
+	if outdated, err := m.outdated(ctx, state, v); !outdated && err == nil {
+		m.start(state, v)
 	}
 }
 
-// start begins a flight, or answers one that has failed where the backend has ended. The slot is locked.
-func (m *Manager) start(slot *slot, v *view) *flight {
-	f := newFlight(v, slot.ended)
+// start begins a flight, or answers one that has failed where the backend has ended. The role's state is locked.
+func (m *Manager) start(state *roleState, v *view) *flight {
+	f := newFlight(v, state.ended)
 	if !m.begin() {
 		f.land(ErrEnded)
 		return f
 	}
-	slot.flight = f
-	slot.underWay++
+	state.flight = f
+	state.underWay++
 	go func() {
 		defer m.running.Done()
-		defer slot.leave()
-		m.fly(slot, f)
+		defer state.leave()
+		m.fly(state, f)
 	}()
 	return f
 }
 
-// overtake sends the readers of the slot's flight to start over. The slot is locked.
-func (s *slot) overtake() {
+// overtake sends the readers of the role's flight to start over. The role's state is locked.
+func (s *roleState) overtake() {
 	if s.flight != nil {
 		s.flight.overtake()
 		s.flight = nil
@@ -150,46 +150,46 @@ func (s *slot) overtake() {
 
 // fly obtains a token on a context of its own, so that no reader's hang-up fails the others, and keeps it if it is still
 // what the role's readers want.
-func (m *Manager) fly(slot *slot, f *flight) {
+func (m *Manager) fly(state *roleState, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
 	ctx = upstream.WhileWanted(ctx, f.wanted)
 	traced := ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
 		f.attemptFailed(fmt.Sprintf("config %q: %s; it is tried again", f.config.Name, err))
 	}})
-	token, result := m.obtain(traced, slot, f)
+	token, result := m.obtain(traced, state, f)
 
-	slot.mu.Lock()
-	if slot.flight == f {
-		slot.flight = nil
+	state.mu.Lock()
+	if state.flight == f {
+		state.flight = nil
 	}
 	discard := token
-	switch wanted, err := m.stillWanted(m.storing, slot, f); {
+	switch wanted, err := m.stillWanted(m.storing, state, f); {
 	case err != nil:
 		result = err
 	case !wanted:
 		result = ErrOvertaken
 	case result == nil:
-		m.keep(m.storing, slot, f, token)
+		m.keep(m.storing, state, f, token)
 		discard = nil
 	}
-	if discard != nil && m.setAside(m.storing, slot, discard) {
+	if discard != nil && m.setAside(m.storing, state, discard) {
 		discard = nil
 	}
-	slot.mu.Unlock()
+	state.mu.Unlock()
 	f.land(result)
 	if discard != nil {
-		m.discard(slot.role, *discard)
+		m.discard(state.role, *discard)
 	}
 }
 
 // stillWanted says whether the flight's role and config are what they were and the role's sessions were not ended. The
-// slot is locked.
-func (m *Manager) stillWanted(ctx context.Context, slot *slot, f *flight) (bool, error) {
-	if slot.ended != f.ended {
+// state is locked.
+func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) (bool, error) {
+	if state.ended != f.ended {
 		return false, nil
 	}
-	return m.unchanged(ctx, slot.role, f.config, f.role)
+	return m.unchanged(ctx, state.role, f.config, f.role)
 }
 
 // unchanged says whether a token that was obtained for the config and role is still of use to the role's readers.
@@ -205,32 +205,32 @@ func (m *Manager) unchanged(ctx context.Context, name string, config *store.Conf
 	return config.Fingerprint() == configNow.Fingerprint() && role.Fingerprint() == roleNow.Fingerprint(), nil
 }
 
-// keep makes the token the role's current one. The slot is locked.
-func (m *Manager) keep(ctx context.Context, slot *slot, f *flight, token *store.Token) {
+// keep makes the token the role's current one. The role's state is locked.
+func (m *Manager) keep(ctx context.Context, state *roleState, f *flight, token *store.Token) {
 	now := time.Now()
-	before, err := m.store.Sessions.Get(ctx, slot.role)
+	before, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil {
-		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", slot.role, "error", err)
+		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", state.role, "error", err)
 	}
 	earlier, ended := before.Followed(token, now)
 	for _, one := range ended {
-		m.discard(slot.role, one)
+		m.discard(state.role, one)
 	}
 	next := &store.Session{
 		ConfigFingerprint: f.config.Fingerprint(),
 		RoleFingerprint:   f.role.Fingerprint(),
 		Current:           token,
 		Earlier:           earlier,
-		LastReadAt:        slot.lastReadAt(before),
+		LastReadAt:        state.lastReadAt(before),
 	}
 	if f.awaited {
 		next.LastReadAt = now
 	}
-	slot.granted.Store(&lastGrant{
+	state.granted.Store(&lastGrant{
 		configFingerprint: next.ConfigFingerprint, roleFingerprint: next.RoleFingerprint, lifetime: token.Lifetime(),
 	})
-	if err := m.store.Sessions.Put(ctx, slot.role, next); err != nil {
-		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops", "role", slot.role, "error", err)
-		m.store.Sessions.Keep(slot.role, next)
+	if err := m.store.Sessions.Put(ctx, state.role, next); err != nil {
+		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops", "role", state.role, "error", err)
+		m.store.Sessions.Keep(state.role, next)
 	}
 }

@@ -92,7 +92,7 @@ type Manager struct {
 
 	proofs singleflight.Group // by config name
 
-	slots sync.Map // role name to *slot
+	states sync.Map // role name to *roleState
 
 	probesMu sync.Mutex
 	probes   map[string]probe // by config name
@@ -151,8 +151,8 @@ func (m *Manager) begin() bool {
 	return true
 }
 
-// slot is what memory holds for one role beside its stored session.
-type slot struct {
+// roleState is what memory holds for one role beside its stored session.
+type roleState struct {
 	role string
 
 	// mu guards the fields up to the blank line and every change of the role's stored session. It is never held during a
@@ -163,7 +163,7 @@ type slot struct {
 	spent  string // the refresh token that N-central last refused: it is not tried again
 	lost   string // the refresh token of which the answer was lost last: it may be used up
 	// underWay counts the flights and ends of sessions that have not finished. While there is one, the role has no other
-	// slot: retired is set when this one has left the manager.
+	// state: retired is set when this one has left the manager.
 	underWay int
 	retired  bool
 
@@ -182,62 +182,62 @@ type lastGrant struct {
 	lifetime                           time.Duration
 }
 
-func (m *Manager) slot(role string) *slot {
-	if known, ok := m.slots.Load(role); ok {
-		return known.(*slot)
+func (m *Manager) state(role string) *roleState {
+	if known, ok := m.states.Load(role); ok {
+		return known.(*roleState)
 	}
-	known, _ := m.slots.LoadOrStore(role, &slot{role: role})
-	return known.(*slot)
+	known, _ := m.states.LoadOrStore(role, &roleState{role: role})
+	return known.(*roleState)
 }
 
-// enter notes that something begins that must be finished before the slot is retired, and answers the slot: another one
+// enter notes that something begins that must be finished before the state is retired, and answers the state: another one
 // where this one was retired already.
-func (m *Manager) enter(role string) *slot {
+func (m *Manager) enter(role string) *roleState {
 	for {
-		slot := m.slot(role)
-		slot.mu.Lock()
-		if !slot.retired {
-			slot.underWay++
-			slot.mu.Unlock()
-			return slot
+		state := m.state(role)
+		state.mu.Lock()
+		if !state.retired {
+			state.underWay++
+			state.mu.Unlock()
+			return state
 		}
-		slot.mu.Unlock()
+		state.mu.Unlock()
 	}
 }
 
-func (s *slot) leave() {
+func (s *roleState) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.underWay--
 }
 
 // retire drops what memory holds for a role that is no more, unless something of it is under way.
-func (m *Manager) retire(ctx context.Context, slot *slot) {
-	role, err := m.store.Roles.Get(ctx, slot.role)
+func (m *Manager) retire(ctx context.Context, state *roleState) {
+	role, err := m.store.Roles.Get(ctx, state.role)
 	if err != nil || role != nil {
 		return
 	}
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	if slot.underWay == 0 && !slot.retired {
-		slot.retired = true
-		m.slots.CompareAndDelete(slot.role, slot)
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	if state.underWay == 0 && !state.retired {
+		state.retired = true
+		m.states.CompareAndDelete(state.role, state)
 	}
 }
 
 // retireUnused does so for all roles that are no more.
 func (m *Manager) retireUnused(ctx context.Context) {
-	m.slots.Range(func(_, known any) bool {
-		m.retire(ctx, known.(*slot))
+	m.states.Range(func(_, known any) bool {
+		m.retire(ctx, known.(*roleState))
 		return ctx.Err() == nil
 	})
 }
 
 // readAt notes a read of the role's token.
-func (s *slot) readAt(now time.Time) { s.lastRead.Store(now.UnixNano()) }
+func (s *roleState) readAt(now time.Time) { s.lastRead.Store(now.UnixNano()) }
 
 // lastReadAt is the last read that is known of, in memory or storage.
-func (s *slot) lastReadAt(session *store.Session) time.Time {
+func (s *roleState) lastReadAt(session *store.Session) time.Time {
 	var last time.Time
 	if nanoseconds := s.lastRead.Load(); nanoseconds != 0 {
 		last = time.Unix(0, nanoseconds).UTC()
@@ -264,7 +264,7 @@ type view struct {
 }
 
 // look answers the role's view as things are now.
-func (m *Manager) look(ctx context.Context, name string) (*slot, *view, error) {
+func (m *Manager) look(ctx context.Context, name string) (*roleState, *view, error) {
 	role, config, err := m.definition(ctx, name)
 	if err != nil {
 		return nil, nil, err
@@ -273,14 +273,14 @@ func (m *Manager) look(ctx context.Context, name string) (*slot, *view, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	slot := m.slot(name)
-	if v := slot.view.Load(); v != nil && v.role == role && v.config == config && v.session == session {
-		return slot, v, nil
+	state := m.state(name)
+	if v := state.view.Load(); v != nil && v.role == role && v.config == config && v.session == session {
+		return state, v, nil
 	}
 	v := newView(role, config, session, m.upstream.Record(config.Name))
 	v.unstored = m.store.Sessions.IsUnstored(name)
-	slot.view.Store(v)
-	return slot, v, nil
+	state.view.Store(v)
+	return state, v, nil
 }
 
 // server answers the server of that version of the config. Where a newer one followed it, the caller was overtaken.

@@ -28,14 +28,14 @@ func TestWhatMemoryHoldsLeavesWithTheRole(t *testing.T) {
 	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
 	defer m.Close()
 	holds := func() bool {
-		_, held := m.slots.Load("monitoring")
+		_, held := m.states.Load("monitoring")
 		return held
 	}
 	if _, err := m.EndRole(t.Context(), "monitoring"); err != nil || holds() {
 		t.Errorf("%v; memory holds the role: %t", err, holds())
 	}
 	underWay := m.enter("monitoring")
-	if _, err := m.EndRole(t.Context(), "monitoring"); err != nil || m.slot("monitoring") != underWay {
+	if _, err := m.EndRole(t.Context(), "monitoring"); err != nil || m.state("monitoring") != underWay {
 		t.Errorf("%v; a role of which something is under way has another state", err)
 	}
 	underWay.leave()
@@ -66,7 +66,7 @@ func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	write()
-	slot, v, err := m.look(t.Context(), role.Name)
+	state, v, err := m.look(t.Context(), role.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	write()
-	if flight, err := m.join(t.Context(), slot, v, true); flight != nil || err != nil {
+	if flight, err := m.join(t.Context(), state, v, true); flight != nil || err != nil {
 		t.Errorf("a flight was started: %t; %v", flight != nil, err)
 	}
 }
@@ -112,7 +112,7 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		if _, err := m.EndRole(t.Context(), role.Name); err != nil {
 			t.Fatal(err)
 		}
-		if _, held := m.slots.Load(role.Name); held {
+		if _, held := m.states.Load(role.Name); held {
 			t.Error("memory holds the role")
 		}
 	})

@@ -17,12 +17,12 @@ import (
 
 // obtain gets a token for the flight's role: by refresh where that harms no reader, else by authenticate. A token beside
 // an error is of a session that was opened and must be ended.
-func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Token, error) {
+func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*store.Token, error) {
 	server, err := m.server(f.config)
 	if err != nil {
 		return nil, err
 	}
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil {
 		return nil, err
 	}
@@ -32,8 +32,8 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 	}
 	if session.Serves(f.config, f.role) {
 		terms.asked.TokenEnd = session.Current.ServableUntil()
-		if m.mayRefresh(ctx, slot, server, session.Current) {
-			token, err := m.refresh(ctx, slot, f, server, session.Current, terms)
+		if m.mayRefresh(ctx, state, server, session.Current) {
+			token, err := m.refresh(ctx, state, f, server, session.Current, terms)
 			if token != nil || err != nil {
 				return token, err
 			}
@@ -49,45 +49,45 @@ func (m *Manager) obtain(ctx context.Context, slot *slot, f *flight) (*store.Tok
 // refresh renews the session of the token. Where that brings none, and the server is not down, it answers nothing:
 // authenticate is next.
 func (m *Manager) refresh(
-	ctx context.Context, slot *slot, f *flight, server *upstream.Server, current *store.Token, terms terms,
+	ctx context.Context, state *roleState, f *flight, server *upstream.Server, current *store.Token, terms terms,
 ) (*store.Token, error) {
 	grant, err := server.Refresh(ctx, current.RefreshToken, terms.asked)
 	if err == nil {
 		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
 	}
 	if grant != nil { // of no use, as the next would be
-		slot.refreshRefused(current.RefreshToken)
-		m.discardRefreshed(slot, terms.newToken(grant, store.ByRefresh, current.Chain))
+		state.refreshRefused(current.RefreshToken)
+		m.discardRefreshed(state, terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
 	var failure *upstream.Failure
 	if errors.As(err, &failure) && failure.Lost {
-		slot.refreshLost(current.RefreshToken)
+		state.refreshLost(current.RefreshToken)
 	}
 	if failure == nil || failure.Down() || failure.NotMade || failure.Kind == ncentral.KindCanceled {
 		return nil, err
 	}
 	if failure.Final() {
-		slot.refreshRefused(current.RefreshToken)
+		state.refreshRefused(current.RefreshToken)
 	}
-	if failure.Kind == ncentral.KindRefused && !slot.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
+	if failure.Kind == ncentral.KindRefused && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
 		// It should still have lived, and the engine has not ended it: N-central was rebooted, perhaps for an upgrade.
 		server.ForgetLearnt(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()
-	m.logger.Info("refresh did not bring a token: authenticating", "role", slot.role, "config", current.Config, "error", err)
+	m.logger.Info("refresh did not bring a token: authenticating", "role", state.role, "config", current.Config, "error", err)
 	return nil, nil
 }
 
 // mayRefresh says whether the token's session may be refreshed: it has a refresh token that still lives and was not
 // refused, and no reader loses the access token by it.
-func (m *Manager) mayRefresh(ctx context.Context, slot *slot, server *upstream.Server, token *store.Token) bool {
+func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upstream.Server, token *store.Token) bool {
 	now := time.Now()
-	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || slot.wasRefused(token.RefreshToken) {
+	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || state.wasRefused(token.RefreshToken) {
 		return false
 	}
 	if token.LivesAt(now) {
 		for _, left := range server.LearnBeforeRotating(ctx, token.AccessToken) {
-			m.Discard(slot.role, token.Origin, left)
+			m.Discard(state.role, token.Origin, left)
 		}
 	}
 	learnt := server.Learnt(ctx)
@@ -104,26 +104,26 @@ func (m *Manager) mayRefresh(ctx context.Context, slot *slot, server *upstream.S
 	return !token.DiesAt.After(token.ExpiresAt) || endsEarlier
 }
 
-func (s *slot) refreshRefused(refreshToken string) {
+func (s *roleState) refreshRefused(refreshToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spent = refreshToken
 }
 
-func (s *slot) wasRefused(refreshToken string) bool {
+func (s *roleState) wasRefused(refreshToken string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.spent == refreshToken
 }
 
 // refreshLost notes that N-central may have used up a refresh token whose answer was lost.
-func (s *slot) refreshLost(refreshToken string) {
+func (s *roleState) refreshLost(refreshToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lost = refreshToken
 }
 
-func (s *slot) mayBeUsedUp(refreshToken string) bool {
+func (s *roleState) mayBeUsedUp(refreshToken string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lost == refreshToken

@@ -115,12 +115,12 @@ func (v *view) decide(want Want, found *findings, doubts doubts, now time.Time) 
 }
 
 // next looks at the role as it is now, and answers what the read does.
-func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*slot, *view, decision, error) {
-	slot, v, err := m.look(ctx, role)
+func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*roleState, *view, decision, error) {
+	state, v, err := m.look(ctx, role)
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	if err := slot.checkLimit(v, want); err != nil {
+	if err := state.checkLimit(v, want); err != nil {
 		return nil, nil, 0, err
 	}
 	var doubts doubts
@@ -132,17 +132,17 @@ func (m *Manager) next(ctx context.Context, role string, want Want, found *findi
 		}
 	}
 	do, err := v.decide(want, found, doubts, time.Now())
-	return slot, v, do, err
+	return state, v, do, err
 }
 
 // readInHand answers the token in hand, or nothing where N-central is needed first.
 func (m *Manager) readInHand(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
-	slot, v, do, err := m.next(ctx, role, want, &found)
+	state, v, do, err := m.next(ctx, role, want, &found)
 	switch {
 	case err != nil:
 		return nil, err
 	case do == toServe:
-		return m.serve(ctx, slot, v, want, &found)
+		return m.serve(ctx, state, v, want, &found)
 	case want.Stored:
 		return nil, ErrNeedsActiveNode
 	}
@@ -176,24 +176,24 @@ func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found
 
 // readStep does one thing that needs N-central, or answers the token in hand.
 func (m *Manager) readStep(ctx context.Context, role string, want Want, found *findings) (*Answer, error) {
-	slot, v, do, err := m.next(ctx, role, want, found)
+	state, v, do, err := m.next(ctx, role, want, found)
 	if err != nil {
 		return nil, err
 	}
 	switch do {
 	case toValidate:
-		return nil, m.validateInHand(ctx, slot, v, want, found)
+		return nil, m.validateInHand(ctx, state, v, want, found)
 	case toProve:
-		m.prove(ctx, slot, v, found)
+		m.prove(ctx, state, v, found)
 		return nil, nil
 	case toObtain:
-		return m.awaitNew(ctx, slot, v, want, found)
+		return m.awaitNew(ctx, state, v, want, found)
 	}
-	return m.serve(ctx, slot, v, want, found)
+	return m.serve(ctx, state, v, want, found)
 }
 
 // serve hands the token in hand out, and starts its rotation where that is due soon.
-func (m *Manager) serve(ctx context.Context, slot *slot, v *view, want Want, found *findings) (*Answer, error) {
+func (m *Manager) serve(ctx context.Context, state *roleState, v *view, want Want, found *findings) (*Answer, error) {
 	now := time.Now()
 	from := found.from
 	switch {
@@ -204,9 +204,9 @@ func (m *Manager) serve(ctx context.Context, slot *slot, v *view, want Want, fou
 	case v.dueAhead(now) && want.Stored:
 		return nil, ErrNeedsActiveNode
 	case v.dueAhead(now):
-		m.startAhead(ctx, slot, v, now)
+		m.startAhead(ctx, state, v, now)
 	}
-	answer := v.handOut(slot, from, now)
+	answer := v.handOut(state, from, now)
 	if found.unproven != nil && !v.token.ObtainedHere {
 		answer.Warnings = append(answer.Warnings, fmt.Sprintf(
 			"this token comes from storage, and could not be validated since the plugin started: %s", found.unproven))
@@ -216,7 +216,7 @@ func (m *Manager) serve(ctx context.Context, slot *slot, v *view, want Want, fou
 
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
 // token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
-func (s *slot) checkLimit(v *view, want Want) error {
+func (s *roleState) checkLimit(v *view, want Want) error {
 	lifetime := v.role.TTL
 	if v.token != nil {
 		lifetime = v.token.Lifetime()
@@ -232,8 +232,8 @@ func (s *slot) checkLimit(v *view, want Want) error {
 
 // validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is the error for a reader
 // who asked for validation; for others, and where its answers tell nothing, a new token is tried.
-func (m *Manager) validateInHand(ctx context.Context, slot *slot, v *view, want Want, found *findings) error {
-	verdict, err := m.validate(ctx, slot, v)
+func (m *Manager) validateInHand(ctx context.Context, state *roleState, v *view, want Want, found *findings) error {
+	verdict, err := m.validate(ctx, state, v)
 	if err != nil && want.Validate && !verdict.Untold {
 		return err
 	}
@@ -254,9 +254,9 @@ const longestLaterProof = time.Second
 // prove has one token of the config that came from storage validated, for all who read meanwhile, before the first is
 // handed out: the storage may be of the past, as after a snapshot was restored. A token that cannot be asked after is
 // handed out all the same, with a warning.
-func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *findings) {
+func (m *Manager) prove(ctx context.Context, state *roleState, v *view, found *findings) {
 	proof := m.proofs.DoChan(v.config.Name, func() (any, error) {
-		verdict, err := m.validate(m.background, slot, v)
+		verdict, err := m.validate(m.background, state, v)
 		if verdict.Lives {
 			return v.token, nil
 		}
@@ -281,8 +281,8 @@ func (m *Manager) prove(ctx context.Context, slot *slot, v *view, found *finding
 
 // awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
 // first attempt takes, and is answered that token where it fails.
-func (m *Manager) awaitNew(ctx context.Context, slot *slot, v *view, want Want, found *findings) (*Answer, error) {
-	flight, err := m.join(ctx, slot, v, true)
+func (m *Manager) awaitNew(ctx context.Context, state *roleState, v *view, want Want, found *findings) (*Answer, error) {
+	flight, err := m.join(ctx, state, v, true)
 	if err != nil || flight == nil {
 		return nil, err
 	}
@@ -303,7 +303,7 @@ func (m *Manager) awaitNew(ctx context.Context, slot *slot, v *view, want Want, 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	answer, err := m.answerStale(ctx, slot, v, want, found, flight.whyNot())
+	answer, err := m.answerStale(ctx, state, v, want, found, flight.whyNot())
 	if answer == nil && err == nil { // it died while that was found out
 		err = m.awaitEnd(ctx, flight, found)
 	}
@@ -328,9 +328,9 @@ const shortestStaleWait = 15 * time.Second
 
 // answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
 // have been validated for that. It answers nothing where the token is of no use any more.
-func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Want, found *findings, why string) (*Answer, error) {
+func (m *Manager) answerStale(ctx context.Context, state *roleState, v *view, want Want, found *findings, why string) (*Answer, error) {
 	inHand := v.token
-	slot, v, err := m.look(ctx, slot.role)
+	state, v, err := m.look(ctx, state.role)
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +342,7 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Wan
 		return nil, err
 	}
 	if suspect {
-		if verdict, _ := m.validate(ctx, slot, v); !verdict.Lives {
+		if verdict, _ := m.validate(ctx, state, v); !verdict.Lives {
 			return nil, nil
 		}
 	}
@@ -355,7 +355,7 @@ func (m *Manager) answerStale(ctx context.Context, slot *slot, v *view, want Wan
 		return nil, err
 	}
 	v.record.ServedStale(v.token.ExpiresAt)
-	answer := v.handOut(slot, found.from, now)
+	answer := v.handOut(state, found.from, now)
 	if answer.UntilRotation <= 0 {
 		next := max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait)
 		// Not later than halfway to its end, so that whoever comes back then can still be helped.

@@ -90,16 +90,16 @@ func (m *Manager) tidyAll(ctx context.Context, roles []string) *found {
 
 // tidy removes what lapsed of the role's stored session, and finds what there is to do for the rest.
 func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
-	slot, v, err := m.look(ctx, role)
+	state, v, err := m.look(ctx, role)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	if v.session.Lapsed(now, slot.lastReadAt(v.session), v.rotatesAt) {
-		return m.removeLapsed(ctx, slot, v)
+	if v.session.Lapsed(now, state.lastReadAt(v.session), v.rotatesAt) {
+		return m.removeLapsed(ctx, state, v)
 	}
 	if m.store.Sessions.IsUnstored(role) {
-		m.storeAgain(ctx, slot)
+		m.storeAgain(ctx, state)
 	}
 	over, err := m.owePastPromise(ctx, role)
 	if err != nil {
@@ -118,28 +118,28 @@ func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
 }
 
 // storeAgain writes down what storage refused before.
-func (m *Manager) storeAgain(ctx context.Context, slot *slot) {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+func (m *Manager) storeAgain(ctx context.Context, state *roleState) {
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || session == nil {
 		return
 	}
 	next := *session // another one, for which the views are made anew
-	if err := m.store.Sessions.Put(ctx, slot.role, &next); err != nil {
-		m.logger.Warn("a session could not be stored again", "role", slot.role, "error", err)
+	if err := m.store.Sessions.Put(ctx, state.role, &next); err != nil {
+		m.logger.Warn("a session could not be stored again", "role", state.role, "error", err)
 	}
 }
 
 // removeLapsed removes the role's stored session, unless it was changed since the view was made.
-func (m *Manager) removeLapsed(ctx context.Context, slot *slot, v *view) error {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(ctx, slot.role)
+func (m *Manager) removeLapsed(ctx context.Context, state *roleState, v *view) error {
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || session != v.session {
 		return err
 	}
-	return m.store.Sessions.Delete(ctx, slot.role)
+	return m.store.Sessions.Delete(ctx, state.role)
 }
 
 // endDeleted ends the sessions of roles that were deleted on another cluster.
@@ -169,25 +169,25 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
 	var rotations errgroup.Group
 	rotations.SetLimit(workAtATime)
 	for role := range tokens {
-		slot, v, err := m.look(ctx, role)
-		if err != nil || !v.alive(time.Now()) || !v.dueAhead(time.Now()) || !slot.wasRead(v) {
+		state, v, err := m.look(ctx, role)
+		if err != nil || !v.alive(time.Now()) || !v.dueAhead(time.Now()) || !state.wasRead(v) {
 			continue
 		}
-		rotations.Go(func() error { m.rotate(ctx, slot, v); return nil })
+		rotations.Go(func() error { m.rotate(ctx, state, v); return nil })
 	}
 	_ = rotations.Wait()
-	if slot, v := m.oldest(ctx, tokens); v != nil {
-		m.inspect(ctx, slot, v, v.holds(tokens[slot.role]))
+	if state, v := m.oldest(ctx, tokens); v != nil {
+		m.inspect(ctx, state, v, v.holds(tokens[state.role]))
 	}
 }
 
 // wasRead says whether the view's token was read since it was obtained; the read that obtained it counts.
-func (s *slot) wasRead(v *view) bool { return !s.lastReadAt(v.session).Before(v.token.IssuedAt) }
+func (s *roleState) wasRead(v *view) bool { return !s.lastReadAt(v.session).Before(v.token.IssuedAt) }
 
 // oldest answers the role whose token was obtained first, of those that live and are not suspect: a reboot of N-central
 // since then has ended it.
-func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*slot, *view) {
-	var slot *slot
+func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*roleState, *view) {
+	var state *roleState
 	var oldest *view
 	for role := range tokens {
 		candidate, v, err := m.look(ctx, role)
@@ -195,10 +195,10 @@ func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*slot, *view
 			continue
 		}
 		if suspect, err := m.suspect(ctx, v); err == nil && !suspect {
-			slot, oldest = candidate, v
+			state, oldest = candidate, v
 		}
 	}
-	return slot, oldest
+	return state, oldest
 }
 
 // forgetServers removes what this cluster learnt of servers whose config was deleted on another.
@@ -223,53 +223,53 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 }
 
 // rotate obtains a new token for the role, and waits for it.
-func (m *Manager) rotate(ctx context.Context, slot *slot, v *view) {
+func (m *Manager) rotate(ctx context.Context, state *roleState, v *view) {
 	if ctx.Err() != nil {
 		return
 	}
-	flight, err := m.join(ctx, slot, v, false)
+	flight, err := m.join(ctx, state, v, false)
 	if err == nil && flight != nil {
 		err = m.awaitEnd(ctx, flight, &findings{})
 	}
 	if err != nil && !errors.Is(err, ErrOvertaken) && ctx.Err() == nil {
-		m.logger.Warn("a token could not be rotated ahead of need", "role", slot.role, "config", v.config.Name, "error", err)
+		m.logger.Warn("a token could not be rotated ahead of need", "role", state.role, "config", v.config.Name, "error", err)
 	}
 }
 
 // inspect asks N-central whether the token lives, if it was there before this tick, and once an hour whether a data call
 // succeeds with it. A dead token that has readers is replaced at once; that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, slot *slot, v *view, wasThere bool) {
+func (m *Manager) inspect(ctx context.Context, state *roleState, v *view, wasThere bool) {
 	server, err := m.server(v.config)
 	if err != nil {
 		return // the config has changed
 	}
 	verdict := upstream.Verdict{Lives: true}
 	if wasThere {
-		verdict, err = m.validate(ctx, slot, v)
+		verdict, err = m.validate(ctx, state, v)
 	}
 	switch {
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
 	case verdict.Lives && m.claimProbe(v.config):
 		m.probe(ctx, server, v.config, v.token.AccessToken, func() bool {
-			_, latest, err := m.look(ctx, slot.role)
+			_, latest, err := m.look(ctx, state.role)
 			return err == nil && latest.holds(v.token)
 		})
 	case verdict.Lives:
 	default:
-		m.replaceDead(ctx, server, slot, v)
+		m.replaceDead(ctx, server, state, v)
 	}
 }
 
 // replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if it has readers.
-func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, slot *slot, dead *view) {
-	_, latest, err := m.look(ctx, slot.role)
+func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, state *roleState, dead *view) {
+	_, latest, err := m.look(ctx, state.role)
 	if err != nil || latest.session == nil || latest.session.Current != nil {
 		return // ended or replaced by this engine in the meantime, which tells nothing of the server
 	}
 	server.Suspect(ctx)
-	if slot.wasRead(dead) {
-		m.rotate(ctx, slot, latest)
+	if state.wasRead(dead) {
+		m.rotate(ctx, state, latest)
 	}
 }
 
@@ -352,7 +352,7 @@ func (m *Manager) dropOwed(debt store.Owed) {
 	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
 		return
 	}
-	slot := m.enter(debt.Role)
-	defer slot.leave()
-	m.changeCurrent(slot, session.Current, nil)
+	state := m.enter(debt.Role)
+	defer state.leave()
+	m.changeCurrent(state, session.Current, nil)
 }

@@ -24,7 +24,7 @@ type validation struct {
 }
 
 // validatedAt is when the token was last known to live by N-central's word.
-func (s *slot) validatedAt(token *store.Token) time.Time {
+func (s *roleState) validatedAt(token *store.Token) time.Time {
 	if last := s.validated.Load(); last != nil && last.failure == nil && last.accessToken == token.AccessToken {
 		return last.at
 	}
@@ -33,8 +33,8 @@ func (s *slot) validatedAt(token *store.Token) time.Time {
 
 // validate asks N-central whether the view's token lives, once a second at most and once for all who ask at a time. A
 // dead token is dropped, so that nobody gets it again. The error is an *upstream.Failure or the context's.
-func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (upstream.Verdict, error) {
-	last := slot.validated.Load()
+func (m *Manager) validate(ctx context.Context, state *roleState, v *view) (upstream.Verdict, error) {
+	last := state.validated.Load()
 	if last != nil && last.accessToken == v.token.AccessToken && time.Since(last.at) < validationStands {
 		suspect, err := m.suspect(ctx, v)
 		if err != nil || last.failure != nil || !suspect {
@@ -42,14 +42,14 @@ func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (upstream.V
 			return upstream.Verdict{Lives: err == nil, Untold: last.untold}, err
 		}
 	}
-	answer := slot.validations.DoChan(v.token.AccessToken, func() (any, error) {
+	answer := state.validations.DoChan(v.token.AccessToken, func() (any, error) {
 		if !m.begin() {
 			return upstream.Verdict{}, ErrEnded
 		}
 		defer m.running.Done()
 		ctx, cancel := context.WithTimeout(m.background, v.config.FlightLimit())
 		defer cancel()
-		return m.askWhetherAlive(ctx, slot, v)
+		return m.askWhetherAlive(ctx, state, v)
 	})
 	select {
 	case result := <-answer:
@@ -60,7 +60,7 @@ func (m *Manager) validate(ctx context.Context, slot *slot, v *view) (upstream.V
 	}
 }
 
-func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (upstream.Verdict, error) {
+func (m *Manager) askWhetherAlive(ctx context.Context, state *roleState, v *view) (upstream.Verdict, error) {
 	server, err := m.server(v.config)
 	if err != nil {
 		return upstream.Verdict{}, err
@@ -73,29 +73,29 @@ func (m *Manager) askWhetherAlive(ctx context.Context, slot *slot, v *view) (ups
 		defer v.record.ProveStorage() // a token that something is known to have ended tells nothing of the others
 	}
 	if err != nil {
-		slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
+		state.validated.Store(&validation{accessToken: v.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
 		return verdict, err
 	}
 	if !verdict.Lives {
-		m.dropDead(ctx, server, slot, v, verdict)
+		m.dropDead(ctx, server, state, v, verdict)
 		return verdict, nil
 	}
-	slot.validated.Store(&validation{accessToken: v.token.AccessToken, at: now})
+	state.validated.Store(&validation{accessToken: v.token.AccessToken, at: now})
 	if v.token.Suspicion < suspicion {
 		trusted := *v.token
 		trusted.Suspicion, trusted.LastValidatedAt = suspicion, now
-		m.changeCurrent(slot, v.token, &trusted)
+		m.changeCurrent(state, v.token, &trusted)
 	}
 	return verdict, nil
 }
 
 // dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced in the meantime tells
 // nothing of the server.
-func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, slot *slot, v *view, verdict upstream.Verdict) {
-	if !m.changeCurrent(slot, v.token, nil) {
+func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, state *roleState, v *view, verdict upstream.Verdict) {
+	if !m.changeCurrent(state, v.token, nil) {
 		return
 	}
-	m.logger.Warn("a token died before its time and is replaced", "role", slot.role, "config", v.config.Name)
+	m.logger.Warn("a token died before its time and is replaced", "role", state.role, "config", v.config.Name)
 	if verdict.Unexplained {
 		v.record.CountDeadToken()
 		server.ForgetLearnt(ctx)
@@ -104,18 +104,18 @@ func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, slot *s
 
 // changeCurrent puts another token, or none, in the place of the role's current one, and says whether that was still the
 // current one. What storage refuses is changed in memory.
-func (m *Manager) changeCurrent(slot *slot, from, to *store.Token) (changed bool) {
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	session, err := m.store.Sessions.Get(m.storing, slot.role)
+func (m *Manager) changeCurrent(state *roleState, from, to *store.Token) (changed bool) {
+	state.mu.Lock()
+	defer state.mu.Unlock()
+	session, err := m.store.Sessions.Get(m.storing, state.role)
 	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != from.AccessToken {
 		return false
 	}
 	next := *session
-	next.Current, next.LastReadAt = to, slot.lastReadAt(session)
-	if err := m.store.Sessions.Put(m.storing, slot.role, &next); err != nil {
-		m.logger.Warn("what was found of a token could not be stored", "role", slot.role, "error", err)
-		m.store.Sessions.Keep(slot.role, &next)
+	next.Current, next.LastReadAt = to, state.lastReadAt(session)
+	if err := m.store.Sessions.Put(m.storing, state.role, &next); err != nil {
+		m.logger.Warn("what was found of a token could not be stored", "role", state.role, "error", err)
+		m.store.Sessions.Keep(state.role, &next)
 	}
 	return true
 }
