@@ -44,8 +44,8 @@ type Answer struct {
 	Warnings      []string
 }
 
-func newFacts(v *view) Facts {
-	token := v.token
+func newFacts(snap *snapshot) Facts {
+	token := snap.token
 	return Facts{
 		AccessToken:      token.AccessToken,
 		TokenType:        token.TokenType,
@@ -53,27 +53,27 @@ func newFacts(v *view) Facts {
 		ExpiresAt:        token.ExpiresAt.UTC().Format(time.RFC3339),
 		ExpiresAtSeconds: token.ExpiresAt.Unix(),
 		ObtainedAt:       token.IssuedAt.UTC().Format(time.RFC3339),
-		RotationPeriod:   max(int64(v.rotatesAt.Sub(token.IssuedAt)/time.Second), 1),
+		RotationPeriod:   max(int64(snap.rotatesAt.Sub(token.IssuedAt)/time.Second), 1),
 	}
 }
 
-// handOut answers the view's token to a reader, and notes that it was read.
-func (v *view) handOut(state *roleState, from upstream.Source, now time.Time) *Answer {
+// handOut answers the snapshot's token to a reader, and notes that it was read.
+func (snap *snapshot) handOut(state *roleState, from upstream.Source, now time.Time) *Answer {
 	state.readAt(now)
-	v.record.CountRead(from)
-	return v.answer(now)
+	snap.record.CountRead(from)
+	return snap.answer(now)
 }
 
-func (v *view) answer(now time.Time) *Answer {
-	warnings := slices.Clip(v.token.Warnings) // whoever adds to them gets an array of their own
-	if v.unstored {
+func (snap *snapshot) answer(now time.Time) *Answer {
+	warnings := slices.Clip(snap.token.Warnings) // whoever adds to them gets an array of their own
+	if snap.unstored {
 		warnings = append(warnings, "this token could not be stored: it is forgotten when the plugin stops")
 	}
 	return &Answer{
-		Facts:         &v.facts,
-		Config:        v.config,
-		Remaining:     v.remaining(now),
-		UntilRotation: store.Remaining(v.rotatesAt, now),
+		Facts:         &snap.facts,
+		Config:        snap.config,
+		Remaining:     snap.remaining(now),
+		UntilRotation: store.Remaining(snap.rotatesAt, now),
 		Warnings:      warnings,
 	}
 }

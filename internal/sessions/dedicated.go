@@ -118,11 +118,11 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 		}
 		return nil, nil, err
 	}
-	v := newView(role, config, &store.Session{
+	snap := newSnapshot(role, config, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
 	}, m.upstream.Record(config.Name))
-	v.record.CountRead(upstream.Authenticated)
-	answer := v.answer(time.Now())
+	snap.record.CountRead(upstream.Authenticated)
+	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
 	m.probeAfterwards(server, config, token.AccessToken)
 	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}, nil

@@ -28,25 +28,25 @@ type Description struct {
 
 // Describe tells of the role's sessions. It makes no call to N-central.
 func (m *Manager) Describe(ctx context.Context, role string) (*Description, error) {
-	state, v, err := m.look(ctx, role)
+	state, snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	described := &Description{
-		Dedicated: v.role.CredentialType == store.Dedicated, LastReadAt: state.lastReadAt(v.session), Earlier: len(v.session.Tokens(now)),
+		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: state.lastReadAt(snap.session), Earlier: len(snap.session.Tokens(now)),
 	}
-	if !v.alive(now) {
+	if !snap.alive(now) {
 		return described, nil
 	}
 	described.Earlier-- // the token in hand is not an earlier one
 	described.Live = true
-	described.IssuedAt = v.token.IssuedAt
-	described.ExpiresAt = v.token.ExpiresAt
-	described.RotatesAt = v.rotatesAt
-	described.RefreshExpiresAt = v.token.RefreshExpiresAt
-	described.ObtainedBy = v.token.ObtainedBy
-	described.LastValidatedAt = state.validatedAt(v.token)
-	described.Suspect, err = m.suspect(ctx, v)
+	described.IssuedAt = snap.token.IssuedAt
+	described.ExpiresAt = snap.token.ExpiresAt
+	described.RotatesAt = snap.rotatesAt
+	described.RefreshExpiresAt = snap.token.RefreshExpiresAt
+	described.ObtainedBy = snap.token.ObtainedBy
+	described.LastValidatedAt = state.validatedAt(snap.token)
+	described.Suspect, err = m.suspect(ctx, snap)
 	return described, err
 }

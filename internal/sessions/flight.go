@@ -31,10 +31,10 @@ type flight struct {
 	firstFailure string // what came of the first attempt; empty where it did not fail
 }
 
-func newFlight(v *view, ended uint64) *flight {
+func newFlight(snap *snapshot, ended uint64) *flight {
 	wanted, overtake := context.WithCancel(context.Background())
 	return &flight{
-		role: v.role, config: v.config, ended: ended, wanted: wanted, overtake: overtake,
+		role: snap.role, config: snap.config, ended: ended, wanted: wanted, overtake: overtake,
 		failedOnce: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -73,40 +73,40 @@ func (f *flight) land(result error) {
 	close(f.done)
 }
 
-// join answers the flight for the view's role and config, and starts it where there is none. A flight for what is no more
+// join answers the flight for the snapshot's role and config, and starts it where there is none. A flight for what is no more
 // is overtaken: its readers start over, and its result is discarded when it lands. Where the role, its config or its session
-// changed since the view was made, as when a flight landed in between, there is none to wait for: the caller looks again.
-func (m *Manager) join(ctx context.Context, state *roleState, v *view, forReader bool) (*flight, error) {
+// changed since the snapshot was made, as when a flight landed in between, there is none to wait for: the caller looks again.
+func (m *Manager) join(ctx context.Context, state *roleState, snap *snapshot, forReader bool) (*flight, error) {
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	flight := state.flight
-	if flight == nil || !flight.isFor(v.config, v.role) {
-		if outdated, err := m.outdated(ctx, state, v); outdated || err != nil {
+	if flight == nil || !flight.isFor(snap.config, snap.role) {
+		if outdated, err := m.outdated(ctx, state, snap); outdated || err != nil {
 			return nil, err
 		}
 		state.overtake()
-		flight = m.start(state, v)
+		flight = m.start(state, snap)
 	}
 	flight.awaited = flight.awaited || forReader
 	return flight, nil
 }
 
-// outdated says whether the role, its config or its session changed since the view was made. The role's state is locked.
-func (m *Manager) outdated(ctx context.Context, state *roleState, v *view) (bool, error) {
+// outdated says whether the role, its config or its session changed since the snapshot was made. The role's state is locked.
+func (m *Manager) outdated(ctx context.Context, state *roleState, snap *snapshot) (bool, error) {
 	if state.retired {
 		return true, nil
 	}
 	session, err := m.store.Sessions.Get(ctx, state.role)
-	if err != nil || session != v.session {
+	if err != nil || session != snap.session {
 		return true, err
 	}
-	unchanged, err := m.unchanged(ctx, state.role, v.config, v.role)
+	unchanged, err := m.unchanged(ctx, state.role, snap.config, snap.role)
 	return !unchanged, err
 }
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
-func (m *Manager) startAhead(ctx context.Context, state *roleState, v *view, now time.Time) {
-	server, err := m.server(v.config)
+func (m *Manager) startAhead(ctx context.Context, state *roleState, snap *snapshot, now time.Time) {
+	server, err := m.server(snap.config)
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
 	}
@@ -118,14 +118,14 @@ func (m *Manager) startAhead(ctx context.Context, state *roleState, v *view, now
 	if state.flight != nil {
 		return
 	}
-	if outdated, err := m.outdated(ctx, state, v); !outdated && err == nil {
-		m.start(state, v)
+	if outdated, err := m.outdated(ctx, state, snap); !outdated && err == nil {
+		m.start(state, snap)
 	}
 }
 
 // start begins a flight, or answers one that has failed where the backend has ended. The role's state is locked.
-func (m *Manager) start(state *roleState, v *view) *flight {
-	f := newFlight(v, state.ended)
+func (m *Manager) start(state *roleState, snap *snapshot) *flight {
+	f := newFlight(snap, state.ended)
 	if !m.begin() {
 		f.land(ErrEnded)
 		return f

@@ -167,7 +167,7 @@ type roleState struct {
 	underWay int
 	retired  bool
 
-	view        atomic.Pointer[view]
+	latest      atomic.Pointer[snapshot]
 	granted     atomic.Pointer[lastGrant]
 	lastRead    atomic.Int64 // Unix nanoseconds
 	validated   atomic.Pointer[validation]
@@ -248,8 +248,8 @@ func (s *roleState) lastReadAt(session *store.Session) time.Time {
 	return last
 }
 
-// view is a role's token as the role and config are now, with all that a read needs worked out once.
-type view struct {
+// snapshot is a role's token as the role and config are now, with all that a read needs worked out once.
+type snapshot struct {
 	role    *store.Role
 	config  *store.Config
 	session *store.Session
@@ -263,8 +263,8 @@ type view struct {
 	unstored  bool // storage refused the session
 }
 
-// look answers the role's view as things are now.
-func (m *Manager) look(ctx context.Context, name string) (*roleState, *view, error) {
+// snapshot answers the role's snapshot as things are now.
+func (m *Manager) snapshot(ctx context.Context, name string) (*roleState, *snapshot, error) {
 	role, config, err := m.definition(ctx, name)
 	if err != nil {
 		return nil, nil, err
@@ -274,13 +274,13 @@ func (m *Manager) look(ctx context.Context, name string) (*roleState, *view, err
 		return nil, nil, err
 	}
 	state := m.state(name)
-	if v := state.view.Load(); v != nil && v.role == role && v.config == config && v.session == session {
-		return state, v, nil
+	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.config == config && snap.session == session {
+		return state, snap, nil
 	}
-	v := newView(role, config, session, m.upstream.Record(config.Name))
-	v.unstored = m.store.Sessions.IsUnstored(name)
-	state.view.Store(v)
-	return state, v, nil
+	snap := newSnapshot(role, config, session, m.upstream.Record(config.Name))
+	snap.unstored = m.store.Sessions.IsUnstored(name)
+	state.latest.Store(snap)
+	return state, snap, nil
 }
 
 // server answers the server of that version of the config. Where a newer one followed it, the caller was overtaken.
@@ -314,47 +314,47 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *st
 // longestAhead bounds the window before a rotation is due in which it is started ahead of need.
 const longestAhead = 2 * time.Minute
 
-func newView(role *store.Role, config *store.Config, session *store.Session, record *upstream.Record) *view {
-	v := &view{role: role, config: config, session: session, record: record}
+func newSnapshot(role *store.Role, config *store.Config, session *store.Session, record *upstream.Record) *snapshot {
+	snap := &snapshot{role: role, config: config, session: session, record: record}
 	if !session.Serves(config, role) {
-		return v
+		return snap
 	}
-	v.token = session.Current
-	lifetime := v.token.Lifetime()
-	v.minTTL = role.MinTTLWithin(lifetime)
-	v.rotatesAt = v.token.ExpiresAt.Add(-v.minTTL)
-	v.aheadFrom = v.rotatesAt.Add(-min(lifetime/10, longestAhead))
-	v.facts = newFacts(v)
-	return v
+	snap.token = session.Current
+	lifetime := snap.token.Lifetime()
+	snap.minTTL = role.MinTTLWithin(lifetime)
+	snap.rotatesAt = snap.token.ExpiresAt.Add(-snap.minTTL)
+	snap.aheadFrom = snap.rotatesAt.Add(-min(lifetime/10, longestAhead))
+	snap.facts = newFacts(snap)
+	return snap
 }
 
-// remaining is how long the view's token may still be used.
-func (v *view) remaining(now time.Time) time.Duration {
-	if v.token == nil {
+// remaining is how long the snapshot's token may still be used.
+func (snap *snapshot) remaining(now time.Time) time.Duration {
+	if snap.token == nil {
 		return 0
 	}
-	return store.Remaining(v.token.ExpiresAt, now)
+	return store.Remaining(snap.token.ExpiresAt, now)
 }
 
-func (v *view) alive(now time.Time) bool { return v.remaining(now) >= store.DeadBelow }
+func (snap *snapshot) alive(now time.Time) bool { return snap.remaining(now) >= store.DeadBelow }
 
 // goodEnough says whether the token has the remaining life that the role and the reader ask for.
-func (v *view) goodEnough(now time.Time, want Want) bool {
-	return v.alive(now) && v.remaining(now) >= max(v.minTTL, want.MinTTL)
+func (snap *snapshot) goodEnough(now time.Time, want Want) bool {
+	return snap.alive(now) && snap.remaining(now) >= max(snap.minTTL, want.MinTTL)
 }
 
-// holds says whether the view's token is that one.
-func (v *view) holds(token *store.Token) bool {
-	return v.token != nil && token != nil && v.token.AccessToken == token.AccessToken
+// sameToken says whether the snapshot's token is that one.
+func (snap *snapshot) sameToken(token *store.Token) bool {
+	return snap.token != nil && token != nil && snap.token.AccessToken == token.AccessToken
 }
 
-func (v *view) dueAhead(now time.Time) bool { return store.Remaining(v.aheadFrom, now) <= 0 }
+func (snap *snapshot) dueAhead(now time.Time) bool { return store.Remaining(snap.aheadFrom, now) <= 0 }
 
-// suspect says whether the view's token must be validated before it is handed out.
-func (m *Manager) suspect(ctx context.Context, v *view) (bool, error) {
-	learnt, err := m.store.Learnt.Get(ctx, v.config.Name)
+// suspect says whether the snapshot's token must be validated before it is handed out.
+func (m *Manager) suspect(ctx context.Context, snap *snapshot) (bool, error) {
+	learnt, err := m.store.Learnt.Get(ctx, snap.config.Name)
 	if err != nil {
 		return false, err
 	}
-	return v.token.Suspicion < 0 || learnt != nil && v.token.Suspicion < learnt.Suspicion, nil
+	return snap.token.Suspicion < 0 || learnt != nil && snap.token.Suspicion < learnt.Suspicion, nil
 }

@@ -94,17 +94,17 @@ type doubts struct {
 
 // decide says what a read does next. A token that the read waited for is handed out where it lives as long as the reader
 // asks; one in hand must have what the role asks for too, and give no reason to doubt that it lives.
-func (v *view) decide(want Want, found *findings, doubts doubts, now time.Time) (decision, error) {
+func (snap *snapshot) decide(want Want, found *findings, doubts doubts, now time.Time) (decision, error) {
 	switch {
-	case found.obtained && v.token == nil:
+	case found.obtained && snap.token == nil:
 		return 0, ErrOvertaken
-	case found.obtained && !v.alive(now):
+	case found.obtained && !snap.alive(now):
 		return 0, ErrDeadOnArrival
-	case found.obtained && v.remaining(now) < want.MinTTL:
-		return 0, &LateError{Asked: want.MinTTL, Left: v.remaining(now)}
-	case !found.obtained && !v.goodEnough(now, want), v.holds(found.unusable):
+	case found.obtained && snap.remaining(now) < want.MinTTL:
+		return 0, &LateError{Asked: want.MinTTL, Left: snap.remaining(now)}
+	case !found.obtained && !snap.goodEnough(now, want), snap.sameToken(found.unusable):
 		return toObtain, nil
-	case v.holds(found.alive):
+	case snap.sameToken(found.alive):
 		return toServe, nil
 	case doubts.suspect, want.Validate && !found.obtained:
 		return toValidate, nil
@@ -115,34 +115,34 @@ func (v *view) decide(want Want, found *findings, doubts doubts, now time.Time) 
 }
 
 // next looks at the role as it is now, and answers what the read does.
-func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*roleState, *view, decision, error) {
-	state, v, err := m.look(ctx, role)
+func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*roleState, *snapshot, decision, error) {
+	state, snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	if err := state.checkLimit(v, want); err != nil {
+	if err := state.checkLimit(snap, want); err != nil {
 		return nil, nil, 0, err
 	}
 	var doubts doubts
-	if v.token != nil {
+	if snap.token != nil {
 		// In this order: a proof that fails casts suspicion, and then counts.
-		doubts.unproven = !want.Stored && !v.token.ObtainedHere && !v.record.StorageIsProven()
-		if doubts.suspect, err = m.suspect(ctx, v); err != nil {
+		doubts.unproven = !want.Stored && !snap.token.ObtainedHere && !snap.record.StorageIsProven()
+		if doubts.suspect, err = m.suspect(ctx, snap); err != nil {
 			return nil, nil, 0, err
 		}
 	}
-	do, err := v.decide(want, found, doubts, time.Now())
-	return state, v, do, err
+	do, err := snap.decide(want, found, doubts, time.Now())
+	return state, snap, do, err
 }
 
 // readInHand answers the token in hand, or nothing where N-central is needed first.
 func (m *Manager) readInHand(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
-	state, v, do, err := m.next(ctx, role, want, &found)
+	state, snap, do, err := m.next(ctx, role, want, &found)
 	switch {
 	case err != nil:
 		return nil, err
 	case do == toServe:
-		return m.serve(ctx, state, v, want, &found)
+		return m.serve(ctx, state, snap, want, &found)
 	case want.Stored:
 		return nil, ErrNeedsActiveNode
 	}
@@ -176,38 +176,38 @@ func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found
 
 // readStep does one thing that needs N-central, or answers the token in hand.
 func (m *Manager) readStep(ctx context.Context, role string, want Want, found *findings) (*Answer, error) {
-	state, v, do, err := m.next(ctx, role, want, found)
+	state, snap, do, err := m.next(ctx, role, want, found)
 	if err != nil {
 		return nil, err
 	}
 	switch do {
 	case toValidate:
-		return nil, m.validateInHand(ctx, state, v, want, found)
+		return nil, m.validateInHand(ctx, state, snap, want, found)
 	case toProve:
-		m.prove(ctx, state, v, found)
+		m.prove(ctx, state, snap, found)
 		return nil, nil
 	case toObtain:
-		return m.awaitNew(ctx, state, v, want, found)
+		return m.awaitNew(ctx, state, snap, want, found)
 	}
-	return m.serve(ctx, state, v, want, found)
+	return m.serve(ctx, state, snap, want, found)
 }
 
 // serve hands the token in hand out, and starts its rotation where that is due soon.
-func (m *Manager) serve(ctx context.Context, state *roleState, v *view, want Want, found *findings) (*Answer, error) {
+func (m *Manager) serve(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings) (*Answer, error) {
 	now := time.Now()
 	from := found.from
 	switch {
-	case found.obtained && v.token.ObtainedBy == store.ByRefresh:
+	case found.obtained && snap.token.ObtainedBy == store.ByRefresh:
 		from = upstream.Refreshed
 	case found.obtained:
 		from = upstream.Authenticated
-	case v.dueAhead(now) && want.Stored:
+	case snap.dueAhead(now) && want.Stored:
 		return nil, ErrNeedsActiveNode
-	case v.dueAhead(now):
-		m.startAhead(ctx, state, v, now)
+	case snap.dueAhead(now):
+		m.startAhead(ctx, state, snap, now)
 	}
-	answer := v.handOut(state, from, now)
-	if found.unproven != nil && !v.token.ObtainedHere {
+	answer := snap.handOut(state, from, now)
+	if found.unproven != nil && !snap.token.ObtainedHere {
 		answer.Warnings = append(answer.Warnings, fmt.Sprintf(
 			"this token comes from storage, and could not be validated since the plugin started: %s", found.unproven))
 	}
@@ -216,12 +216,12 @@ func (m *Manager) serve(ctx context.Context, state *roleState, v *view, want Wan
 
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
 // token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
-func (s *roleState) checkLimit(v *view, want Want) error {
-	lifetime := v.role.TTL
-	if v.token != nil {
-		lifetime = v.token.Lifetime()
+func (s *roleState) checkLimit(snap *snapshot, want Want) error {
+	lifetime := snap.role.TTL
+	if snap.token != nil {
+		lifetime = snap.token.Lifetime()
 	} else if last := s.granted.Load(); last != nil &&
-		last.configFingerprint == v.config.Fingerprint() && last.roleFingerprint == v.role.Fingerprint() {
+		last.configFingerprint == snap.config.Fingerprint() && last.roleFingerprint == snap.role.Fingerprint() {
 		lifetime = last.lifetime
 	}
 	if lifetime > 0 && want.MinTTL > lifetime/2 {
@@ -232,16 +232,16 @@ func (s *roleState) checkLimit(v *view, want Want) error {
 
 // validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is the error for a reader
 // who asked for validation; for others, and where its answers tell nothing, a new token is tried.
-func (m *Manager) validateInHand(ctx context.Context, state *roleState, v *view, want Want, found *findings) error {
-	verdict, err := m.validate(ctx, state, v)
+func (m *Manager) validateInHand(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings) error {
+	verdict, err := m.validate(ctx, state, snap)
 	if err != nil && want.Validate && !verdict.Untold {
 		return err
 	}
 	if verdict.Lives {
-		found.alive = v.token
+		found.alive = snap.token
 		return nil
 	}
-	found.unusable = v.token
+	found.unusable = snap.token
 	if found.obtained { // ended by another session of the same user
 		return ErrOvertaken
 	}
@@ -254,16 +254,16 @@ const longestLaterProof = time.Second
 // prove has one token of the config that came from storage validated, for all who read meanwhile, before the first is
 // handed out: the storage may be of the past, as after a snapshot was restored. A token that cannot be asked after is
 // handed out all the same, with a warning.
-func (m *Manager) prove(ctx context.Context, state *roleState, v *view, found *findings) {
-	proof := m.proofs.DoChan(v.config.Name, func() (any, error) {
-		verdict, err := m.validate(m.background, state, v)
+func (m *Manager) prove(ctx context.Context, state *roleState, snap *snapshot, found *findings) {
+	proof := m.proofs.DoChan(snap.config.Name, func() (any, error) {
+		verdict, err := m.validate(m.background, state, snap)
 		if verdict.Lives {
-			return v.token, nil
+			return snap.token, nil
 		}
 		return nil, err
 	})
-	wait := v.config.RequestTimeout
-	if v.record.StorageWasDoubted() {
+	wait := snap.config.RequestTimeout
+	if snap.record.StorageWasDoubted() {
 		wait = min(wait, longestLaterProof) // others have waited in vain
 	}
 	select {
@@ -271,23 +271,23 @@ func (m *Manager) prove(ctx context.Context, state *roleState, v *view, found *f
 		found.alive, _ = result.Val.(*store.Token) // this one, or another that says enough
 		found.unproven = result.Err
 	case <-time.After(wait):
-		found.unproven = fmt.Errorf("config %q: N-central has not answered yet", v.config.Name)
+		found.unproven = fmt.Errorf("config %q: N-central has not answered yet", snap.config.Name)
 	case <-ctx.Done():
 	}
 	if found.unproven != nil {
-		v.record.DoubtStorage()
+		snap.record.DoubtStorage()
 	}
 }
 
 // awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
 // first attempt takes, and is answered that token where it fails.
-func (m *Manager) awaitNew(ctx context.Context, state *roleState, v *view, want Want, found *findings) (*Answer, error) {
-	flight, err := m.join(ctx, state, v, true)
+func (m *Manager) awaitNew(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings) (*Answer, error) {
+	flight, err := m.join(ctx, state, snap, true)
 	if err != nil || flight == nil {
 		return nil, err
 	}
 	now := time.Now()
-	if want.Validate || v.holds(found.unusable) || !v.alive(now) || v.remaining(now) < want.MinTTL {
+	if want.Validate || snap.sameToken(found.unusable) || !snap.alive(now) || snap.remaining(now) < want.MinTTL {
 		return nil, m.awaitEnd(ctx, flight, found)
 	}
 	select {
@@ -296,14 +296,14 @@ func (m *Manager) awaitNew(ctx context.Context, state *roleState, v *view, want 
 			return nil, m.awaitEnd(ctx, flight, found)
 		}
 	case <-flight.failedOnce:
-	case <-time.After(v.config.RequestTimeout):
-		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", v.config.Name, v.config.RequestTimeout))
+	case <-time.After(snap.config.RequestTimeout):
+		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", snap.config.Name, snap.config.RequestTimeout))
 	case <-flight.wanted.Done():
 		return nil, ErrOvertaken
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	answer, err := m.answerStale(ctx, state, v, want, found, flight.whyNot())
+	answer, err := m.answerStale(ctx, state, snap, want, found, flight.whyNot())
 	if answer == nil && err == nil { // it died while that was found out
 		err = m.awaitEnd(ctx, flight, found)
 	}
@@ -328,40 +328,40 @@ const shortestStaleWait = 15 * time.Second
 
 // answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
 // have been validated for that. It answers nothing where the token is of no use any more.
-func (m *Manager) answerStale(ctx context.Context, state *roleState, v *view, want Want, found *findings, why string) (*Answer, error) {
-	inHand := v.token
-	state, v, err := m.look(ctx, state.role)
+func (m *Manager) answerStale(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings, why string) (*Answer, error) {
+	inHand := snap.token
+	state, snap, err := m.snapshot(ctx, state.role)
 	if err != nil {
 		return nil, err
 	}
-	if !v.holds(inHand) {
+	if !snap.sameToken(inHand) {
 		return nil, ErrOvertaken
 	}
-	suspect, err := m.suspect(ctx, v)
+	suspect, err := m.suspect(ctx, snap)
 	if err != nil {
 		return nil, err
 	}
 	if suspect {
-		if verdict, _ := m.validate(ctx, state, v); !verdict.Lives {
+		if verdict, _ := m.validate(ctx, state, snap); !verdict.Lives {
 			return nil, nil
 		}
 	}
 	now := time.Now()
-	if !v.alive(now) || v.remaining(now) < want.MinTTL {
+	if !snap.alive(now) || snap.remaining(now) < want.MinTTL {
 		return nil, nil
 	}
-	server, err := m.server(v.config)
+	server, err := m.server(snap.config)
 	if err != nil {
 		return nil, err
 	}
-	v.record.ServedStale(v.token.ExpiresAt)
-	answer := v.handOut(state, found.from, now)
+	snap.record.ServedStale(snap.token.ExpiresAt)
+	answer := snap.handOut(state, found.from, now)
 	if answer.UntilRotation <= 0 {
 		next := max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait)
 		// Not later than halfway to its end, so that whoever comes back then can still be helped.
 		answer.UntilRotation = min(next, (answer.Remaining / 2).Truncate(time.Second))
 	}
 	answer.Warnings = append(answer.Warnings, fmt.Sprintf(
-		"no new token could be had, so this is the one from before, which lives until %s: %s", v.facts.ExpiresAt, why))
+		"no new token could be had, so this is the one from before, which lives until %s: %s", snap.facts.ExpiresAt, why))
 	return answer, nil
 }

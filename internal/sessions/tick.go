@@ -90,13 +90,13 @@ func (m *Manager) tidyAll(ctx context.Context, roles []string) *found {
 
 // tidy removes what lapsed of the role's stored session, and finds what there is to do for the rest.
 func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
-	state, v, err := m.look(ctx, role)
+	state, snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	if v.session.Lapsed(now, state.lastReadAt(v.session), v.rotatesAt) {
-		return m.removeLapsed(ctx, state, v)
+	if snap.session.Lapsed(now, state.lastReadAt(snap.session), snap.rotatesAt) {
+		return m.removeLapsed(ctx, state, snap)
 	}
 	if m.store.Sessions.IsUnstored(role) {
 		m.storeAgain(ctx, state)
@@ -108,11 +108,11 @@ func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
 	for _, debt := range over {
 		f.over[debt.Config] = append(f.over[debt.Config], debt)
 	}
-	if v.alive(now) {
-		if f.held[v.config.Name] == nil {
-			f.held[v.config.Name] = tokensInHand{}
+	if snap.alive(now) {
+		if f.held[snap.config.Name] == nil {
+			f.held[snap.config.Name] = tokensInHand{}
 		}
-		f.held[v.config.Name][role] = v.token
+		f.held[snap.config.Name][role] = snap.token
 	}
 	return nil
 }
@@ -125,18 +125,18 @@ func (m *Manager) storeAgain(ctx context.Context, state *roleState) {
 	if err != nil || session == nil {
 		return
 	}
-	next := *session // another one, for which the views are made anew
+	next := *session // another one, for which the snapshots are made anew
 	if err := m.store.Sessions.Put(ctx, state.role, &next); err != nil {
 		m.logger.Warn("a session could not be stored again", "role", state.role, "error", err)
 	}
 }
 
-// removeLapsed removes the role's stored session, unless it was changed since the view was made.
-func (m *Manager) removeLapsed(ctx context.Context, state *roleState, v *view) error {
+// removeLapsed removes the role's stored session, unless it was changed since the snapshot was made.
+func (m *Manager) removeLapsed(ctx context.Context, state *roleState, snap *snapshot) error {
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	session, err := m.store.Sessions.Get(ctx, state.role)
-	if err != nil || session != v.session {
+	if err != nil || session != snap.session {
 		return err
 	}
 	return m.store.Sessions.Delete(ctx, state.role)
@@ -169,33 +169,35 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
 	var rotations errgroup.Group
 	rotations.SetLimit(workAtATime)
 	for role := range tokens {
-		state, v, err := m.look(ctx, role)
-		if err != nil || !v.alive(time.Now()) || !v.dueAhead(time.Now()) || !state.wasRead(v) {
+		state, snap, err := m.snapshot(ctx, role)
+		if err != nil || !snap.alive(time.Now()) || !snap.dueAhead(time.Now()) || !state.wasRead(snap) {
 			continue
 		}
-		rotations.Go(func() error { m.rotate(ctx, state, v); return nil })
+		rotations.Go(func() error { m.rotate(ctx, state, snap); return nil })
 	}
 	_ = rotations.Wait()
-	if state, v := m.oldest(ctx, tokens); v != nil {
-		m.inspect(ctx, state, v, v.holds(tokens[state.role]))
+	if state, snap := m.oldest(ctx, tokens); snap != nil {
+		m.inspect(ctx, state, snap, snap.sameToken(tokens[state.role]))
 	}
 }
 
-// wasRead says whether the view's token was read since it was obtained; the read that obtained it counts.
-func (s *roleState) wasRead(v *view) bool { return !s.lastReadAt(v.session).Before(v.token.IssuedAt) }
+// wasRead says whether the snapshot's token was read since it was obtained; the read that obtained it counts.
+func (s *roleState) wasRead(snap *snapshot) bool {
+	return !s.lastReadAt(snap.session).Before(snap.token.IssuedAt)
+}
 
 // oldest answers the role whose token was obtained first, of those that live and are not suspect: a reboot of N-central
 // since then has ended it.
-func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*roleState, *view) {
+func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*roleState, *snapshot) {
 	var state *roleState
-	var oldest *view
+	var oldest *snapshot
 	for role := range tokens {
-		candidate, v, err := m.look(ctx, role)
-		if err != nil || !v.alive(time.Now()) || oldest != nil && !v.token.IssuedAt.Before(oldest.token.IssuedAt) {
+		candidate, snap, err := m.snapshot(ctx, role)
+		if err != nil || !snap.alive(time.Now()) || oldest != nil && !snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
 			continue
 		}
-		if suspect, err := m.suspect(ctx, v); err == nil && !suspect {
-			state, oldest = candidate, v
+		if suspect, err := m.suspect(ctx, snap); err == nil && !suspect {
+			state, oldest = candidate, snap
 		}
 	}
 	return state, oldest
@@ -223,47 +225,47 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 }
 
 // rotate obtains a new token for the role, and waits for it.
-func (m *Manager) rotate(ctx context.Context, state *roleState, v *view) {
+func (m *Manager) rotate(ctx context.Context, state *roleState, snap *snapshot) {
 	if ctx.Err() != nil {
 		return
 	}
-	flight, err := m.join(ctx, state, v, false)
+	flight, err := m.join(ctx, state, snap, false)
 	if err == nil && flight != nil {
 		err = m.awaitEnd(ctx, flight, &findings{})
 	}
 	if err != nil && !errors.Is(err, ErrOvertaken) && ctx.Err() == nil {
-		m.logger.Warn("a token could not be rotated ahead of need", "role", state.role, "config", v.config.Name, "error", err)
+		m.logger.Warn("a token could not be rotated ahead of need", "role", state.role, "config", snap.config.Name, "error", err)
 	}
 }
 
 // inspect asks N-central whether the token lives, if it was there before this tick, and once an hour whether a data call
 // succeeds with it. A dead token that has readers is replaced at once; that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, state *roleState, v *view, wasThere bool) {
-	server, err := m.server(v.config)
+func (m *Manager) inspect(ctx context.Context, state *roleState, snap *snapshot, wasThere bool) {
+	server, err := m.server(snap.config)
 	if err != nil {
 		return // the config has changed
 	}
 	verdict := upstream.Verdict{Lives: true}
 	if wasThere {
-		verdict, err = m.validate(ctx, state, v)
+		verdict, err = m.validate(ctx, state, snap)
 	}
 	switch {
 	case err != nil:
-		m.logger.Warn("a token could not be validated", "config", v.config.Name, "error", err)
-	case verdict.Lives && m.claimProbe(v.config):
-		m.probe(ctx, server, v.config, v.token.AccessToken, func() bool {
-			_, latest, err := m.look(ctx, state.role)
-			return err == nil && latest.holds(v.token)
+		m.logger.Warn("a token could not be validated", "config", snap.config.Name, "error", err)
+	case verdict.Lives && m.claimProbe(snap.config):
+		m.probe(ctx, server, snap.config, snap.token.AccessToken, func() bool {
+			_, latest, err := m.snapshot(ctx, state.role)
+			return err == nil && latest.sameToken(snap.token)
 		})
 	case verdict.Lives:
 	default:
-		m.replaceDead(ctx, server, state, v)
+		m.replaceDead(ctx, server, state, snap)
 	}
 }
 
 // replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if it has readers.
-func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, state *roleState, dead *view) {
-	_, latest, err := m.look(ctx, state.role)
+func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, state *roleState, dead *snapshot) {
+	_, latest, err := m.snapshot(ctx, state.role)
 	if err != nil || latest.session == nil || latest.session.Current != nil {
 		return // ended or replaced by this engine in the meantime, which tells nothing of the server
 	}

@@ -31,25 +31,25 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 	return token.LastValidatedAt
 }
 
-// validate asks N-central whether the view's token lives, once a second at most and once for all who ask at a time. A
+// validate asks N-central whether the snapshot's token lives, once a second at most and once for all who ask at a time. A
 // dead token is dropped, so that nobody gets it again. The error is an *upstream.Failure or the context's.
-func (m *Manager) validate(ctx context.Context, state *roleState, v *view) (upstream.Verdict, error) {
+func (m *Manager) validate(ctx context.Context, state *roleState, snap *snapshot) (upstream.Verdict, error) {
 	last := state.validated.Load()
-	if last != nil && last.accessToken == v.token.AccessToken && time.Since(last.at) < validationStands {
-		suspect, err := m.suspect(ctx, v)
+	if last != nil && last.accessToken == snap.token.AccessToken && time.Since(last.at) < validationStands {
+		suspect, err := m.suspect(ctx, snap)
 		if err != nil || last.failure != nil || !suspect {
 			err = errors.Join(err, last.failure)
 			return upstream.Verdict{Lives: err == nil, Untold: last.untold}, err
 		}
 	}
-	answer := state.validations.DoChan(v.token.AccessToken, func() (any, error) {
+	answer := state.validations.DoChan(snap.token.AccessToken, func() (any, error) {
 		if !m.begin() {
 			return upstream.Verdict{}, ErrEnded
 		}
 		defer m.running.Done()
-		ctx, cancel := context.WithTimeout(m.background, v.config.FlightLimit())
+		ctx, cancel := context.WithTimeout(m.background, snap.config.FlightLimit())
 		defer cancel()
-		return m.askWhetherAlive(ctx, state, v)
+		return m.askWhetherAlive(ctx, state, snap)
 	})
 	select {
 	case result := <-answer:
@@ -60,44 +60,44 @@ func (m *Manager) validate(ctx context.Context, state *roleState, v *view) (upst
 	}
 }
 
-func (m *Manager) askWhetherAlive(ctx context.Context, state *roleState, v *view) (upstream.Verdict, error) {
-	server, err := m.server(v.config)
+func (m *Manager) askWhetherAlive(ctx context.Context, state *roleState, snap *snapshot) (upstream.Verdict, error) {
+	server, err := m.server(snap.config)
 	if err != nil {
 		return upstream.Verdict{}, err
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
 	suspicion := server.Learnt(ctx).Suspicion
-	verdict, err := server.Validate(ctx, v.token)
+	verdict, err := server.Validate(ctx, snap.token)
 	now := time.Now()
-	if !v.token.ObtainedHere && (verdict.Lives || verdict.Untold || verdict.Unexplained) {
-		defer v.record.ProveStorage() // a token that something is known to have ended tells nothing of the others
+	if !snap.token.ObtainedHere && (verdict.Lives || verdict.Untold || verdict.Unexplained) {
+		defer snap.record.ProveStorage() // a token that something is known to have ended tells nothing of the others
 	}
 	if err != nil {
-		state.validated.Store(&validation{accessToken: v.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
+		state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
 		return verdict, err
 	}
 	if !verdict.Lives {
-		m.dropDead(ctx, server, state, v, verdict)
+		m.dropDead(ctx, server, state, snap, verdict)
 		return verdict, nil
 	}
-	state.validated.Store(&validation{accessToken: v.token.AccessToken, at: now})
-	if v.token.Suspicion < suspicion {
-		trusted := *v.token
+	state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now})
+	if snap.token.Suspicion < suspicion {
+		trusted := *snap.token
 		trusted.Suspicion, trusted.LastValidatedAt = suspicion, now
-		m.changeCurrent(state, v.token, &trusted)
+		m.changeCurrent(state, snap.token, &trusted)
 	}
 	return verdict, nil
 }
 
 // dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced in the meantime tells
 // nothing of the server.
-func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, state *roleState, v *view, verdict upstream.Verdict) {
-	if !m.changeCurrent(state, v.token, nil) {
+func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, state *roleState, snap *snapshot, verdict upstream.Verdict) {
+	if !m.changeCurrent(state, snap.token, nil) {
 		return
 	}
-	m.logger.Warn("a token died before its time and is replaced", "role", state.role, "config", v.config.Name)
+	m.logger.Warn("a token died before its time and is replaced", "role", state.role, "config", snap.config.Name)
 	if verdict.Unexplained {
-		v.record.CountDeadToken()
+		snap.record.CountDeadToken()
 		server.ForgetLearnt(ctx)
 	}
 }
