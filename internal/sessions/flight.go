@@ -24,8 +24,8 @@ type flight struct {
 	failedOnce chan struct{}   // closed when its first attempt failed
 	wanted     context.Context // ends when it was obtained for what is no more
 	overtake   context.CancelFunc
-	done       chan struct{} // closed when it landed
-	result     error         // why it brought no token; to be read once it landed
+	done       chan struct{} // closed when it finished
+	result     error         // why it brought no token; to be read once it finished
 
 	mu           sync.Mutex
 	firstFailure string // what came of the first attempt; empty where it did not fail
@@ -68,14 +68,14 @@ func (f *flight) whyNot() string {
 	return f.firstFailure
 }
 
-func (f *flight) land(result error) {
+func (f *flight) finish(result error) {
 	f.result = result
 	close(f.done)
 }
 
 // join answers the flight for the snapshot's role and config, and starts it where there is none. A flight for what is no more
-// is overtaken: its readers start over, and its result is discarded when it lands. Where the role, its config or its session
-// changed since the snapshot was made, as when a flight landed in between, there is none to wait for: the caller looks again.
+// is overtaken: its readers start over, and its result is discarded when it finishes. Where the role, its config or its session
+// changed since the snapshot was made, as when a flight finished in between, there is none to wait for: the caller looks again.
 func (m *Manager) join(ctx context.Context, state *roleState, snap *snapshot, forReader bool) (*flight, error) {
 	state.mu.Lock()
 	defer state.mu.Unlock()
@@ -127,7 +127,7 @@ func (m *Manager) startAhead(ctx context.Context, state *roleState, snap *snapsh
 func (m *Manager) start(state *roleState, snap *snapshot) *flight {
 	f := newFlight(snap, state.ended)
 	if !m.begin() {
-		f.land(ErrEnded)
+		f.finish(ErrEnded)
 		return f
 	}
 	state.flight = f
@@ -135,7 +135,7 @@ func (m *Manager) start(state *roleState, snap *snapshot) *flight {
 	go func() {
 		defer m.running.Done()
 		defer state.leave()
-		m.fly(state, f)
+		m.runFlight(state, f)
 	}()
 	return f
 }
@@ -148,9 +148,9 @@ func (s *roleState) overtake() {
 	}
 }
 
-// fly obtains a token on a context of its own, so that no reader's hang-up fails the others, and keeps it if it is still
+// runFlight obtains a token on a context of its own, so that no reader's hang-up fails the others, and keeps it if it is still
 // what the role's readers want.
-func (m *Manager) fly(state *roleState, f *flight) {
+func (m *Manager) runFlight(state *roleState, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
 	ctx = upstream.WhileWanted(ctx, f.wanted)
@@ -177,7 +177,7 @@ func (m *Manager) fly(state *roleState, f *flight) {
 		discard = nil
 	}
 	state.mu.Unlock()
-	f.land(result)
+	f.finish(result)
 	if discard != nil {
 		m.discard(state.role, *discard)
 	}
