@@ -157,11 +157,11 @@ type roleState struct {
 
 	// mu guards the fields up to the blank line and every change of the role's stored session. It is never held during a
 	// call to N-central.
-	mu     sync.Mutex
-	flight *flight
-	ended  uint64 // counts how often the role's sessions were ended
-	spent  string // the refresh token that N-central last refused: it is not tried again
-	lost   string // the refresh token of which the answer was lost last: it may be used up
+	mu                   sync.Mutex
+	flight               *flight
+	ended                uint64 // counts how often the role's sessions were ended
+	rejectedRefreshToken string // the refresh token that N-central last refused: it is not tried again
+	lostRefreshToken     string // the refresh token of which the answer was lost last: it may be used up
 	// underWay counts the flights and ends of sessions that have not finished. While there is one, the role has no other
 	// state: retired is set when this one has left the manager.
 	underWay int

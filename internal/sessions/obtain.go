@@ -56,18 +56,18 @@ func (m *Manager) refresh(
 		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
 	}
 	if grant != nil { // of no use, as the next would be
-		state.refreshRefused(current.RefreshToken)
+		state.noteRefreshRejected(current.RefreshToken)
 		m.discardRefreshed(state, terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
 	var failure *upstream.Failure
 	if errors.As(err, &failure) && failure.Lost {
-		state.refreshLost(current.RefreshToken)
+		state.noteRefreshLost(current.RefreshToken)
 	}
 	if failure == nil || failure.Down() || failure.NotMade || failure.Kind == ncentral.KindCanceled {
 		return nil, err
 	}
 	if failure.Final() {
-		state.refreshRefused(current.RefreshToken)
+		state.noteRefreshRejected(current.RefreshToken)
 	}
 	if failure.Kind == ncentral.KindRefused && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
 		// It should still have lived, and the engine has not ended it: N-central was rebooted, perhaps for an upgrade.
@@ -82,7 +82,7 @@ func (m *Manager) refresh(
 // refused, and no reader loses the access token by it.
 func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upstream.Server, token *store.Token) bool {
 	now := time.Now()
-	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || state.wasRefused(token.RefreshToken) {
+	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || state.wasRejected(token.RefreshToken) {
 		return false
 	}
 	if token.LivesAt(now) {
@@ -104,29 +104,29 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 	return !token.DiesAt.After(token.ExpiresAt) || endsEarlier
 }
 
-func (s *roleState) refreshRefused(refreshToken string) {
+func (s *roleState) noteRefreshRejected(refreshToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.spent = refreshToken
+	s.rejectedRefreshToken = refreshToken
 }
 
-func (s *roleState) wasRefused(refreshToken string) bool {
+func (s *roleState) wasRejected(refreshToken string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.spent == refreshToken
+	return s.rejectedRefreshToken == refreshToken
 }
 
-// refreshLost notes that N-central may have used up a refresh token whose answer was lost.
-func (s *roleState) refreshLost(refreshToken string) {
+// noteRefreshLost notes that N-central may have used up a refresh token whose answer was lost.
+func (s *roleState) noteRefreshLost(refreshToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lost = refreshToken
+	s.lostRefreshToken = refreshToken
 }
 
 func (s *roleState) mayBeUsedUp(refreshToken string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lost == refreshToken
+	return s.lostRefreshToken == refreshToken
 }
 
 // terms are what is asked for and what may be promised of a grant.
