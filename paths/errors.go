@@ -43,7 +43,7 @@ func failed(err error) (*logical.Response, error) {
 // isTransient says whether the same request may well succeed when it is made again.
 func isTransient(err error) bool {
 	for _, transient := range []error{
-		sessions.ErrOvertaken, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting, sessions.ErrMaxLeaseUnknown,
+		sessions.ErrSuperseded, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting, sessions.ErrMaxLeaseUnknown,
 		sessions.ErrEnded, context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, transient) {

@@ -79,7 +79,7 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 		return nil, nil, noTurn(inTime)
 	}
 	answer, lease, err := m.open(ctx, role, minTTL)
-	if errors.Is(err, ErrOvertaken) {
+	if errors.Is(err, ErrSuperseded) {
 		answer, lease, err = m.open(ctx, role, minTTL)
 	}
 	if err != nil && ctx.Err() != nil && ncentral.KindOf(err) == ncentral.KindCanceled {
@@ -182,7 +182,7 @@ func (m *Manager) mayAnswer(
 	case err != nil:
 		return err
 	case !wanted:
-		return ErrOvertaken
+		return ErrSuperseded
 	case store.Remaining(token.ExpiresAt, time.Now()) < store.DeadBelow: // asked at last, for asking took time
 		return ErrDeadOnArrival
 	}

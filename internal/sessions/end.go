@@ -79,7 +79,7 @@ func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session,
 		return nil, nil, err
 	}
 	state.ended++
-	state.overtake()
+	state.supersede()
 	state.granted.Store(nil)
 	return session, debts, nil
 }

@@ -23,7 +23,7 @@ type flight struct {
 	awaited    bool            // some reader waits for it; the state's lock guards it
 	failedOnce chan struct{}   // closed when its first attempt failed
 	wanted     context.Context // ends when it was obtained for what is no more
-	overtake   context.CancelFunc
+	supersede  context.CancelFunc
 	done       chan struct{} // closed when it finished
 	result     error         // why it brought no token; to be read once it finished
 
@@ -32,9 +32,9 @@ type flight struct {
 }
 
 func newFlight(snap *snapshot, ended uint64) *flight {
-	wanted, overtake := context.WithCancel(context.Background())
+	wanted, supersede := context.WithCancel(context.Background())
 	return &flight{
-		role: snap.role, config: snap.config, ended: ended, wanted: wanted, overtake: overtake,
+		role: snap.role, config: snap.config, ended: ended, wanted: wanted, supersede: supersede,
 		failedOnce: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -74,7 +74,7 @@ func (f *flight) finish(result error) {
 }
 
 // join answers the flight for the snapshot's role and config, and starts it where there is none. A flight for what is no more
-// is overtaken: its readers start over, and its result is discarded when it finishes. Where the role, its config or its session
+// is superseded: its readers start over, and its result is discarded when it finishes. Where the role, its config or its session
 // changed since the snapshot was made, as when a flight finished in between, there is none to wait for: the caller looks again.
 func (m *Manager) join(ctx context.Context, state *roleState, snap *snapshot, forReader bool) (*flight, error) {
 	state.mu.Lock()
@@ -84,7 +84,7 @@ func (m *Manager) join(ctx context.Context, state *roleState, snap *snapshot, fo
 		if outdated, err := m.outdated(ctx, state, snap); outdated || err != nil {
 			return nil, err
 		}
-		state.overtake()
+		state.supersede()
 		flight = m.start(state, snap)
 	}
 	flight.awaited = flight.awaited || forReader
@@ -140,10 +140,10 @@ func (m *Manager) start(state *roleState, snap *snapshot) *flight {
 	return f
 }
 
-// overtake sends the readers of the role's flight to start over. The role's state is locked.
-func (s *roleState) overtake() {
+// supersede sends the readers of the role's flight to start over. The role's state is locked.
+func (s *roleState) supersede() {
 	if s.flight != nil {
-		s.flight.overtake()
+		s.flight.supersede()
 		s.flight = nil
 	}
 }
@@ -168,7 +168,7 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	case err != nil:
 		result = err
 	case !wanted:
-		result = ErrOvertaken
+		result = ErrSuperseded
 	case result == nil:
 		m.keep(m.storing, state, f, token)
 		discard = nil

@@ -39,9 +39,9 @@ var (
 	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no token was asked for: try again")
 	// ErrEnded says that the plugin is being stopped.
 	ErrEnded = errors.New("the plugin is being stopped: try again")
-	// ErrOvertaken says that the role's sessions were ended, or its role or config changed, while a token was obtained for
+	// ErrSuperseded says that the role's sessions were ended, or its role or config changed, while a token was obtained for
 	// it, and again while it was tried anew.
-	ErrOvertaken = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
+	ErrSuperseded = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
 )
 
 // UselessLifetimeError says that tokens of the role live too short to be handed out.
@@ -283,11 +283,11 @@ func (m *Manager) snapshot(ctx context.Context, name string) (*roleState, *snaps
 	return state, snap, nil
 }
 
-// server answers the server of that version of the config. Where a newer one followed it, the caller was overtaken.
+// server answers the server of that version of the config. Where a newer one followed it, the caller was superseded.
 func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
 	server, err := m.upstream.Server(config)
 	if errors.Is(err, upstream.ErrOutdated) {
-		err = ErrOvertaken
+		err = ErrSuperseded
 	}
 	return server, err
 }

@@ -16,7 +16,7 @@ import (
 
 // Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
 // concurrent readers cause one obtaining. A read ends within the config's FlightLimit, whatever it needs. Errors are
-// ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrOvertaken, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
+// ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
 // a *LimitError, a *LateError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
 func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, error) {
 	found := findings{from: upstream.FromStorage}
@@ -59,7 +59,7 @@ func reasonOf(err error) string {
 		return string(ncentral.KindQueued)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return upstream.ReaderGone
-	case errors.Is(err, ErrOvertaken):
+	case errors.Is(err, ErrSuperseded):
 		return upstream.Overtaken
 	case errors.Is(err, ErrDeadOnArrival), errors.As(err, &late):
 		return upstream.DeadOnArrival
@@ -97,7 +97,7 @@ type doubts struct {
 func (snap *snapshot) decide(want Want, found *findings, doubts doubts, now time.Time) (decision, error) {
 	switch {
 	case found.obtained && snap.token == nil:
-		return 0, ErrOvertaken
+		return 0, ErrSuperseded
 	case found.obtained && !snap.alive(now):
 		return 0, ErrDeadOnArrival
 	case found.obtained && snap.remaining(now) < want.MinTTL:
@@ -166,7 +166,7 @@ func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found
 			return answer, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case errors.Is(err, ErrOvertaken) && !startedOver:
+		case errors.Is(err, ErrSuperseded) && !startedOver:
 			startedOver, found = true, begun
 		case err != nil:
 			return nil, err
@@ -243,7 +243,7 @@ func (m *Manager) validateInHand(ctx context.Context, state *roleState, snap *sn
 	}
 	found.unusable = snap.token
 	if found.obtained { // ended by another session of the same user
-		return ErrOvertaken
+		return ErrSuperseded
 	}
 	return nil
 }
@@ -299,7 +299,7 @@ func (m *Manager) awaitNew(ctx context.Context, state *roleState, snap *snapshot
 	case <-time.After(snap.config.RequestTimeout):
 		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", snap.config.Name, snap.config.RequestTimeout))
 	case <-flight.wanted.Done():
-		return nil, ErrOvertaken
+		return nil, ErrSuperseded
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -317,7 +317,7 @@ func (m *Manager) awaitEnd(ctx context.Context, flight *flight, found *findings)
 		found.obtained = flight.result == nil
 		return flight.result
 	case <-flight.wanted.Done():
-		return ErrOvertaken
+		return ErrSuperseded
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -335,7 +335,7 @@ func (m *Manager) answerStale(ctx context.Context, state *roleState, snap *snaps
 		return nil, err
 	}
 	if !snap.sameToken(inHand) {
-		return nil, ErrOvertaken
+		return nil, ErrSuperseded
 	}
 	suspect, err := m.suspect(ctx, snap)
 	if err != nil {

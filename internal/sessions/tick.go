@@ -233,7 +233,7 @@ func (m *Manager) rotate(ctx context.Context, state *roleState, snap *snapshot) 
 	if err == nil && flight != nil {
 		err = m.awaitEnd(ctx, flight, &findings{})
 	}
-	if err != nil && !errors.Is(err, ErrOvertaken) && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, ErrSuperseded) && ctx.Err() == nil {
 		m.logger.Warn("a token could not be rotated ahead of need", "role", state.role, "config", snap.config.Name, "error", err)
 	}
 }
