@@ -44,7 +44,7 @@ func (m *Manager) Tick(ctx context.Context) error {
 	var work errgroup.Group
 	work.Go(func() error { return m.payDebts(ctx) })
 	work.Go(func() error { return m.forgetServers(ctx) })
-	found := m.tidyAll(ctx, roles)
+	found := m.pruneSessions(ctx, roles)
 	work.Go(func() error { m.endDeleted(ctx, found.deleted); return nil })
 	for _, tokens := range found.held {
 		work.Go(func() error { m.tend(ctx, tokens); return nil })
@@ -70,14 +70,14 @@ type found struct {
 	over    map[string][]store.Owed // the logouts owed for what is past its promise, by config
 }
 
-// tidyAll removes what lapsed, and answers what there is to do for the rest. It makes no call to N-central.
-func (m *Manager) tidyAll(ctx context.Context, roles []string) *found {
+// pruneSessions removes what lapsed, and answers what there is to do for the rest. It makes no call to N-central.
+func (m *Manager) pruneSessions(ctx context.Context, roles []string) *found {
 	f := &found{held: map[string]tokensInHand{}, over: map[string][]store.Owed{}}
 	for _, role := range roles {
 		if ctx.Err() != nil {
 			break
 		}
-		err := m.tidy(ctx, role, f)
+		err := m.pruneSession(ctx, role, f)
 		switch {
 		case errors.Is(err, ErrUnknownRole):
 			f.deleted = append(f.deleted, role)
@@ -88,8 +88,8 @@ func (m *Manager) tidyAll(ctx context.Context, roles []string) *found {
 	return f
 }
 
-// tidy removes what lapsed of the role's stored session, and finds what there is to do for the rest.
-func (m *Manager) tidy(ctx context.Context, role string, f *found) error {
+// pruneSession removes what lapsed of the role's stored session, and finds what there is to do for the rest.
+func (m *Manager) pruneSession(ctx context.Context, role string, f *found) error {
 	state, snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return err
