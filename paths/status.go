@@ -76,7 +76,7 @@ func statusFields() map[string]*framework.FieldSchema {
 func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
-		AllowedValues: []any{string(upstream.Unknown), string(upstream.OK), string(upstream.Degraded), string(upstream.Failing)},
+		AllowedValues: []any{string(upstream.StateUnknown), string(upstream.StateOK), string(upstream.StateDegraded), string(upstream.StateFailing)},
 		Description:   "unknown: no token was asked for and no data call made since the plugin started. ok: the last of these went well, and no call of the last five minutes found N-central down. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
 	}
 }

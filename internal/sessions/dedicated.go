@@ -121,7 +121,7 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	snap := newSnapshot(role, config, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
 	}, m.upstream.Record(config.Name))
-	snap.record.CountRead(upstream.Authenticated)
+	snap.record.CountRead(upstream.SourceAuthenticate)
 	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
 	m.probeAfterwards(server, config, token.AccessToken)

@@ -144,7 +144,7 @@ func (m *Manager) payAll(ctx context.Context, debts []store.Owed) (warnings []st
 // tells why the session lives on.
 func (m *Manager) pay(ctx context.Context, debt store.Owed) (warning string) {
 	ending, warning := m.logOut(ctx, debt.Role, debt)
-	if ending != upstream.NotEndedYet {
+	if ending != upstream.LogoutFailed {
 		m.strike(m.storing, debt)
 	}
 	return warning
@@ -206,7 +206,7 @@ func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (w
 		return m.pay(ctx, debts[0])
 	}
 	ending, warning := m.logOut(ctx, role, debtOf(token))
-	if ending == upstream.NotEndedYet {
+	if ending == upstream.LogoutFailed {
 		warning = fmt.Sprintf("%s; nor could that be written down: %s", warning, err)
 	}
 	return warning
@@ -214,26 +214,26 @@ func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (w
 
 // logOut ends the session of a debt. Its token is sent only while its config exists and has the URL that the token came
 // from. The warning is empty, or tells why the session lives on.
-func (m *Manager) logOut(ctx context.Context, role string, debt store.Owed) (ending upstream.Ending, warning string) {
+func (m *Manager) logOut(ctx context.Context, role string, debt store.Owed) (ending upstream.LogoutResult, warning string) {
 	until := debt.DiesAt.UTC().Format(time.RFC3339)
 	server, reason, failure := m.serverOf(ctx, debt.Origin)
 	if reason != "" {
-		return upstream.CannotEnd, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
+		return upstream.LogoutUnsupported, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
 	}
-	ending = upstream.NotEndedYet
+	ending = upstream.LogoutFailed
 	if failure == nil {
 		ending, failure = m.logOutAt(ctx, server, debt.AccessToken)
 	}
 	switch ending {
-	case upstream.Ended:
+	case upstream.LogoutDone:
 		return ending, ""
-	case upstream.CannotEnd:
+	case upstream.LogoutUnsupported:
 		return ending, fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", debt.Config, role, until)
 	}
 	return ending, fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until)
 }
 
-func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, accessToken string) (upstream.Ending, error) {
+func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, accessToken string) (upstream.LogoutResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
 	defer cancel()
 	return server.Logout(ctx, accessToken)
@@ -273,7 +273,7 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	}
 	debt := store.Owed{Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt}
 	ending, warning := m.logOut(ctx, lease.Role, debt)
-	if ending == upstream.NotEndedYet && remaining > 0 {
+	if ending == upstream.LogoutFailed && remaining > 0 {
 		if _, err = m.store.PutOwed(m.storing, lease.Role, debt); err != nil {
 			err = fmt.Errorf("%w: %s", err, warning)
 		}

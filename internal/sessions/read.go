@@ -19,9 +19,9 @@ import (
 // ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
 // a *LimitError, a *LateError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
 func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, error) {
-	found := findings{from: upstream.FromStorage}
+	found := findings{from: upstream.SourceStorage}
 	if m.store.Sessions.Holds(role) {
-		found.from = upstream.FromMemory
+		found.from = upstream.SourceMemory
 	}
 	answer, err := m.readInHand(ctx, role, want, found)
 	if answer == nil && err == nil {
@@ -50,7 +50,7 @@ func reasonOf(err error) string {
 	var late *LateError
 	switch {
 	case ncentral.KindOf(err) == ncentral.KindCanceled: // a dedicated session is opened for its reader alone
-		return upstream.ReaderGone
+		return upstream.ReasonReaderGone
 	case ncentral.KindOf(err) != "":
 		return string(ncentral.KindOf(err))
 	case errors.Is(err, ErrTimeOver):
@@ -58,13 +58,13 @@ func reasonOf(err error) string {
 	case errors.Is(err, ErrTooManyWaiting):
 		return string(ncentral.KindQueued)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return upstream.ReaderGone
+		return upstream.ReasonReaderGone
 	case errors.Is(err, ErrSuperseded):
-		return upstream.Overtaken
+		return upstream.ReasonSuperseded
 	case errors.Is(err, ErrDeadOnArrival), errors.As(err, &late):
-		return upstream.DeadOnArrival
+		return upstream.ReasonDeadOnArrival
 	}
-	return upstream.StorageFailed
+	return upstream.ReasonStorage
 }
 
 // findings are what one read has found out so far.
@@ -198,9 +198,9 @@ func (m *Manager) serve(ctx context.Context, state *roleState, snap *snapshot, w
 	from := found.from
 	switch {
 	case found.obtained && snap.token.ObtainedBy == store.ByRefresh:
-		from = upstream.Refreshed
+		from = upstream.SourceRefresh
 	case found.obtained:
-		from = upstream.Authenticated
+		from = upstream.SourceAuthenticate
 	case snap.dueAhead(now) && want.Stored:
 		return nil, ErrNeedsActiveNode
 	case snap.dueAhead(now):

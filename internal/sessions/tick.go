@@ -334,10 +334,10 @@ func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
 			}
 			m.dropOwed(debt)
 			switch ending, warning := m.logOut(ctx, debt.Role, debt); ending {
-			case upstream.NotEndedYet:
+			case upstream.LogoutFailed:
 				m.logger.Debug("a logout is still owed", "config", debt.Config, "reason", warning)
 				return nil
-			case upstream.CannotEnd:
+			case upstream.LogoutUnsupported:
 				m.logger.Warn("a logout owed is given up", "config", debt.Config, "reason", warning)
 			}
 			m.strike(m.storing, debt)

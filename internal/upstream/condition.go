@@ -17,14 +17,14 @@ type State string
 
 // The states of a config.
 const (
-	Unknown  State = "unknown"  // no token was asked for and no data call made since this process started, or since the credential is another
-	OK       State = "ok"       // tokens can be had, as far as is known
-	Degraded State = "degraded" // tokens are handed out, but something needs a person
-	Failing  State = "failing"  // new tokens cannot be had
+	StateUnknown  State = "unknown"  // no token was asked for and no data call made since this process started, or since the credential is another
+	StateOK       State = "ok"       // tokens can be had, as far as is known
+	StateDegraded State = "degraded" // tokens are handed out, but something needs a person
+	StateFailing  State = "failing"  // new tokens cannot be had
 )
 
 // States are all there are.
-func States() []State { return []State{Unknown, OK, Degraded, Failing} }
+func States() []State { return []State{StateUnknown, StateOK, StateDegraded, StateFailing} }
 
 // Condition is how a config fares, and what of it needs a person. Times are zero where there was none such.
 type Condition struct {

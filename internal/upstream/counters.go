@@ -24,23 +24,23 @@ type Source string
 
 // The sources of a token. Of the first two the token was in hand.
 const (
-	FromMemory    Source = "memory"
-	FromStorage   Source = "storage"      // the first read of a token after the plugin started or another node replaced it
-	Refreshed     Source = "refresh"      // the read waited for a refresh
-	Authenticated Source = "authenticate" // the read waited for an authenticate
+	SourceMemory       Source = "memory"
+	SourceStorage      Source = "storage"      // the first read of a token after the plugin started or another node replaced it
+	SourceRefresh      Source = "refresh"      // the read waited for a refresh
+	SourceAuthenticate Source = "authenticate" // the read waited for an authenticate
 )
 
 // The reasons why a read failed, beside the kinds of failure of a call.
 const (
-	ReaderGone    = "reader_gone"
-	Overtaken     = "overtaken"
-	DeadOnArrival = "dead_on_arrival"
-	StorageFailed = "storage"
+	ReasonReaderGone    = "reader_gone"
+	ReasonSuperseded    = "overtaken"
+	ReasonDeadOnArrival = "dead_on_arrival"
+	ReasonStorage       = "storage"
 )
 
 // failureReasons are all there are.
 func failureReasons() []string {
-	reasons := []string{ReaderGone, Overtaken, DeadOnArrival, StorageFailed}
+	reasons := []string{ReasonReaderGone, ReasonSuperseded, ReasonDeadOnArrival, ReasonStorage}
 	for _, kind := range ncentral.Kinds() {
 		if kind != ncentral.KindCanceled { // the reader is gone
 			reasons = append(reasons, string(kind))
@@ -98,7 +98,7 @@ func newCounters(config string) *counters {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts(options("requests_in_flight",
 			"HTTP requests to N-central that are under way."))),
 	}
-	for _, source := range []Source{FromMemory, FromStorage, Refreshed, Authenticated} {
+	for _, source := range []Source{SourceMemory, SourceStorage, SourceRefresh, SourceAuthenticate} {
 		c.reads[source] = c.readsBySource.WithLabelValues(string(source))
 	}
 	// What alerts ask the increase of is there before it counts: Prometheus sees no increase in a series that begins above 0.

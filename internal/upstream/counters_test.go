@@ -108,8 +108,8 @@ func TestCallsAreCountedByTheirOutcomeUnlessTheyWereNotMade(t *testing.T) {
 
 func TestWhatAReadCameToIsCounted(t *testing.T) {
 	record := newRecord("default")
-	record.CountRead(FromStorage)
-	record.CountFailedRead(Overtaken)
+	record.CountRead(SourceStorage)
+	record.CountFailedRead(ReasonSuperseded)
 	record.CountRefreshFallback()
 	record.CountDeadToken()
 	record.ServedStale(time.Now())

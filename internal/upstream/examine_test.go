@@ -450,7 +450,7 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 				if got := s.learnt("default"); (got.Suspicion > 0) != test.suspect || got.CanLogOut != nil || s.learnt(other.Name).Suspicion == 0 {
 					t.Errorf("%+v, of another config with the token %+v", got, s.learnt(other.Name))
 				}
-				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.condition(s.config).State != Unknown {
+				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.condition(s.config).State != StateUnknown {
 					t.Error("the config in force is another")
 				}
 				metrics, _ := metricsOf(t, s.server.record.counters)

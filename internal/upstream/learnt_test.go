@@ -331,20 +331,20 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 		reason      string // one of those why
 		events      []string
 	}{
-		"it passed":                                  {report: Report{}, state: OK},
-		"it passed after a refusal":                  {report: Report{}, refused: true, silent: true, backsOff: true, state: OK, events: []string{string(events.CredentialRecovered)}},
-		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: Failing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
-		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: Failing},
-		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
-		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: Failing, events: []string{string(events.CredentialDegraded)}},
-		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: Unknown},
-		"it passed after a data call that failed":    {report: Report{}, probed: true, state: OK, events: []string{string(events.CredentialRecovered)}},
-		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), silent: true, next: time.Second, state: Degraded, stillSilent: true},
-		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: Failing, reason: "N-central failed"},
-		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), silent: true, state: Unknown},
-		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: Degraded, events: []string{string(events.CredentialDegraded)}},
-		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), silent: true, state: Unknown},
-		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), silent: true, next: time.Second, state: Degraded, stillSilent: true},
+		"it passed":                                  {report: Report{}, state: StateOK},
+		"it passed after a refusal":                  {report: Report{}, refused: true, silent: true, backsOff: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
+		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
+		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: StateFailing},
+		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
+		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
+		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: StateUnknown},
+		"it passed after a data call that failed":    {report: Report{}, probed: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
+		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), silent: true, next: time.Second, state: StateDegraded, stillSilent: true},
+		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: StateFailing, reason: "N-central failed"},
+		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), silent: true, state: StateUnknown},
+		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: StateDegraded, events: []string{string(events.CredentialDegraded)}},
+		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), silent: true, state: StateUnknown},
+		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), silent: true, next: time.Second, state: StateDegraded, stillSilent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withRegistry(t, func(t *testing.T, b *bench) {

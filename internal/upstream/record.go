@@ -83,13 +83,13 @@ func (r *Record) condition(config *store.Config, known patience, learnt store.Le
 	}
 	switch {
 	case obtaining != nil && !now.Before(r.servedStale):
-		condition.State = Failing
+		condition.State = StateFailing
 	case len(condition.Reasons) > 0:
-		condition.State = Degraded
+		condition.State = StateDegraded
 	case !r.asked:
-		condition.State = Unknown
+		condition.State = StateUnknown
 	default:
-		condition.State = OK
+		condition.State = StateOK
 	}
 	return condition
 }

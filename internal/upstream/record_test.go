@@ -32,36 +32,36 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		state   State
 		reasons []string // a part of each
 	}{
-		"nothing was asked": {state: Unknown},
-		"a token was had":   {note: func(r *Record) { r.obtained(0, nil) }, state: OK},
-		"a data call went":  {note: func(r *Record) { r.probed(0, nil) }, state: OK},
-		"none can be had":   {note: func(r *Record) { r.obtained(0, obtaining) }, state: Failing, reasons: []string{"obtaining"}},
+		"nothing was asked": {state: StateUnknown},
+		"a token was had":   {note: func(r *Record) { r.obtained(0, nil) }, state: StateOK},
+		"a data call went":  {note: func(r *Record) { r.probed(0, nil) }, state: StateOK},
+		"none can be had":   {note: func(r *Record) { r.obtained(0, obtaining) }, state: StateFailing, reasons: []string{"obtaining"}},
 		"another config with the token was refused": {
-			note: func(r *Record) { r.obtained(0, nil) }, known: patience{refusal: refusal}, state: Failing, reasons: []string{"refusal"},
+			note: func(r *Record) { r.obtained(0, nil) }, known: patience{refusal: refusal}, state: StateFailing, reasons: []string{"refusal"},
 		},
 		"none can be had, and one lives": {
 			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(1)) },
-			state: Degraded, reasons: []string{"obtaining", "one is handed out that lives until"},
+			state: StateDegraded, reasons: []string{"obtaining", "one is handed out that lives until"},
 		},
 		"none can be had, and the last has just ended": {
 			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now) },
-			state: Failing, reasons: []string{"obtaining"},
+			state: StateFailing, reasons: []string{"obtaining"},
 		},
-		"no answer, and no token was asked for": {known: patience{silence: silence}, state: Degraded, reasons: []string{"silence"}},
-		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: patience{silence: silence}, state: Failing, reasons: []string{"obtaining"}},
-		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: Degraded, reasons: []string{"validation"}},
-		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: Degraded, reasons: []string{"data call"}},
-		"the clocks are apart":                  {learnt: store.Learnt{ClockOffset: new(-5*time.Minute - time.Second)}, state: Degraded, reasons: []string{"clock was 5m1s behind"}},
-		"the clocks are all but one":            {note: func(r *Record) { r.probed(0, nil) }, learnt: store.Learnt{ClockOffset: new(5 * time.Minute)}, state: OK},
-		"a logout is owed":                      {owed: 1, state: Degraded, reasons: []string{"logouts owed: 1"}},
+		"no answer, and no token was asked for": {known: patience{silence: silence}, state: StateDegraded, reasons: []string{"silence"}},
+		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: patience{silence: silence}, state: StateFailing, reasons: []string{"obtaining"}},
+		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: StateDegraded, reasons: []string{"validation"}},
+		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: StateDegraded, reasons: []string{"data call"}},
+		"the clocks are apart":                  {learnt: store.Learnt{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
+		"the clocks are all but one":            {note: func(r *Record) { r.probed(0, nil) }, learnt: store.Learnt{ClockOffset: new(5 * time.Minute)}, state: StateOK},
+		"a logout is owed":                      {owed: 1, state: StateDegraded, reasons: []string{"logouts owed: 1"}},
 		"an end is near": {
-			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: Degraded, reasons: []string{"password expires"},
+			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: StateDegraded, reasons: []string{"password expires"},
 		},
 		"the user is locked": {
 			note: func(r *Record) {
 				r.probed(0, &Failure{Step: ncentral.CallUser, User: &ncentral.User{}, Cause: errors.New("the user is locked")})
 			},
-			state: Degraded, reasons: []string{"the user is locked"},
+			state: StateDegraded, reasons: []string{"the user is locked"},
 		},
 		"it was another server that failed": {
 			note: func(r *Record) {
@@ -71,7 +71,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 				r.ServedStale(now.Add(time.Hour))
 				r.startOver()
 			},
-			state: Unknown,
+			state: StateUnknown,
 		},
 		"a call to another server fails late": {
 			note: func(r *Record) {
@@ -80,14 +80,14 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 				r.validated(0, obtaining)
 				r.probed(0, obtaining)
 			},
-			state: Unknown,
+			state: StateUnknown,
 		},
 		"a new token ends the want": {
-			note: func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(time.Hour)); r.obtained(0, nil) }, state: OK,
+			note: func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(time.Hour)); r.obtained(0, nil) }, state: StateOK,
 		},
 		"a failure leaves a stale token": {
 			note:  func(r *Record) { r.ServedStale(now.Add(time.Hour)); r.obtained(0, obtaining) },
-			state: Degraded, reasons: []string{"obtaining", "one is handed out"},
+			state: StateDegraded, reasons: []string{"obtaining", "one is handed out"},
 		},
 		"the stale token is gone": {
 			note: func(r *Record) {
@@ -95,7 +95,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 				r.ServedStale(now.Add(time.Hour))
 				r.servesStaleNoMore(now.Add(time.Hour))
 			},
-			state: Failing, reasons: []string{"obtaining"},
+			state: StateFailing, reasons: []string{"obtaining"},
 		},
 		"another role's stale token is gone": {
 			note: func(r *Record) {
@@ -103,7 +103,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 				r.ServedStale(now.Add(time.Hour))
 				r.servesStaleNoMore(now.Add(time.Minute))
 			},
-			state: Degraded, reasons: []string{"obtaining", "one is handed out"},
+			state: StateDegraded, reasons: []string{"obtaining", "one is handed out"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

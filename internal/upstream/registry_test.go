@@ -174,10 +174,10 @@ func TestAStaleTokenThatIsGoneIsServedNoMore(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config, until := b.config("default", testURL, "token"), time.Now().Add(time.Hour)
 		b.Record("default").ServedStale(until)
-		if state := b.condition(config).State; state != Degraded {
+		if state := b.condition(config).State; state != StateDegraded {
 			t.Errorf("the state is %s", state)
 		}
-		if b.ServesStaleNoMore("default", until); b.condition(config).State != Unknown {
+		if b.ServesStaleNoMore("default", until); b.condition(config).State != StateUnknown {
 			t.Errorf("the state is %s", b.condition(config).State)
 		}
 	})
@@ -222,11 +222,11 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.life != first.life {
 			t.Error("it is not tried, or the refusal forgotten, or counts as another's")
 		}
-		if state := b.condition(rewritten).State; state != Failing {
+		if state := b.condition(rewritten).State; state != StateFailing {
 			t.Errorf("the state is %s", state)
 		}
 		other := b.config("other", testURL, "token")
-		if b.server(other); b.condition(other).State != Failing {
+		if b.server(other); b.condition(other).State != StateFailing {
 			t.Error("another config with the token does not tell that it was refused")
 		}
 		time.Sleep(time.Second)
@@ -235,7 +235,7 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if third.life == second.life || third.credential.refusal() != nil {
 			t.Error("what became of the token before is noted of another")
 		}
-		if state := b.condition(replaced).State; state != Unknown {
+		if state := b.condition(replaced).State; state != StateUnknown {
 			t.Errorf("the state is %s", state)
 		}
 		time.Sleep(time.Second)
@@ -252,7 +252,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 		failure := server.failure(ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
 		b.Forget("default")
 		server.noteObtaining(t.Context(), failure)
-		if b.Record("default") == record || b.known("default") != nil || b.condition(config).State != Unknown {
+		if b.Record("default") == record || b.known("default") != nil || b.condition(config).State != StateUnknown {
 			t.Error("it is still known")
 		}
 		if record.obtaining != nil || len(b.sentEvents()) != 0 {
@@ -304,7 +304,7 @@ func TestAConditionIsThatOfTheVersionAskedAfter(t *testing.T) {
 		server.silent.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
 		time.Sleep(time.Second)
 		written := b.stored("default", testURL, "token")
-		if got := b.condition(written); got.State != Unknown || len(got.Reasons) != 0 || b.known("default") == server {
+		if got := b.condition(written); got.State != StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
 			t.Errorf("%+v", got)
 		}
 		if b.condition(b.config("other", testURL, "token")); b.known("other") != nil {
@@ -321,7 +321,7 @@ func TestSilenceTellsOfTheServerForFiveMinutes(t *testing.T) {
 		if server.Validate(t.Context(), &store.Token{AccessToken: "token"}); b.dialled == 0 {
 			t.Fatal("no call was made")
 		}
-		for after, want := range map[time.Duration]State{0: Degraded, 5 * time.Minute: Degraded, 5*time.Minute + 1: Unknown} {
+		for after, want := range map[time.Duration]State{0: StateDegraded, 5 * time.Minute: StateDegraded, 5*time.Minute + 1: StateUnknown} {
 			condition, err := b.Condition(t.Context(), config, time.Now().Add(after))
 			if err != nil || condition.State != want {
 				t.Errorf("after %s: %s, %v", after, condition.State, err)

@@ -168,30 +168,30 @@ func (s *Server) tellOfTurn(ctx context.Context, before, after ailment, failure 
 	}
 }
 
-// Ending is how a logout went.
-type Ending int
+// LogoutResult is how a logout went.
+type LogoutResult int
 
 // The ways a logout can go where N-central was asked.
 const (
-	Ended       Ending = iota // the session is no more
-	CannotEnd                 // this server has no logout: the session lapses with its token
-	NotEndedYet               // the logout failed and is worth another try
+	LogoutDone        LogoutResult = iota // the session is no more
+	LogoutUnsupported                     // this server has no logout: the session lapses with its token
+	LogoutFailed                          // the logout failed and is worth another try
 )
 
-// Logout ends the session of the access token. The error says why for all but Ended.
-func (s *Server) Logout(ctx context.Context, accessToken string) (Ending, error) {
+// Logout ends the session of the access token. The error says why for all but LogoutDone.
+func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, error) {
 	err := s.ask(forOneReader(ctx), ncentral.CallLogout, func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "":
 		s.learnOnce(ctx, canLogOut(true), func(l *store.Learnt) bool { return l.CanLogOut != nil && *l.CanLogOut })
-		return Ended, nil
+		return LogoutDone, nil
 	case ncentral.KindRefused:
-		return Ended, nil
+		return LogoutDone, nil
 	case ncentral.KindNotFound:
 		s.learnOnce(ctx, canLogOut(false), func(l *store.Learnt) bool { return l.CanLogOut != nil && !*l.CanLogOut })
-		return CannotEnd, err
+		return LogoutUnsupported, err
 	}
-	return NotEndedYet, err
+	return LogoutFailed, err
 }
 
 // FlightLimit is how long what is done for one request may take.

@@ -363,14 +363,14 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 		next    time.Duration
 		state   State
 	}{
-		"it brings a token":                         {state: OK},
-		"it brings one, and authenticate would not": {refused: true, next: 30 * time.Second, state: Failing},
-		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: Unknown},
-		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: Unknown},
-		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: Failing},
-		"the first answer of three is lost":         {fails: []simulator.Failure{lost(), status(503), status(401)}, retries: 2, lost: true, state: Unknown},
-		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: Failing},
-		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: Unknown},
+		"it brings a token":                         {state: StateOK},
+		"it brings one, and authenticate would not": {refused: true, next: 30 * time.Second, state: StateFailing},
+		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: StateUnknown},
+		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: StateUnknown},
+		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: StateFailing},
+		"the first answer of three is lost":         {fails: []simulator.Failure{lost(), status(503), status(401)}, retries: 2, lost: true, state: StateUnknown},
+		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: StateFailing},
+		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: StateUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -431,7 +431,7 @@ func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 			s.server.noteAuthenticated(t.Context(), time.Now(), failure)
 		}
 		s.server.noteAuthenticated(t.Context(), time.Now(), errors.New("none of N-central's"))
-		if got := s.condition(s.config); got.State != Unknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
+		if got := s.condition(s.config); got.State != StateUnknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
 			t.Errorf("%+v; the log: %s", got, s.log)
 		}
 	})
@@ -470,32 +470,32 @@ func TestWhatAValidationTells(t *testing.T) {
 		calls     map[simulator.Endpoint]int
 		state     State
 	}{
-		"it lives":                 {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died, and was suspect": {learnt: store.Learnt{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died, and was suspect from the first": {learnt: store.Learnt{Suspicion: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it lives":                 {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and was suspect": {learnt: store.Learnt{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and was suspect from the first": {learnt: store.Learnt{Suspicion: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"there is no validate, and data tells nothing": {
 			learnt: store.Learnt{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
-			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: Degraded,
+			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateDegraded,
 		},
-		"it died under its suspicion":    {learnt: store.Learnt{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died, and is of the future":  {learnt: store.Learnt{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
-		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"it died under its suspicion":    {learnt: store.Learnt{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and is of the future":  {learnt: store.Learnt{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died beside one that ends none": {
 			learnt: store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
-			calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown,
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown,
 		},
-		"there is no validate": {learnt: store.Learnt{CanValidate: new(false)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: Unknown},
-		"there is one":         {learnt: store.Learnt{CanValidate: new(true)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: Unknown},
+		"there is no validate": {learnt: store.Learnt{CanValidate: new(false)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateUnknown},
+		"there is one":         {learnt: store.Learnt{CanValidate: new(true)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"validate tells nothing": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: Unknown,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateUnknown,
 		},
 		"nothing tells": {
 			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold}, want: Verdict{Untold: true}, fault: ncentral.KindMalformed,
-			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: Degraded,
+			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateDegraded,
 		},
 		"no answer": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable, calls: map[simulator.Endpoint]int{"validate": 1}, state: Degraded,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateDegraded,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -541,8 +541,8 @@ func TestAValidationThatTellsEndsTheWant(t *testing.T) {
 		for _, endpoint := range []simulator.Endpoint{simulator.EndpointValidate, simulator.EndpointServiceOrgs} {
 			s.FailNext(endpoint, 1, simulator.Failure{Kind: simulator.FailureHTML})
 		}
-		for _, want := range []State{Degraded, OK} {
-			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == OK) || s.condition(s.config).State != want {
+		for _, want := range []State{StateDegraded, StateOK} {
+			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == StateOK) || s.condition(s.config).State != want {
 				t.Errorf("%s, %v", s.condition(s.config).State, err)
 			}
 		}
@@ -606,16 +606,16 @@ func TestWhatALogoutCameTo(t *testing.T) {
 		knobs  func(*simulator.Knobs)
 		fails  int
 		known  *bool
-		want   Ending
+		want   LogoutResult
 		learnt *bool
 	}{
-		"it ended the session":            {want: Ended, learnt: new(true)},
-		"the session had ended":           {fails: 401, want: Ended},
-		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: CannotEnd, learnt: new(false)},
-		"this server cannot, as is found": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, want: CannotEnd, learnt: new(false)},
-		"this server can, after all":      {known: new(false), want: Ended, learnt: new(true)},
-		"it failed":                       {fails: 500, known: new(true), want: NotEndedYet, learnt: new(true)},
-		"it failed for want of an answer": {fails: 503, want: NotEndedYet},
+		"it ended the session":            {want: LogoutDone, learnt: new(true)},
+		"the session had ended":           {fails: 401, want: LogoutDone},
+		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: LogoutUnsupported, learnt: new(false)},
+		"this server cannot, as is found": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, want: LogoutUnsupported, learnt: new(false)},
+		"this server can, after all":      {known: new(false), want: LogoutDone, learnt: new(true)},
+		"it failed":                       {fails: 500, known: new(true), want: LogoutFailed, learnt: new(true)},
+		"it failed for want of an answer": {fails: 503, want: LogoutFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, test.knobs, func(t *testing.T, s *simulated) {
@@ -625,7 +625,7 @@ func TestWhatALogoutCameTo(t *testing.T) {
 					s.FailNext(simulator.EndpointLogout, 1, status(test.fails))
 				}
 				ending, err := s.server.Logout(t.Context(), token)
-				if ending != test.want || (err == nil) != (test.want == Ended) {
+				if ending != test.want || (err == nil) != (test.want == LogoutDone) {
 					t.Errorf("%d, %v", ending, err)
 				}
 				if diff := cmp.Diff(test.learnt, s.learnt("default").CanLogOut); diff != "" {
@@ -651,7 +651,7 @@ func TestWhatIsKnownIsNotLearntAgain(t *testing.T) {
 		s.knows(store.Learnt{CanLogOut: new(false), AuthenticateEndsEarlierSessions: new(false)})
 		s.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
 		s.storage.refusesWrites = "learnt/"
-		if ending, _ := s.server.Logout(t.Context(), s.authenticate().AccessToken); ending != CannotEnd || s.log.Len() != 0 {
+		if ending, _ := s.server.Logout(t.Context(), s.authenticate().AccessToken); ending != LogoutUnsupported || s.log.Len() != 0 {
 			t.Errorf("%d; the log: %s", ending, s.log)
 		}
 	})
