@@ -58,8 +58,8 @@ func newFacts(snap *snapshot) Facts {
 }
 
 // handOut answers the snapshot's token to a reader, and notes that it was read.
-func (snap *snapshot) handOut(state *roleState, from upstream.Source, now time.Time) *Answer {
-	state.readAt(now)
+func (snap *snapshot) handOut(from upstream.Source, now time.Time) *Answer {
+	snap.state.readAt(now)
 	snap.record.CountRead(from)
 	return snap.answer(now)
 }

@@ -118,7 +118,7 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 		}
 		return nil, nil, err
 	}
-	snap := newSnapshot(role, config, &store.Session{
+	snap := newSnapshot(m.state(name), role, config, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
 	}, m.upstream.Record(config.Name))
 	snap.record.CountRead(upstream.SourceAuthenticate)

@@ -28,13 +28,13 @@ type Description struct {
 
 // Describe tells of the role's sessions. It makes no call to N-central.
 func (m *Manager) Describe(ctx context.Context, role string) (*Description, error) {
-	state, snap, err := m.snapshot(ctx, role)
+	snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	described := &Description{
-		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: state.lastReadAt(snap.session), Earlier: len(snap.session.Tokens(now)),
+		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: snap.lastReadAt(), Earlier: len(snap.session.Tokens(now)),
 	}
 	if !snap.alive(now) {
 		return described, nil
@@ -46,7 +46,7 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	described.RotatesAt = snap.rotatesAt
 	described.RefreshExpiresAt = snap.token.RefreshExpiresAt
 	described.ObtainedBy = snap.token.ObtainedBy
-	described.LastValidatedAt = state.validatedAt(snap.token)
+	described.LastValidatedAt = snap.state.validatedAt(snap.token)
 	described.Suspect, err = m.suspect(ctx, snap)
 	return described, err
 }

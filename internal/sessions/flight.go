@@ -76,23 +76,25 @@ func (f *flight) finish(result error) {
 // join answers the flight for the snapshot's role and config, and starts it where there is none. A flight for what is no more
 // is superseded: its readers start over, and its result is discarded when it finishes. Where the role, its config or its session
 // changed since the snapshot was made, as when a flight finished in between, there is none to wait for: the caller looks again.
-func (m *Manager) join(ctx context.Context, state *roleState, snap *snapshot, forReader bool) (*flight, error) {
+func (m *Manager) join(ctx context.Context, snap *snapshot, forReader bool) (*flight, error) {
+	state := snap.state
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	flight := state.flight
 	if flight == nil || !flight.isFor(snap.config, snap.role) {
-		if outdated, err := m.outdated(ctx, state, snap); outdated || err != nil {
+		if outdated, err := m.outdated(ctx, snap); outdated || err != nil {
 			return nil, err
 		}
 		state.supersede()
-		flight = m.start(state, snap)
+		flight = m.start(snap)
 	}
 	flight.awaited = flight.awaited || forReader
 	return flight, nil
 }
 
 // outdated says whether the role, its config or its session changed since the snapshot was made. The role's state is locked.
-func (m *Manager) outdated(ctx context.Context, state *roleState, snap *snapshot) (bool, error) {
+func (m *Manager) outdated(ctx context.Context, snap *snapshot) (bool, error) {
+	state := snap.state
 	if state.retired {
 		return true, nil
 	}
@@ -105,7 +107,8 @@ func (m *Manager) outdated(ctx context.Context, state *roleState, snap *snapshot
 }
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
-func (m *Manager) startAhead(ctx context.Context, state *roleState, snap *snapshot, now time.Time) {
+func (m *Manager) startAhead(ctx context.Context, snap *snapshot, now time.Time) {
+	state := snap.state
 	server, err := m.server(snap.config)
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
@@ -118,13 +121,14 @@ func (m *Manager) startAhead(ctx context.Context, state *roleState, snap *snapsh
 	if state.flight != nil {
 		return
 	}
-	if outdated, err := m.outdated(ctx, state, snap); !outdated && err == nil {
-		m.start(state, snap)
+	if outdated, err := m.outdated(ctx, snap); !outdated && err == nil {
+		m.start(snap)
 	}
 }
 
 // start begins a flight, or answers one that has failed where the backend has ended. The role's state is locked.
-func (m *Manager) start(state *roleState, snap *snapshot) *flight {
+func (m *Manager) start(snap *snapshot) *flight {
+	state := snap.state
 	f := newFlight(snap, state.ended)
 	if !m.begin() {
 		f.finish(ErrEnded)

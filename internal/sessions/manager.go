@@ -250,6 +250,7 @@ func (s *roleState) lastReadAt(session *store.Session) time.Time {
 
 // snapshot is a role's token as the role and config are now, with all that a read needs worked out once.
 type snapshot struct {
+	state   *roleState
 	role    *store.Role
 	config  *store.Config
 	session *store.Session
@@ -264,23 +265,23 @@ type snapshot struct {
 }
 
 // snapshot answers the role's snapshot as things are now.
-func (m *Manager) snapshot(ctx context.Context, name string) (*roleState, *snapshot, error) {
+func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) {
 	role, config, err := m.definition(ctx, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	session, err := m.store.Sessions.Get(ctx, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	state := m.state(name)
 	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.config == config && snap.session == session {
-		return state, snap, nil
+		return snap, nil
 	}
-	snap := newSnapshot(role, config, session, m.upstream.Record(config.Name))
+	snap := newSnapshot(state, role, config, session, m.upstream.Record(config.Name))
 	snap.unstored = m.store.Sessions.IsUnstored(name)
 	state.latest.Store(snap)
-	return state, snap, nil
+	return snap, nil
 }
 
 // server answers the server of that version of the config. Where a newer one followed it, the caller was superseded.
@@ -314,8 +315,10 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *st
 // longestAhead bounds the window before a rotation is due in which it is started ahead of need.
 const longestAhead = 2 * time.Minute
 
-func newSnapshot(role *store.Role, config *store.Config, session *store.Session, record *upstream.Record) *snapshot {
-	snap := &snapshot{role: role, config: config, session: session, record: record}
+func newSnapshot(
+	state *roleState, role *store.Role, config *store.Config, session *store.Session, record *upstream.Record,
+) *snapshot {
+	snap := &snapshot{state: state, role: role, config: config, session: session, record: record}
 	if !session.Serves(config, role) {
 		return snap
 	}
@@ -327,6 +330,12 @@ func newSnapshot(role *store.Role, config *store.Config, session *store.Session,
 	snap.facts = newFacts(snap)
 	return snap
 }
+
+// lastReadAt is the last read of the role that is known of, in memory or storage.
+func (snap *snapshot) lastReadAt() time.Time { return snap.state.lastReadAt(snap.session) }
+
+// wasRead reports whether the token was read since it was obtained; the read that obtained it counts.
+func (snap *snapshot) wasRead() bool { return !snap.lastReadAt().Before(snap.token.IssuedAt) }
 
 // remaining is how long the snapshot's token may still be used.
 func (snap *snapshot) remaining(now time.Time) time.Duration {

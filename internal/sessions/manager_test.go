@@ -66,7 +66,7 @@ func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	write()
-	state, snap, err := m.snapshot(t.Context(), role.Name)
+	snap, err := m.snapshot(t.Context(), role.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	write()
-	if flight, err := m.join(t.Context(), state, snap, true); flight != nil || err != nil {
+	if flight, err := m.join(t.Context(), snap, true); flight != nil || err != nil {
 		t.Errorf("a flight was started: %t; %v", flight != nil, err)
 	}
 }

@@ -115,34 +115,34 @@ func (snap *snapshot) decide(want Want, found *findings, doubts doubts, now time
 }
 
 // next looks at the role as it is now, and answers what the read does.
-func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*roleState, *snapshot, decision, error) {
-	state, snap, err := m.snapshot(ctx, role)
+func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*snapshot, decision, error) {
+	snap, err := m.snapshot(ctx, role)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, 0, err
 	}
-	if err := state.checkLimit(snap, want); err != nil {
-		return nil, nil, 0, err
+	if err := snap.checkLimit(want); err != nil {
+		return nil, 0, err
 	}
 	var doubts doubts
 	if snap.token != nil {
 		// In this order: a proof that fails casts suspicion, and then counts.
 		doubts.unproven = !want.Stored && !snap.token.ObtainedHere && !snap.record.StorageIsProven()
 		if doubts.suspect, err = m.suspect(ctx, snap); err != nil {
-			return nil, nil, 0, err
+			return nil, 0, err
 		}
 	}
 	do, err := snap.decide(want, found, doubts, time.Now())
-	return state, snap, do, err
+	return snap, do, err
 }
 
 // readInHand answers the token in hand, or nothing where N-central is needed first.
 func (m *Manager) readInHand(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
-	state, snap, do, err := m.next(ctx, role, want, &found)
+	snap, do, err := m.next(ctx, role, want, &found)
 	switch {
 	case err != nil:
 		return nil, err
 	case do == toServe:
-		return m.serve(ctx, state, snap, want, &found)
+		return m.serve(ctx, snap, want, &found)
 	case want.Stored:
 		return nil, ErrNeedsActiveNode
 	}
@@ -176,24 +176,24 @@ func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found
 
 // readStep does one thing that needs N-central, or answers the token in hand.
 func (m *Manager) readStep(ctx context.Context, role string, want Want, found *findings) (*Answer, error) {
-	state, snap, do, err := m.next(ctx, role, want, found)
+	snap, do, err := m.next(ctx, role, want, found)
 	if err != nil {
 		return nil, err
 	}
 	switch do {
 	case toValidate:
-		return nil, m.validateInHand(ctx, state, snap, want, found)
+		return nil, m.validateInHand(ctx, snap, want, found)
 	case toProve:
-		m.prove(ctx, state, snap, found)
+		m.prove(ctx, snap, found)
 		return nil, nil
 	case toObtain:
-		return m.awaitNew(ctx, state, snap, want, found)
+		return m.awaitNew(ctx, snap, want, found)
 	}
-	return m.serve(ctx, state, snap, want, found)
+	return m.serve(ctx, snap, want, found)
 }
 
 // serve hands the token in hand out, and starts its rotation where that is due soon.
-func (m *Manager) serve(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings) (*Answer, error) {
+func (m *Manager) serve(ctx context.Context, snap *snapshot, want Want, found *findings) (*Answer, error) {
 	now := time.Now()
 	from := found.from
 	switch {
@@ -204,9 +204,9 @@ func (m *Manager) serve(ctx context.Context, state *roleState, snap *snapshot, w
 	case snap.dueAhead(now) && want.Stored:
 		return nil, ErrNeedsActiveNode
 	case snap.dueAhead(now):
-		m.startAhead(ctx, state, snap, now)
+		m.startAhead(ctx, snap, now)
 	}
-	answer := snap.handOut(state, from, now)
+	answer := snap.handOut(from, now)
 	if found.unproven != nil && !snap.token.ObtainedHere {
 		answer.Warnings = append(answer.Warnings, fmt.Sprintf(
 			"this token comes from storage, and could not be validated since the plugin started: %s", found.unproven))
@@ -216,11 +216,11 @@ func (m *Manager) serve(ctx context.Context, state *roleState, snap *snapshot, w
 
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
 // token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
-func (s *roleState) checkLimit(snap *snapshot, want Want) error {
+func (snap *snapshot) checkLimit(want Want) error {
 	lifetime := snap.role.TTL
 	if snap.token != nil {
 		lifetime = snap.token.Lifetime()
-	} else if last := s.granted.Load(); last != nil &&
+	} else if last := snap.state.granted.Load(); last != nil &&
 		last.configFingerprint == snap.config.Fingerprint() && last.roleFingerprint == snap.role.Fingerprint() {
 		lifetime = last.lifetime
 	}
@@ -232,8 +232,8 @@ func (s *roleState) checkLimit(snap *snapshot, want Want) error {
 
 // validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is the error for a reader
 // who asked for validation; for others, and where its answers tell nothing, a new token is tried.
-func (m *Manager) validateInHand(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings) error {
-	verdict, err := m.validate(ctx, state, snap)
+func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, want Want, found *findings) error {
+	verdict, err := m.validate(ctx, snap)
 	if err != nil && want.Validate && !verdict.Untold {
 		return err
 	}
@@ -254,9 +254,9 @@ const longestLaterProof = time.Second
 // prove has one token of the config that came from storage validated, for all who read meanwhile, before the first is
 // handed out: the storage may be of the past, as after a snapshot was restored. A token that cannot be asked after is
 // handed out all the same, with a warning.
-func (m *Manager) prove(ctx context.Context, state *roleState, snap *snapshot, found *findings) {
+func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	proof := m.proofs.DoChan(snap.config.Name, func() (any, error) {
-		verdict, err := m.validate(m.background, state, snap)
+		verdict, err := m.validate(m.background, snap)
 		if verdict.Lives {
 			return snap.token, nil
 		}
@@ -281,8 +281,8 @@ func (m *Manager) prove(ctx context.Context, state *roleState, snap *snapshot, f
 
 // awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
 // first attempt takes, and is answered that token where it fails.
-func (m *Manager) awaitNew(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings) (*Answer, error) {
-	flight, err := m.join(ctx, state, snap, true)
+func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, want Want, found *findings) (*Answer, error) {
+	flight, err := m.join(ctx, snap, true)
 	if err != nil || flight == nil {
 		return nil, err
 	}
@@ -303,7 +303,7 @@ func (m *Manager) awaitNew(ctx context.Context, state *roleState, snap *snapshot
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	answer, err := m.answerStale(ctx, state, snap, want, found, flight.whyNot())
+	answer, err := m.answerStale(ctx, snap, want, found, flight.whyNot())
 	if answer == nil && err == nil { // it died while that was found out
 		err = m.awaitEnd(ctx, flight, found)
 	}
@@ -328,9 +328,9 @@ const shortestStaleWait = 15 * time.Second
 
 // answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
 // have been validated for that. It answers nothing where the token is of no use any more.
-func (m *Manager) answerStale(ctx context.Context, state *roleState, snap *snapshot, want Want, found *findings, why string) (*Answer, error) {
+func (m *Manager) answerStale(ctx context.Context, snap *snapshot, want Want, found *findings, why string) (*Answer, error) {
 	inHand := snap.token
-	state, snap, err := m.snapshot(ctx, state.role)
+	snap, err := m.snapshot(ctx, snap.role.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +342,7 @@ func (m *Manager) answerStale(ctx context.Context, state *roleState, snap *snaps
 		return nil, err
 	}
 	if suspect {
-		if verdict, _ := m.validate(ctx, state, snap); !verdict.Lives {
+		if verdict, _ := m.validate(ctx, snap); !verdict.Lives {
 			return nil, nil
 		}
 	}
@@ -355,7 +355,7 @@ func (m *Manager) answerStale(ctx context.Context, state *roleState, snap *snaps
 		return nil, err
 	}
 	snap.record.ServedStale(snap.token.ExpiresAt)
-	answer := snap.handOut(state, found.from, now)
+	answer := snap.handOut(found.from, now)
 	if answer.UntilRotation <= 0 {
 		next := max(store.Remaining(server.NextAttempt(now), now), shortestStaleWait)
 		// Not later than halfway to its end, so that whoever comes back then can still be helped.

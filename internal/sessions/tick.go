@@ -90,16 +90,16 @@ func (m *Manager) pruneSessions(ctx context.Context, roles []string) *found {
 
 // pruneSession removes what lapsed of the role's stored session, and finds what there is to do for the rest.
 func (m *Manager) pruneSession(ctx context.Context, role string, f *found) error {
-	state, snap, err := m.snapshot(ctx, role)
+	snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	if snap.session.Lapsed(now, state.lastReadAt(snap.session), snap.rotatesAt) {
-		return m.removeLapsed(ctx, state, snap)
+	if snap.session.Lapsed(now, snap.lastReadAt(), snap.rotatesAt) {
+		return m.removeLapsed(ctx, snap)
 	}
 	if m.store.Sessions.IsUnstored(role) {
-		m.storeAgain(ctx, state)
+		m.storeAgain(ctx, snap.state)
 	}
 	over, err := m.owePastPromise(ctx, role)
 	if err != nil {
@@ -132,7 +132,8 @@ func (m *Manager) storeAgain(ctx context.Context, state *roleState) {
 }
 
 // removeLapsed removes the role's stored session, unless it was changed since the snapshot was made.
-func (m *Manager) removeLapsed(ctx context.Context, state *roleState, snap *snapshot) error {
+func (m *Manager) removeLapsed(ctx context.Context, snap *snapshot) error {
+	state := snap.state
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	session, err := m.store.Sessions.Get(ctx, state.role)
@@ -169,38 +170,32 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
 	var rotations errgroup.Group
 	rotations.SetLimit(workAtATime)
 	for role := range tokens {
-		state, snap, err := m.snapshot(ctx, role)
-		if err != nil || !snap.alive(time.Now()) || !snap.dueAhead(time.Now()) || !state.wasRead(snap) {
+		snap, err := m.snapshot(ctx, role)
+		if err != nil || !snap.alive(time.Now()) || !snap.dueAhead(time.Now()) || !snap.wasRead() {
 			continue
 		}
-		rotations.Go(func() error { m.rotate(ctx, state, snap); return nil })
+		rotations.Go(func() error { m.rotate(ctx, snap); return nil })
 	}
 	_ = rotations.Wait()
-	if state, snap := m.oldest(ctx, tokens); snap != nil {
-		m.inspect(ctx, state, snap, snap.sameToken(tokens[state.role]))
+	if snap := m.oldest(ctx, tokens); snap != nil {
+		m.inspect(ctx, snap, snap.sameToken(tokens[snap.role.Name]))
 	}
-}
-
-// wasRead says whether the snapshot's token was read since it was obtained; the read that obtained it counts.
-func (s *roleState) wasRead(snap *snapshot) bool {
-	return !s.lastReadAt(snap.session).Before(snap.token.IssuedAt)
 }
 
 // oldest answers the role whose token was obtained first, of those that live and are not suspect: a reboot of N-central
 // since then has ended it.
-func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) (*roleState, *snapshot) {
-	var state *roleState
+func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
 	var oldest *snapshot
 	for role := range tokens {
-		candidate, snap, err := m.snapshot(ctx, role)
+		snap, err := m.snapshot(ctx, role)
 		if err != nil || !snap.alive(time.Now()) || oldest != nil && !snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
 			continue
 		}
 		if suspect, err := m.suspect(ctx, snap); err == nil && !suspect {
-			state, oldest = candidate, snap
+			oldest = snap
 		}
 	}
-	return state, oldest
+	return oldest
 }
 
 // forgetServers removes what this cluster learnt of servers whose config was deleted on another.
@@ -225,53 +220,53 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 }
 
 // rotate obtains a new token for the role, and waits for it.
-func (m *Manager) rotate(ctx context.Context, state *roleState, snap *snapshot) {
+func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 	if ctx.Err() != nil {
 		return
 	}
-	flight, err := m.join(ctx, state, snap, false)
+	flight, err := m.join(ctx, snap, false)
 	if err == nil && flight != nil {
 		err = m.awaitEnd(ctx, flight, &findings{})
 	}
 	if err != nil && !errors.Is(err, ErrSuperseded) && ctx.Err() == nil {
-		m.logger.Warn("a token could not be rotated ahead of need", "role", state.role, "config", snap.config.Name, "error", err)
+		m.logger.Warn("a token could not be rotated ahead of need", "role", snap.role.Name, "config", snap.config.Name, "error", err)
 	}
 }
 
 // inspect asks N-central whether the token lives, if it was there before this tick, and once an hour whether a data call
 // succeeds with it. A dead token that has readers is replaced at once; that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, state *roleState, snap *snapshot, wasThere bool) {
+func (m *Manager) inspect(ctx context.Context, snap *snapshot, wasThere bool) {
 	server, err := m.server(snap.config)
 	if err != nil {
 		return // the config has changed
 	}
 	verdict := upstream.Verdict{Lives: true}
 	if wasThere {
-		verdict, err = m.validate(ctx, state, snap)
+		verdict, err = m.validate(ctx, snap)
 	}
 	switch {
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", snap.config.Name, "error", err)
 	case verdict.Lives && m.claimProbe(snap.config):
 		m.probe(ctx, server, snap.config, snap.token.AccessToken, func() bool {
-			_, latest, err := m.snapshot(ctx, state.role)
+			latest, err := m.snapshot(ctx, snap.role.Name)
 			return err == nil && latest.sameToken(snap.token)
 		})
 	case verdict.Lives:
 	default:
-		m.replaceDead(ctx, server, state, snap)
+		m.replaceDead(ctx, server, snap)
 	}
 }
 
 // replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if it has readers.
-func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, state *roleState, dead *snapshot) {
-	_, latest, err := m.snapshot(ctx, state.role)
+func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, dead *snapshot) {
+	latest, err := m.snapshot(ctx, dead.role.Name)
 	if err != nil || latest.session == nil || latest.session.Current != nil {
 		return // ended or replaced by this engine in the meantime, which tells nothing of the server
 	}
 	server.Suspect(ctx)
-	if state.wasRead(dead) {
-		m.rotate(ctx, state, latest)
+	if dead.wasRead() {
+		m.rotate(ctx, latest)
 	}
 }
 

@@ -33,7 +33,8 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 
 // validate asks N-central whether the snapshot's token lives, once a second at most and once for all who ask at a time. A
 // dead token is dropped, so that nobody gets it again. The error is an *upstream.Failure or the context's.
-func (m *Manager) validate(ctx context.Context, state *roleState, snap *snapshot) (upstream.Verdict, error) {
+func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdict, error) {
+	state := snap.state
 	last := state.validated.Load()
 	if last != nil && last.accessToken == snap.token.AccessToken && time.Since(last.at) < validationStands {
 		suspect, err := m.suspect(ctx, snap)
@@ -49,7 +50,7 @@ func (m *Manager) validate(ctx context.Context, state *roleState, snap *snapshot
 		defer m.running.Done()
 		ctx, cancel := context.WithTimeout(m.background, snap.config.FlightLimit())
 		defer cancel()
-		return m.askWhetherAlive(ctx, state, snap)
+		return m.askWhetherAlive(ctx, snap)
 	})
 	select {
 	case result := <-answer:
@@ -60,7 +61,8 @@ func (m *Manager) validate(ctx context.Context, state *roleState, snap *snapshot
 	}
 }
 
-func (m *Manager) askWhetherAlive(ctx context.Context, state *roleState, snap *snapshot) (upstream.Verdict, error) {
+func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream.Verdict, error) {
+	state := snap.state
 	server, err := m.server(snap.config)
 	if err != nil {
 		return upstream.Verdict{}, err
@@ -77,7 +79,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, state *roleState, snap *s
 		return verdict, err
 	}
 	if !verdict.Lives {
-		m.dropDead(ctx, server, state, snap, verdict)
+		m.dropDead(ctx, server, snap, verdict)
 		return verdict, nil
 	}
 	state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now})
@@ -91,7 +93,8 @@ func (m *Manager) askWhetherAlive(ctx context.Context, state *roleState, snap *s
 
 // dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced in the meantime tells
 // nothing of the server.
-func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, state *roleState, snap *snapshot, verdict upstream.Verdict) {
+func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, snap *snapshot, verdict upstream.Verdict) {
+	state := snap.state
 	if !m.changeCurrent(state, snap.token, nil) {
 		return
 	}
