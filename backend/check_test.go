@@ -485,3 +485,18 @@ func TestALogoutThatIsListedIsKnownBeforeOneWasTried(t *testing.T) {
 		}
 	})
 }
+
+// A server, or what stands before it, that says of every token that it is dead tells nothing: neither that new sessions end
+// earlier ones, nor that there is nothing to end.
+func TestAServerThatCallsEveryTokenDeadTeachesNothing(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointValidate, -1, status(401))
+		report := m.must(logical.UpdateOperation, "config/default/check", nil)
+		if report["failed_step"] != "validate" || report["authenticate_ends_earlier_sessions"] == true {
+			t.Errorf("%v", report["report"])
+		}
+		if m.OpenSessions() != 0 {
+			t.Errorf("%d sessions are open", m.OpenSessions())
+		}
+	})
+}

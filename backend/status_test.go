@@ -429,3 +429,35 @@ func TestUserWhoCannotBeAskedAfterIsNotWellAgain(t *testing.T) {
 		})
 	}
 }
+
+// Whoever gets a token of a user that does not work is told so with it, shared or dedicated, until that is mended.
+func TestReadersAreToldOfAUserThatDoesNotWork(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+		told := func() (count int) {
+			for _, role := range []string{"monitoring", "own"} {
+				answer, err := m.do(logical.ReadOperation, "creds/"+role, nil)
+				if err != nil || answer.IsError() {
+					t.Fatal(err, answer)
+				}
+				if strings.Contains(strings.Join(answer.Warnings, "\n"), "may refuse what is done with this token: the API user's password has expired") {
+					count++
+				}
+			}
+			return count
+		}
+		if got := told(); got != 0 {
+			t.Errorf("of a user that works, %d answers warn", got)
+		}
+		_ = m.SetPasswordExpired("api-user", true)
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		if got := told(); got != 2 {
+			t.Errorf("%d of 2 answers warn", got)
+		}
+		_ = m.SetPasswordExpired("api-user", false)
+		m.must(logical.UpdateOperation, "config/default/check", nil)
+		if got := told(); got != 0 {
+			t.Errorf("of a user that works again, %d answers warn", got)
+		}
+	})
+}

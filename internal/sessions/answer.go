@@ -69,6 +69,9 @@ func (snap *snapshot) answer(now time.Time) *Answer {
 	if snap.unstored {
 		warnings = append(warnings, "this token could not be stored: it is forgotten when the plugin stops")
 	}
+	if warning := snap.record.UserWarning(snap.config.Name); warning != "" {
+		warnings = append(warnings, warning)
+	}
 	return &Answer{
 		Facts:         &snap.facts,
 		Config:        snap.config,

@@ -194,11 +194,12 @@ func mergeLearnt(into *store.Learnt, found store.Learnt) {
 
 // examination is one run of the steps.
 type examination struct {
-	server    *Server
-	hasTokens bool
-	client    *ncentral.Client
-	report    Report
-	open      []Grant // the sessions to end, the newest last
+	server        *Server
+	hasTokens     bool
+	client        *ncentral.Client
+	report        Report
+	open          []Grant // the sessions to end, the newest last
+	takenForEnded []Grant // of which N-central said that the next session ended them
 }
 
 func (e *examination) run(ctx context.Context) {
@@ -332,7 +333,7 @@ func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
 	}
 	e.report.Learnt.AuthenticateEndsEarlierSessions = new(true)
 	e.suspectEarlier(ctx) // also where this server was known not to
-	e.open = e.open[1:]
+	e.takenForEnded, e.open = e.open[:1:1], e.open[1:]
 	return "a new session ends the earlier ones of this user", nil
 }
 
@@ -340,6 +341,10 @@ func (e *examination) validate(ctx context.Context) (string, error) {
 	err := e.client.Validate(ctx, e.newest().AccessToken)
 	e.report.Learnt.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
 	if *e.report.Learnt.CanValidate {
+		if ncentral.KindOf(err) == ncentral.KindRefused { // the newest token too: a 401 tells nothing here
+			e.report.Learnt.AuthenticateEndsEarlierSessions = nil
+			e.open = append(e.takenForEnded, e.open...)
+		}
 		return "", e.failure(ncentral.CallValidate, err)
 	}
 	return "this server has no validate: the data call answers for it", nil

@@ -34,11 +34,11 @@ type Record struct {
 	toldOf          ailment // what events last told of; it outlasts a life
 	toldIn          int     // the life in which they did
 	asked           bool
-	obtaining       *Failure       // why the last attempt to obtain a token failed; nil where it did not
-	dataCall        *Failure       // why the last data call failed, or what is wrong with the user; nil where neither is
-	user            *ncentral.User // as N-central last told of them; nil where it did not
-	validation      *Failure       // why the last validation told nothing of its token; nil where it did
-	servedStale     time.Time      // until when the token lives that was last handed out for want of a new one
+	obtaining       *Failure                // why the last attempt to obtain a token failed; nil where it did not
+	dataCall        atomic.Pointer[Failure] // why the last data call failed, or what is wrong with the user; nil where neither is
+	user            *ncentral.User          // as N-central last told of them; nil where it did not
+	validation      *Failure                // why the last validation told nothing of its token; nil where it did
+	servedStale     time.Time               // until when the token lives that was last handed out for want of a new one
 	lastSuccess     time.Time
 	lastFailure     time.Time
 	lastFailureKind ncentral.Kind
@@ -65,7 +65,7 @@ func (r *Record) condition(config *store.Config, known patience, learnt store.Le
 	if obtaining != nil {
 		silence = nil // it says no more
 	}
-	for _, failure := range []*Failure{obtaining, silence, r.validation, r.dataCall} {
+	for _, failure := range []*Failure{obtaining, silence, r.validation, r.dataCall.Load()} {
 		if failure != nil {
 			condition.Reasons = append(condition.Reasons, failure.Explanation())
 		}
@@ -195,7 +195,7 @@ func (r *Record) ailment() ailment {
 	switch {
 	case r.obtaining != nil:
 		return obtainingFails
-	case r.dataCall != nil:
+	case r.dataCall.Load() != nil:
 		return dataCallFails
 	}
 	return nothing
@@ -231,7 +231,8 @@ func (r *Record) startOver() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.life++
-	r.asked, r.obtaining, r.dataCall, r.user, r.validation, r.servedStale = false, nil, nil, nil, nil, time.Time{}
+	r.asked, r.obtaining, r.user, r.validation, r.servedStale = false, nil, nil, nil, time.Time{}
+	r.dataCall.Store(nil)
 	return r.life
 }
 
@@ -269,6 +270,16 @@ func (r *Record) userTold(life int) *ncentral.User {
 	return r.user
 }
 
+// UserWarning is what whoever gets a token should know of its user: why the last data call failed, or what N-central tells
+// of the user. It is empty where nothing is known to be wrong.
+func (r *Record) UserWarning(config string) string {
+	failure := r.dataCall.Load()
+	if failure == nil {
+		return ""
+	}
+	return fmt.Sprintf("config %q: N-central may refuse what is done with this token: %s", config, failure.Explanation())
+}
+
 // probed notes how a data call went; see obtained.
 func (r *Record) probed(life int, failure *Failure) (before, after ailment) {
 	r.mu.Lock()
@@ -276,7 +287,8 @@ func (r *Record) probed(life int, failure *Failure) (before, after ailment) {
 	if life != r.life {
 		return nothing, nothing
 	}
-	r.asked, r.dataCall = true, failure
+	r.asked = true
+	r.dataCall.Store(failure)
 	return r.turn()
 }
 
