@@ -39,8 +39,29 @@ func benchmarkRead(b *testing.B, backend logical.Backend, kind string) {
 	}
 }
 
+// What a hot read allocates is most of what it costs: nothing may add to it unseen.
+func TestAHotReadAllocatesNoMoreThanItDid(t *testing.T) {
+	if raceDetected {
+		t.Skip("the race detector allocates too")
+	}
+	engine := mountForBenchmark(t)
+	storage := &logical.InmemStorage{}
+	for kind, most := range map[string]float64{"unleased": 26, "leased": 27} {
+		request := logical.Request{Operation: logical.ReadOperation, Path: "creds/" + kind, Storage: storage}
+		allocations := testing.AllocsPerRun(1000, func() {
+			again := request
+			if response, err := engine.HandleRequest(t.Context(), &again); err != nil || response.IsError() {
+				t.Fatal("the read failed", err)
+			}
+		})
+		if allocations > most {
+			t.Errorf("%s: %v allocations", kind, allocations)
+		}
+	}
+}
+
 // mountForBenchmark answers an engine with a role of each kind, whose tokens have been read.
-func mountForBenchmark(b *testing.B) logical.Backend {
+func mountForBenchmark(b testing.TB) logical.Backend {
 	ncentral := simulator.New(simulator.DefaultKnobs())
 	server := simulator.ListenInMemory(ncentral)
 	b.Cleanup(server.Close)

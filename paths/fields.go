@@ -46,8 +46,10 @@ func resemblesToken(text string) bool {
 
 // CheckPath refuses a path that holds what looks like a token, before anything of it gets into an error or a log.
 func CheckPath(path string) error {
-	if slices.ContainsFunc(strings.Split(path, "/"), resemblesToken) {
-		return errors.New("the path holds what looks like a token, not like a name: if it is one, see that it is ended, for Vault's audit log has it in clear now")
+	for name := range strings.SplitSeq(path, "/") {
+		if resemblesToken(name) {
+			return errors.New("the path holds what looks like a token, not like a name: if it is one, see that it is ended, for Vault's audit log has it in clear now")
+		}
 	}
 	return nil
 }
