@@ -313,10 +313,10 @@ func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 		m.must(logical.UpdateOperation, "config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
 		entries := store.New(m.storage, hclog.NewNullLogger())
 		for range 200 {
-			debt := store.Owed{
+			debt := store.PendingLogout{
 				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", DiesAt: time.Now().Add(time.Hour),
 			}
-			if _, err := entries.PutOwed(context.Background(), "a-role", debt); err != nil {
+			if _, err := entries.PutPendingLogout(context.Background(), "a-role", debt); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -359,11 +359,11 @@ func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 // A debt whose token died since it was written is struck without a call, within the same second too.
 func TestADebtWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		debt := store.Owed{
+		debt := store.PendingLogout{
 			Origin:      store.Origin{Config: "default", URL: m.server.URL},
 			AccessToken: "token", DiesAt: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
 		}
-		if _, err := store.New(m.storage, nil).PutOwed(context.Background(), "monitoring", debt); err != nil {
+		if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "monitoring", debt); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Until(debt.DiesAt) + 100*time.Millisecond)

@@ -176,8 +176,8 @@ func TestATickTriesSoManyDebts(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.calls.Store(0)
 		for range 250 {
-			debt := store.Owed{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
-			if _, err := store.New(m.storage, nil).PutOwed(context.Background(), "worker", debt); err != nil {
+			debt := store.PendingLogout{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
+			if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "worker", debt); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -42,7 +42,7 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 func (m *Manager) end(ctx context.Context, role string) (warnings []string, err error) {
 	state := m.enter(role)
 	defer state.leave()
-	session, debts, err := m.forget(ctx, state)
+	session, logouts, err := m.forget(ctx, state)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
 		m.upstream.Record(session.Current.Config).WatchNoMore()
 	}
-	return m.payAll(ctx, debts), nil
+	return m.tryLogouts(ctx, logouts), nil
 }
 
 // EndRole is End for a role that was deleted: nothing of it stays in memory.
@@ -63,71 +63,71 @@ func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
 }
 
 // forget removes the role's session from storage and memory, and answers what it was and the logouts that are owed for it.
-func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session, []store.Owed, error) {
+func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session, []store.PendingLogout, error) {
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	session, err := m.store.Sessions.Find(ctx, state.role)
 	if err != nil {
 		return nil, nil, err
 	}
-	debts, err := m.oweAll(ctx, state.role, session.Tokens(time.Now()))
+	logouts, err := m.putPendingLogouts(ctx, state.role, session.Tokens(time.Now()))
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.store.Sessions.Delete(ctx, state.role); err != nil && !m.letGoOf(ctx, state.role, debts) { // also where it could not be read
-		m.strike(ctx, debts...)
+	if err := m.store.Sessions.Delete(ctx, state.role); err != nil && !m.letGoOf(ctx, state.role, logouts) { // also where it could not be read
+		m.deletePendingLogouts(ctx, logouts...)
 		return nil, nil, err
 	}
 	state.ended++
 	state.supersede()
 	state.granted.Store(nil)
-	return session, debts, nil
+	return session, logouts, nil
 }
 
-// oweAll writes down that the tokens are to be logged out: all of them or none.
-func (m *Manager) oweAll(ctx context.Context, role string, tokens []store.Token) ([]store.Owed, error) {
-	var debts []store.Owed
+// putPendingLogouts writes down that the tokens are to be logged out: all of them or none.
+func (m *Manager) putPendingLogouts(ctx context.Context, role string, tokens []store.Token) ([]store.PendingLogout, error) {
+	var logouts []store.PendingLogout
 	for _, token := range tokens {
-		debt, err := m.store.PutOwed(ctx, role, debtOf(token))
-		debts = append(debts, debt)
+		logout, err := m.store.PutPendingLogout(ctx, role, pendingLogoutOf(token))
+		logouts = append(logouts, logout)
 		if err != nil { // the last may have been written all the same
-			m.strike(ctx, debts...)
+			m.deletePendingLogouts(ctx, logouts...)
 			return nil, err
 		}
 	}
-	return debts, nil
+	return logouts, nil
 }
 
-// letGoOf says whether the role's session holds none of the debts' tokens any more, though a write that was to take them
+// letGoOf reports whether the role's session holds none of the tokens to be logged out any more, though a write that was to take them
 // from it failed: it may have been done all the same.
-func (m *Manager) letGoOf(ctx context.Context, role string, debts []store.Owed) bool {
+func (m *Manager) letGoOf(ctx context.Context, role string, logouts []store.PendingLogout) bool {
 	session, err := m.store.Sessions.Find(ctx, role)
-	return err == nil && len(debts) > 0 && !session.Holds(debts[0].AccessToken)
+	return err == nil && len(logouts) > 0 && !session.Holds(logouts[0].AccessToken)
 }
 
-func debtOf(token store.Token) store.Owed {
-	return store.Owed{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
+func pendingLogoutOf(token store.Token) store.PendingLogout {
+	return store.PendingLogout{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
 }
 
-// strike removes debts that are paid or not to be paid. One that storage does not let go is tried once more by the tick.
-func (m *Manager) strike(ctx context.Context, debts ...store.Owed) {
-	for _, debt := range debts {
-		if err := m.store.DeleteOwed(ctx, debt); err != nil {
-			m.logger.Warn("a logout owed could not be struck: it is tried once more", "config", debt.Config, "error", err)
+// deletePendingLogouts removes logouts that are done or not to be done any more. One that storage does not let go is tried once more by the tick.
+func (m *Manager) deletePendingLogouts(ctx context.Context, logouts ...store.PendingLogout) {
+	for _, logout := range logouts {
+		if err := m.store.DeletePendingLogout(ctx, logout); err != nil {
+			m.logger.Warn("a logout owed could not be struck: it is tried once more", "config", logout.Config, "error", err)
 		}
 	}
 }
 
-// payAll tries the logouts that are owed, some at a time, and answers a warning for each session that lives on.
-func (m *Manager) payAll(ctx context.Context, debts []store.Owed) (warnings []string) {
-	told := make([]string, len(debts))
+// tryLogouts tries the logouts that are owed, some at a time, and answers a warning for each session that lives on.
+func (m *Manager) tryLogouts(ctx context.Context, logouts []store.PendingLogout) (warnings []string) {
+	told := make([]string, len(logouts))
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
 	var group errgroup.Group
 	group.SetLimit(logoutsAtATime)
-	for i, debt := range debts {
+	for i, logout := range logouts {
 		group.Go(func() error {
-			told[i] = m.pay(ctx, debt)
+			told[i] = m.tryLogout(ctx, logout)
 			return nil
 		})
 	}
@@ -140,12 +140,12 @@ func (m *Manager) payAll(ctx context.Context, debts []store.Owed) (warnings []st
 	return warnings
 }
 
-// pay tries a logout that is owed. The debt is struck unless the logout is worth another try. The warning is empty, or
+// tryLogout tries a pending logout, and removes it unless it is worth another try. The warning is empty, or
 // tells why the session lives on.
-func (m *Manager) pay(ctx context.Context, debt store.Owed) (warning string) {
-	ending, warning := m.logOut(ctx, debt.Role, debt)
+func (m *Manager) tryLogout(ctx context.Context, logout store.PendingLogout) (warning string) {
+	ending, warning := m.logOut(ctx, logout.Role, logout)
 	if ending != upstream.LogoutFailed {
-		m.strike(m.storing, debt)
+		m.deletePendingLogouts(m.storing, logout)
 	}
 	return warning
 }
@@ -157,7 +157,7 @@ func (m *Manager) Discard(role string, origin store.Origin, grant upstream.Grant
 
 func (m *Manager) discard(role string, token store.Token) {
 	if !m.begin() {
-		if _, err := m.store.PutOwed(m.storing, role, debtOf(token)); err != nil {
+		if _, err := m.store.PutPendingLogout(m.storing, role, pendingLogoutOf(token)); err != nil {
 			m.logger.Error("a session that is not handed out could not be ended", "role", role, "error", err)
 		}
 		return
@@ -201,34 +201,34 @@ func (m *Manager) setAside(ctx context.Context, state *roleState, token *store.T
 // endOne writes down that the token is to be logged out, and logs it out. Where storage refuses, it is logged out all the
 // same.
 func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (warning string) {
-	debts, err := m.oweAll(m.storing, role, []store.Token{token})
+	logouts, err := m.putPendingLogouts(m.storing, role, []store.Token{token})
 	if err == nil {
-		return m.pay(ctx, debts[0])
+		return m.tryLogout(ctx, logouts[0])
 	}
-	ending, warning := m.logOut(ctx, role, debtOf(token))
+	ending, warning := m.logOut(ctx, role, pendingLogoutOf(token))
 	if ending == upstream.LogoutFailed {
 		warning = fmt.Sprintf("%s; nor could that be written down: %s", warning, err)
 	}
 	return warning
 }
 
-// logOut ends the session of a debt. Its token is sent only while its config exists and has the URL that the token came
+// logOut ends the session of a pending logout. Its token is sent only while its config exists and has the URL that the token came
 // from. The warning is empty, or tells why the session lives on.
-func (m *Manager) logOut(ctx context.Context, role string, debt store.Owed) (ending upstream.LogoutResult, warning string) {
-	until := debt.DiesAt.UTC().Format(time.RFC3339)
-	server, reason, failure := m.serverOf(ctx, debt.Origin)
+func (m *Manager) logOut(ctx context.Context, role string, logout store.PendingLogout) (ending upstream.LogoutResult, warning string) {
+	until := logout.DiesAt.UTC().Format(time.RFC3339)
+	server, reason, failure := m.serverOf(ctx, logout.Origin)
 	if reason != "" {
 		return upstream.LogoutUnsupported, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
 	}
 	ending = upstream.LogoutFailed
 	if failure == nil {
-		ending, failure = m.logOutAt(ctx, server, debt.AccessToken)
+		ending, failure = m.logOutAt(ctx, server, logout.AccessToken)
 	}
 	switch ending {
 	case upstream.LogoutDone:
 		return ending, ""
 	case upstream.LogoutUnsupported:
-		return ending, fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", debt.Config, role, until)
+		return ending, fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", logout.Config, role, until)
 	}
 	return ending, fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until)
 }
@@ -260,7 +260,7 @@ func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (server *up
 const leaseGrace = time.Hour
 
 // EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the log with until when it
-// lives; the error is of a debt that storage refused, so that Vault tries the revocation again.
+// lives; the error is of a pending logout that storage refused, so that Vault tries the revocation again.
 func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	ctx, done, err := m.outlasting(ctx)
 	if err != nil {
@@ -271,10 +271,10 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	if remaining <= -leaseGrace {
 		return nil
 	}
-	debt := store.Owed{Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt}
-	ending, warning := m.logOut(ctx, lease.Role, debt)
+	logout := store.PendingLogout{Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt}
+	ending, warning := m.logOut(ctx, lease.Role, logout)
 	if ending == upstream.LogoutFailed && remaining > 0 {
-		if _, err = m.store.PutOwed(m.storing, lease.Role, debt); err != nil {
+		if _, err = m.store.PutPendingLogout(m.storing, lease.Role, logout); err != nil {
 			err = fmt.Errorf("%w: %s", err, warning)
 		}
 	}
@@ -284,10 +284,10 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	return err
 }
 
-// owePastPromise takes from the role's session what N-central accepts for longer than was promised, once the promise is
+// takePastPromise takes from the role's session what N-central accepts for longer than was promised, once the promise is
 // over, and answers the logouts owed for it. Tokens of one session are left alone while one of them is promised: N-central
 // may end them all together.
-func (m *Manager) owePastPromise(ctx context.Context, role string) ([]store.Owed, error) {
+func (m *Manager) takePastPromise(ctx context.Context, role string) ([]store.PendingLogout, error) {
 	state := m.enter(role)
 	defer state.leave()
 	state.mu.Lock()
@@ -300,20 +300,20 @@ func (m *Manager) owePastPromise(ctx context.Context, role string) ([]store.Owed
 	if len(over) == 0 {
 		return nil, nil
 	}
-	debts, err := m.oweAll(ctx, state.role, over)
+	logouts, err := m.putPendingLogouts(ctx, state.role, over)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.store.Sessions.Put(ctx, state.role, kept); err != nil && !m.letGoOf(ctx, state.role, debts) {
-		m.strike(ctx, debts...)
+	if err := m.store.Sessions.Put(ctx, state.role, kept); err != nil && !m.letGoOf(ctx, state.role, logouts) {
+		m.deletePendingLogouts(ctx, logouts...)
 		return nil, err
 	}
-	return debts, nil
+	return logouts, nil
 }
 
-// endPastPromise logs out what owePastPromise took from the sessions of one config's roles.
-func (m *Manager) endPastPromise(ctx context.Context, debts []store.Owed) {
-	for _, warning := range m.payAll(ctx, debts) {
+// endPastPromise logs out what takePastPromise took from the sessions of one config's roles.
+func (m *Manager) endPastPromise(ctx context.Context, logouts []store.PendingLogout) {
+	for _, warning := range m.tryLogouts(ctx, logouts) {
 		m.logger.Warn("a session past its promise could not be ended", "reason", warning)
 	}
 }

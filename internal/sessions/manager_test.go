@@ -142,8 +142,8 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
 		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
 		defer m.Close()
-		debt := store.Owed{Origin: store.Origin{Config: "gone"}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
-		if _, err := entries.PutOwed(t.Context(), "monitoring", debt); err != nil {
+		debt := store.PendingLogout{Origin: store.Origin{Config: "gone"}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
+		if _, err := entries.PutPendingLogout(t.Context(), "monitoring", debt); err != nil {
 			t.Fatal(err)
 		}
 		if err := entries.Learnt.Put(t.Context(), "default", &store.Learnt{}); err != nil {

@@ -18,11 +18,11 @@ import (
 const (
 	// tickLimit ends a tick before the next one is due.
 	tickLimit = 50 * time.Second
-	// workAtATime bounds the roles, configs and debts that a tick works on at a time.
+	// workAtATime bounds the roles, configs and pending logouts that a tick works on at a time.
 	workAtATime = 8
-	// debtsPerTick bounds the logouts owed that one tick tries of each config.
-	debtsPerTick = 200
-	probeEvery   = time.Hour
+	// logoutsPerTick bounds the logouts owed that one tick tries of each config.
+	logoutsPerTick = 200
+	probeEvery     = time.Hour
 )
 
 // Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what lapsed, rotates the
@@ -42,15 +42,15 @@ func (m *Manager) Tick(ctx context.Context) error {
 		return err
 	}
 	var work errgroup.Group
-	work.Go(func() error { return m.payDebts(ctx) })
+	work.Go(func() error { return m.retryLogouts(ctx) })
 	work.Go(func() error { return m.forgetServers(ctx) })
 	found := m.pruneSessions(ctx, roles)
 	work.Go(func() error { m.endDeleted(ctx, found.deleted); return nil })
 	for _, tokens := range found.held {
 		work.Go(func() error { m.tend(ctx, tokens); return nil })
 	}
-	for _, debts := range found.over {
-		work.Go(func() error { m.endPastPromise(ctx, debts); return nil })
+	for _, logouts := range found.over {
+		work.Go(func() error { m.endPastPromise(ctx, logouts); return nil })
 	}
 	err = work.Wait()
 	m.retireUnused(ctx)
@@ -65,14 +65,14 @@ type tokensInHand map[string]*store.Token
 
 // found is what a tick has found of the stored sessions.
 type found struct {
-	deleted []string                // the roles that have sessions and are no more
-	held    map[string]tokensInHand // by config
-	over    map[string][]store.Owed // the logouts owed for what is past its promise, by config
+	deleted []string                         // the roles that have sessions and are no more
+	held    map[string]tokensInHand          // by config
+	over    map[string][]store.PendingLogout // the logouts owed for what is past its promise, by config
 }
 
 // pruneSessions removes what lapsed, and answers what there is to do for the rest. It makes no call to N-central.
 func (m *Manager) pruneSessions(ctx context.Context, roles []string) *found {
-	f := &found{held: map[string]tokensInHand{}, over: map[string][]store.Owed{}}
+	f := &found{held: map[string]tokensInHand{}, over: map[string][]store.PendingLogout{}}
 	for _, role := range roles {
 		if ctx.Err() != nil {
 			break
@@ -101,12 +101,12 @@ func (m *Manager) pruneSession(ctx context.Context, role string, f *found) error
 	if m.store.Sessions.IsUnstored(role) {
 		m.storeAgain(ctx, snap.state)
 	}
-	over, err := m.owePastPromise(ctx, role)
+	over, err := m.takePastPromise(ctx, role)
 	if err != nil {
 		m.logger.Warn("sessions past their promise could not be ended", "role", role, "error", err)
 	}
-	for _, debt := range over {
-		f.over[debt.Config] = append(f.over[debt.Config], debt)
+	for _, logout := range over {
+		f.over[logout.Config] = append(f.over[logout.Config], logout)
 	}
 	if snap.alive(now) {
 		if f.held[snap.config.Name] == nil {
@@ -298,58 +298,58 @@ func (m *Manager) claimProbe(config *store.Config) bool {
 	return due
 }
 
-// payDebts tries the logouts owed. A debt ends when it is paid, when its token expired, and when its token may be sent
+// retryLogouts tries the pending logouts. One is removed when it is done, when its token expired, and when its token may be sent
 // nowhere any more.
-func (m *Manager) payDebts(ctx context.Context) error {
-	debts, unread := m.store.ListOwed(ctx, debtsPerTick)
-	byConfig := map[string][]store.Owed{}
-	for _, debt := range debts {
-		byConfig[debt.Config] = append(byConfig[debt.Config], debt)
+func (m *Manager) retryLogouts(ctx context.Context) error {
+	logouts, unread := m.store.ListPendingLogouts(ctx, logoutsPerTick)
+	byConfig := map[string][]store.PendingLogout{}
+	for _, logout := range logouts {
+		byConfig[logout.Config] = append(byConfig[logout.Config], logout)
 	}
 	var configs errgroup.Group
-	for _, debts := range byConfig {
-		configs.Go(func() error { m.payDebtsOf(ctx, debts); return nil })
+	for _, logouts := range byConfig {
+		configs.Go(func() error { m.retryLogoutsOf(ctx, logouts); return nil })
 	}
 	_ = configs.Wait()
-	return errors.Join(unread, m.store.StrikeExpired(ctx))
+	return errors.Join(unread, m.store.DeleteExpiredLogouts(ctx))
 }
 
-// payDebtsOf tries the logouts owed of one config.
-func (m *Manager) payDebtsOf(ctx context.Context, debts []store.Owed) {
+// retryLogoutsOf tries the logouts owed of one config.
+func (m *Manager) retryLogoutsOf(ctx context.Context, logouts []store.PendingLogout) {
 	var group errgroup.Group
 	group.SetLimit(workAtATime)
-	for _, debt := range debts {
+	for _, logout := range logouts {
 		group.Go(func() error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if store.Remaining(debt.DiesAt, time.Now()) <= 0 { // since it was listed, or its key does not tell
-				m.strike(ctx, debt)
+			if store.Remaining(logout.DiesAt, time.Now()) <= 0 { // since it was listed, or its key does not tell
+				m.deletePendingLogouts(ctx, logout)
 				return nil
 			}
-			m.dropOwed(debt)
-			switch ending, warning := m.logOut(ctx, debt.Role, debt); ending {
+			m.dropPending(logout)
+			switch ending, warning := m.logOut(ctx, logout.Role, logout); ending {
 			case upstream.LogoutFailed:
-				m.logger.Debug("a logout is still owed", "config", debt.Config, "reason", warning)
+				m.logger.Debug("a logout is still owed", "config", logout.Config, "reason", warning)
 				return nil
 			case upstream.LogoutUnsupported:
-				m.logger.Warn("a logout owed is given up", "config", debt.Config, "reason", warning)
+				m.logger.Warn("a logout owed is given up", "config", logout.Config, "reason", warning)
 			}
-			m.strike(m.storing, debt)
+			m.deletePendingLogouts(m.storing, logout)
 			return nil
 		})
 	}
 	_ = group.Wait()
 }
 
-// dropOwed drops a token that is about to be logged out, where it is the one in hand: the process was killed between the
-// writing of the debt and that.
-func (m *Manager) dropOwed(debt store.Owed) {
-	session, err := m.store.Sessions.Find(m.storing, debt.Role)
-	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != debt.AccessToken {
+// dropPending drops a token that is about to be logged out, where it is the one in hand: the process was killed between the
+// writing of the pending logout and that.
+func (m *Manager) dropPending(logout store.PendingLogout) {
+	session, err := m.store.Sessions.Find(m.storing, logout.Role)
+	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != logout.AccessToken {
 		return
 	}
-	state := m.enter(debt.Role)
+	state := m.enter(logout.Role)
 	defer state.leave()
 	m.changeCurrent(state, session.Current, nil)
 }

@@ -50,7 +50,7 @@ func FuzzStoredEntries(f *testing.F) {
 		}
 		sound := owe(t, s, "default", "sound", time.Now().Add(time.Hour))
 		debts := listOwed(t, s, 10)
-		if !slices.ContainsFunc(debts, func(debt Owed) bool { return debt.Key == sound.Key }) {
+		if !slices.ContainsFunc(debts, func(debt PendingLogout) bool { return debt.Key == sound.Key }) {
 			t.Errorf("the debt beside it is not listed: %v", debts)
 		}
 	})

@@ -15,11 +15,11 @@ import (
 	"github.com/hashicorp/go-uuid"
 )
 
-// Owed is a logout that is still to be done. Debts are few and only the active node's tick pays them, so they are not kept
+// PendingLogout is a logout that is still to be done. Pending logouts are few and only the active node's tick tries them, so they are not kept
 // in memory.
-type Owed struct {
-	// Key is the debt's place in storage: config, role, and when the token expires, so that debts can be counted, and those
-	// that have expired struck, without being read.
+type PendingLogout struct {
+	// Key is the logout's place in storage: config, role, and when the token expires, so that logouts can be counted, and those
+	// that have expired removed, without being read.
 	Key string `json:"-"`
 	// Role is the one that the session was opened for, as the key tells.
 	Role string `json:"-"`
@@ -31,38 +31,38 @@ type Owed struct {
 // expiryDigits is how wide a key states the Unix time of the expiry, so that keys sort by it.
 const expiryDigits = 12
 
-// PutOwed writes down that the role's token is still to be logged out, and answers the debt with its key.
-func (s *Store) PutOwed(ctx context.Context, role string, debt Owed) (Owed, error) {
+// PutPendingLogout writes down that the role's token is still to be logged out, and answers the pending logout with its key.
+func (s *Store) PutPendingLogout(ctx context.Context, role string, logout PendingLogout) (PendingLogout, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
-		return debt, fmt.Errorf("naming a logout owed: %w", err)
+		return logout, fmt.Errorf("naming a logout owed: %w", err)
 	}
-	debt.Role = role
-	debt.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, debt.Config, role, expiryDigits, max(debt.DiesAt.Unix(), 0), id)
-	entry, err := encode(debt.Key, debt)
+	logout.Role = role
+	logout.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, logout.Config, role, expiryDigits, max(logout.DiesAt.Unix(), 0), id)
+	entry, err := encode(logout.Key, logout)
 	if err != nil {
-		return debt, fmt.Errorf("encoding a logout owed: %w", err)
+		return logout, fmt.Errorf("encoding a logout owed: %w", err)
 	}
 	if err := s.storage.Put(ctx, entry); err != nil {
-		return debt, fmt.Errorf("writing a logout owed to storage: %w", err)
+		return logout, fmt.Errorf("writing a logout owed to storage: %w", err)
 	}
-	return debt, nil
+	return logout, nil
 }
 
-// expiryOfID returns when the debt of that id expires, in Unix time, unless it does not tell.
+// expiryOfID returns when the logout of that id expires, in Unix time, unless it does not tell.
 func expiryOfID(id string) (seconds int64, told bool) {
 	digits, _, _ := strings.Cut(id, "-")
 	seconds, err := strconv.ParseInt(digits, 10, 64)
 	return seconds, err == nil && len(digits) == expiryDigits
 }
 
-// expiredBy says whether the debt of that id has expired, as its key tells. One that does not tell has not.
+// expiredBy says whether the logout of that id has expired, as its key tells. One that does not tell has not.
 func expiredBy(id string, now time.Time) bool {
 	seconds, told := expiryOfID(id)
 	return told && seconds < now.Unix()
 }
 
-// ids answers the debts of the role, those that expire first before the others, as far as they have expired or not.
+// ids answers the logouts of the role, those that expire first before the others, as far as they have expired or not.
 func (s *Store) ids(ctx context.Context, folder string, expired bool) ([]string, error) {
 	all, err := s.listOwed(ctx, folder)
 	if err != nil {
@@ -124,29 +124,29 @@ func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name st
 	return sum, nil
 }
 
-// ListOwed answers up to limit debts of each config that have not expired: those that expire first, of its roles in turn.
+// ListPendingLogouts answers up to limit logouts of each config that have not expired: those that expire first, of its roles in turn.
 // Beside an error, which may be several joined, stand those that could be read.
-func (s *Store) ListOwed(ctx context.Context, limit int) ([]Owed, error) {
+func (s *Store) ListPendingLogouts(ctx context.Context, limit int) ([]PendingLogout, error) {
 	configs, err := s.listOwed(ctx, "")
-	var debts []Owed
+	var logouts []PendingLogout
 	for _, config := range configs {
 		keys, listErr := s.keysInTurn(ctx, config, limit)
 		err = errors.Join(err, listErr)
 		for _, key := range keys {
 			if ctx.Err() != nil {
-				return debts, errors.Join(err, ctx.Err())
+				return logouts, errors.Join(err, ctx.Err())
 			}
-			debt, readErr := s.owed(ctx, key)
+			logout, readErr := s.owed(ctx, key)
 			err = errors.Join(err, readErr)
-			if debt != nil {
-				debts = append(debts, *debt)
+			if logout != nil {
+				logouts = append(logouts, *logout)
 			}
 		}
 	}
-	return debts, err
+	return logouts, err
 }
 
-// keysInTurn answers up to limit keys of the config's debts: one of each role, then another of each, and so on.
+// keysInTurn answers up to limit keys of the config's logouts: one of each role, then another of each, and so on.
 func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys []string, err error) {
 	roles, err := s.listOwed(ctx, config)
 	if err != nil {
@@ -172,8 +172,8 @@ func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys 
 	return keys[:min(limit, len(keys))], nil
 }
 
-// StrikeExpired strikes the debts whose tokens have expired, without reading them, until the context ends.
-func (s *Store) StrikeExpired(ctx context.Context) error {
+// DeleteExpiredLogouts removes the logouts whose tokens have expired, without reading them, until the context ends.
+func (s *Store) DeleteExpiredLogouts(ctx context.Context) error {
 	configs, err := s.listOwed(ctx, "")
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (s *Store) StrikeExpired(ctx context.Context) error {
 				return err
 			}
 			for _, id := range ids {
-				if err := s.DeleteOwed(ctx, Owed{Key: owedPrefix + config + role + id}); err != nil {
+				if err := s.DeletePendingLogout(ctx, PendingLogout{Key: owedPrefix + config + role + id}); err != nil {
 					return err
 				}
 			}
@@ -206,16 +206,16 @@ func (s *Store) listOwed(ctx context.Context, folder string) ([]string, error) {
 	return names, nil
 }
 
-// DeleteOwed strikes a debt that ListOwed or PutOwed answered.
-func (s *Store) DeleteOwed(ctx context.Context, debt Owed) error {
-	if err := s.storage.Delete(ctx, debt.Key); err != nil {
+// DeletePendingLogout removes a logout that ListPendingLogouts or PutPendingLogout answered.
+func (s *Store) DeletePendingLogout(ctx context.Context, logout PendingLogout) error {
+	if err := s.storage.Delete(ctx, logout.Key); err != nil {
 		return fmt.Errorf("deleting a logout owed: %w", err)
 	}
 	return nil
 }
 
-// owed reads a debt, nil where it was struck in the meantime. One that cannot be read is struck: nothing else would end it.
-func (s *Store) owed(ctx context.Context, key string) (*Owed, error) {
+// owed reads a logout, nil where it was removed in the meantime. One that cannot be read is removed: nothing else would end it.
+func (s *Store) owed(ctx context.Context, key string) (*PendingLogout, error) {
 	entry, err := s.storage.Get(ctx, key)
 	switch {
 	case err == nil && entry == nil:
@@ -224,13 +224,13 @@ func (s *Store) owed(ctx context.Context, key string) (*Owed, error) {
 		return nil, fmt.Errorf("reading a logout owed: %w", err)
 	}
 	parts := strings.Split(key, "/")
-	debt := &Owed{Key: key, Role: parts[len(parts)-2]}
+	logout := &PendingLogout{Key: key, Role: parts[len(parts)-2]}
 	if err == nil {
-		err = decode(entry, debt)
+		err = decode(entry, logout)
 	}
 	if err != nil {
 		s.logger.Error("a stored logout owed cannot be read and is struck: the session lives until it expires", "key", key, "error", reasonOf(err))
-		return nil, s.DeleteOwed(ctx, Owed{Key: key})
+		return nil, s.DeletePendingLogout(ctx, PendingLogout{Key: key})
 	}
-	return debt, nil
+	return logout, nil
 }

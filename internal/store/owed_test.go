@@ -16,9 +16,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-func owe(t *testing.T, s *Store, config, role string, dies time.Time) Owed {
+func owe(t *testing.T, s *Store, config, role string, dies time.Time) PendingLogout {
 	t.Helper()
-	debt, err := s.PutOwed(t.Context(), role, Owed{
+	debt, err := s.PutPendingLogout(t.Context(), role, PendingLogout{
 		Origin: Origin{Config: config, URL: "https://ncentral.example.com"}, AccessToken: fmt.Sprint(role, dies.Unix()), DiesAt: dies,
 	})
 	if err != nil {
@@ -27,9 +27,9 @@ func owe(t *testing.T, s *Store, config, role string, dies time.Time) Owed {
 	return debt
 }
 
-func listOwed(t *testing.T, s *Store, limit int) []Owed {
+func listOwed(t *testing.T, s *Store, limit int) []PendingLogout {
 	t.Helper()
-	debts, err := s.ListOwed(t.Context(), limit)
+	debts, err := s.ListPendingLogouts(t.Context(), limit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,13 +72,13 @@ func TestExpiredDebtsCostNothing(t *testing.T) {
 	if count, err := s.CountOwedOfConfig(t.Context(), "default"); err != nil || count != 1 {
 		t.Error(count, err)
 	}
-	if err := s.StrikeExpired(t.Context()); err != nil {
+	if err := s.DeleteExpiredLogouts(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if keys, _ := storage.List(t.Context(), "owed/default/monitoring/"); len(keys) != 1 || storage.gets != 1 {
 		t.Errorf("%d debts are stored, %d were read", len(keys), storage.gets)
 	}
-	if err := s.DeleteOwed(t.Context(), debts[0]); err != nil {
+	if err := s.DeletePendingLogout(t.Context(), debts[0]); err != nil {
 		t.Fatal(err)
 	}
 	if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); err != nil || count != 0 {
@@ -114,7 +114,7 @@ func TestADebtThatStorageDoesNotAnswerHoldsUpNoOther(t *testing.T) {
 	first := owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 	live := owe(t, s, "other", "worker", time.Now().Add(time.Minute))
 	storage.failing = map[string]error{first.Key: errors.New("no")}
-	debts, err := s.ListOwed(t.Context(), 200)
+	debts, err := s.ListPendingLogouts(t.Context(), 200)
 	if err == nil || len(debts) != 1 || debts[0].Key != live.Key {
 		t.Error(debts, err)
 	}
@@ -155,7 +155,7 @@ func TestADebtWhoseKeyTellsNoExpiryHasNotExpired(t *testing.T) {
 	if last, err := s.OwedUntil(t.Context(), "default"); err != nil || !last.IsZero() {
 		t.Error(last, err)
 	}
-	if err := s.StrikeExpired(t.Context()); err != nil || len(listOwed(t, s, 10)) != 4 {
+	if err := s.DeleteExpiredLogouts(t.Context()); err != nil || len(listOwed(t, s, 10)) != 4 {
 		t.Error("one was struck:", err)
 	}
 }
@@ -187,7 +187,7 @@ func TestDebtsAreListedUpToTheLimitWhateverOrderStorageListsThemIn(t *testing.T)
 	}
 	for limit := range 7 {
 		debts := listOwed(t, s, limit)
-		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts, func(a, b Owed) int { return a.DiesAt.Compare(b.DiesAt) }) {
+		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts, func(a, b PendingLogout) int { return a.DiesAt.Compare(b.DiesAt) }) {
 			t.Errorf("up to %d: %v", limit, debts)
 		}
 	}
@@ -219,10 +219,10 @@ func TestWhereStorageDoesNotListThatIsTheError(t *testing.T) {
 			if _, err := s.OwedUntil(t.Context(), "default"); (err != nil) != test.ofConfig {
 				t.Error("until:", err)
 			}
-			if err := s.StrikeExpired(t.Context()); err == nil {
+			if err := s.DeleteExpiredLogouts(t.Context()); err == nil {
 				t.Error("struck without an error")
 			}
-			debts, err := s.ListOwed(t.Context(), 10)
+			debts, err := s.ListPendingLogouts(t.Context(), 10)
 			if err == nil || folder != "owed/" && (len(debts) != 1 || debts[0].Key != live.Key) {
 				t.Error("listed:", debts, err)
 			}
@@ -236,10 +236,10 @@ func TestADebtThatStorageDoesNotTakeOrStrikeIsTheError(t *testing.T) {
 	expired := owe(t, s, "default", "monitoring", time.Now().Add(-time.Minute))
 	live := owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 	storage.failsWrite = true
-	if _, err := s.PutOwed(t.Context(), "monitoring", expired); err == nil {
+	if _, err := s.PutPendingLogout(t.Context(), "monitoring", expired); err == nil {
 		t.Error("written without an error")
 	}
-	if s.DeleteOwed(t.Context(), live) == nil || s.StrikeExpired(t.Context()) == nil {
+	if s.DeletePendingLogout(t.Context(), live) == nil || s.DeleteExpiredLogouts(t.Context()) == nil {
 		t.Error("struck without an error")
 	}
 }
@@ -250,7 +250,7 @@ func TestADebtThatIsStruckWhileItIsListedIsLeftOut(t *testing.T) {
 	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 	later := owe(t, s, "default", "monitoring", time.Now().Add(time.Hour))
 	storage.duringGet = func() {
-		if err := s.DeleteOwed(t.Context(), later); err != nil {
+		if err := s.DeletePendingLogout(t.Context(), later); err != nil {
 			t.Error(err)
 		}
 	}
@@ -266,7 +266,7 @@ func TestTheListingOfDebtsEndsWithItsTime(t *testing.T) {
 	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 	ctx, cancel := context.WithCancel(t.Context())
 	storage.duringGet = cancel
-	if debts, err := s.ListOwed(ctx, 10); len(debts) != 1 || storage.gets != 1 || !errors.Is(err, context.Canceled) {
+	if debts, err := s.ListPendingLogouts(ctx, 10); len(debts) != 1 || storage.gets != 1 || !errors.Is(err, context.Canceled) {
 		t.Error(debts, storage.gets, err)
 	}
 }
