@@ -208,14 +208,14 @@ func mishaps() []factor {
 		"kill":    (*world).kill,
 		"check":   func(w *world) { w.check("a") },
 		"regenerate and write": func(w *world) {
-			w.regenerate(w.sites[0], "ann")
+			w.regenerate(w.sites[0], "user-1")
 			w.rewriteConfigs(false)
 		},
 		"regenerate, write late": func(w *world) {
-			w.regenerate(w.sites[0], "ann")
+			w.regenerate(w.sites[0], "user-1")
 			w.after(2*time.Minute, func() { w.rewriteConfigs(true) })
 		},
-		"another client": func(w *world) { w.foreignSession(w.sites[0], "ann") },
+		"another client": func(w *world) { w.foreignSession(w.sites[0], "user-1") },
 		"retune config":  func(w *world) { w.rewriteConfigs(false) },
 		"verify config":  func(w *world) { w.rewriteConfigs(true) },
 		"rewrite role": func(w *world) {
@@ -361,7 +361,7 @@ func (c cell) knobs() simulator.Knobs {
 // settle writes the configs and roles: twelve roles share three configs, two of which are of one user.
 func (c cell) settle(w *world) (roles []string) {
 	a := w.sites[0]
-	users := []string{"ann", "ann", "bob"}
+	users := []string{"user-1", "user-1", "user-2"}
 	for i := range min(c.kind.count, 3) {
 		w.writeConfig(configNames[i], configModel{site: a, user: users[i], token: w.tokenOf(a, users[i]), timeout: requestTimeout, retries: 3}, i != 1)
 	}

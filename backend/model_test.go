@@ -112,7 +112,7 @@ func (l life) live(count func(figures)) (story string) {
 // settleIn writes the configs and roles that every history begins with: two configs of one user, one of another.
 func (w *world) settleIn(verify bool) {
 	a := w.sites[0]
-	for _, config := range []struct{ name, user string }{{"a", "ann"}, {"b", "ann"}, {"c", "bob"}} {
+	for _, config := range []struct{ name, user string }{{"a", "user-1"}, {"b", "user-1"}, {"c", "user-2"}} {
 		w.writeConfig(config.name, configModel{site: a, user: config.user, token: w.tokenOf(a, config.user), timeout: requestTimeout, retries: 3}, verify)
 	}
 	for _, name := range roleNames {
@@ -135,7 +135,7 @@ func firstRoles() map[string]roleModel {
 var (
 	roleNames   = []string{"unleased", "leased", "dedicated", "twin", "quick", "own"}
 	configNames = []string{"a", "b", "c"}
-	userNames   = []string{"ann", "bob"}
+	userNames   = []string{"user-1", "user-2"}
 )
 
 func drawLife(rt *rapid.T) life {

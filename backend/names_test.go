@@ -68,7 +68,7 @@ func TestInventedNamesLeaveNothingInMemory(t *testing.T) {
 // A policy's template then serves all whose Vault names are e-mail addresses.
 func TestNamesMayBeEMailAddresses(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		const config, role = "ann@msp.example.com", "bob.o-neil_2@example.co.uk"
+		const config, role = "reader@msp.example.com", "on-call.desk_2@example.co.uk"
 		m.must(logical.UpdateOperation, "config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
 		m.must(logical.UpdateOperation, "roles/"+role, map[string]any{"config": config})
 		m.must(logical.PatchOperation, "roles/"+role, map[string]any{"ttl": "20m"})

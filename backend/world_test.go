@@ -133,7 +133,7 @@ func newWorld(knobs simulator.Knobs) *world {
 		s := &site{Simulator: simulator.New(knobs), url: fmt.Sprintf("http://localhost:%d", 8001+i), tokens: map[string]string{}}
 		s.server = simulator.ListenInMemory(s.Simulator)
 		s.noteKnobs()
-		for _, user := range []string{"ann", "bob"} {
+		for _, user := range []string{"user-1", "user-2"} {
 			s.tokens[user] = s.AddUser(user)
 		}
 		w.sites = append(w.sites, s)

@@ -108,10 +108,10 @@ func TestAWrappedAnswerIsFrozen(t *testing.T) {
 func TestNamesMayBeEMailAddressesAndOthersAreVaultsOwn404(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
-	m.role("ann@msp.example.com", "20m")
-	reader := m.clientFor(`path "MOUNT/creds/ann@msp.example.com" { capabilities = ["read"] }`)
-	m.must(request{client: reader, operation: opRead, path: "creds/ann@msp.example.com"})
-	m.delete("sessions/ann@msp.example.com")
+	m.role("reader@msp.example.com", "20m")
+	reader := m.clientFor(`path "MOUNT/creds/reader@msp.example.com" { capabilities = ["read"] }`)
+	m.must(request{client: reader, operation: opRead, path: "creds/reader@msp.example.com"})
+	m.delete("sessions/reader@msp.example.com")
 	for _, name := range []string{"a b", "a/b", "a+b@example.com", "@a"} {
 		m.fails(notFound, request{operation: opWrite, path: "roles/" + name, body: map[string]any{}}, "unsupported path")
 		m.fails(notFound, request{operation: opWrite, path: "config/" + url.PathEscape(name), body: m.config()}, "unsupported path")

@@ -26,7 +26,7 @@ func TestDefaults(t *testing.T) {
 
 // TestEveryKnobHasItsFlag sets each flag but the boolean ones to a value of its own.
 func TestEveryKnobHasItsFlag(t *testing.T) {
-	arguments := strings.Fields(`-listen localhost:1 -admin-listen [::1]:2 -plain-http -user bob -user-api-token-file t
+	arguments := strings.Fields(`-listen localhost:1 -admin-listen [::1]:2 -plain-http -user some-user -user-api-token-file t
 		-ignore-overrides -refuse-long-overrides -ignore-bad-overrides -grant-longer-by 1s -access-limit 2s -refresh-limit 3s
 		-omit-expiry-seconds -single-use-refresh-tokens -refresh-ends-predecessor -lenient-refresh-content-type
 		-logout-absent -authenticate-ends-earlier-sessions -regenerate-ends-sessions
@@ -39,7 +39,7 @@ func TestEveryKnobHasItsFlag(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := options{
-		listen: "localhost:1", adminListen: "[::1]:2", plainHTTP: true, user: "bob", userAPITokenFile: "t",
+		listen: "localhost:1", adminListen: "[::1]:2", plainHTTP: true, user: "some-user", userAPITokenFile: "t",
 		knobs: simulator.Knobs{
 			IgnoreOverrides: true, RefuseLongOverrides: true, IgnoreBadOverrides: true,
 			GrantLongerBy: time.Second, AccessLimit: 2 * time.Second, RefreshLimit: 3 * time.Second,

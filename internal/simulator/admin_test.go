@@ -63,7 +63,7 @@ func TestAdminUsers(t *testing.T) {
 		wantAdmin(t, s, http.MethodPost, "/users/a%2Flice/change-password", "", 204, "")
 		wantEqual(t, "reset", profileOf(client, access)["isPasswordResetRequired"], any(false))
 
-		expiring := adminToken(t, admin(s, http.MethodPost, "/users", `{"name":"bob","lifetime":"90s"}`))
+		expiring := adminToken(t, admin(s, http.MethodPost, "/users", `{"name":"another-user","lifetime":"90s"}`))
 		client.authenticate(expiring)
 		pass(90 * time.Second)
 		wantEqual(t, "lapsed", client.call(http.MethodPost, authenticatePath, bearer(expiring), "").status, 401)
@@ -93,7 +93,7 @@ func TestAdminCountsAndFailures(t *testing.T) {
 		wantEqual(t, "status", client.get(validatePath, "x").status, 401)
 
 		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"expiry","expiry_seconds":-1e3}`, 204, "")
-		stated := client.authenticate(s.AddUser("alice")).Tokens.Access.ExpirySeconds
+		stated := client.authenticate(s.AddUser("some-user")).Tokens.Access.ExpirySeconds
 		wantEqual(t, "expiry", stated, "-1e3")
 	})
 }
@@ -105,7 +105,7 @@ func TestAdminKnobsRebootAndDown(t *testing.T) {
 		wantEqual(t, "limit as before", s.Knobs().AccessLimit, time.Hour)
 		wantEqual(t, "GET", strings.Contains(admin(s, http.MethodGet, "/knobs", "").body, `"latency":"2s"`), true)
 
-		client.authenticate(s.AddUser("alice"))
+		client.authenticate(s.AddUser("some-user"))
 		wantAdmin(t, s, http.MethodPost, "/reboot", "", 204, "")
 		wantEqual(t, "sessions", s.OpenSessions(), 0)
 
@@ -120,7 +120,7 @@ func TestAdminKnobsRebootAndDown(t *testing.T) {
 
 func TestAdminBadRequests(t *testing.T) {
 	s := New(DefaultKnobs())
-	s.AddUser("alice")
+	s.AddUser("some-user")
 	tests := []struct {
 		method, path, body string
 		status             int
@@ -141,22 +141,22 @@ func TestAdminBadRequests(t *testing.T) {
 		{http.MethodPost, "/fail", `{} {}`, 400, "one JSON object"},
 		{http.MethodPost, "/users", ``, 400, "must be a JSON object"},
 		{http.MethodPost, "/users", `{}`, 400, "name: must be given"},
-		{http.MethodPost, "/users", `{"name":"alice"}`, 400, "name: there is a user"},
-		{http.MethodPost, "/users", `{"name":"bob","lifetime":"0s"}`, 400, "lifetime: must be a duration"},
-		{http.MethodPost, "/users", `{"name":"bob","lifetime":"x"}`, 400, "lifetime: must be a duration"},
+		{http.MethodPost, "/users", `{"name":"some-user"}`, 400, "name: there is a user"},
+		{http.MethodPost, "/users", `{"name":"another-user","lifetime":"0s"}`, 400, "lifetime: must be a duration"},
+		{http.MethodPost, "/users", `{"name":"another-user","lifetime":"x"}`, 400, "lifetime: must be a duration"},
 		{http.MethodPost, "/users/nobody/regenerate", ``, 404, `no user \"nobody\"`},
 		{http.MethodPost, "/users/nobody/disabled", `{"disabled":true}`, 404, `no user \"nobody\"`},
 		{http.MethodPost, "/users/nobody/password-expired", `{"expired":true}`, 404, `no user \"nobody\"`},
-		{http.MethodPost, "/users/alice/disabled", `{}`, 400, "disabled: must be"},
-		{http.MethodPost, "/users/alice/disabled", `{"disabled":true,"x":true}`, 400, `unknown field \"x\"`},
-		{http.MethodPost, "/users/alice/disabled", `{"disabled":1}`, 400, "disabled: "},
-		{http.MethodPost, "/users/alice/locked", `{}`, 400, "locked: must be"},
-		{http.MethodPost, "/users/alice/password-reset", `{}`, 400, "required: must be"},
-		{http.MethodPost, "/users/alice/two-factor", `{}`, 400, "type: must be given"},
+		{http.MethodPost, "/users/some-user/disabled", `{}`, 400, "disabled: must be"},
+		{http.MethodPost, "/users/some-user/disabled", `{"disabled":true,"x":true}`, 400, `unknown field \"x\"`},
+		{http.MethodPost, "/users/some-user/disabled", `{"disabled":1}`, 400, "disabled: "},
+		{http.MethodPost, "/users/some-user/locked", `{}`, 400, "locked: must be"},
+		{http.MethodPost, "/users/some-user/password-reset", `{}`, 400, "required: must be"},
+		{http.MethodPost, "/users/some-user/two-factor", `{}`, 400, "type: must be given"},
 		{http.MethodPost, "/users/nobody/two-factor", `{"type":"NONE"}`, 404, `no user \"nobody\"`},
 		{http.MethodPost, "/users/nobody/change-password", ``, 404, `no user \"nobody\"`},
-		{http.MethodPost, "/users/alice/password-expired", `{}`, 400, "expired: must be"},
-		{http.MethodPost, "/users/alice/password-expired", `{"expired":"yes"}`, 400, "expired"},
+		{http.MethodPost, "/users/some-user/password-expired", `{}`, 400, "expired: must be"},
+		{http.MethodPost, "/users/some-user/password-expired", `{"expired":"yes"}`, 400, "expired"},
 		{http.MethodPost, "/down", `{}`, 400, "down: must be"},
 		{http.MethodPost, "/down", `{"down":1}`, 400, "down"},
 		{http.MethodPost, "/down", `{"down":true}`, 409, "no server listens"},

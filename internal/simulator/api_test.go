@@ -27,7 +27,7 @@ func TestLinks(t *testing.T) {
 
 func TestAuthenticateAnswersAPair(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		body := client.authenticate(s.AddUser("alice"))
+		body := client.authenticate(s.AddUser("some-user"))
 		wantEqual(t, "access type", body.Tokens.Access.Type, "Bearer")
 		wantEqual(t, "access expiry", body.Tokens.Access.ExpirySeconds, "3600")
 		wantEqual(t, "refresh type", body.Tokens.Refresh.Type, "Body")
@@ -40,7 +40,7 @@ func TestAuthenticateAnswersAPair(t *testing.T) {
 		if len(issued) != 1 || issued[0].Access != body.Tokens.Access.Token || issued[0].Refresh != body.Tokens.Refresh.Token {
 			t.Fatal("Issued does not hold the pair answered, and it alone")
 		}
-		wantEqual(t, "user", issued[0].User, "alice")
+		wantEqual(t, "user", issued[0].User, "some-user")
 		wantEqual(t, "obtained by", issued[0].Endpoint, EndpointAuthenticate)
 		wantEqual(t, "issued", issued[0].IssuedAt, time.Now())
 		wantEqual(t, "lifetime", issued[0].ExpiresAt.Sub(issued[0].IssuedAt), time.Hour)
@@ -49,8 +49,8 @@ func TestAuthenticateAnswersAPair(t *testing.T) {
 
 func TestTokensAreHS256(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		client.authenticate(s.AddUserExpiring("alice", time.Hour))
-		s.AddUser("bob")
+		client.authenticate(s.AddUserExpiring("some-user", time.Hour))
+		s.AddUser("another-user")
 		secrets := s.Secrets()
 		wantEqual(t, "tokens issued", len(secrets), 4)
 		for i, secret := range secrets {
@@ -60,15 +60,15 @@ func TestTokensAreHS256(t *testing.T) {
 				t.Errorf("token %d: %v", i, err)
 			}
 			_, expires := claims["exp"]
-			wantEqual(t, "has exp", expires, claims["sub"] == "alice")
+			wantEqual(t, "has exp", expires, claims["sub"] == "some-user")
 		}
 	})
 }
 
 func TestAuthenticateErrors(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		old := s.AddUser("alice")
-		current, err := s.RegenerateUserAPIToken("alice")
+		old := s.AddUser("some-user")
+		current, err := s.RegenerateUserAPIToken("some-user")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestAuthenticateErrors(t *testing.T) {
 
 func TestExpiringUserAPIToken(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUserExpiring("alice", time.Minute)
+		token := s.AddUserExpiring("some-user", time.Minute)
 		pass(time.Minute - time.Second)
 		client.authenticate(token)
 		pass(time.Second)
@@ -95,7 +95,7 @@ func TestExpiringUserAPIToken(t *testing.T) {
 
 func TestAccessTokenEndsAsStated(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		pass(time.Hour - time.Second)
 		wantEqual(t, "data call", client.data(access), 200)
 		wantEqual(t, "lives", s.AccessTokenLives(access), true)
@@ -111,7 +111,7 @@ func TestAccessTokenEndsAsStated(t *testing.T) {
 
 func TestRefresh(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		first := client.authenticate(s.AddUser("alice")).Tokens
+		first := client.authenticate(s.AddUser("some-user")).Tokens
 		second := client.refresh(first.Refresh.Token).Tokens
 		if first.Access.Token == second.Access.Token || first.Refresh.Token == second.Refresh.Token {
 			t.Error("refresh answered an old token")
@@ -132,7 +132,7 @@ func TestRefresh(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		tokens := client.authenticate(s.AddUser("alice")).Tokens
+		tokens := client.authenticate(s.AddUser("some-user")).Tokens
 		wantEqual(t, "body", client.get(validatePath, tokens.Access.Token).body, `{"message":"The token is valid."}`)
 		wantEqual(t, "refresh token as access token", client.get(validatePath, tokens.Refresh.Token).status, 401)
 	})
@@ -154,7 +154,7 @@ func TestCallsWithoutABearerToken(t *testing.T) {
 
 func TestLogoutEndsThePair(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		first, second := client.authenticate(token).Tokens, client.authenticate(token).Tokens
 		answered := client.call(http.MethodPost, logoutPath, bearer(first.Access.Token), "")
 		wantEqual(t, "status", answered.status, 200)
@@ -169,7 +169,7 @@ func TestLogoutEndsThePair(t *testing.T) {
 
 func TestHealthAndServerInfo(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		wantEqual(t, "health", client.call(http.MethodGet, "/api/health", nil, "").body, `{"currentTime":"2000-01-01T00:00:00.000Z"}`)
 		var info map[string]any
 		if err := json.Unmarshal([]byte(client.get("/api/server-info", access).body), &info); err != nil {
@@ -186,7 +186,7 @@ func TestRootAndServerTime(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		wantEqual(t, "root", client.call(http.MethodGet, "/api", nil, "").body,
 			`{"_links":{"auth":"/api/auth","health":"/api/health","root":"/api","server-info":"/api/server-info"}}`)
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		wantEqual(t, "time", client.get("/api/server-info/time", access).body,
 			`{"serverTime":"2000-01-01T00:00:00+00:00","timezone":"Etc/UTC","utcOffset":"+00:00"}`)
 		wantEqual(t, "sso", client.call(http.MethodPost, ssoPath, bearer("of an identity provider"), "").status, 401)
@@ -209,9 +209,9 @@ func profileOf(client *testClient, access string) map[string]any {
 
 func TestUserIsToldWhoTheyAre(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice@example.com")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user@example.com")).Tokens.Access.Token
 		want := map[string]any{
-			"username": "alice@example.com", "isEnabled": true, "isLocked": false, "isPasswordExpired": false,
+			"username": "some-user@example.com", "isEnabled": true, "isLocked": false, "isPasswordExpired": false,
 			"isPasswordResetRequired": false, "twoFactorType": "NONE",
 		}
 		holds := func() {
@@ -230,18 +230,18 @@ func TestUserIsToldWhoTheyAre(t *testing.T) {
 			"isEnabled": {false, s.SetUserDisabled}, "isLocked": {true, s.SetUserLocked},
 			"isPasswordExpired": {true, s.SetPasswordExpired}, "isPasswordResetRequired": {true, s.SetPasswordResetRequired},
 		} {
-			if err := change.set("alice@example.com", true); err != nil {
+			if err := change.set("some-user@example.com", true); err != nil {
 				t.Fatal(err)
 			}
 			want[field] = change.value
 			holds()
 		}
-		if err := s.SetTwoFactorType("alice@example.com", "TOTP"); err != nil {
+		if err := s.SetTwoFactorType("some-user@example.com", "TOTP"); err != nil {
 			t.Fatal(err)
 		}
 		want["twoFactorType"] = "TOTP"
 		holds()
-		if err := s.ChangePassword("alice@example.com"); err != nil {
+		if err := s.ChangePassword("some-user@example.com"); err != nil {
 			t.Fatal(err)
 		}
 		want["isPasswordExpired"], want["isPasswordResetRequired"] = false, false
@@ -251,7 +251,7 @@ func TestUserIsToldWhoTheyAre(t *testing.T) {
 
 func TestReboot(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		tokens := client.authenticate(token).Tokens
 		pass(time.Minute)
 		s.Reboot()
@@ -277,11 +277,11 @@ func TestPathsAndMethods(t *testing.T) {
 
 func TestDisabledUser(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		tokens := client.authenticate(token).Tokens
 		set := func(disabled bool) {
 			t.Helper()
-			if err := s.SetUserDisabled("alice", disabled); err != nil {
+			if err := s.SetUserDisabled("some-user", disabled); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -299,13 +299,13 @@ func TestDisabledUser(t *testing.T) {
 // Of those who may not log in, the locked keep the sessions that they have: whether they do is not known.
 func TestUsersWhoMayNotLogIn(t *testing.T) {
 	for name, bar := range map[string]func(*Simulator) error{
-		"locked":     func(s *Simulator) error { return s.SetUserLocked("alice", true) },
-		"two-factor": func(s *Simulator) error { return s.SetTwoFactorType("alice", "TOTP") },
-		"disabled":   func(s *Simulator) error { return s.SetUserDisabled("alice", true) },
+		"locked":     func(s *Simulator) error { return s.SetUserLocked("some-user", true) },
+		"two-factor": func(s *Simulator) error { return s.SetTwoFactorType("some-user", "TOTP") },
+		"disabled":   func(s *Simulator) error { return s.SetUserDisabled("some-user", true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-				token := s.AddUser("alice")
+				token := s.AddUser("some-user")
 				tokens := client.authenticate(token).Tokens
 				if err := bar(s); err != nil {
 					t.Fatal(err)
@@ -323,8 +323,8 @@ func TestUsersWhoMayNotLogIn(t *testing.T) {
 
 func TestExpiredPassword(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
-		if err := s.SetPasswordExpired("alice", true); err != nil {
+		token := s.AddUser("some-user")
+		if err := s.SetPasswordExpired("some-user", true); err != nil {
 			t.Fatal(err)
 		}
 		tokens := client.refresh(client.authenticate(token).Tokens.Refresh.Token).Tokens
@@ -349,7 +349,7 @@ func TestUnknownUser(t *testing.T) {
 
 func TestAddUserAgainEndsTheOldToken(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		old, current := s.AddUser("alice"), s.AddUser("alice")
+		old, current := s.AddUser("some-user"), s.AddUser("some-user")
 		wantEqual(t, "old token", client.call(http.MethodPost, authenticatePath, bearer(old), "").status, 401)
 		client.authenticate(current)
 	})

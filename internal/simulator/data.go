@@ -92,7 +92,7 @@ func (s *Simulator) serviceOrgs(p *pair) *answer {
 var serviceOrganisation = map[string]any{
 	"soId": "50", "soName": "Example Service Organisation", "orgUnitType": "SO", "parentId": "1",
 	"externalId": "", "externalId2": "", "phone": "",
-	"contactTitle": "", "contactFirstName": "Alex", "contactLastName": "Example", "contactEmail": "alex@example.com",
+	"contactTitle": "", "contactFirstName": "", "contactLastName": "", "contactEmail": "contact@example.com",
 	"contactPhone": "", "contactPhoneExt": nil, "contactDepartment": "",
 	"street1": "1 Example Street", "street2": "", "city": "Exampleton", "stateProv": "", "country": "CA", "postalCode": "",
 	"generation": 1, "descendantCount": 3, "isSystem": false, "isServiceOrg": true,

@@ -141,7 +141,7 @@ func newLived(t *testing.T, knobs Knobs) *lived {
 	s := New(knobs)
 	server := ListenInMemory(s)
 	client := newTestClient(t, server, &http.Transport{DialContext: server.DialContext})
-	return &lived{t: t, simulator: s, server: server, client: client, token: s.AddUser("alice")}
+	return &lived{t: t, simulator: s, server: server, client: client, token: s.AddUser("some-user")}
 }
 
 func (l *lived) live() {
@@ -162,16 +162,16 @@ func (l *lived) live() {
 		{l.twoFactor, "two-factor"},
 	} {
 		access := l.open()
-		l.must(befall.set("alice", true))
+		l.must(befall.set("some-user", true))
 		l.session()
 		l.callAll(access, nil)
-		l.must(befall.set("alice", false))
+		l.must(befall.set("some-user", false))
 	}
 	access := l.open()
-	l.must(s.ChangePassword("alice"))
+	l.must(s.ChangePassword("some-user"))
 	l.callAll(access, nil)
 	access = l.open()
-	_, err := s.RegenerateUserAPIToken("alice")
+	_, err := s.RegenerateUserAPIToken("some-user")
 	l.must(err)
 	l.session() // with the old token
 	l.callAll(access, nil)
@@ -292,11 +292,11 @@ func TestFailuresAreDescribedOrBeyond(t *testing.T) {
 	for path, route := range routes {
 		for _, failure := range failures {
 			inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-				tokens := client.authenticate(s.AddUser("alice")).Tokens
+				tokens := client.authenticate(s.AddUser("some-user")).Tokens
 				headers, body := bearer(tokens.Access.Token), ""
 				switch route.endpoint {
 				case EndpointAuthenticate:
-					headers = bearer(s.AddUser("alice"))
+					headers = bearer(s.AddUser("some-user"))
 				case EndpointRefresh:
 					headers, body = header{"Content-Type": "text/plain"}, tokens.Refresh.Token
 				}
@@ -357,7 +357,7 @@ func TestEveryRequestOfTheClientIsDescribed(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		ctx, token := t.Context(), s.AddUser("alice")
+		ctx, token := t.Context(), s.AddUser("some-user")
 		var session *ncentral.Session
 		for _, overrides := range []ncentral.Overrides{{}, {Access: time.Minute}, {Access: 90 * time.Minute, Refresh: 1500 * time.Millisecond}} {
 			opened, err := client.Authenticate(ctx, token, overrides)

@@ -17,7 +17,7 @@ import (
 
 // failing makes the next authenticate fail, and answers how it did.
 func failing(s *Simulator, client *testClient, failure Failure) (response, error) {
-	token := s.AddUser("alice")
+	token := s.AddUser("some-user")
 	client.beyond = isBeyond(failure)
 	defer func() { client.beyond = false }()
 	s.FailNext(EndpointAuthenticate, 1, failure)
@@ -65,7 +65,7 @@ func TestFailureAnswers(t *testing.T) {
 				wantEqual(t, "contains what it should", strings.Contains(answered.body, test.contains), true)
 				wantEqual(t, "sessions", s.OpenSessions(), test.sessions)
 				wantEqual(t, "failed", s.Count(EndpointAuthenticate, OutcomeFailed), 1)
-				wantEqual(t, "next", client.data(client.authenticate(s.AddUser("alice")).Tokens.Access.Token), 200)
+				wantEqual(t, "next", client.data(client.authenticate(s.AddUser("some-user")).Tokens.Access.Token), 200)
 			})
 		})
 	}
@@ -99,7 +99,7 @@ func TestTruncated(t *testing.T) {
 
 func TestTruncatedEmptyBody(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		s.FailNext(EndpointLogout, 1, Failure{Kind: FailureTruncated})
 		_, err := client.try(context.Background(), http.MethodPost, "/api/auth/logout", bearer(access), "")
 		if !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -165,7 +165,7 @@ func TestSlow(t *testing.T) {
 		s.FailNext(EndpointAuthenticate, 1, slow)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(s.AddUser("bob")), ""); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(s.AddUser("another-user")), ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		wantEqual(t, "sessions, that of the client who left included", s.OpenSessions(), 2)
@@ -235,12 +235,12 @@ func TestEndlessHeaders(t *testing.T) {
 
 func TestSameTokens(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		alice, bob := s.AddUser("alice"), s.AddUser("bob")
-		first := client.authenticate(alice).Tokens
-		client.authenticate(bob)
+		one, other := s.AddUser("some-user"), s.AddUser("another-user")
+		first := client.authenticate(one).Tokens
+		client.authenticate(other)
 		pass(time.Minute)
 		s.FailNext(AnyEndpoint, -1, Failure{Kind: FailureSameTokens})
-		for name, again := range map[string]tokensBody{"authenticate": client.authenticate(alice), "refresh": client.refresh(first.Refresh.Token)} {
+		for name, again := range map[string]tokensBody{"authenticate": client.authenticate(one), "refresh": client.refresh(first.Refresh.Token)} {
 			wantEqual(t, name+": the same access token", again.Tokens.Access.Token == first.Access.Token, true)
 			wantEqual(t, name+": the same refresh token", again.Tokens.Refresh.Token == first.Refresh.Token, true)
 			wantEqual(t, name+": what is left", again.Tokens.Access.ExpirySeconds, "3540")
@@ -248,7 +248,7 @@ func TestSameTokens(t *testing.T) {
 		wantEqual(t, "failed", s.Count(AnyEndpoint, OutcomeFailed), 2)
 		wantEqual(t, "sessions", s.OpenSessions(), 2)
 		pass(time.Hour)
-		if client.authenticate(alice).Tokens.Access.Token == first.Access.Token {
+		if client.authenticate(one).Tokens.Access.Token == first.Access.Token {
 			t.Error("a token that has lapsed was answered again")
 		}
 	})

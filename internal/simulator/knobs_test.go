@@ -71,7 +71,7 @@ func TestOverrides(t *testing.T) {
 				if test.change != nil {
 					s.Change(test.change)
 				}
-				access, refresh := overridden(client, s.AddUser("alice"), test.access, test.refresh)
+				access, refresh := overridden(client, s.AddUser("some-user"), test.access, test.refresh)
 				wantEqual(t, "access", access, test.accessGranted)
 				wantEqual(t, "refresh", refresh, test.refreshGrant)
 			})
@@ -81,7 +81,7 @@ func TestOverrides(t *testing.T) {
 
 func TestOverrideOnRefreshAndItsError(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		refreshToken := client.authenticate(s.AddUser("alice")).Tokens.Refresh.Token
+		refreshToken := client.authenticate(s.AddUser("some-user")).Tokens.Refresh.Token
 		plain := header{"Content-Type": "text/plain; charset=utf-8"}
 		tokens := client.tokens(client.call(http.MethodPost, refreshPath, plain.with(accessOverrideHeader, "10m"), refreshToken)).Tokens
 		wantEqual(t, "granted", tokens.Access.ExpirySeconds, "600")
@@ -98,7 +98,7 @@ func TestOverrideOnRefreshAndItsError(t *testing.T) {
 func TestErrorsOfOverridesNameTheirFields(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.RefuseLongOverrides = true })
-		headers := bearer(s.AddUser("alice"))
+		headers := bearer(s.AddUser("some-user"))
 		fields := func(headers header) string {
 			t.Helper()
 			answered := client.call(http.MethodPost, authenticatePath, headers, "")
@@ -119,7 +119,7 @@ func TestErrorsOfOverridesNameTheirFields(t *testing.T) {
 func TestOmitExpirySeconds(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.OmitExpirySeconds = true })
-		answered := client.call(http.MethodPost, authenticatePath, bearer(s.AddUser("alice")), "")
+		answered := client.call(http.MethodPost, authenticatePath, bearer(s.AddUser("some-user")), "")
 		client.tokens(answered)
 		wantEqual(t, "has it", strings.Contains(answered.body, "expirySeconds"), false)
 	})
@@ -128,7 +128,7 @@ func TestOmitExpirySeconds(t *testing.T) {
 func TestSingleUseRefreshTokens(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.SingleUseRefreshTokens = true })
-		first := client.authenticate(s.AddUser("alice")).Tokens
+		first := client.authenticate(s.AddUser("some-user")).Tokens
 		second := client.refresh(first.Refresh.Token).Tokens
 		wantEqual(t, "used again", client.refreshCall(first.Refresh.Token).status, 401)
 		client.refresh(second.Refresh.Token)
@@ -139,7 +139,7 @@ func TestSingleUseRefreshTokens(t *testing.T) {
 func TestRefreshEndsPredecessor(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.RefreshEndsPredecessor = true })
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		other, first := client.authenticate(token).Tokens, client.authenticate(token).Tokens
 		second := client.refresh(first.Refresh.Token).Tokens
 		wantEqual(t, "predecessor", client.data(first.Access.Token), 401)
@@ -152,7 +152,7 @@ func TestRefreshEndsPredecessor(t *testing.T) {
 
 func TestRefreshContentType(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		refreshToken := client.authenticate(s.AddUser("alice")).Tokens.Refresh.Token
+		refreshToken := client.authenticate(s.AddUser("some-user")).Tokens.Refresh.Token
 		for _, headers := range []header{nil, {"Content-Type": "application/json"}} {
 			s.Change(func(k *Knobs) { k.LenientRefreshContentType = false })
 			client.wantError(client.call(http.MethodPost, refreshPath, headers, refreshToken), 415, "UNSUPPORTED MEDIA TYPE: ")
@@ -165,7 +165,7 @@ func TestRefreshContentType(t *testing.T) {
 func TestLogoutAbsent(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.LogoutAbsent = true })
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		client.wantError(client.call(http.MethodPost, logoutPath, bearer(access), ""), 404, "NOT FOUND: ")
 		wantEqual(t, "lives", s.AccessTokenLives(access), true)
 		wantEqual(t, "count", s.Count(EndpointLogout, OutcomeNotFound), 1)
@@ -174,7 +174,7 @@ func TestLogoutAbsent(t *testing.T) {
 
 func TestLogoutEndsChain(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		other := client.authenticate(token).Tokens
 		logOutSecond := func() (third tokensBody) {
 			t.Helper()
@@ -199,7 +199,7 @@ func TestLogoutEndsChain(t *testing.T) {
 func TestValidateAbsent(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.ValidateAbsent = true })
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		client.wantError(client.get(validatePath, access), 404, "NOT FOUND: ")
 		wantEqual(t, "data", client.data(access), 200)
 		wantEqual(t, "count", s.Count(EndpointValidate, OutcomeNotFound), 1)
@@ -208,13 +208,13 @@ func TestValidateAbsent(t *testing.T) {
 
 func TestAuthenticateEndsEarlierSessions(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		alice, bob := s.AddUser("alice"), s.AddUser("bob")
-		kept := client.authenticate(alice).Tokens
-		client.authenticate(alice)
+		one, other := s.AddUser("some-user"), s.AddUser("another-user")
+		kept := client.authenticate(one).Tokens
+		client.authenticate(one)
 		wantEqual(t, "by default", client.data(kept.Access.Token), 200)
 		s.Change(func(k *Knobs) { k.AuthenticateEndsEarlierSessions = true })
-		others := client.authenticate(bob).Tokens
-		client.authenticate(alice)
+		others := client.authenticate(other).Tokens
+		client.authenticate(one)
 		wantEqual(t, "access token", client.data(kept.Access.Token), 401)
 		wantEqual(t, "refresh token", client.refreshCall(kept.Refresh.Token).status, 401)
 		wantEqual(t, "another user's", client.data(others.Access.Token), 200)
@@ -223,10 +223,10 @@ func TestAuthenticateEndsEarlierSessions(t *testing.T) {
 
 func TestRegenerateEndsSessions(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		regenerate := func() {
 			t.Helper()
-			if _, err := s.RegenerateUserAPIToken("alice"); err != nil {
+			if _, err := s.RegenerateUserAPIToken("some-user"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -240,11 +240,11 @@ func TestRegenerateEndsSessions(t *testing.T) {
 
 func TestPasswordChangeEndsSessions(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		tokens := client.authenticate(token).Tokens
 		change := func() {
 			t.Helper()
-			if err := s.ChangePassword("alice"); err != nil {
+			if err := s.ChangePassword("some-user"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -261,7 +261,7 @@ func TestPasswordChangeEndsSessions(t *testing.T) {
 
 func TestUserKnobs(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		me := func() response { return client.get("/api/users/me", access) }
 		s.Change(func(k *Knobs) { k.UserForbidden = true })
 		client.wantError(me(), 403, "FORBIDDEN: AccessDeniedException: ")
@@ -269,7 +269,7 @@ func TestUserKnobs(t *testing.T) {
 		client.wantError(me(), 404, "NOT FOUND: ")
 		s.Change(func(k *Knobs) { *k = DefaultKnobs(); k.ExpiredPasswordFailsUser = true })
 		wantEqual(t, "a working user", me().status, 200)
-		if err := s.SetPasswordExpired("alice", true); err != nil {
+		if err := s.SetPasswordExpired("some-user", true); err != nil {
 			t.Fatal(err)
 		}
 		client.wantError(me(), 500, "INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ")
@@ -279,8 +279,8 @@ func TestUserKnobs(t *testing.T) {
 func TestExpiredPasswordRefusesAuthenticate(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.ExpiredPasswordRefusesAuthenticate = true })
-		token := s.AddUser("alice")
-		if err := s.SetPasswordExpired("alice", true); err != nil {
+		token := s.AddUser("some-user")
+		if err := s.SetPasswordExpired("some-user", true); err != nil {
 			t.Fatal(err)
 		}
 		client.wantError(client.call(http.MethodPost, authenticatePath, bearer(token), ""), 401, "UNAUTHORIZED: DmsLoginException: ")
@@ -290,7 +290,7 @@ func TestExpiredPasswordRefusesAuthenticate(t *testing.T) {
 func TestDataForbidden(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.DataForbidden = true })
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		client.wantError(client.get("/api/service-orgs", access), 403, "FORBIDDEN: AccessDeniedException: ")
 		wantEqual(t, "count", s.Count(EndpointServiceOrgs, OutcomeRefused), 1)
 		wantEqual(t, "validate", client.get(validatePath, access).status, 200)
@@ -300,9 +300,9 @@ func TestDataForbidden(t *testing.T) {
 func TestHideCoreErrors(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.Change(func(k *Knobs) { k.HideCoreErrors = true })
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		wantEqual(t, "a healthy user", client.data(access), 200)
-		if err := s.SetPasswordExpired("alice", true); err != nil {
+		if err := s.SetPasswordExpired("some-user", true); err != nil {
 			t.Fatal(err)
 		}
 		for _, answered := range []response{
@@ -351,7 +351,7 @@ func TestThreeLinks(t *testing.T) {
 
 func TestServerInfoKnobs(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		s.Change(func(k *Knobs) { k.ServerVersion, k.OmitStartTime = "", true })
 		wantEqual(t, "body", client.get("/api/server-info", access).body, `{"jvmVersion":"17.0.12","ncentral":null,"version":"3.1.0"}`)
 		s.Change(func(k *Knobs) { k.ServerVersion = "2025.3.1.1" })
@@ -368,7 +368,7 @@ func TestLatency(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(token), ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
@@ -384,7 +384,7 @@ func TestClockOffset(t *testing.T) {
 		answered := client.call(http.MethodGet, "/api/health", nil, "")
 		wantEqual(t, "currentTime", answered.body, `{"currentTime":"1999-12-31T23:00:00.000Z"}`)
 		wantEqual(t, "Date", answered.header.Get("Date"), "Fri, 31 Dec 1999 23:00:00 GMT")
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		pass(time.Hour - time.Second)
 		wantEqual(t, "lives by the true clock", client.data(access), 200)
 	})

@@ -16,7 +16,7 @@ import (
 
 func TestCounts(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		client.authenticate(s.AddUser("alice"))
+		client.authenticate(s.AddUser("some-user"))
 		client.call(http.MethodPost, authenticatePath, bearer("unknown"), "")
 		client.call(http.MethodPost, authenticatePath, nil, "")
 		client.call(http.MethodGet, "/api/health", nil, "")
@@ -100,7 +100,7 @@ func TestRetryAfter(t *testing.T) {
 
 func TestAccessLog(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		overrides := bearer(token).with(accessOverrideHeader, "10m").with(refreshOverrideHeader, "2h").with("User-Agent", "someone/1")
 		tokens := client.tokens(client.call(http.MethodPost, authenticatePath, overrides, "")).Tokens
 		pass(time.Minute)
@@ -175,7 +175,7 @@ func TestHowAccessTokensEnd(t *testing.T) {
 			want:  EndedByRegeneration,
 			knobs: func(k *Knobs) { k.RegenerateEndsSessions = true },
 			end: func(s *Simulator, _ *testClient, _ string, _ tokensBody) {
-				_, _ = s.RegenerateUserAPIToken("alice") // alice is known
+				_, _ = s.RegenerateUserAPIToken("some-user") // it is known
 			},
 		},
 	} {
@@ -183,7 +183,7 @@ func TestHowAccessTokensEnd(t *testing.T) {
 			if test.knobs != nil {
 				s.Change(test.knobs)
 			}
-			userAPIToken := s.AddUser("alice")
+			userAPIToken := s.AddUser("some-user")
 			opened := client.authenticate(userAPIToken)
 			access := opened.Tokens.Access.Token
 			pass(time.Minute)
@@ -203,7 +203,7 @@ func TestHowAccessTokensEnd(t *testing.T) {
 
 func TestTokensThatLapsedWereNotEnded(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		access := client.authenticate(s.AddUser("alice")).Tokens.Access.Token
+		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		pass(time.Hour)
 		s.Reboot()
 		if issued, _ := s.IssuedWith(access); !issued.EndedAt.IsZero() {
@@ -229,7 +229,7 @@ func TestSessionsWhoseAnswerWasLost(t *testing.T) {
 		{Failure{Kind: FailureExpiry, ExpirySeconds: "60"}, false},
 	} {
 		inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-			token := s.AddUser("alice")
+			token := s.AddUser("some-user")
 			client.beyond = isBeyond(test.failure)
 			s.FailNext(EndpointAuthenticate, 1, test.failure)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

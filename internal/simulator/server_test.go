@@ -67,7 +67,7 @@ func TestCertificate(t *testing.T) {
 func TestResetOverTCP(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		s, _, client := listening(t, plain)
-		token := s.AddUser("alice")
+		token := s.AddUser("some-user")
 		s.FailNext(EndpointAuthenticate, 1, Failure{Kind: FailureReset})
 		_, err := client.try(t.Context(), http.MethodPost, authenticatePath, bearer(token), "")
 		if !errors.Is(err, syscall.ECONNRESET) {
@@ -78,7 +78,7 @@ func TestResetOverTCP(t *testing.T) {
 
 func TestStopAndRestart(t *testing.T) {
 	s, server, client := listening(t, false)
-	token := s.AddUser("alice")
+	token := s.AddUser("some-user")
 	access := client.authenticate(token).Tokens.Access.Token
 	s.FailNext(EndpointHealth, 1, Failure{Kind: FailureHang})
 	hanging := make(chan error, 1)

@@ -30,7 +30,7 @@ const noTwoFactor = "NONE"
 func (u *user) profile() map[string]any {
 	return map[string]any{
 		"userId": u.id, "customerId": 50, "username": u.name, "email": u.name,
-		"title": "", "firstName": "Alex", "lastName": "Example", "phone": "", "extension": "", "department": "",
+		"title": "", "firstName": "", "lastName": "", "phone": "", "extension": "", "department": "",
 		"street1": "", "street2": "", "city": "", "stateProv": "", "country": "CA", "postalCode": "",
 		"isEnabled": !u.disabled, "isLocked": u.locked,
 		"isPasswordExpired": u.passwordExpired, "isPasswordResetRequired": u.passwordResetRequired,
