@@ -288,3 +288,15 @@ func TestReadersStartOverOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestASessionTellsWhenItsTokenIsReplaced(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		told := m.must(logical.ReadOperation, "sessions/monitoring", nil)
+		expires, _ := time.Parse(time.RFC3339, told["expires_at"].(string))
+		rotates, _ := time.Parse(time.RFC3339, told["rotates_at"].(string))
+		if left := expires.Sub(rotates); left != 5*time.Minute {
+			t.Errorf("it is replaced %s before its end", left)
+		}
+	})
+}
