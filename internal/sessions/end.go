@@ -191,9 +191,8 @@ func (m *Manager) setAside(ctx context.Context, state *roleState, token *store.T
 	unpromised.ExpiresAt = token.IssuedAt
 	next := *session
 	next.Earlier = append(slices.Clip(session.Earlier), unpromised)
-	if err := m.store.Sessions.Put(ctx, state.role, &next); err != nil {
+	if err := m.storeOrKeep(ctx, state.role, &next); err != nil {
 		m.logger.Warn("a session that is not handed out could not be stored", "role", state.role, "error", err)
-		m.store.Sessions.Keep(state.role, &next)
 	}
 	return true
 }

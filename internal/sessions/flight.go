@@ -233,8 +233,7 @@ func (m *Manager) keep(ctx context.Context, state *roleState, f *flight, token *
 	state.granted.Store(&lastGrant{
 		configFingerprint: next.ConfigFingerprint, roleFingerprint: next.RoleFingerprint, lifetime: token.Lifetime(),
 	})
-	if err := m.store.Sessions.Put(ctx, state.role, next); err != nil {
+	if err := m.storeOrKeep(ctx, state.role, next); err != nil {
 		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops", "role", state.role, "error", err)
-		m.store.Sessions.Keep(state.role, next)
 	}
 }

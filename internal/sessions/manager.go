@@ -233,6 +233,16 @@ func (m *Manager) retireUnused(ctx context.Context) {
 	})
 }
 
+// storeOrKeep stores the role's session. One that storage refuses is kept in memory, and the tick stores it again: the error
+// is for the log alone.
+func (m *Manager) storeOrKeep(ctx context.Context, role string, session *store.Session) error {
+	err := m.store.Sessions.Put(ctx, role, session)
+	if err != nil {
+		m.store.Sessions.Keep(role, session)
+	}
+	return err
+}
+
 // readAt notes a read of the role's token.
 func (s *roleState) readAt(now time.Time) { s.lastRead.Store(now.UnixNano()) }
 

@@ -116,9 +116,8 @@ func (m *Manager) changeCurrent(state *roleState, from, to *store.Token) (change
 	}
 	next := *session
 	next.Current, next.LastReadAt = to, state.lastReadAt(session)
-	if err := m.store.Sessions.Put(m.storing, state.role, &next); err != nil {
+	if err := m.storeOrKeep(m.storing, state.role, &next); err != nil {
 		m.logger.Warn("what was found of a token could not be stored", "role", state.role, "error", err)
-		m.store.Sessions.Keep(state.role, &next)
 	}
 	return true
 }
