@@ -83,6 +83,49 @@ func (s *hookedStorage) Delete(ctx context.Context, key string) error {
 	return s.Storage.Delete(ctx, key)
 }
 
+// failToReadOnce has the next look at the key fail.
+func (s *hookedStorage) failToReadOnce(key string) {
+	var once sync.Once
+	hook := func(looked string) (err error) {
+		if looked == key {
+			once.Do(func() { err = errors.New("storage is not there for a moment") })
+		}
+		return err
+	}
+	s.get.Store(&hook)
+}
+
+// holdLook holds up whoever looks at the key in storage, with what was read there, until the channel is closed.
+func (m *mount) holdLook(storage *hookedStorage, key string) (goOn chan struct{}) {
+	goOn = make(chan struct{})
+	hook := func(looked string) {
+		if looked == key {
+			<-goOn
+		}
+	}
+	storage.got.Store(&hook)
+	m.backend.InvalidateKey(context.Background(), key)
+	return goOn
+}
+
+// holdSecondLook is holdLook for the second look alone.
+func (m *mount) holdSecondLook(storage *hookedStorage, key string) (goOn chan struct{}) {
+	goOn = make(chan struct{})
+	var looks atomic.Int64
+	hook := func(looked string) {
+		switch {
+		case looked != key:
+		case looks.Add(1) == 2:
+			<-goOn
+		default:
+			m.backend.InvalidateKey(context.Background(), key) // so that the next look comes by here
+		}
+	}
+	storage.got.Store(&hook)
+	m.backend.InvalidateKey(context.Background(), key)
+	return goOn
+}
+
 // startOn makes the backend anew on that storage.
 func (m *mount) startOn(storage logical.Storage) {
 	m.t.Helper()

@@ -677,20 +677,7 @@ func TestAValidationThatARewriteOvertookIsMadeAnew(t *testing.T) {
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
 		first := m.lives(m.read(nil))
-		goOn := make(chan struct{})
-		var looks atomic.Int64
-		holdsTheSecond := func(key string) {
-			if key != "learnt/default" {
-				return
-			}
-			if looks.Add(1) == 2 {
-				<-goOn
-			} else {
-				m.backend.InvalidateKey(context.Background(), key) // so that the next look comes by here
-			}
-		}
-		storage.got.Store(&holdsTheSecond)
-		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		goOn := m.holdSecondLook(storage, "learnt/default")
 		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
 		storage.got.Store(nil)

@@ -323,18 +323,25 @@ func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
 	})
 }
 
+// tokenPastItsPromise makes the backend anew on a storage with hooks, and leads the role's first token past its promise: the
+// server, which ignores overrides, accepts it still.
+func (m *mount) tokenPastItsPromise() (storage *hookedStorage, first string) {
+	storage = &hookedStorage{Storage: m.storage}
+	m.startOn(storage)
+	m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
+	first = m.lives(m.read(nil))
+	time.Sleep(3 * time.Minute)
+	m.read(nil)
+	time.Sleep(time.Minute)
+	return storage, first
+}
+
 // What is past its promise stays in the session, and is not ended, as long as storage takes no debt for it, or does not let
 // it go from the session.
 func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	for _, what := range []string{"owed/", "session/"} {
 		inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-			storage := &hookedStorage{Storage: m.storage}
-			m.startOn(storage)
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
-			first := m.lives(m.read(nil))
-			time.Sleep(3 * time.Minute)
-			m.read(nil)
-			time.Sleep(time.Minute)
+			storage, first := m.tokenPastItsPromise()
 			refuses := func(key string) error {
 				if strings.HasPrefix(key, what) {
 					return errors.New("storage refuses writes")
@@ -544,13 +551,7 @@ func TestADebtThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
 // A session that let a token past its promise go, though storage said that it did not, owes it.
 func TestATokenPastItsPromiseIsOwedWhereAFailedWriteWasDone(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-		storage := &hookedStorage{Storage: m.storage}
-		m.startOn(storage)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
-		first := m.lives(m.read(nil))
-		time.Sleep(3 * time.Minute)
-		m.read(nil)
-		time.Sleep(time.Minute)
+		storage, first := m.tokenPastItsPromise()
 		fails := func(key string) error {
 			if strings.HasPrefix(key, "session/") {
 				return errors.New("storage fails")

@@ -472,14 +472,7 @@ func TestWhatAFlightBringsIsEndedWhereStorageDoesNotTellWhetherItIsWanted(t *tes
 		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
 		synctest.Wait()
 		m.backend.InvalidateKey(context.Background(), "role/monitoring")
-		var once sync.Once
-		failsOnce := func(key string) (err error) {
-			if key == "role/monitoring" {
-				once.Do(func() { err = errors.New("storage is not there for a moment") })
-			}
-			return err
-		}
-		storage.get.Store(&failsOnce)
+		storage.failToReadOnce("role/monitoring")
 		release()
 		if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there for a moment") {
 			t.Errorf("%v %v", o.err, o.response)

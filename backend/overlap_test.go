@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -285,8 +284,6 @@ func TestStatusAfterARewrite(t *testing.T) {
 	})
 }
 
-var _ net.Conn
-
 // A reader is told of storage that fails once its session is open, and no second one is opened.
 func TestNoSecondSessionIsOpenedWhereStorageFails(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
@@ -296,14 +293,7 @@ func TestNoSecondSessionIsOpenedWhereStorageFails(t *testing.T) {
 		reader := m.begin(logical.ReadOperation, "creds/worker", nil)
 		synctest.Wait()
 		m.backend.InvalidateKey(context.Background(), "role/worker")
-		var once sync.Once
-		failsOnce := func(key string) (err error) {
-			if key == "role/worker" {
-				once.Do(func() { err = errors.New("storage is not there for a moment") })
-			}
-			return err
-		}
-		storage.get.Store(&failsOnce)
+		storage.failToReadOnce("role/worker")
 		release()
 		if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there for a moment") {
 			t.Errorf("%v %v", o.err, o.response)

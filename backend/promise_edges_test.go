@@ -257,14 +257,7 @@ func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
 				m.startOn(storage)
 				m.read(nil)
 				time.Sleep(54 * time.Minute)
-				goOn := make(chan struct{})
-				holds := func(key string) {
-					if key == "learnt/default" {
-						<-goOn
-					}
-				}
-				storage.got.Store(&holds)
-				m.backend.InvalidateKey(context.Background(), "learnt/default")
+				goOn := m.holdLook(storage, "learnt/default")
 				reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
 				synctest.Wait()
 				storage.got.Store(nil)

@@ -243,20 +243,7 @@ func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 		m.read(nil)
 		time.Sleep(40 * time.Minute)
 		m.ResetCounts()
-		goOn := make(chan struct{})
-		var looks atomic.Int64
-		holdsTheSecond := func(key string) {
-			if key != "learnt/default" {
-				return
-			}
-			if looks.Add(1) == 2 {
-				<-goOn
-			} else {
-				m.backend.InvalidateKey(context.Background(), key) // so that the next look comes by here
-			}
-		}
-		storage.got.Store(&holdsTheSecond)
-		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		goOn := m.holdSecondLook(storage, "learnt/default")
 		late := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "30m"})
 		synctest.Wait()
 		token := m.lives(m.read(map[string]any{"min_ttl": "30m"}))

@@ -392,14 +392,7 @@ func TestTheTickLeavesAConfigThatWasRewrittenMeanwhile(t *testing.T) {
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
 		m.read(nil)
-		goOn := make(chan struct{})
-		holds := func(key string) {
-			if key == "learnt/default" {
-				<-goOn
-			}
-		}
-		storage.got.Store(&holds)
-		m.backend.InvalidateKey(context.Background(), "learnt/default")
+		goOn := m.holdLook(storage, "learnt/default")
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
 		storage.got.Store(nil)

@@ -590,18 +590,27 @@ func (r roleModel) String() string {
 
 func (w *world) deleteRole(name string) {
 	w.note("delete role %s", name)
+	w.endSessions(name, "roles/"+name, func(a answer) {
+		if a.ok() {
+			delete(w.roles, name)
+		}
+		w.judgeStored("roles/"+name, a, false)
+	})
+}
+
+// endSessions deletes what ends the role's sessions, and notes what came of it under the witness's lock.
+func (w *world) endSessions(role, path string, note func(answer)) {
 	w.changing(func() {
-		w.mayEnd(name)
+		w.mayEnd(role)
 		began := time.Now()
-		a := w.delete("roles/" + name)
+		a := w.delete(path)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.noteFailureLocked(a)
 		if a.ok() {
-			w.forgottenLocked(name, began)
-			delete(w.roles, name)
+			w.forgottenLocked(role, began)
 		}
-		w.judgeStored("roles/"+name, a, false)
+		note(a)
 	})
 }
 
@@ -637,17 +646,7 @@ func (w *world) isNamed(config string) bool {
 
 func (w *world) deleteSessions(role string) {
 	w.note("delete sessions %s", role)
-	w.changing(func() {
-		w.mayEnd(role)
-		began := time.Now()
-		a := w.delete("sessions/" + role)
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.noteFailureLocked(a)
-		if a.ok() {
-			w.forgottenLocked(role, began)
-		}
-	})
+	w.endSessions(role, "sessions/"+role, func(answer) {})
 }
 
 // check runs the check of a config beside what else goes on.
