@@ -357,7 +357,7 @@ func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 		entries := store.New(m.storage, hclog.NewNullLogger())
 		for range 200 {
 			debt := store.PendingLogout{
-				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", DiesAt: time.Now().Add(time.Hour),
+				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", GrantedUntil: time.Now().Add(time.Hour),
 			}
 			if _, err := entries.PutPendingLogout(context.Background(), "a-role", debt); err != nil {
 				t.Fatal(err)

@@ -368,12 +368,12 @@ func TestADebtWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		debt := store.PendingLogout{
 			Origin:      store.Origin{Config: "default", URL: m.server.URL},
-			AccessToken: "token", DiesAt: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
+			AccessToken: "token", GrantedUntil: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
 		}
 		if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "monitoring", debt); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Until(debt.DiesAt) + 100*time.Millisecond)
+		time.Sleep(time.Until(debt.GrantedUntil) + 100*time.Millisecond)
 		m.tick()
 		m.calls(nil)
 		if owed := m.owedKeys(); len(owed) != 0 {

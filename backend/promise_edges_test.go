@@ -176,7 +176,7 @@ func TestATickTriesSoManyDebts(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.calls.Store(0)
 		for range 250 {
-			debt := store.PendingLogout{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
+			debt := store.PendingLogout{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", GrantedUntil: time.Now().Add(time.Hour)}
 			if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "worker", debt); err != nil {
 				t.Fatal(err)
 			}

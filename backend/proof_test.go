@@ -146,7 +146,7 @@ func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 		if err := entry.DecodeJSON(&session); err != nil {
 			t.Fatal(err)
 		}
-		for _, at := range []*time.Time{&session.Current.IssuedAt, &session.Current.ExpiresAt, &session.Current.DiesAt, &session.Current.RefreshExpiresAt} {
+		for _, at := range []*time.Time{&session.Current.IssuedAt, &session.Current.ExpiresAt, &session.Current.GrantedUntil, &session.Current.RefreshExpiresAt} {
 			*at = at.Add(20 * time.Minute)
 		}
 		changed, err := logical.StorageEntryJSON("session/monitoring", session)

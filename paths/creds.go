@@ -214,7 +214,7 @@ const (
 	leaseConfig         = "config"
 	leaseURL            = "url"
 	leaseAccessToken    = "access_token"
-	leaseDiesAt         = "dies_at"
+	leaseGrantedUntil   = "dies_at"
 )
 
 func leaseOfShared(role *store.Role) map[string]any {
@@ -228,7 +228,7 @@ func leaseOfDedicated(lease *sessions.Lease) map[string]any {
 		leaseConfig:         lease.Origin.Config,
 		leaseURL:            lease.Origin.URL,
 		leaseAccessToken:    lease.AccessToken,
-		leaseDiesAt:         lease.DiesAt.UTC().Format(time.RFC3339Nano),
+		leaseGrantedUntil:   lease.GrantedUntil.UTC().Format(time.RFC3339Nano),
 	}
 }
 
@@ -253,14 +253,14 @@ func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.Fie
 		value, _ := kept[field].(string)
 		return value
 	}
-	diesAt, err := time.Parse(time.RFC3339Nano, text(leaseDiesAt))
+	diesAt, err := time.Parse(time.RFC3339Nano, text(leaseGrantedUntil))
 	if err != nil {
 		return nil, fmt.Errorf("the lease does not tell when its token dies: %w", err)
 	}
 	return nil, a.Sessions.EndLease(ctx, sessions.Lease{
-		Role:        text(leaseRole),
-		Origin:      store.Origin{Config: text(leaseConfig), URL: text(leaseURL)},
-		AccessToken: text(leaseAccessToken),
-		DiesAt:      diesAt,
+		Role:         text(leaseRole),
+		Origin:       store.Origin{Config: text(leaseConfig), URL: text(leaseURL)},
+		AccessToken:  text(leaseAccessToken),
+		GrantedUntil: diesAt,
 	})
 }

@@ -246,8 +246,8 @@ func roleWarnings(role *store.Role) []string {
 	if role.CredentialType == store.Dedicated && role.MinTTL != nil {
 		warnings = append(warnings, fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL))
 	}
-	if role.TTL > 0 && role.TTL <= store.DeadBelow {
-		warnings = append(warnings, fmt.Sprintf("%s: a token that lives for %s or less is not handed out, so no token of this role can be", fieldTTL, store.DeadBelow))
+	if role.TTL > 0 && role.TTL <= store.MinServable {
+		warnings = append(warnings, fmt.Sprintf("%s: a token that lives for %s or less is not handed out, so no token of this role can be", fieldTTL, store.MinServable))
 	}
 	return warnings
 }

@@ -18,10 +18,10 @@ import (
 
 // Lease is what logging a dedicated session out needs.
 type Lease struct {
-	Role        string
-	Origin      store.Origin
-	AccessToken string
-	DiesAt      time.Time
+	Role         string
+	Origin       store.Origin
+	AccessToken  string
+	GrantedUntil time.Time
 }
 
 // Open opens a session of its own for one read of a dedicated role, for at least minTTL. A reader that hangs up makes no
@@ -125,7 +125,7 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
 	m.probeAfterwards(server, config, token.AccessToken)
-	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}, nil
+	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, GrantedUntil: token.GrantedUntil}, nil
 }
 
 // probeAfterwards makes the hourly data call with a session that was just opened: of a config whose roles are all
@@ -183,7 +183,7 @@ func (m *Manager) mayAnswer(
 		return err
 	case !wanted:
 		return ErrSuperseded
-	case store.Remaining(token.ExpiresAt, time.Now()) < store.DeadBelow: // asked at last, for asking took time
+	case store.Remaining(token.ExpiresAt, time.Now()) < store.MinServable: // asked at last, for asking took time
 		return ErrDeadOnArrival
 	}
 	return context.Cause(ctx) // whose reader is gone is told nothing: nobody would end it
@@ -203,11 +203,11 @@ func endingWarnings(ctx context.Context, server *upstream.Server, token *store.T
 	var warnings []string
 	if can := server.Learnt(ctx).CanLogOut; can != nil && !*can {
 		warnings = append(warnings, fmt.Sprintf("this server has no logout, so revoking the lease does not end the token: it lives until %s",
-			token.DiesAt.UTC().Format(time.RFC3339)))
+			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}
-	if token.DiesAt.After(token.ExpiresAt) {
+	if token.GrantedUntil.After(token.ExpiresAt) {
 		warnings = append(warnings, fmt.Sprintf("N-central granted more than is promised: the session would live until %s, and is logged out when the lease ends",
-			token.DiesAt.UTC().Format(time.RFC3339)))
+			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}
 	return warnings
 }

@@ -106,7 +106,7 @@ func (m *Manager) letGoOf(ctx context.Context, role string, logouts []store.Pend
 }
 
 func pendingLogoutOf(token store.Token) store.PendingLogout {
-	return store.PendingLogout{Origin: token.Origin, AccessToken: token.AccessToken, DiesAt: token.DiesAt}
+	return store.PendingLogout{Origin: token.Origin, AccessToken: token.AccessToken, GrantedUntil: token.GrantedUntil}
 }
 
 // deletePendingLogouts removes logouts that are done or not to be done any more. One that storage does not let go is tried once more by the tick.
@@ -152,7 +152,7 @@ func (m *Manager) tryLogout(ctx context.Context, logout store.PendingLogout) (wa
 
 // Discard ends, in the background, a session that was opened for the role and is not handed out.
 func (m *Manager) Discard(role string, origin store.Origin, grant upstream.Grant) {
-	m.discard(role, store.Token{Origin: origin, AccessToken: grant.AccessToken, DiesAt: grant.SentAt.Add(grant.Access)})
+	m.discard(role, store.Token{Origin: origin, AccessToken: grant.AccessToken, GrantedUntil: grant.SentAt.Add(grant.Access)})
 }
 
 func (m *Manager) discard(role string, token store.Token) {
@@ -214,7 +214,7 @@ func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (w
 // logOut ends the session of a pending logout. Its token is sent only while its config exists and has the URL that the token came
 // from. The warning is empty, or tells why the session lives on.
 func (m *Manager) logOut(ctx context.Context, role string, logout store.PendingLogout) (ending upstream.LogoutResult, warning string) {
-	until := logout.DiesAt.UTC().Format(time.RFC3339)
+	until := logout.GrantedUntil.UTC().Format(time.RFC3339)
 	server, reason, failure := m.serverOf(ctx, logout.Origin)
 	if reason != "" {
 		return upstream.LogoutUnsupported, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
@@ -266,11 +266,11 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 		return err
 	}
 	defer done()
-	remaining := store.Remaining(lease.DiesAt, time.Now())
+	remaining := store.Remaining(lease.GrantedUntil, time.Now())
 	if remaining <= -leaseGrace {
 		return nil
 	}
-	logout := store.PendingLogout{Origin: lease.Origin, AccessToken: lease.AccessToken, DiesAt: lease.DiesAt}
+	logout := store.PendingLogout{Origin: lease.Origin, AccessToken: lease.AccessToken, GrantedUntil: lease.GrantedUntil}
 	ending, warning := m.logOut(ctx, lease.Role, logout)
 	if ending == upstream.LogoutFailed && remaining > 0 {
 		if _, err = m.store.PutPendingLogout(m.storing, lease.Role, logout); err != nil {

@@ -49,7 +49,7 @@ type UselessLifetimeError struct{ Lifetime time.Duration }
 
 func (e *UselessLifetimeError) Error() string {
 	return fmt.Sprintf("a token of this role would live for %s, and one of %s or less is not handed out: give the role a longer ttl, "+
-		"or the mount a longer max_lease_ttl", e.Lifetime, store.DeadBelow)
+		"or the mount a longer max_lease_ttl", e.Lifetime, store.MinServable)
 }
 
 // LateError says that a new token came so late that it has less left than the reader asked for.
@@ -355,7 +355,7 @@ func (snap *snapshot) remaining(now time.Time) time.Duration {
 	return store.Remaining(snap.token.ExpiresAt, now)
 }
 
-func (snap *snapshot) alive(now time.Time) bool { return snap.remaining(now) >= store.DeadBelow }
+func (snap *snapshot) alive(now time.Time) bool { return snap.remaining(now) >= store.MinServable }
 
 // goodEnough says whether the token has the remaining life that the role and the reader ask for.
 func (snap *snapshot) goodEnough(now time.Time, want Want) bool {

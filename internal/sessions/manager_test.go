@@ -142,7 +142,7 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
 		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
 		defer m.Close()
-		debt := store.PendingLogout{Origin: store.Origin{Config: "gone"}, AccessToken: "token", DiesAt: time.Now().Add(time.Hour)}
+		debt := store.PendingLogout{Origin: store.Origin{Config: "gone"}, AccessToken: "token", GrantedUntil: time.Now().Add(time.Hour)}
 		if _, err := entries.PutPendingLogout(t.Context(), "monitoring", debt); err != nil {
 			t.Fatal(err)
 		}

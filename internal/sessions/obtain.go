@@ -85,7 +85,7 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || state.wasRejected(token.RefreshToken) {
 		return false
 	}
-	if token.LivesAt(now) {
+	if token.MayBeAccepted(now) {
 		for _, left := range server.LearnBeforeRotating(ctx, token.AccessToken) {
 			m.Discard(state.role, token.Origin, left)
 		}
@@ -101,7 +101,7 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 	}
 	// What outlives its promise is ended then, for which its successor must be of another session.
 	endsEarlier := learnt.AuthenticateEndsEarlierSessions == nil || *learnt.AuthenticateEndsEarlierSessions
-	return !token.DiesAt.After(token.ExpiresAt) || endsEarlier
+	return !token.GrantedUntil.After(token.ExpiresAt) || endsEarlier
 }
 
 func (s *roleState) noteRefreshRejected(refreshToken string) {
@@ -144,7 +144,7 @@ func (m *Manager) termsOf(config *store.Config, role *store.Role) (terms, error)
 		return terms{}, ErrMaxLeaseUnknown
 	}
 	access := accessToAsk(role.TTL, maxLease)
-	if access > 0 && access <= store.DeadBelow {
+	if access > 0 && access <= store.MinServable {
 		return terms{}, &UselessLifetimeError{Lifetime: access}
 	}
 	return terms{
@@ -180,7 +180,7 @@ func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string
 		Chain:        chain,
 		IssuedAt:     grant.SentAt,
 		ExpiresAt:    grant.SentAt.Add(promised),
-		DiesAt:       grant.SentAt.Add(grant.Access),
+		GrantedUntil: grant.SentAt.Add(grant.Access),
 		ObtainedHere: true,
 		Suspicion:    grant.Suspicion,
 		Warnings:     append(grant.Warnings, roleWarnings(t.role, promised, t.maxLease)...),
@@ -188,9 +188,9 @@ func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string
 	if grant.RefreshToken != "" {
 		token.RefreshExpiresAt = grant.SentAt.Add(grant.Refresh)
 	}
-	if token.DiesAt.After(token.ExpiresAt) && t.role.CredentialType == store.Shared {
+	if token.GrantedUntil.After(token.ExpiresAt) && t.role.CredentialType == store.Shared {
 		token.Warnings = append(token.Warnings, fmt.Sprintf("N-central granted more than is promised: the token is accepted there until %s",
-			token.DiesAt.UTC().Format(time.RFC3339)))
+			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}
 	return token
 }

@@ -35,8 +35,8 @@ func TestWhatIsPromisedOfAGrant(t *testing.T) {
 				asked: upstream.Asked{Overrides: ncentral.Overrides{Access: test.asked}},
 			}
 			token := terms.newToken(grant, store.ByAuthenticate, "chain")
-			if !token.ExpiresAt.Equal(sent.Add(test.promised)) || !token.DiesAt.Equal(sent.Add(test.granted)) {
-				t.Errorf("%s: promised until %s, granted until %s", name, token.ExpiresAt.Sub(sent), token.DiesAt.Sub(sent))
+			if !token.ExpiresAt.Equal(sent.Add(test.promised)) || !token.GrantedUntil.Equal(sent.Add(test.granted)) {
+				t.Errorf("%s: promised until %s, granted until %s", name, token.ExpiresAt.Sub(sent), token.GrantedUntil.Sub(sent))
 			}
 			if warns := strings.Contains(strings.Join(token.Warnings, ""), "granted more than is promised"); warns != test.warns {
 				t.Errorf("%s: it warns: %t", name, warns)

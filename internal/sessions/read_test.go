@@ -44,7 +44,7 @@ func TestEachFailedReadHasItsReason(t *testing.T) {
 func TestAReadDecides(t *testing.T) {
 	now := time.Now()
 	token := func(left time.Duration) *store.Token {
-		return &store.Token{AccessToken: left.String(), IssuedAt: now.Add(left - time.Hour), ExpiresAt: now.Add(left), DiesAt: now.Add(left)}
+		return &store.Token{AccessToken: left.String(), IssuedAt: now.Add(left - time.Hour), ExpiresAt: now.Add(left), GrantedUntil: now.Add(left)}
 	}
 	good, low, dead := token(30*time.Minute), token(4*time.Minute), token(time.Second)
 	for name, test := range map[string]struct {

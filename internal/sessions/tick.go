@@ -323,7 +323,7 @@ func (m *Manager) retryLogoutsOf(ctx context.Context, logouts []store.PendingLog
 			if ctx.Err() != nil {
 				return nil
 			}
-			if store.Remaining(logout.DiesAt, time.Now()) <= 0 { // since it was listed, or its key does not tell
+			if store.Remaining(logout.GrantedUntil, time.Now()) <= 0 { // since it was listed, or its key does not tell
 				m.deletePendingLogouts(ctx, logout)
 				return nil
 			}

@@ -36,7 +36,7 @@ func FuzzStoredEntries(f *testing.F) {
 	}
 	config := Config{URL: "https://ncentral.example.com", UserAPIToken: "a.b.c", RequestTimeout: time.Second, MaxRequestsInFlight: 1}
 	role := Role{Config: "default", CredentialType: Shared}
-	session := Session{Current: &Token{AccessToken: "a", DiesAt: time.Now().Add(time.Hour)}}
+	session := Session{Current: &Token{AccessToken: "a", GrantedUntil: time.Now().Add(time.Hour)}}
 	f.Fuzz(func(t *testing.T, value []byte) {
 		storage := &logical.InmemStorage{}
 		s := New(storage, hclog.NewNullLogger())

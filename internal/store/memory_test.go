@@ -98,7 +98,7 @@ func TestAnEntryThatHasNoFormInStorageIsRefused(t *testing.T) {
 	if err := s.Sessions.Put(t.Context(), "a", &Session{LastReadAt: noTime}); err == nil || s.Sessions.Holds("a") {
 		t.Error("a session is kept, or no error:", err)
 	}
-	if _, err := s.PutPendingLogout(t.Context(), "a", PendingLogout{Origin: Origin{Config: "default"}, DiesAt: noTime}); err == nil {
+	if _, err := s.PutPendingLogout(t.Context(), "a", PendingLogout{Origin: Origin{Config: "default"}, GrantedUntil: noTime}); err == nil {
 		t.Error("a debt: no error")
 	}
 	if keys, err := logical.CollectKeys(t.Context(), storage); err != nil || len(keys) != 0 {

@@ -24,8 +24,8 @@ type PendingLogout struct {
 	// Role is the one that the session was opened for, as the key tells.
 	Role string `json:"-"`
 	Origin
-	AccessToken string    `json:"access_token"`
-	DiesAt      time.Time `json:"dies_at"`
+	AccessToken  string    `json:"access_token"`
+	GrantedUntil time.Time `json:"dies_at"`
 }
 
 // expiryDigits is how wide a key states the Unix time of the expiry, so that keys sort by it.
@@ -38,7 +38,7 @@ func (s *Store) PutPendingLogout(ctx context.Context, role string, logout Pendin
 		return logout, fmt.Errorf("naming a logout owed: %w", err)
 	}
 	logout.Role = role
-	logout.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, logout.Config, role, expiryDigits, max(logout.DiesAt.Unix(), 0), id)
+	logout.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, logout.Config, role, expiryDigits, max(logout.GrantedUntil.Unix(), 0), id)
 	entry, err := encode(logout.Key, logout)
 	if err != nil {
 		return logout, fmt.Errorf("encoding a logout owed: %w", err)

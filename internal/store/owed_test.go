@@ -19,7 +19,7 @@ import (
 func owe(t *testing.T, s *Store, config, role string, dies time.Time) PendingLogout {
 	t.Helper()
 	debt, err := s.PutPendingLogout(t.Context(), role, PendingLogout{
-		Origin: Origin{Config: config, URL: "https://ncentral.example.com"}, AccessToken: fmt.Sprint(role, dies.Unix()), DiesAt: dies,
+		Origin: Origin{Config: config, URL: "https://ncentral.example.com"}, AccessToken: fmt.Sprint(role, dies.Unix()), GrantedUntil: dies,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestDebtsAreListedOfEachConfigRolesInTurnTheFirstToExpireFirst(t *testing.T
 	if !slices.Equal(roles, []string{"busy", "calm", "busy", "other@example.com"}) {
 		t.Error(roles)
 	}
-	if !debts[0].DiesAt.Equal(now.Add(6*time.Minute)) || !debts[2].DiesAt.Equal(now.Add(7*time.Minute)) {
+	if !debts[0].GrantedUntil.Equal(now.Add(6*time.Minute)) || !debts[2].GrantedUntil.Equal(now.Add(7*time.Minute)) {
 		t.Error("not the first to expire: ", debts)
 	}
 }
@@ -187,7 +187,7 @@ func TestDebtsAreListedUpToTheLimitWhateverOrderStorageListsThemIn(t *testing.T)
 	}
 	for limit := range 7 {
 		debts := listOwed(t, s, limit)
-		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts, func(a, b PendingLogout) int { return a.DiesAt.Compare(b.DiesAt) }) {
+		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts, func(a, b PendingLogout) int { return a.GrantedUntil.Compare(b.GrantedUntil) }) {
 			t.Errorf("up to %d: %v", limit, debts)
 		}
 	}

@@ -47,11 +47,11 @@ func (s *Session) Tokens(now time.Time) []Token {
 	if s == nil {
 		return nil
 	}
-	if s.Current != nil && s.Current.LivesAt(now) {
+	if s.Current != nil && s.Current.MayBeAccepted(now) {
 		live = append(live, *s.Current)
 	}
 	for _, token := range s.Earlier {
-		if token.LivesAt(now) {
+		if token.MayBeAccepted(now) {
 			live = append(live, token)
 		}
 	}
@@ -106,7 +106,7 @@ func (s *Session) PastPromise(now time.Time) (kept *Session, over []Token) {
 	next.Earlier = nil
 	for _, token := range s.Earlier {
 		switch {
-		case !token.LivesAt(now):
+		case !token.MayBeAccepted(now):
 		case !promised[token.Chain]:
 			over = append(over, token)
 		default:
@@ -164,7 +164,7 @@ type Token struct {
 
 	IssuedAt         time.Time `json:"issued_at"`  // when the request for it was sent
 	ExpiresAt        time.Time `json:"expires_at"` // until when it is promised
-	DiesAt           time.Time `json:"dies_at"`    // until when N-central granted it; ExpiresAt or later
+	GrantedUntil     time.Time `json:"dies_at"`    // until when N-central granted it; ExpiresAt or later
 	RefreshExpiresAt time.Time `json:"refresh_expires_at,omitzero"`
 	LastValidatedAt  time.Time `json:"last_validated_at,omitzero"`
 
@@ -189,7 +189,7 @@ func (t *Token) seenAt(now time.Time) *Token {
 		return t
 	}
 	seen := *t
-	for _, at := range []*time.Time{&seen.IssuedAt, &seen.ExpiresAt, &seen.DiesAt} {
+	for _, at := range []*time.Time{&seen.IssuedAt, &seen.ExpiresAt, &seen.GrantedUntil} {
 		*at = at.Add(-ahead)
 	}
 	if !seen.RefreshExpiresAt.IsZero() {
@@ -202,14 +202,14 @@ func (t *Token) seenAt(now time.Time) *Token {
 // Lifetime is for how long the token was promised in all.
 func (t *Token) Lifetime() time.Duration { return t.ExpiresAt.Sub(t.IssuedAt) }
 
-// LivesAt says whether N-central would still accept the token, as far as its granted lifetime tells.
-func (t *Token) LivesAt(now time.Time) bool { return Remaining(t.DiesAt, now) > 0 }
+// MayBeAccepted says whether N-central would still accept the token, as far as its granted lifetime tells.
+func (t *Token) MayBeAccepted(now time.Time) bool { return Remaining(t.GrantedUntil, now) > 0 }
 
 // ServableUntil is until when the token can be handed out.
-func (t *Token) ServableUntil() time.Time { return t.ExpiresAt.Add(-DeadBelow) }
+func (t *Token) ServableUntil() time.Time { return t.ExpiresAt.Add(-MinServable) }
 
-// DeadBelow is what a token must have left to be handed out: a lease of 0 s would become Vault's default of 768h.
-const DeadBelow = 2 * time.Second
+// MinServable is what a token must have left to be handed out: a lease of 0 s would become Vault's default of 768h.
+const MinServable = 2 * time.Second
 
 // Remaining is the time from now until then, by the clock that says less. Both clocks count as long as the process
 // lasts: the monotonic one misses no change of the wall clock, and the wall clock misses no suspension of the machine.

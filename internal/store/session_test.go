@@ -13,7 +13,7 @@ import (
 // tokenOf makes a token that was issued so many minutes ago, is promised for so many from now, and lives for so many.
 func tokenOf(name, chain string, now time.Time, issued, promised, lives int) Token {
 	minutes := func(n int) time.Time { return now.Add(time.Duration(n) * time.Minute) }
-	return Token{AccessToken: name, Chain: chain, IssuedAt: minutes(-issued), ExpiresAt: minutes(promised), DiesAt: minutes(lives)}
+	return Token{AccessToken: name, Chain: chain, IssuedAt: minutes(-issued), ExpiresAt: minutes(promised), GrantedUntil: minutes(lives)}
 }
 
 func namesOf(tokens []Token) (names []string) {
@@ -170,7 +170,7 @@ func TestATokenFromTheFutureHasItsWholeLifeLeftAtMostAndIsSuspect(t *testing.T) 
 		return got.Before(want.Add(-time.Second)) || got.After(want.Add(time.Minute))
 	}
 	for _, token := range []Token{*session.Current, session.Earlier[0]} {
-		if late(token.IssuedAt, 0) || late(token.ExpiresAt, 60) || late(token.DiesAt, 70) || late(token.RefreshExpiresAt, 90) || token.Suspicion >= 0 {
+		if late(token.IssuedAt, 0) || late(token.ExpiresAt, 60) || late(token.GrantedUntil, 70) || late(token.RefreshExpiresAt, 90) || token.Suspicion >= 0 {
 			t.Errorf("%+v", token)
 		}
 	}
@@ -193,14 +193,14 @@ func TestATokenFromTheFutureHasItsWholeLifeLeftAtMostAndIsSuspect(t *testing.T) 
 
 func TestATokenIsHandedOutUntilTwoSecondsBeforeItsPromiseEnds(t *testing.T) {
 	now := time.Now()
-	token := Token{IssuedAt: now, ExpiresAt: now.Add(time.Minute), DiesAt: now.Add(time.Hour)}
+	token := Token{IssuedAt: now, ExpiresAt: now.Add(time.Minute), GrantedUntil: now.Add(time.Hour)}
 	if got := token.ServableUntil().Sub(now); got != 58*time.Second {
 		t.Errorf("for %s", got)
 	}
 	if got := token.Lifetime(); got != time.Minute {
 		t.Errorf("its lifetime is %s", got)
 	}
-	if !token.LivesAt(now.Add(time.Hour-1)) || token.LivesAt(now.Add(time.Hour)) {
+	if !token.MayBeAccepted(now.Add(time.Hour-1)) || token.MayBeAccepted(now.Add(time.Hour)) {
 		t.Error("it does not live until its grant ends")
 	}
 }

@@ -177,7 +177,7 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 	if grant.Refresh <= 0 || grant.Refresh > longestLifetime {
 		grant.RefreshToken, grant.Refresh = "", 0 // a refresh token of such a life is not worth a try
 	}
-	if grant.Access <= store.DeadBelow || grant.Access > longestLifetime {
+	if grant.Access <= store.MinServable || grant.Access > longestLifetime {
 		stated := grant.Access
 		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
 		return grant, s.failure(step, &ncentral.Error{

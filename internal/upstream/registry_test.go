@@ -269,7 +269,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config := b.stored("default", testURL, "token")
-		if _, err := b.store.PutPendingLogout(t.Context(), "a", store.PendingLogout{Origin: store.Origin{Config: "default"}, DiesAt: time.Now().Add(time.Hour)}); err != nil {
+		if _, err := b.store.PutPendingLogout(t.Context(), "a", store.PendingLogout{Origin: store.Origin{Config: "default"}, GrantedUntil: time.Now().Add(time.Hour)}); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, ServerVersion: "2026.1"}); err != nil {

@@ -106,7 +106,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 	}
 	s.record.validated(s.life, nil)
 	if found == alive {
-		s.record.outlived(token.DiesAt)
+		s.record.outlived(token.GrantedUntil)
 		return Verdict{Lives: true}, nil
 	}
 	overlapped := before.underWay > 0 || before.begun != s.credential.authCallsSoFar().begun

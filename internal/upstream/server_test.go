@@ -515,7 +515,7 @@ func TestWhatAValidationTells(t *testing.T) {
 					defer s.server.credential.beginAuthenticate()()
 				}
 				s.made()
-				token := &store.Token{AccessToken: grant.AccessToken, Suspicion: test.suspicion, DiesAt: time.Now().Add(3 * time.Hour)}
+				token := &store.Token{AccessToken: grant.AccessToken, Suspicion: test.suspicion, GrantedUntil: time.Now().Add(3 * time.Hour)}
 				verdict, err := s.server.Validate(t.Context(), token)
 				if verdict != test.want || ncentral.KindOf(err) != test.fault || err != nil && !strings.Contains(err.Error(), test.text) {
 					t.Errorf("%+v, %v", verdict, err)
@@ -526,7 +526,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				if got := s.condition(s.config); got.State != test.state {
 					t.Errorf("%s because of %q", got.State, got.Reasons)
 				}
-				if watched := s.server.record.watchedUntil.Equal(token.DiesAt); watched != test.want.Lives {
+				if watched := s.server.record.watchedUntil.Equal(token.GrantedUntil); watched != test.want.Lives {
 					t.Errorf("it watches the server: %t", watched)
 				}
 			})
