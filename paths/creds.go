@@ -113,7 +113,7 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 
 func (a *API) readCreds(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, _ := data.Raw["name"].(string) // captured from the path; a Get would decode it once more on every hot read
-	want, err := wanted(data)
+	options, err := readOptions(data)
 	if err != nil {
 		return mistake(err)
 	}
@@ -128,24 +128,24 @@ func (a *API) readCreds(ctx context.Context, _ *logical.Request, data *framework
 		if role.Lease {
 			return nil, logical.ErrReadOnly
 		}
-		want.Stored = true
+		options.CacheOnly = true
 	}
-	response, err := a.answerCreds(ctx, role, want)
+	response, err := a.answerCreds(ctx, role, options)
 	if err != nil {
 		return failed(err)
 	}
 	return response, nil
 }
 
-func (a *API) answerCreds(ctx context.Context, role *store.Role, want sessions.Want) (*logical.Response, error) {
+func (a *API) answerCreds(ctx context.Context, role *store.Role, options sessions.ReadOptions) (*logical.Response, error) {
 	if role.CredentialType == store.Dedicated {
-		answer, lease, err := a.Sessions.Open(ctx, role.Name, want.MinTTL)
+		answer, lease, err := a.Sessions.Open(ctx, role.Name, options.MinTTL)
 		if err != nil {
 			return nil, err
 		}
 		return leased(answer, leaseOfDedicated(lease)), nil
 	}
-	answer, err := a.Sessions.Read(ctx, role.Name, want)
+	answer, err := a.Sessions.Read(ctx, role.Name, options)
 	if err != nil {
 		return nil, err
 	}
@@ -155,19 +155,19 @@ func (a *API) answerCreds(ctx context.Context, role *store.Role, want sessions.W
 	return unleased(answer), nil
 }
 
-func wanted(data *framework.FieldData) (sessions.Want, error) {
-	var want sessions.Want
+func readOptions(data *framework.FieldData) (sessions.ReadOptions, error) {
+	var options sessions.ReadOptions
 	if _, given := data.Raw[fieldValidate]; given {
-		want.Validate = data.Get(fieldValidate).(bool)
+		options.Validate = data.Get(fieldValidate).(bool)
 	}
 	if raw, given := data.Raw[fieldMinTTL]; given && raw != nil {
 		minTTL, err := wholeSeconds(raw)
 		if err != nil {
-			return want, fmt.Errorf("%s: %w", fieldMinTTL, err)
+			return options, fmt.Errorf("%s: %w", fieldMinTTL, err)
 		}
-		want.MinTTL = minTTL
+		options.MinTTL = minTTL
 	}
-	return want, nil
+	return options, nil
 }
 
 func tokenData(answer *sessions.Answer) map[string]any {

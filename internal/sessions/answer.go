@@ -11,14 +11,14 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// Want is what a reader asks for.
-type Want struct {
+// ReadOptions is what a reader asks for.
+type ReadOptions struct {
 	// MinTTL is the least remaining lifetime for this read; zero, or less than the role's min_ttl, is the role's.
 	MinTTL time.Duration
 	// Validate asks N-central first whether the token lives.
 	Validate bool
-	// Stored is set where N-central is not to be called: a read that needs it fails with ErrNeedsActiveNode.
-	Stored bool
+	// CacheOnly is set where N-central is not to be called: a read that needs it fails with ErrNeedsActiveNode.
+	CacheOnly bool
 }
 
 // Facts are what every answer that hands out one token of a role has in common.

@@ -102,7 +102,7 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		if err := errors.Join(entries.Configs.Put(t.Context(), config.Name, config), entries.Roles.Put(t.Context(), role.Name, role)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.Read(t.Context(), role.Name, Want{}); err != nil {
+		if _, err := m.Read(t.Context(), role.Name, ReadOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait() // a flight answers before it has left

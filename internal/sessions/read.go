@@ -18,14 +18,14 @@ import (
 // concurrent readers cause one obtaining. A read ends within the config's FlightLimit, whatever it needs. Errors are
 // ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
 // a *LimitError, a *LateError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
-func (m *Manager) Read(ctx context.Context, role string, want Want) (*Answer, error) {
+func (m *Manager) Read(ctx context.Context, role string, options ReadOptions) (*Answer, error) {
 	found := findings{from: upstream.SourceStorage}
 	if m.store.Sessions.Holds(role) {
 		found.from = upstream.SourceMemory
 	}
-	answer, err := m.readInHand(ctx, role, want, found)
+	answer, err := m.readInHand(ctx, role, options, found)
 	if answer == nil && err == nil {
-		answer, err = m.readWaiting(ctx, role, want, found)
+		answer, err = m.readWaiting(ctx, role, options, found)
 	}
 	if err != nil {
 		m.countFailure(ctx, role, err)
@@ -94,19 +94,19 @@ type doubts struct {
 
 // decide says what a read does next. A token that the read waited for is handed out where it lives as long as the reader
 // asks; one in hand must have what the role asks for too, and give no reason to doubt that it lives.
-func (snap *snapshot) decide(want Want, found *findings, doubts doubts, now time.Time) (decision, error) {
+func (snap *snapshot) decide(options ReadOptions, found *findings, doubts doubts, now time.Time) (decision, error) {
 	switch {
 	case found.obtained && snap.token == nil:
 		return 0, ErrSuperseded
 	case found.obtained && !snap.alive(now):
 		return 0, ErrDeadOnArrival
-	case found.obtained && snap.remaining(now) < want.MinTTL:
-		return 0, &LateError{Asked: want.MinTTL, Left: snap.remaining(now)}
-	case !found.obtained && !snap.goodEnough(now, want), snap.sameToken(found.unusable):
+	case found.obtained && snap.remaining(now) < options.MinTTL:
+		return 0, &LateError{Asked: options.MinTTL, Left: snap.remaining(now)}
+	case !found.obtained && !snap.goodEnough(now, options), snap.sameToken(found.unusable):
 		return toObtain, nil
 	case snap.sameToken(found.alive):
 		return toServe, nil
-	case doubts.suspect, want.Validate && !found.obtained:
+	case doubts.suspect, options.Validate && !found.obtained:
 		return toValidate, nil
 	case doubts.unproven && found.unproven == nil:
 		return toProve, nil
@@ -115,35 +115,35 @@ func (snap *snapshot) decide(want Want, found *findings, doubts doubts, now time
 }
 
 // next looks at the role as it is now, and answers what the read does.
-func (m *Manager) next(ctx context.Context, role string, want Want, found *findings) (*snapshot, decision, error) {
+func (m *Manager) next(ctx context.Context, role string, options ReadOptions, found *findings) (*snapshot, decision, error) {
 	snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return nil, 0, err
 	}
-	if err := snap.checkLimit(want); err != nil {
+	if err := snap.checkLimit(options); err != nil {
 		return nil, 0, err
 	}
 	var doubts doubts
 	if snap.token != nil {
 		// In this order: a proof that fails casts suspicion, and then counts.
-		doubts.unproven = !want.Stored && !snap.token.ObtainedHere && !snap.record.StorageIsProven()
+		doubts.unproven = !options.CacheOnly && !snap.token.ObtainedHere && !snap.record.StorageIsProven()
 		if doubts.suspect, err = m.suspect(ctx, snap); err != nil {
 			return nil, 0, err
 		}
 	}
-	do, err := snap.decide(want, found, doubts, time.Now())
+	do, err := snap.decide(options, found, doubts, time.Now())
 	return snap, do, err
 }
 
 // readInHand answers the token in hand, or nothing where N-central is needed first.
-func (m *Manager) readInHand(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
-	snap, do, err := m.next(ctx, role, want, &found)
+func (m *Manager) readInHand(ctx context.Context, role string, options ReadOptions, found findings) (*Answer, error) {
+	snap, do, err := m.next(ctx, role, options, &found)
 	switch {
 	case err != nil:
 		return nil, err
 	case do == toServe:
-		return m.serve(ctx, snap, want, &found)
-	case want.Stored:
+		return m.serve(ctx, snap, options, &found)
+	case options.CacheOnly:
 		return nil, ErrNeedsActiveNode
 	}
 	return nil, nil
@@ -151,7 +151,7 @@ func (m *Manager) readInHand(ctx context.Context, role string, want Want, found 
 
 // readWaiting does what needs N-central until there is a token to answer. Where the role, its config or its sessions
 // changed meanwhile, it starts over, once.
-func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found findings) (*Answer, error) {
+func (m *Manager) readWaiting(ctx context.Context, role string, options ReadOptions, found findings) (*Answer, error) {
 	_, config, err := m.definition(ctx, role)
 	if err != nil {
 		return nil, err
@@ -160,7 +160,7 @@ func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found
 	defer cancel()
 	begun := found
 	for startedOver := false; ; {
-		answer, err := m.readStep(ctx, role, want, &found)
+		answer, err := m.readStep(ctx, role, options, &found)
 		switch {
 		case answer != nil:
 			return answer, nil
@@ -175,25 +175,25 @@ func (m *Manager) readWaiting(ctx context.Context, role string, want Want, found
 }
 
 // readStep does one thing that needs N-central, or answers the token in hand.
-func (m *Manager) readStep(ctx context.Context, role string, want Want, found *findings) (*Answer, error) {
-	snap, do, err := m.next(ctx, role, want, found)
+func (m *Manager) readStep(ctx context.Context, role string, options ReadOptions, found *findings) (*Answer, error) {
+	snap, do, err := m.next(ctx, role, options, found)
 	if err != nil {
 		return nil, err
 	}
 	switch do {
 	case toValidate:
-		return nil, m.validateInHand(ctx, snap, want, found)
+		return nil, m.validateInHand(ctx, snap, options, found)
 	case toProve:
 		m.prove(ctx, snap, found)
 		return nil, nil
 	case toObtain:
-		return m.awaitNew(ctx, snap, want, found)
+		return m.awaitNew(ctx, snap, options, found)
 	}
-	return m.serve(ctx, snap, want, found)
+	return m.serve(ctx, snap, options, found)
 }
 
 // serve hands the token in hand out, and starts its rotation where that is due soon.
-func (m *Manager) serve(ctx context.Context, snap *snapshot, want Want, found *findings) (*Answer, error) {
+func (m *Manager) serve(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) (*Answer, error) {
 	now := time.Now()
 	from := found.from
 	switch {
@@ -201,7 +201,7 @@ func (m *Manager) serve(ctx context.Context, snap *snapshot, want Want, found *f
 		from = upstream.SourceRefresh
 	case found.obtained:
 		from = upstream.SourceAuthenticate
-	case snap.dueAhead(now) && want.Stored:
+	case snap.dueAhead(now) && options.CacheOnly:
 		return nil, ErrNeedsActiveNode
 	case snap.dueAhead(now):
 		m.startAhead(ctx, snap, now)
@@ -216,7 +216,7 @@ func (m *Manager) serve(ctx context.Context, snap *snapshot, want Want, found *f
 
 // checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
 // token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
-func (snap *snapshot) checkLimit(want Want) error {
+func (snap *snapshot) checkLimit(options ReadOptions) error {
 	lifetime := snap.role.TTL
 	if snap.token != nil {
 		lifetime = snap.token.Lifetime()
@@ -224,17 +224,17 @@ func (snap *snapshot) checkLimit(want Want) error {
 		last.configFingerprint == snap.config.Fingerprint() && last.roleFingerprint == snap.role.Fingerprint() {
 		lifetime = last.lifetime
 	}
-	if lifetime > 0 && want.MinTTL > lifetime/2 {
-		return &LimitError{Asked: want.MinTTL, Granted: lifetime}
+	if lifetime > 0 && options.MinTTL > lifetime/2 {
+		return &LimitError{Asked: options.MinTTL, Granted: lifetime}
 	}
 	return nil
 }
 
 // validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is the error for a reader
 // who asked for validation; for others, and where its answers tell nothing, a new token is tried.
-func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, want Want, found *findings) error {
+func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) error {
 	verdict, err := m.validate(ctx, snap)
-	if err != nil && want.Validate && !verdict.Untold {
+	if err != nil && options.Validate && !verdict.Untold {
 		return err
 	}
 	if verdict.Lives {
@@ -281,13 +281,13 @@ func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 
 // awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
 // first attempt takes, and is answered that token where it fails.
-func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, want Want, found *findings) (*Answer, error) {
+func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) (*Answer, error) {
 	flight, err := m.join(ctx, snap, true)
 	if err != nil || flight == nil {
 		return nil, err
 	}
 	now := time.Now()
-	if want.Validate || snap.sameToken(found.unusable) || !snap.alive(now) || snap.remaining(now) < want.MinTTL {
+	if options.Validate || snap.sameToken(found.unusable) || !snap.alive(now) || snap.remaining(now) < options.MinTTL {
 		return nil, m.awaitEnd(ctx, flight, found)
 	}
 	select {
@@ -303,7 +303,7 @@ func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, want Want, found
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	answer, err := m.answerStale(ctx, snap, want, found, flight.whyNot())
+	answer, err := m.answerStale(ctx, snap, options, found, flight.whyNot())
 	if answer == nil && err == nil { // it died while that was found out
 		err = m.awaitEnd(ctx, flight, found)
 	}
@@ -326,9 +326,9 @@ func (m *Manager) awaitEnd(ctx context.Context, flight *flight, found *findings)
 // shortestStaleWait is what an answer that hands out a stale token says of when to come back, at least.
 const shortestStaleWait = 15 * time.Second
 
-// answerStale hands out the token in hand for want of a new one, if it is still the one to hand out. A suspect token must
+// answerStale hands out the token in hand for options of a new one, if it is still the one to hand out. A suspect token must
 // have been validated for that. It answers nothing where the token is of no use any more.
-func (m *Manager) answerStale(ctx context.Context, snap *snapshot, want Want, found *findings, why string) (*Answer, error) {
+func (m *Manager) answerStale(ctx context.Context, snap *snapshot, options ReadOptions, found *findings, why string) (*Answer, error) {
 	inHand := snap.token
 	snap, err := m.snapshot(ctx, snap.role.Name)
 	if err != nil {
@@ -347,7 +347,7 @@ func (m *Manager) answerStale(ctx context.Context, snap *snapshot, want Want, fo
 		}
 	}
 	now := time.Now()
-	if !snap.alive(now) || snap.remaining(now) < want.MinTTL {
+	if !snap.alive(now) || snap.remaining(now) < options.MinTTL {
 		return nil, nil
 	}
 	server, err := m.server(snap.config)

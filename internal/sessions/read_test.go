@@ -20,8 +20,8 @@ func TestEachFailedReadHasItsReason(t *testing.T) {
 		return fmt.Errorf("reading: %w", &upstream.Failure{Kind: kind, Cause: &ncentral.Error{Kind: kind}})
 	}
 	for name, test := range map[string]struct {
-		err  error
-		want string
+		err     error
+		options string
 	}{
 		"refused":                  {failure(ncentral.KindRefused), string(ncentral.KindRefused)},
 		"given up":                 {failure(ncentral.KindCanceled), upstream.ReasonReaderGone},
@@ -34,8 +34,8 @@ func TestEachFailedReadHasItsReason(t *testing.T) {
 		"less than was asked for":  {&LateError{}, upstream.ReasonDeadOnArrival},
 		"storage, or anything new": {errors.New("no such thing"), upstream.ReasonStorage},
 	} {
-		if got := reasonOf(test.err); got != test.want {
-			t.Errorf("%s: %s, want %s", name, got, test.want)
+		if got := reasonOf(test.err); got != test.options {
+			t.Errorf("%s: %s, options %s", name, got, test.options)
 		}
 	}
 }
@@ -48,23 +48,23 @@ func TestAReadDecides(t *testing.T) {
 	}
 	good, low, dead := token(30*time.Minute), token(4*time.Minute), token(time.Second)
 	for name, test := range map[string]struct {
-		token  *store.Token
-		want   Want
-		found  findings
-		doubts doubts
-		do     decision
-		err    error
+		token   *store.Token
+		options ReadOptions
+		found   findings
+		doubts  doubts
+		do      decision
+		err     error
 	}{
 		"a good token":                 {token: good, do: toServe},
 		"none":                         {do: toObtain},
 		"less than the role's min_ttl": {token: low, do: toObtain},
-		"less than the reader's":       {token: good, want: Want{MinTTL: 40 * time.Minute}, do: toObtain},
+		"less than the reader's":       {token: good, options: ReadOptions{MinTTL: 40 * time.Minute}, do: toObtain},
 		"one that is over":             {token: dead, do: toObtain},
 		"suspect":                      {token: good, doubts: doubts{suspect: true}, do: toValidate},
 		"suspect, and found alive":     {token: good, doubts: doubts{suspect: true}, found: findings{alive: good}, do: toServe},
 		"found dead":                   {token: good, found: findings{unusable: good}, do: toObtain},
-		"validation is asked for":      {token: good, want: Want{Validate: true}, do: toValidate},
-		"validation is asked for, and it has come": {token: good, want: Want{Validate: true}, found: findings{obtained: true}, do: toServe},
+		"validation is asked for":      {token: good, options: ReadOptions{Validate: true}, do: toValidate},
+		"validation is asked for, and it has come": {token: good, options: ReadOptions{Validate: true}, found: findings{obtained: true}, do: toServe},
 		"from storage":                                  {token: good, doubts: doubts{unproven: true}, do: toProve},
 		"from storage, which cannot be proven":          {token: good, doubts: doubts{unproven: true}, found: findings{unproven: errors.New("down")}, do: toServe},
 		"suspect and from storage":                      {token: good, doubts: doubts{suspect: true, unproven: true}, do: toValidate},
@@ -74,13 +74,13 @@ func TestAReadDecides(t *testing.T) {
 		"a new one that came too late":                  {token: dead, found: findings{obtained: true}, err: ErrDeadOnArrival},
 	} {
 		snap := &snapshot{token: test.token, minTTL: 5 * time.Minute}
-		if do, err := snap.decide(test.want, &test.found, test.doubts, now); do != test.do || !errors.Is(err, test.err) {
+		if do, err := snap.decide(test.options, &test.found, test.doubts, now); do != test.do || !errors.Is(err, test.err) {
 			t.Errorf("%s: %d %v", name, do, err)
 		}
 	}
 	var late *LateError
 	snap := &snapshot{token: low, minTTL: 5 * time.Minute}
-	if _, err := snap.decide(Want{MinTTL: 10 * time.Minute}, &findings{obtained: true}, doubts{}, now); !errors.As(err, &late) || late.Left > 4*time.Minute {
+	if _, err := snap.decide(ReadOptions{MinTTL: 10 * time.Minute}, &findings{obtained: true}, doubts{}, now); !errors.As(err, &late) || late.Left > 4*time.Minute {
 		t.Errorf("a new one with less than was asked for: %v", err)
 	}
 }
