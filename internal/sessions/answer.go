@@ -21,8 +21,8 @@ type ReadOptions struct {
 	CacheOnly bool
 }
 
-// Facts are what every answer that hands out one token of a role has in common.
-type Facts struct {
+// sharedFields are what every answer that hands out one token of a role has in common.
+type sharedFields struct {
 	AccessToken      string
 	TokenType        string
 	URL              string
@@ -34,7 +34,7 @@ type Facts struct {
 
 // Answer hands out a token.
 type Answer struct {
-	*Facts
+	*sharedFields
 	// Config is the one that the token came from.
 	Config *store.Config
 	// Remaining is for how long the token is promised to live, more than 2 s.
@@ -44,9 +44,9 @@ type Answer struct {
 	Warnings      []string
 }
 
-func newFacts(snap *snapshot) Facts {
+func newSharedFields(snap *snapshot) sharedFields {
 	token := snap.token
-	return Facts{
+	return sharedFields{
 		AccessToken:      token.AccessToken,
 		TokenType:        token.TokenType,
 		URL:              token.URL,
@@ -73,7 +73,7 @@ func (snap *snapshot) answer(now time.Time) *Answer {
 		warnings = append(warnings, warning)
 	}
 	return &Answer{
-		Facts:         &snap.facts,
+		sharedFields:  &snap.shared,
 		Config:        snap.config,
 		Remaining:     snap.remaining(now),
 		UntilRotation: store.Remaining(snap.rotatesAt, now),

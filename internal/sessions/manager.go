@@ -270,7 +270,7 @@ type snapshot struct {
 	minTTL    time.Duration
 	rotatesAt time.Time
 	aheadFrom time.Time // from when a read starts the rotation without waiting for it
-	facts     Facts
+	shared    sharedFields
 	unstored  bool // storage refused the session
 }
 
@@ -337,7 +337,7 @@ func newSnapshot(
 	snap.minTTL = role.MinTTLWithin(lifetime)
 	snap.rotatesAt = snap.token.ExpiresAt.Add(-snap.minTTL)
 	snap.aheadFrom = snap.rotatesAt.Add(-min(lifetime/10, longestAhead))
-	snap.facts = newFacts(snap)
+	snap.shared = newSharedFields(snap)
 	return snap
 }
 

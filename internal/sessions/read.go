@@ -362,6 +362,6 @@ func (m *Manager) answerStale(ctx context.Context, snap *snapshot, options ReadO
 		answer.UntilRotation = min(next, (answer.Remaining / 2).Truncate(time.Second))
 	}
 	answer.Warnings = append(answer.Warnings, fmt.Sprintf(
-		"no new token could be had, so this is the one from before, which lives until %s: %s", snap.facts.ExpiresAt, why))
+		"no new token could be had, so this is the one from before, which lives until %s: %s", snap.shared.ExpiresAt, why))
 	return answer, nil
 }
