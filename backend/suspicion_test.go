@@ -189,7 +189,7 @@ func TestASuspicionOutlivesAChangeOfURL(t *testing.T) {
 		if err != nil || learnt == nil {
 			t.Fatal(learnt, err)
 		}
-		var known store.Learnt
+		var known store.ServerTraits
 		if err := learnt.DecodeJSON(&known); err != nil {
 			t.Fatal(err)
 		}

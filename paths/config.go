@@ -168,11 +168,11 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if err != nil || changedMeanwhile != nil {
 		return changedMeanwhile, err
 	}
-	learnt, err := a.adopt(ctx, candidate, report)
+	traits, err := a.adopt(ctx, candidate, report)
 	if err != nil {
 		return nil, err
 	}
-	return withWarnings(written(data), slices.Concat(overwritten(unreadable), stranded, configWarnings(candidate), learnt)), nil
+	return withWarnings(written(data), slices.Concat(overwritten(unreadable), stranded, configWarnings(candidate), traits)), nil
 }
 
 // notStored says that the config is what it was, because the step failed that tried the new values.
@@ -197,9 +197,9 @@ func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.
 		return nil, err
 	}
 	if report != nil {
-		server.Adopt(ctx, report)
+		server.Apply(ctx, report)
 	}
-	return append(warnings, learntWarnings(server.Learnt(ctx))...), nil
+	return append(warnings, learntWarnings(server.Traits(ctx))...), nil
 }
 
 // changedConfig answers what the config is to be: the stored one, or the defaults, with the request's fields.
@@ -315,19 +315,19 @@ func configWarnings(config *store.Config) []string {
 
 // reportWarnings are what a check found that is worth knowing though it passes.
 func reportWarnings(report *upstream.Report) []string {
-	return append(report.Warnings, learntWarnings(report.Learnt)...)
+	return append(report.Warnings, learntWarnings(report.Traits)...)
 }
 
 // learntWarnings are what the server is like and whoever sets up roles should know.
-func learntWarnings(learnt store.Learnt) []string {
+func learntWarnings(traits store.ServerTraits) []string {
 	var warnings []string
-	if ends := learnt.AuthenticateEndsEarlierSessions; ends != nil && *ends {
+	if ends := traits.AuthenticateEndsEarlierSessions; ends != nil && *ends {
 		warnings = append(warnings, "on this server a new session ends the user's earlier ones: every role needs an N-central user, so a config, of its own, and no other integration may use that user")
 	}
-	if can := learnt.CanValidate; can != nil && !*can {
+	if can := traits.CanValidate; can != nil && !*can {
 		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: the engine asks by a data call whether a token lives")
 	}
-	if warning := upstream.ClockWarning(learnt); warning != "" {
+	if warning := upstream.ClockWarning(traits); warning != "" {
 		warnings = append(warnings, warning)
 	}
 	return warnings
@@ -371,7 +371,7 @@ func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, user
 		return false, nil, nil, err
 	}
 	a.Upstream.Forget(name)
-	return true, nil, append(warnings, stranded...), a.Store.Learnt.Delete(ctx, name)
+	return true, nil, append(warnings, stranded...), a.Store.Traits.Delete(ctx, name)
 }
 
 // stranded returns the warnings of what can no longer be logged out, once the config is no more or has another url: a token

@@ -193,7 +193,7 @@ func checkAnswer(report *upstream.Report) map[string]any {
 		answer[fieldFailedStep], answer[fieldMessage] = report.Failed.Name, report.Failed.Message
 	}
 	putUser(answer, report.User)
-	putLearnt(answer, report.Learnt)
+	putTraits(answer, report.Traits)
 	return answer
 }
 
@@ -219,16 +219,16 @@ func putUser(answer map[string]any, user *ncentral.User) {
 	answer[fieldUser] = told
 }
 
-// putLearnt adds what is known of the server to an answer.
-func putLearnt(answer map[string]any, learnt store.Learnt) {
-	if learnt.ServerVersion != "" {
-		answer[fieldServerVersion] = learnt.ServerVersion
+// putTraits adds what is known of the server to an answer.
+func putTraits(answer map[string]any, traits store.ServerTraits) {
+	if traits.ServerVersion != "" {
+		answer[fieldServerVersion] = traits.ServerVersion
 	}
-	if learnt.ClockOffset != nil {
-		answer[fieldClockOffset] = math.Round(learnt.ClockOffset.Seconds()*1000)/1000 + 0 // never -0
+	if traits.ClockOffset != nil {
+		answer[fieldClockOffset] = math.Round(traits.ClockOffset.Seconds()*1000)/1000 + 0 // never -0
 	}
 	for field, known := range map[string]*bool{
-		fieldCanLogOut: learnt.CanLogOut, fieldCanValidate: learnt.CanValidate, fieldRefreshEnds: learnt.RefreshEndsPredecessor, fieldAuthEnds: learnt.AuthenticateEndsEarlierSessions,
+		fieldCanLogOut: traits.CanLogOut, fieldCanValidate: traits.CanValidate, fieldRefreshEnds: traits.RefreshEndsPredecessor, fieldAuthEnds: traits.AuthenticateEndsEarlierSessions,
 	} {
 		if known != nil {
 			answer[field] = *known

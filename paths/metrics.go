@@ -193,9 +193,9 @@ func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Confi
 	}
 	all.addRemaining(passwordRemaining, config.PasswordExpiresAt(), now, config.Name)
 	all.addRemaining(tokenRemaining, config.UserAPITokenExpiresAt(), now, config.Name)
-	all.addKnown(canValidate, condition.Learnt.CanValidate, config.Name)
-	all.addKnown(canLogOut, condition.Learnt.CanLogOut, config.Name)
-	all.addKnown(refreshEnds, condition.Learnt.RefreshEndsPredecessor, config.Name)
-	all.addKnown(authenticateEnds, condition.Learnt.AuthenticateEndsEarlierSessions, config.Name)
+	all.addKnown(canValidate, condition.Traits.CanValidate, config.Name)
+	all.addKnown(canLogOut, condition.Traits.CanLogOut, config.Name)
+	all.addKnown(refreshEnds, condition.Traits.RefreshEndsPredecessor, config.Name)
+	all.addKnown(authenticateEnds, condition.Traits.AuthenticateEndsEarlierSessions, config.Name)
 	return nil
 }

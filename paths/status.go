@@ -120,6 +120,6 @@ func (a *API) statusOf(ctx context.Context, config *store.Config, now time.Time)
 	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
 	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
 	putUser(answer, condition.User)
-	putLearnt(answer, condition.Learnt)
+	putTraits(answer, condition.Traits)
 	return answer, nil
 }

@@ -191,7 +191,7 @@ func (m *Manager) mayAnswer(
 
 // livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
 func livesOrIsTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
-	if token.Suspicion >= server.Learnt(ctx).Suspicion {
+	if token.Suspicion >= server.Traits(ctx).Suspicion {
 		return true, nil
 	}
 	verdict, err := server.Validate(ctx, token)
@@ -201,7 +201,7 @@ func livesOrIsTrusted(ctx context.Context, server *upstream.Server, token *store
 // endingWarnings tell of what the end of the lease does not do.
 func endingWarnings(ctx context.Context, server *upstream.Server, token *store.Token) []string {
 	var warnings []string
-	if can := server.Learnt(ctx).CanLogOut; can != nil && !*can {
+	if can := server.Traits(ctx).CanLogOut; can != nil && !*can {
 		warnings = append(warnings, fmt.Sprintf("this server has no logout, so revoking the lease does not end the token: it lives until %s",
 			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}

@@ -371,9 +371,9 @@ func (snap *snapshot) dueAhead(now time.Time) bool { return store.Remaining(snap
 
 // suspect says whether the snapshot's token must be validated before it is handed out.
 func (m *Manager) suspect(ctx context.Context, snap *snapshot) (bool, error) {
-	learnt, err := m.store.Learnt.Get(ctx, snap.config.Name)
+	traits, err := m.store.Traits.Get(ctx, snap.config.Name)
 	if err != nil {
 		return false, err
 	}
-	return snap.token.Suspicion < 0 || learnt != nil && snap.token.Suspicion < learnt.Suspicion, nil
+	return snap.token.Suspicion < 0 || traits != nil && snap.token.Suspicion < traits.Suspicion, nil
 }

@@ -146,7 +146,7 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		if _, err := entries.PutPendingLogout(t.Context(), "monitoring", debt); err != nil {
 			t.Fatal(err)
 		}
-		if err := entries.Learnt.Put(t.Context(), "default", &store.Learnt{}); err != nil {
+		if err := entries.Traits.Put(t.Context(), "default", &store.ServerTraits{}); err != nil {
 			t.Fatal(err)
 		}
 		storage.fails = fails

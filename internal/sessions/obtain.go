@@ -71,7 +71,7 @@ func (m *Manager) refresh(
 	}
 	if failure.Kind == ncentral.KindRefused && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
 		// It should still have lived, and the engine has not ended it: N-central was rebooted, perhaps for an upgrade.
-		server.ForgetLearnt(ctx)
+		server.ForgetTraits(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()
 	m.logger.Info("refresh did not bring a token: authenticating", "role", state.role, "config", current.Config, "error", err)
@@ -86,21 +86,21 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 		return false
 	}
 	if token.MayBeAccepted(now) {
-		for _, left := range server.LearnBeforeRotating(ctx, token.AccessToken) {
+		for _, left := range server.ProbeRotation(ctx, token.AccessToken) {
 			m.Discard(state.role, token.Origin, left)
 		}
 	}
-	learnt := server.Learnt(ctx)
+	traits := server.Traits(ctx)
 	switch {
-	case learnt.RefreshRefused:
+	case traits.RefreshRefused:
 		return false
 	case store.Remaining(token.ExpiresAt, now) <= 0: // promised to nobody any more
 		return true
-	case learnt.RefreshEndsPredecessor == nil || *learnt.RefreshEndsPredecessor:
+	case traits.RefreshEndsPredecessor == nil || *traits.RefreshEndsPredecessor:
 		return false
 	}
 	// What outlives its promise is ended then, for which its successor must be of another session.
-	endsEarlier := learnt.AuthenticateEndsEarlierSessions == nil || *learnt.AuthenticateEndsEarlierSessions
+	endsEarlier := traits.AuthenticateEndsEarlierSessions == nil || *traits.AuthenticateEndsEarlierSessions
 	return !token.GrantedUntil.After(token.ExpiresAt) || endsEarlier
 }
 

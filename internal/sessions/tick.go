@@ -200,7 +200,7 @@ func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
 
 // forgetServers removes what this cluster learnt of servers whose config was deleted on another.
 func (m *Manager) forgetServers(ctx context.Context) error {
-	names, err := m.store.Learnt.Names(ctx)
+	names, err := m.store.Traits.Names(ctx)
 	for _, name := range names {
 		err = errors.Join(err, m.forgetServer(ctx, name))
 	}
@@ -216,7 +216,7 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 		return err
 	}
 	m.upstream.Forget(name)
-	return m.store.Learnt.Delete(ctx, name)
+	return m.store.Traits.Delete(ctx, name)
 }
 
 // rotate obtains a new token for the role, and waits for it.

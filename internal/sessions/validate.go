@@ -68,7 +68,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 		return upstream.Verdict{}, err
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
-	suspicion := server.Learnt(ctx).Suspicion
+	suspicion := server.Traits(ctx).Suspicion
 	verdict, err := server.Validate(ctx, snap.token)
 	now := time.Now()
 	if !snap.token.ObtainedHere && (verdict.Lives || verdict.Untold || verdict.Unexplained) {
@@ -101,7 +101,7 @@ func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, snap *s
 	m.logger.Warn("a token died before its time and is replaced", "role", state.role, "config", snap.config.Name)
 	if verdict.Unexplained {
 		snap.record.CountDeadToken()
-		server.ForgetLearnt(ctx)
+		server.ForgetTraits(ctx)
 	}
 }
 

@@ -161,7 +161,7 @@ func TestAbsenceIsKeptOnlyWhereNamesAreBounded(t *testing.T) {
 	s := New(storage, hclog.NewNullLogger())
 	for range 2 {
 		get(t, s.Sessions, "a")
-		get(t, s.Learnt, "a")
+		get(t, s.Traits, "a")
 	}
 	if storage.gets != 2 {
 		t.Errorf("%d storage calls for two absent entries, want 2", storage.gets)
@@ -275,9 +275,9 @@ func TestDamageThatStorageFindsIsToldFromAnOutage(t *testing.T) {
 				}
 			}
 			_, sessionErr := s.Sessions.Get(t.Context(), "a")
-			learnt, learntErr := s.Learnt.Get(t.Context(), "a")
-			if (sessionErr == nil) != test.damaged || (learntErr == nil) != test.damaged || test.damaged && learnt.Suspicion == 0 {
-				t.Error(sessionErr, learntErr, learnt)
+			traits, traitsErr := s.Traits.Get(t.Context(), "a")
+			if (sessionErr == nil) != test.damaged || (traitsErr == nil) != test.damaged || test.damaged && traits.Suspicion == 0 {
+				t.Error(sessionErr, traitsErr, traits)
 			}
 		})
 	}
@@ -322,14 +322,14 @@ func TestWhatThisClusterKeepsIsDoneWithoutWhereItCannotBeRead(t *testing.T) {
 	if session := get(t, s.Sessions, "lacking"); session != nil {
 		t.Error(session)
 	}
-	if learnt := get(t, s.Learnt, "lacking"); learnt == nil || learnt.Suspicion == 0 {
-		t.Errorf("%+v", learnt)
+	if traits := get(t, s.Traits, "lacking"); traits == nil || traits.Suspicion == 0 {
+		t.Errorf("%+v", traits)
 	}
-	learnt := get(t, s.Learnt, "a")
-	if learnt == nil || learnt.Suspicion < time.Now().Add(-time.Minute).UnixNano() || learnt.URL != "" {
-		t.Errorf("%+v", learnt)
+	traits := get(t, s.Traits, "a")
+	if traits == nil || traits.Suspicion < time.Now().Add(-time.Minute).UnixNano() || traits.URL != "" {
+		t.Errorf("%+v", traits)
 	}
-	if get(t, s.Learnt, "a") != learnt {
+	if get(t, s.Traits, "a") != traits {
 		t.Error("suspicion is raised at every look")
 	}
 }

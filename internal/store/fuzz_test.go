@@ -43,7 +43,7 @@ func FuzzStoredEntries(f *testing.F) {
 		replaceOne(t, storage, s.Configs, value, config)
 		replaceOne(t, storage, s.Roles, value, role)
 		replaceOne(t, storage, s.Sessions, value, session)
-		replaceOne(t, storage, s.Learnt, value, Learnt{URL: config.URL})
+		replaceOne(t, storage, s.Traits, value, ServerTraits{URL: config.URL})
 
 		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: "owed/default/damaged/999999999999-a", Value: value}); err != nil {
 			t.Fatal(err)

@@ -80,9 +80,9 @@ func TestInvalidateReachesEveryKindOfEntry(t *testing.T) {
 	s.Configs.Keep("a", &Config{})
 	s.Roles.Keep("a", &Role{})
 	s.Sessions.Keep("a", &Session{})
-	s.Learnt.Keep("a", &Learnt{})
+	s.Traits.Keep("a", &ServerTraits{})
 	for key, holds := range map[string]func(string) bool{
-		"config/a": s.Configs.Holds, "role/a": s.Roles.Holds, "session/a": s.Sessions.Holds, "learnt/a": s.Learnt.Holds,
+		"config/a": s.Configs.Holds, "role/a": s.Roles.Holds, "session/a": s.Sessions.Holds, "learnt/a": s.Traits.Holds,
 	} {
 		if s.Invalidate(key); holds("a") {
 			t.Errorf("%s is still in memory", key)
@@ -200,7 +200,7 @@ func TestEachKindOfEntryLiesWhereItBelongs(t *testing.T) {
 	storage := &logical.InmemStorage{}
 	s := New(storage, hclog.NewNullLogger())
 	put(t, s.Roles, "a", Role{})
-	err := errors.Join(s.Configs.Put(t.Context(), "a", &Config{}), s.Sessions.Put(t.Context(), "a", &Session{}), s.Learnt.Put(t.Context(), "a", &Learnt{}))
+	err := errors.Join(s.Configs.Put(t.Context(), "a", &Config{}), s.Sessions.Put(t.Context(), "a", &Session{}), s.Traits.Put(t.Context(), "a", &ServerTraits{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,11 +219,11 @@ func TestEachKindOfEntryLiesWhereItBelongs(t *testing.T) {
 
 func TestWhatWasLearntIsReadAsItWasWritten(t *testing.T) {
 	storage := &watchedStorage{}
-	learnt := Learnt{URL: "https://ncentral.example.com", ServerVersion: "2026.1", Suspicion: 7}
-	if err := New(storage, hclog.NewNullLogger()).Learnt.Put(t.Context(), "a", &learnt); err != nil {
+	traits := ServerTraits{URL: "https://ncentral.example.com", ServerVersion: "2026.1", Suspicion: 7}
+	if err := New(storage, hclog.NewNullLogger()).Traits.Put(t.Context(), "a", &traits); err != nil {
 		t.Fatal(err)
 	}
-	if read := get(t, New(storage, hclog.NewNullLogger()).Learnt, "a"); *read != learnt {
+	if read := get(t, New(storage, hclog.NewNullLogger()).Traits, "a"); *read != traits {
 		t.Errorf("%+v", *read)
 	}
 }
@@ -235,7 +235,7 @@ func TestTheLogNamesWhatCannotBeRead(t *testing.T) {
 	s := New(storage, hclog.New(&hclog.LoggerOptions{Output: &log}))
 	for key, read := range map[string]func(){
 		"session/of-a-role":                   func() { get(t, s.Sessions, "of-a-role") },
-		"learnt/of-a-config":                  func() { get(t, s.Learnt, "of-a-config") },
+		"learnt/of-a-config":                  func() { get(t, s.Traits, "of-a-config") },
 		"owed/default/worker/999999999999-id": func() { listOwed(t, s, 1) },
 	} {
 		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte("{")}); err != nil {

@@ -171,7 +171,7 @@ type Token struct {
 	// ObtainedHere is set for a token that this process obtained. One that came from storage may be of the past.
 	ObtainedHere bool `json:"-"`
 
-	// Suspicion is the config's count of suspicions (Learnt.Suspicion) when the token was last known to live. A token
+	// Suspicion is the config's count of suspicions (Traits.Suspicion) when the token was last known to live. A token
 	// with a lower count than the config's is suspect; so is one with a negative count.
 	Suspicion int64 `json:"suspicion"`
 	// Warnings came with the grant and go with every answer that hands the token out.

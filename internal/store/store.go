@@ -41,7 +41,7 @@ type Store struct {
 	Configs  *Collection[Config]
 	Roles    *Collection[Role]
 	Sessions *Collection[Session]
-	Learnt   *Collection[Learnt]
+	Traits   *Collection[ServerTraits]
 }
 
 // New answers the store of one mount. It makes no storage call.
@@ -52,16 +52,16 @@ func New(storage logical.Storage, logger hclog.Logger) *Store {
 		Configs:  newCollection(storage, configPrefix, (*Config).prepare),
 		Roles:    newCollection(storage, rolePrefix, (*Role).prepare),
 		Sessions: newCollection(storage, sessionPrefix, (*Session).prepare),
-		Learnt:   newCollection(storage, learntPrefix, (*Learnt).prepare),
+		Traits:   newCollection(storage, learntPrefix, (*ServerTraits).prepare),
 	}
-	s.Sessions.absenceKept, s.Learnt.absenceKept = true, true
+	s.Sessions.absenceKept, s.Traits.absenceKept = true, true
 	s.Sessions.instead = func(role string, err error) *Session {
 		logger.Error("a stored session cannot be read and counts as absent: what it held lives until it expires", "role", role, "error", reasonOf(err))
 		return nil
 	}
-	s.Learnt.instead = func(config string, err error) *Learnt {
+	s.Traits.instead = func(config string, err error) *ServerTraits {
 		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first", "config", config, "error", reasonOf(err))
-		return &Learnt{Suspicion: time.Now().UnixNano()}
+		return &ServerTraits{Suspicion: time.Now().UnixNano()}
 	}
 	return s
 }
@@ -82,5 +82,5 @@ func (s *Store) Invalidate(key string) {
 	s.Configs.invalidate(key)
 	s.Roles.invalidate(key)
 	s.Sessions.invalidate(key)
-	s.Learnt.invalidate(key)
+	s.Traits.invalidate(key)
 }

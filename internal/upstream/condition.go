@@ -35,8 +35,8 @@ type Condition struct {
 	LastFailureKind ncentral.Kind
 	NextAttempt     time.Time // where the server is being left alone: when it is next asked for a token
 	LogoutsOwed     int
-	User            *ncentral.User // as N-central last told of them; nil where it did not
-	Learnt          store.Learnt   // what is known of the server; empty where that is of another URL
+	User            *ncentral.User     // as N-central last told of them; nil where it did not
+	Traits          store.ServerTraits // what is known of the server; empty where that is of another URL
 }
 
 // Condition says how the config fares at that time. It makes no call to N-central. The error is storage's.
@@ -45,15 +45,15 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 	if err != nil {
 		return Condition{}, err
 	}
-	learnt, err := r.store.Learnt.Get(ctx, config.Name)
+	traits, err := r.store.Traits.Get(ctx, config.Name)
 	if err != nil {
 		return Condition{}, err
 	}
 	known := r.patience(config, now)
-	if learnt == nil || learnt.URL != config.URL {
-		learnt = &store.Learnt{}
+	if traits == nil || traits.URL != config.URL {
+		traits = &store.ServerTraits{}
 	}
-	condition := r.Record(config.Name).condition(config, known, *learnt, owed, now)
+	condition := r.Record(config.Name).condition(config, known, *traits, owed, now)
 	condition.NextAttempt = known.next
 	return condition, nil
 }
@@ -86,14 +86,14 @@ const clockTolerance = 5 * time.Minute
 
 // ClockWarning tells of clocks that are apart, as a check last found them; else it is empty. Tokens are none the worse: how
 // long they live is counted by this node's clock alone.
-func ClockWarning(learnt store.Learnt) string {
-	if learnt.ClockOffset == nil || learnt.ClockOffset.Abs() <= clockTolerance {
+func ClockWarning(traits store.ServerTraits) string {
+	if traits.ClockOffset == nil || traits.ClockOffset.Abs() <= clockTolerance {
 		return ""
 	}
 	side := "ahead"
-	if *learnt.ClockOffset < 0 {
+	if *traits.ClockOffset < 0 {
 		side = "behind"
 	}
 	return fmt.Sprintf("N-central's clock was %s %s, by this node's, when it was last asked: correct the one that is wrong, then run check",
-		learnt.ClockOffset.Abs().Round(time.Second), side)
+		traits.ClockOffset.Abs().Round(time.Second), side)
 }

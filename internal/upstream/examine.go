@@ -26,7 +26,7 @@ type Step struct {
 type Report struct {
 	Steps  []Step
 	Failed *Step // the first step that failed; nil where all passed
-	Learnt store.Learnt
+	Traits store.ServerTraits
 	// User is what N-central told of the API user; nil where it was not asked, or did not tell.
 	User *ncentral.User
 	// Warnings tell of what is well enough to pass and worth knowing all the same.
@@ -55,13 +55,13 @@ const (
 func (s *Server) Check(ctx context.Context) *Report {
 	// A caller that hangs up would leave a session open that nobody knows of.
 	report := s.examine(context.WithoutCancel(ctx), toCheck, true)
-	s.Adopt(ctx, report)
+	s.Apply(ctx, report)
 	return report
 }
 
 // Verify is Check on a config that is not stored yet, the stored one of that name beside it, if any. It changes nothing of
 // the stored one, save that tokens which the new sessions may have ended are suspect. Once the config is stored, its
-// server is to Adopt the report.
+// server is to Apply the report.
 func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) (*Report, error) {
 	server, inForce, err := r.serverToVerify(candidate, stored)
 	if err != nil {
@@ -98,9 +98,9 @@ func (r *Registry) endVerification(server *Server) {
 	r.dropUnused()
 }
 
-// Adopt stores what an examination taught. One that passed lifts cool-down and back-off; one whose User-API token was
+// Apply stores what an examination taught. One that passed lifts cool-down and back-off; one whose User-API token was
 // refused begins a cool-down where there is none, and leaves alone what there is.
-func (s *Server) Adopt(ctx context.Context, report *Report) {
+func (s *Server) Apply(ctx context.Context, report *Report) {
 	passed := report.Failed == nil && report.purpose == toCheck
 	s.learnFrom(ctx, report, passed)
 	if report.authenticated {
@@ -137,12 +137,12 @@ func (s *Server) Adopt(ctx context.Context, report *Report) {
 // learnFrom takes over what an examination found.
 func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	var rebooted bool
-	s.knowledge.change(ctx, func(l *store.Learnt) {
-		rebooted = l.StartTime != "" && report.Learnt.StartTime != "" && l.StartTime != report.Learnt.StartTime
+	s.knowledge.change(ctx, func(l *store.ServerTraits) {
+		rebooted = l.StartTime != "" && report.Traits.StartTime != "" && l.StartTime != report.Traits.StartTime
 		if rebooted {
 			forget(l)
 		}
-		mergeLearnt(l, report.Learnt)
+		mergeTraits(l, report.Traits)
 		if passed {
 			// The administrator may have raised the limits since: ask again.
 			l.AccessOverrideRefused, l.RefreshOverrideRefused = 0, 0
@@ -164,8 +164,8 @@ func (s *Server) examine(ctx context.Context, purpose purpose, hasTokens bool) *
 	return &e.report
 }
 
-// mergeLearnt takes over what was found and keeps the rest.
-func mergeLearnt(into *store.Learnt, found store.Learnt) {
+// mergeTraits takes over what was found and keeps the rest.
+func mergeTraits(into *store.ServerTraits, found store.ServerTraits) {
 	if found.ServerVersion != "" {
 		into.ServerVersion = found.ServerVersion
 	}
@@ -267,8 +267,8 @@ func (e *examination) links(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", e.failure(ncentral.CallLinks, err)
 	}
-	if links.Logout != "" && e.server.Learnt(ctx).CanLogOut == nil { // else a logout was tried, which tells more
-		e.report.Learnt.CanLogOut = new(true)
+	if links.Logout != "" && e.server.Traits(ctx).CanLogOut == nil { // else a logout was tried, which tells more
+		e.report.Traits.CanLogOut = new(true)
 	}
 	var named []string
 	for _, link := range [...][2]string{
@@ -328,10 +328,10 @@ func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
 	case untold:
 		return fmt.Sprintf("whether the session before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
-		e.report.Learnt.AuthenticateEndsEarlierSessions = new(false)
+		e.report.Traits.AuthenticateEndsEarlierSessions = new(false)
 		return "the session before it lives on", nil
 	}
-	e.report.Learnt.AuthenticateEndsEarlierSessions = new(true)
+	e.report.Traits.AuthenticateEndsEarlierSessions = new(true)
 	e.suspectEarlier(ctx) // also where this server was known not to
 	e.takenForEnded, e.open = e.open[:1:1], e.open[1:]
 	return "a new session ends the earlier ones of this user", nil
@@ -339,10 +339,10 @@ func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
 
 func (e *examination) validate(ctx context.Context) (string, error) {
 	err := e.client.Validate(ctx, e.newest().AccessToken)
-	e.report.Learnt.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
-	if *e.report.Learnt.CanValidate {
+	e.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
+	if *e.report.Traits.CanValidate {
 		if ncentral.KindOf(err) == ncentral.KindRefused { // the newest token too: a 401 tells nothing here
-			e.report.Learnt.AuthenticateEndsEarlierSessions = nil
+			e.report.Traits.AuthenticateEndsEarlierSessions = nil
 			e.open = append(e.takenForEnded, e.open...)
 		}
 		return "", e.failure(ncentral.CallValidate, err)
@@ -394,12 +394,12 @@ func (e *examination) data(ctx context.Context) (string, error) {
 func (e *examination) refresh(ctx context.Context) (string, error) {
 	predecessor := len(e.open) - 1
 	if e.open[predecessor].RefreshToken == "" {
-		e.report.Learnt.RefreshRefused = true
+		e.report.Traits.RefreshRefused = true
 		return "N-central gave no refresh token of use: tokens are replaced by authenticating", nil
 	}
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
 	if err != nil && !callsForPatience(ncentral.KindOf(err)) {
-		e.report.Learnt.RefreshRefused = true
+		e.report.Traits.RefreshRefused = true
 		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
 	}
 	if err != nil {
@@ -416,10 +416,10 @@ func (e *examination) refresh(ctx context.Context) (string, error) {
 	case untold:
 		return fmt.Sprintf("whether the access token before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
-		e.report.Learnt.RefreshEndsPredecessor = new(false)
+		e.report.Traits.RefreshEndsPredecessor = new(false)
 		return "the access token before it lives on", nil
 	}
-	e.report.Learnt.RefreshEndsPredecessor = new(true)
+	e.report.Traits.RefreshEndsPredecessor = new(true)
 	e.open = append(e.open[:predecessor], *grant)
 	return "a refresh ends the access token before it", nil
 }
@@ -439,7 +439,7 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	if info, err := e.client.ServerInfo(ctx, e.newest().AccessToken); err != nil {
 		told = append(told, fmt.Sprintf("no version (%s)", withoutRemedy(e.failure(ncentral.CallServerInfo, err))))
 	} else {
-		e.report.Learnt.ServerVersion, e.report.Learnt.StartTime = info.NCentral, info.StartTime
+		e.report.Traits.ServerVersion, e.report.Traits.StartTime = info.NCentral, info.StartTime
 		told = append(told, "N-central "+info.NCentral+", API "+info.Version)
 	}
 	if e.report.purpose == toRotate {
@@ -448,7 +448,7 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	if health, err := e.client.Health(ctx); err != nil {
 		told = append(told, fmt.Sprintf("no time of day (%s)", withoutRemedy(e.failure(ncentral.CallHealth, err))))
 	} else {
-		e.report.Learnt.ClockOffset = &health.ClockOffset
+		e.report.Traits.ClockOffset = &health.ClockOffset
 	}
 	return strings.Join(told, "; "), nil
 }
@@ -471,11 +471,11 @@ func (e *examination) logOut(ctx context.Context) {
 			err := e.client.Logout(ctx, grant.AccessToken)
 			switch ncentral.KindOf(err) {
 			case "":
-				e.report.Learnt.CanLogOut = new(true)
+				e.report.Traits.CanLogOut = new(true)
 			case ncentral.KindRefused:
 				// The session is gone already.
 			case ncentral.KindNotFound:
-				e.report.Learnt.CanLogOut = new(false)
+				e.report.Traits.CanLogOut = new(false)
 			default:
 				failure = e.failure(ncentral.CallLogout, err)
 				e.report.Left = append(e.report.Left, grant)
@@ -486,7 +486,7 @@ func (e *examination) logOut(ctx context.Context) {
 				"sessions that were opened to try the credential could not be logged out: %d; this is tried once a minute until they expire (%s)",
 				len(e.report.Left), failure))
 		}
-		if can := e.report.Learnt.CanLogOut; can != nil && !*can {
+		if can := e.report.Traits.CanLogOut; can != nil && !*can {
 			return "this server has no logout: tokens live until they expire", failure
 		}
 		return "", failure

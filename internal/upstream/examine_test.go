@@ -18,8 +18,8 @@ import (
 )
 
 // rotating is what is known where nothing has to be learnt before a rotation.
-func rotating(startTime string) store.Learnt {
-	return store.Learnt{RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false), StartTime: startTime, Suspicion: 7}
+func rotating(startTime string) store.ServerTraits {
+	return store.ServerTraits{RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false), StartTime: startTime, Suspicion: 7}
 }
 
 // How tokens are rotated is learnt where it is not known, or was learnt before a time in which nothing would have told of a
@@ -98,18 +98,18 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 				token := s.authenticate().AccessToken
 				s.server.record.unwatched = true
 				suspicion := int64(7)
-				if s.knows(store.Learnt{Suspicion: 7}); test.prepare != nil {
+				if s.knows(store.ServerTraits{Suspicion: 7}); test.prepare != nil {
 					test.prepare(s)
 				}
 				s.made()
-				left := s.server.LearnBeforeRotating(t.Context(), token)
+				left := s.server.ProbeRotation(t.Context(), token)
 				if diff := cmp.Diff(test.calls, s.made(), cmpEmpty); diff != "" {
 					t.Errorf("calls (-want +got):\n%s", diff)
 				}
 				if s.server.knowsHowToRotate(t.Context()) != test.known || s.server.record.wasUnwatched() == test.watched || len(left) != test.left {
 					t.Errorf("known: %t, unwatched: %t, %d sessions left", !test.known, test.watched, len(left))
 				}
-				if got := s.learnt("default"); (got.Suspicion > suspicion) != (test.left > 0) {
+				if got := s.traits("default"); (got.Suspicion > suspicion) != (test.left > 0) {
 					t.Errorf("suspicion is %d", got.Suspicion)
 				}
 			})
@@ -134,7 +134,7 @@ func TestLearningThatTaughtNothingWaitsAnHourUnlessItWasGivenUp(t *testing.T) {
 		s.FailNext(simulator.EndpointValidate, -1, simulator.Failure{Kind: simulator.FailureHTML})
 		learn := func() int {
 			s.made()
-			s.server.LearnBeforeRotating(t.Context(), token)
+			s.server.ProbeRotation(t.Context(), token)
 			return s.made()[simulator.EndpointAuthenticate]
 		}
 		if calls := learn(); calls != 2 {
@@ -155,15 +155,15 @@ func TestLearningThatTaughtNothingWaitsAnHourUnlessItWasGivenUp(t *testing.T) {
 		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(2 * time.Second)})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		s.server.LearnBeforeRotating(ctx, token)
+		s.server.ProbeRotation(ctx, token)
 		if s.server.knowsHowToRotate(t.Context()) || !s.server.NextAttempt(time.Now()).IsZero() {
 			t.Fatal("it was not given up, or counts as a failure")
 		}
-		if s.server.LearnBeforeRotating(t.Context(), token); !s.server.knowsHowToRotate(t.Context()) {
+		if s.server.ProbeRotation(t.Context(), token); !s.server.knowsHowToRotate(t.Context()) {
 			t.Error("the next one does not learn")
 		}
-		s.server.ForgetLearnt(t.Context())
-		if s.server.LearnBeforeRotating(t.Context(), token); !s.server.knowsHowToRotate(t.Context()) {
+		s.server.ForgetTraits(t.Context())
+		if s.server.ProbeRotation(t.Context(), token); !s.server.knowsHowToRotate(t.Context()) {
 			t.Error("what is forgotten is not learnt again")
 		}
 	})
@@ -176,7 +176,7 @@ func TestReadersAtTheSameTimeLearnOnceAndOneGetsWhatIsLeft(t *testing.T) {
 		var left [5][]Grant
 		var readers sync.WaitGroup
 		for i := range left {
-			readers.Go(func() { left[i] = s.server.LearnBeforeRotating(t.Context(), token) })
+			readers.Go(func() { left[i] = s.server.ProbeRotation(t.Context(), token) })
 		}
 		readers.Wait()
 		if all := slices.Concat(left[:]...); len(all) != 3 || s.made()[simulator.EndpointAuthenticate] != 2 {
@@ -192,7 +192,7 @@ func TestLearningStopsWhereACallMightBeCutOff(t *testing.T) {
 		for left, want := range map[time.Duration]int{20*time.Second - 1: 0, 20 * time.Second: 1, 20*time.Second + 1: 1} {
 			ctx, cancel := context.WithTimeout(t.Context(), left)
 			s.made()
-			if s.server.LearnBeforeRotating(ctx, token); s.made()[simulator.EndpointAuthenticate] != want {
+			if s.server.ProbeRotation(ctx, token); s.made()[simulator.EndpointAuthenticate] != want {
 				t.Errorf("with %s left, it authenticates otherwise than %d times", left, want)
 			}
 			cancel()
@@ -210,7 +210,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		fails   map[simulator.Endpoint][]simulator.Failure // "" lets one go well
 		steps   string
 		failed  string
-		learnt  store.Learnt
+		traits  store.ServerTraits
 		message map[string]string // in a step's
 		warning string
 		left    int
@@ -219,7 +219,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		"well": {
 			logouts: 3,
 			steps:   everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{
 				"links": "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate /api/auth/validate", "authenticate": "a token for 1h0m0s, a refresh token for 25h0m0s", "authenticate_again": "the session before it lives on", "validate": "",
 				"refresh": "the access token before it lives on", "server_info": "N-central 2026.4.1.12, API ", "logout": "",
@@ -228,113 +228,113 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		"what comes first ends": {
 			knobs:   func(k *simulator.Knobs) { k.RefreshEndsPredecessor, k.AuthenticateEndsEarlierSessions = true, true },
 			steps:   everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)},
 			message: map[string]string{"authenticate_again": "a new session ends the earlier ones", "refresh": "a refresh ends the access token before it"},
 			logouts: 1,
 		},
 		"no logout, no validate": {
 			knobs:   func(k *simulator.Knobs) { k.LogoutAbsent, k.ValidateAbsent = true, true },
 			steps:   everything,
-			learnt:  store.Learnt{CanLogOut: new(false), CanValidate: new(false), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(false), CanValidate: new(false), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"validate": "this server has no validate", "logout": "this server has no logout"},
 		},
 		"one token for all": {
 			fails:   map[simulator.Endpoint][]simulator.Failure{"authenticate": {{}, {Kind: simulator.FailureSameTokens}}},
 			steps:   everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
 			message: map[string]string{"authenticate_again": "the same access token as before"},
 			warning: "one access token to several authenticate calls",
 			logouts: 2,
 		},
 		"a user that may not see": {
 			knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"data": "the user may not see service organisations"},
 		},
 		"no links": {fails: map[simulator.Endpoint][]simulator.Failure{"links": {status(404)}}, steps: "links", failed: "links"},
-		"refused":  {fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {status(401)}}, steps: "links authenticate", failed: "authenticate", learnt: store.Learnt{CanLogOut: new(true)}, message: map[string]string{"authenticate": "; the User-API token is unknown to this server"}},
+		"refused":  {fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {status(401)}}, steps: "links authenticate", failed: "authenticate", traits: store.ServerTraits{CanLogOut: new(true)}, message: map[string]string{"authenticate": "; the User-API token is unknown to this server"}},
 		"refused the second time": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {{}, status(401)}},
-			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", learnt: store.Learnt{CanLogOut: new(true)},
+			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", traits: store.ServerTraits{CanLogOut: new(true)},
 		},
 		"a token of no use": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {{Kind: simulator.FailureExpiry, ExpirySeconds: "2"}}},
-			steps: "links authenticate logout", failed: "authenticate", learnt: store.Learnt{CanLogOut: new(true)},
+			steps: "links authenticate logout", failed: "authenticate", traits: store.ServerTraits{CanLogOut: new(true)},
 		},
 		"whether one lives cannot be asked": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {status(503)}},
-			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", learnt: store.Learnt{CanLogOut: new(true)},
+			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", traits: store.ServerTraits{CanLogOut: new(true)},
 		},
 		"whether one lives cannot be told": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {html}, "service_orgs": {html}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
 			message: map[string]string{"authenticate_again": "cannot be told"},
 		},
 		"validate fails": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, status(500)}},
 			steps: "links authenticate authenticate_again validate logout", failed: "validate",
-			learnt: store.Learnt{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
 		},
 		"the data call fails": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"service_orgs": {status(500)}},
 			steps: "links authenticate authenticate_again validate user data logout", failed: "data",
-			learnt: store.Learnt{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
 		},
 		"a refresh that is refused": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {status(401)}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"refresh": "not possible here"},
 		},
 		"a refresh that is not answered": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {status(503)}},
 			steps: "links authenticate authenticate_again validate user data refresh logout", failed: "refresh",
-			learnt: store.Learnt{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
 		},
 		"a refresh of no use": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {{Kind: simulator.FailureExpiry, ExpirySeconds: "0"}}},
 			steps: "links authenticate authenticate_again validate user data refresh logout", failed: "refresh",
-			learnt: store.Learnt{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
 		},
 		"whether the one before a refresh lives cannot be asked": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, {}, status(503)}},
 			steps: "links authenticate authenticate_again validate user data refresh logout", failed: "refresh",
-			learnt: store.Learnt{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
 		},
 		"whether the one before a refresh lives cannot be told": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, {}, html}, "service_orgs": {{}, html}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"refresh": "cannot be told"},
 		},
 		"nothing but tokens": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"server_info": "no version (server_info: N-central does not know the call (status 404)"},
 		},
 		"no time of day": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"server_info": "; no time of day ("},
 		},
 		"a refresh token of no life that is": {
 			knobs: func(k *simulator.Knobs) { k.RefreshLimit = 400 * 24 * time.Hour }, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"refresh": "N-central gave no refresh token of use"},
 		},
 		"a logout that fails where there is none": {
 			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(false), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(false), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"logout": "N-central failed"},
 			warning: "could not be logged out: 1;", left: 1,
 		},
 		"sessions that have ended": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(401), status(401), status(401)}}, steps: everything,
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			left:    -1, // the simulator knows nothing of their end
 			logouts: 3,
 		},
 		"a session that cannot be ended": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything, failed: "",
-			learnt:  store.Learnt{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
 			warning: "could not be logged out: 1;", left: 1,
 		},
 	} {
@@ -367,14 +367,14 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				if got := strings.Join(report.Warnings, " "); (got == "") != (test.warning == "") || !strings.Contains(got, test.warning) {
 					t.Errorf("warnings: %s", got)
 				}
-				canEnd := report.Learnt.CanLogOut != nil && *report.Learnt.CanLogOut && test.left >= 0
+				canEnd := report.Traits.CanLogOut != nil && *report.Traits.CanLogOut && test.left >= 0
 				if canEnd && s.OpenSessions() != test.left || len(report.Left) != max(test.left, 0) {
 					t.Errorf("%d sessions are open, %d told of", s.OpenSessions(), len(report.Left))
 				}
 				if logouts := s.made()[simulator.EndpointLogout]; test.logouts != 0 && logouts != test.logouts {
 					t.Errorf("%d logouts, want %d", logouts, test.logouts)
 				}
-				got, kept := report.Learnt, s.learnt("default")
+				got, kept := report.Traits, s.traits("default")
 				kept.URL, kept.Suspicion = "", 0
 				if diff := cmp.Diff(got, kept); diff != "" {
 					t.Errorf("of what was learnt there is kept (-learnt +kept):\n%s", diff)
@@ -384,7 +384,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 					t.Errorf("%+v", got)
 				}
 				got.ServerVersion, got.StartTime, got.ClockOffset = "", "", nil
-				if diff := cmp.Diff(test.learnt, got); diff != "" {
+				if diff := cmp.Diff(test.traits, got); diff != "" {
 					t.Errorf("learnt (-want +got):\n%s", diff)
 				}
 			})
@@ -411,13 +411,13 @@ func TestACheckCastsSuspicionOnWhatItMayEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = test.ends }, func(t *testing.T, s *simulated) {
 				other := s.stored("other", s.bench.known("default").config.URL, s.config.UserAPIToken)
-				s.knows(store.Learnt{AuthenticateEndsEarlierSessions: test.known, Suspicion: 7})
+				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.known, Suspicion: 7})
 				for _, failure := range test.fails {
 					s.FailNext(simulator.EndpointAuthenticate, 1, failure)
 				}
 				s.server.Check(t.Context())
-				if got := s.learnt("default").Suspicion > 7; got != test.want || s.learnt(other.Name).Suspicion > 0 != test.want {
-					t.Errorf("suspect: %t, of another config with the token: %t", got, s.learnt(other.Name).Suspicion > 0)
+				if got := s.traits("default").Suspicion > 7; got != test.want || s.traits(other.Name).Suspicion > 0 != test.want {
+					t.Errorf("suspect: %t, of another config with the token: %t", got, s.traits(other.Name).Suspicion > 0)
 				}
 			})
 		})
@@ -447,8 +447,8 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 				if err != nil || report.Failed != nil {
 					t.Fatal(report, err)
 				}
-				if got := s.learnt("default"); (got.Suspicion > 0) != test.suspect || got.CanLogOut != nil || s.learnt(other.Name).Suspicion == 0 {
-					t.Errorf("%+v, of another config with the token %+v", got, s.learnt(other.Name))
+				if got := s.traits("default"); (got.Suspicion > 0) != test.suspect || got.CanLogOut != nil || s.traits(other.Name).Suspicion == 0 {
+					t.Errorf("%+v, of another config with the token %+v", got, s.traits(other.Name))
 				}
 				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.condition(s.config).State != StateUnknown {
 					t.Error("the config in force is another")
@@ -564,8 +564,8 @@ func TestARestartIsFoundThoughNothingCanBeLearnt(t *testing.T) {
 		token := s.authenticate().AccessToken
 		s.knows(rotating("another"))
 		s.FailNext(simulator.EndpointAuthenticate, -1, status(501))
-		s.server.LearnBeforeRotating(t.Context(), token)
-		if got := s.learnt("default"); got != (store.Learnt{URL: s.config.URL, Suspicion: 7}) {
+		s.server.ProbeRotation(t.Context(), token)
+		if got := s.traits("default"); got != (store.ServerTraits{URL: s.config.URL, Suspicion: 7}) {
 			t.Errorf("%+v", got)
 		}
 	})

@@ -21,53 +21,53 @@ const learningPause = time.Hour
 type knowledge struct {
 	config, url string
 	changing    *sync.Mutex // held while it is changed, so that no change is lost
-	entries     *store.Collection[store.Learnt]
+	entries     *store.Collection[store.ServerTraits]
 	logger      hclog.Logger
 }
 
 func (r *Registry) knowledgeOf(config *store.Config, record *Record) *knowledge {
 	return &knowledge{
 		config: config.Name, url: config.URL, changing: record.learning,
-		entries: r.store.Learnt, logger: r.logger.With("config", config.Name),
+		entries: r.store.Traits, logger: r.logger.With("config", config.Name),
 	}
 }
 
-func (k *knowledge) read(ctx context.Context) (store.Learnt, error) {
+func (k *knowledge) read(ctx context.Context) (store.ServerTraits, error) {
 	stored, err := k.entries.Get(ctx, k.config)
 	switch {
 	case stored == nil:
-		return store.Learnt{URL: k.url}, err
+		return store.ServerTraits{URL: k.url}, err
 	case stored.URL != k.url:
-		return store.Learnt{URL: k.url, Suspicion: stored.Suspicion}, nil
+		return store.ServerTraits{URL: k.url, Suspicion: stored.Suspicion}, nil
 	}
 	return *stored, nil
 }
 
 // change changes what is known, in storage and memory; in memory alone where storage fails.
-func (k *knowledge) change(ctx context.Context, change func(*store.Learnt)) store.Learnt {
+func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)) store.ServerTraits {
 	k.changing.Lock()
 	defer k.changing.Unlock()
 	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
-	learnt, err := k.read(ctx)
+	traits, err := k.read(ctx)
 	if err != nil {
-		raiseSuspicion(&learnt) // what cannot be read may have held one
+		raiseSuspicion(&traits) // what cannot be read may have held one
 	}
-	change(&learnt)
-	if err := k.entries.Put(ctx, k.config, &learnt); err != nil {
+	change(&traits)
+	if err := k.entries.Put(ctx, k.config, &traits); err != nil {
 		k.logger.Warn("what was learnt of the server could not be stored", "error", err)
-		k.entries.Keep(k.config, &learnt)
+		k.entries.Keep(k.config, &traits)
 	}
-	return learnt
+	return traits
 }
 
-// Learnt is what is known of this server: never nil, and empty but for the count of suspicions where what is stored
+// Traits is what is known of this server: never nil, and empty but for the count of suspicions where what is stored
 // was learnt at another URL.
-func (s *Server) Learnt(ctx context.Context) store.Learnt {
-	learnt, err := s.knowledge.read(ctx)
+func (s *Server) Traits(ctx context.Context) store.ServerTraits {
+	traits, err := s.knowledge.read(ctx)
 	if err != nil {
 		s.logger.Warn("what was learnt of the server cannot be read", "error", err)
 	}
-	return learnt
+	return traits
 }
 
 // Suspect makes every token of the config that was obtained so far suspect, and answers the new count of suspicions.
@@ -98,21 +98,21 @@ func (s *Server) suspectOthers(ctx context.Context) {
 
 // raiseSuspicion is above every count before it, also where that is not known: a config was deleted and made anew, or what
 // is stored cannot be read.
-func raiseSuspicion(l *store.Learnt) { l.Suspicion = max(l.Suspicion+1, time.Now().UnixNano()) }
+func raiseSuspicion(l *store.ServerTraits) { l.Suspicion = max(l.Suspicion+1, time.Now().UnixNano()) }
 
-// ForgetLearnt forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
-func (s *Server) ForgetLearnt(ctx context.Context) {
+// ForgetTraits forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
+func (s *Server) ForgetTraits(ctx context.Context) {
 	s.knowledge.change(ctx, forget)
 }
 
-func forget(l *store.Learnt) {
+func forget(l *store.ServerTraits) {
 	raiseSuspicion(l)
-	*l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion}
+	*l = store.ServerTraits{URL: l.URL, Suspicion: l.Suspicion}
 }
 
 // mayEndEarlier says whether, for all that is known, this server's authenticate ends the user's earlier sessions.
 func (s *Server) mayEndEarlier(ctx context.Context) bool {
-	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
+	ends := s.Traits(ctx).AuthenticateEndsEarlierSessions
 	return ends == nil || *ends
 }
 
@@ -120,27 +120,27 @@ func (s *Server) mayEndEarlier(ctx context.Context) bool {
 // the new token is above.
 func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
-		return s.Learnt(ctx).Suspicion
+		return s.Traits(ctx).Suspicion
 	}
 	return s.suspectUser(ctx)
 }
 
 // learnOnce changes what is known where known does not say that the change would bring nothing new.
-func (s *Server) learnOnce(ctx context.Context, change func(*store.Learnt), known func(*store.Learnt) bool) {
-	if learnt := s.Learnt(ctx); !known(&learnt) {
+func (s *Server) learnOnce(ctx context.Context, change func(*store.ServerTraits), known func(*store.ServerTraits) bool) {
+	if traits := s.Traits(ctx); !known(&traits) {
 		s.knowledge.change(ctx, change)
 	}
 }
 
-func canLogOut(can bool) func(*store.Learnt) {
-	return func(l *store.Learnt) { l.CanLogOut = &can }
+func canLogOut(can bool) func(*store.ServerTraits) {
+	return func(l *store.ServerTraits) { l.CanLogOut = &can }
 }
 
-// LearnBeforeRotating finds out whether this server's refresh ends the access token before it and whether authenticate
+// ProbeRotation finds out whether this server's refresh ends the access token before it and whether authenticate
 // ends earlier sessions, on sessions of its own making, where that is not known, or was learnt before a time in which no
 // token would have told of a reboot. Any number of concurrent callers cause one such attempt. What could not be learnt
 // stays unknown. The sessions that it opened are the caller's to end: of concurrent callers, one gets them.
-func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (left []Grant) {
+func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []Grant) {
 	now := time.Now()
 	if !s.NextAttempt(now).IsZero() {
 		return nil
@@ -155,7 +155,7 @@ func (s *Server) LearnBeforeRotating(ctx context.Context, accessToken string) (l
 			return nil, nil
 		}
 		report := s.examine(ctx, toRotate, true)
-		s.Adopt(ctx, report)
+		s.Apply(ctx, report)
 		left = report.Left
 		wasOvertaken := report.failure != nil && report.failure.Kind == ncentral.KindCanceled
 		if !s.knowsHowToRotate(ctx) && !wasOvertaken {
@@ -188,14 +188,14 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 		return
 	}
 	s.record.confirmed(time.Now())
-	if err != nil || info.StartTime == "" || info.StartTime != s.Learnt(ctx).StartTime {
-		s.knowledge.change(ctx, func(l *store.Learnt) { *l = store.Learnt{URL: l.URL, Suspicion: l.Suspicion} })
+	if err != nil || info.StartTime == "" || info.StartTime != s.Traits(ctx).StartTime {
+		s.knowledge.change(ctx, func(l *store.ServerTraits) { *l = store.ServerTraits{URL: l.URL, Suspicion: l.Suspicion} })
 	}
 }
 
 func (s *Server) knowsHowToRotate(ctx context.Context) bool {
-	learnt := s.Learnt(ctx)
-	return (learnt.RefreshEndsPredecessor != nil || learnt.RefreshRefused) && learnt.AuthenticateEndsEarlierSessions != nil
+	traits := s.Traits(ctx)
+	return (traits.RefreshEndsPredecessor != nil || traits.RefreshRefused) && traits.AuthenticateEndsEarlierSessions != nil
 }
 
 func (s *Server) learningIsPaused(now time.Time) bool {

@@ -16,28 +16,28 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-func (b *bench) learnt(config string) store.Learnt {
+func (b *bench) traits(config string) store.ServerTraits {
 	b.t.Helper()
-	learnt, err := b.store.Learnt.Get(b.t.Context(), config)
+	traits, err := b.store.Traits.Get(b.t.Context(), config)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if learnt == nil {
-		return store.Learnt{}
+	if traits == nil {
+		return store.ServerTraits{}
 	}
-	return *learnt
+	return *traits
 }
 
 func TestWhatWasLearntAtAnotherURLIsUnknownButForItsSuspicions(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
-		if got := server.Learnt(t.Context()); got != (store.Learnt{URL: testURL}) {
+		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL}) {
 			t.Errorf("of a new config: %+v", got)
 		}
-		if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL + "/old", CanLogOut: new(true), Suspicion: 7}); err != nil {
+		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL + "/old", CanLogOut: new(true), Suspicion: 7}); err != nil {
 			t.Fatal(err)
 		}
-		if got := server.Learnt(t.Context()); got != (store.Learnt{URL: testURL, Suspicion: 7}) {
+		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL, Suspicion: 7}) {
 			t.Errorf("of another URL: %+v", got)
 		}
 	})
@@ -80,17 +80,17 @@ func TestSuspicionOfAUserFallsOnAllConfigsWithItsToken(t *testing.T) {
 			before := map[string]int64{}
 			names := []string{"elsewhere", "one", "other", "same"}
 			for _, config := range names {
-				before[config] = b.learnt(config).Suspicion
+				before[config] = b.traits(config).Suspicion
 			}
 			canceled, cancel := context.WithCancel(t.Context())
 			cancel()
 			test.do(canceled)
 			var raised []string
 			for _, config := range names {
-				if b.store.Learnt.IsUnstored(config) {
+				if b.store.Traits.IsUnstored(config) {
 					t.Errorf("%s: what is known of %s is not stored", name, config)
 				}
-				if b.learnt(config).Suspicion > before[config] {
+				if b.traits(config).Suspicion > before[config] {
 					raised = append(raised, config)
 				}
 			}
@@ -107,17 +107,17 @@ func TestWhatIsLearntCountsWhereStorageFails(t *testing.T) {
 		server := b.server(b.config("default", testURL, "token"))
 		b.storage.refusesWrites = "learnt/"
 		raised := server.Suspect(t.Context())
-		if got := server.Learnt(t.Context()); got.Suspicion != raised || !strings.Contains(b.log.String(), "could not be stored") {
+		if got := server.Traits(t.Context()); got.Suspicion != raised || !strings.Contains(b.log.String(), "could not be stored") {
 			t.Errorf("memory has %+v; the log: %s", got, b.log)
 		}
 		b.store.Invalidate("learnt/default")
 		b.storage.refusesReads, b.storage.refusesWrites = "learnt/", ""
-		if got := server.Learnt(t.Context()); got != (store.Learnt{URL: testURL}) || !strings.Contains(b.log.String(), "cannot be read") {
+		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL}) || !strings.Contains(b.log.String(), "cannot be read") {
 			t.Errorf("%+v; the log: %s", got, b.log)
 		}
-		server.learnOnce(t.Context(), canLogOut(true), func(*store.Learnt) bool { return false })
+		server.learnOnce(t.Context(), canLogOut(true), func(*store.ServerTraits) bool { return false })
 		b.storage.refusesReads = ""
-		if got := b.learnt("default"); got.Suspicion < time.Now().UnixNano() || got.CanLogOut == nil || !*got.CanLogOut {
+		if got := b.traits("default"); got.Suspicion < time.Now().UnixNano() || got.CanLogOut == nil || !*got.CanLogOut {
 			t.Errorf("%+v", got)
 		}
 		if strings.Contains(b.log.String(), "some configs could not be read") {
@@ -133,14 +133,14 @@ func TestWhatIsLearntCountsWhereStorageFails(t *testing.T) {
 func TestOfAServerThatHasChangedNothingIsKnownAndEveryTokenIsSuspect(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
-		before := store.Learnt{
+		before := store.ServerTraits{
 			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRefused: true, AccessOverrideRefused: 1, Suspicion: 7,
 		}
-		if err := b.store.Learnt.Put(t.Context(), "default", &before); err != nil {
+		if err := b.store.Traits.Put(t.Context(), "default", &before); err != nil {
 			t.Fatal(err)
 		}
-		server.ForgetLearnt(t.Context())
-		if got := b.learnt("default"); got != (store.Learnt{URL: testURL, Suspicion: got.Suspicion}) || got.Suspicion <= 7 {
+		server.ForgetTraits(t.Context())
+		if got := b.traits("default"); got != (store.ServerTraits{URL: testURL, Suspicion: got.Suspicion}) || got.Suspicion <= 7 {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -160,7 +160,7 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 			"it does":   {new(true), true, true, true},
 			"it is not": {new(false), false, false, false},
 		} {
-			if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7}); err != nil {
 				t.Fatal(err)
 			}
 			if server.mayEndEarlier(t.Context()) != test.may {
@@ -169,7 +169,7 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 			if server.mayHaveOpened(t.Context(), lost) != test.mayBeLost || server.mayHaveOpened(t.Context(), odd) != test.odd || server.mayHaveOpened(t.Context(), refused) {
 				t.Errorf("%s: one that failed opened a session", name)
 			}
-			if above := server.suspectEarlier(t.Context()); above != b.learnt("default").Suspicion || (above > 7) != test.may {
+			if above := server.suspectEarlier(t.Context()); above != b.traits("default").Suspicion || (above > 7) != test.may {
 				t.Errorf("%s: the new token is above %d", name, above)
 			}
 		}
@@ -192,18 +192,18 @@ func TestHowToRotateIsKnownOnceBothAnswersAre(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
 		for name, test := range map[string]struct {
-			learnt store.Learnt
+			traits store.ServerTraits
 			want   bool
 		}{
-			"nothing":                {store.Learnt{}, false},
-			"refresh alone":          {store.Learnt{RefreshEndsPredecessor: new(false)}, false},
-			"authenticate alone":     {store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, false},
-			"both":                   {store.Learnt{RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)}, true},
-			"refresh is refused":     {store.Learnt{RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)}, true},
-			"refused, and no answer": {store.Learnt{RefreshRefused: true}, false},
+			"nothing":                {store.ServerTraits{}, false},
+			"refresh alone":          {store.ServerTraits{RefreshEndsPredecessor: new(false)}, false},
+			"authenticate alone":     {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, false},
+			"both":                   {store.ServerTraits{RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)}, true},
+			"refresh is refused":     {store.ServerTraits{RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)}, true},
+			"refused, and no answer": {store.ServerTraits{RefreshRefused: true}, false},
 		} {
-			test.learnt.URL = testURL
-			if err := b.store.Learnt.Put(t.Context(), "default", &test.learnt); err != nil {
+			test.traits.URL = testURL
+			if err := b.store.Traits.Put(t.Context(), "default", &test.traits); err != nil {
 				t.Fatal(err)
 			}
 			if server.knowsHowToRotate(t.Context()) != test.want {
@@ -236,33 +236,33 @@ func TestLearningLeavesTheTimeOfOneCall(t *testing.T) {
 // What was found takes the place of what was known, and what was not found takes nothing.
 func TestWhatAnExaminationFoundIsTakenOverAndTheRestKept(t *testing.T) {
 	offset := time.Minute
-	known := store.Learnt{
+	known := store.ServerTraits{
 		URL: testURL, ServerVersion: "1", ClockOffset: new(time.Hour), StartTime: "a", CanLogOut: new(true), CanValidate: new(true),
 		RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true), Suspicion: 7,
 	}
 	for name, test := range map[string]struct {
-		found  store.Learnt
-		change func(*store.Learnt)
+		found  store.ServerTraits
+		change func(*store.ServerTraits)
 	}{
-		"nothing":      {store.Learnt{}, func(*store.Learnt) {}},
-		"version":      {store.Learnt{ServerVersion: "2"}, func(l *store.Learnt) { l.ServerVersion = "2" }},
-		"clock":        {store.Learnt{ClockOffset: &offset}, func(l *store.Learnt) { l.ClockOffset = &offset }},
-		"start":        {store.Learnt{StartTime: "b"}, func(l *store.Learnt) { l.StartTime = "b" }},
-		"logout":       {store.Learnt{CanLogOut: new(false)}, func(l *store.Learnt) { l.CanLogOut = new(false) }},
-		"validate":     {store.Learnt{CanValidate: new(false)}, func(l *store.Learnt) { l.CanValidate = new(false) }},
-		"refresh":      {store.Learnt{RefreshEndsPredecessor: new(false)}, func(l *store.Learnt) { l.RefreshEndsPredecessor = new(false) }},
-		"refused":      {store.Learnt{RefreshRefused: true}, func(l *store.Learnt) { l.RefreshRefused = true }},
-		"authenticate": {store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, func(l *store.Learnt) { l.AuthenticateEndsEarlierSessions = new(false) }},
+		"nothing":      {store.ServerTraits{}, func(*store.ServerTraits) {}},
+		"version":      {store.ServerTraits{ServerVersion: "2"}, func(l *store.ServerTraits) { l.ServerVersion = "2" }},
+		"clock":        {store.ServerTraits{ClockOffset: &offset}, func(l *store.ServerTraits) { l.ClockOffset = &offset }},
+		"start":        {store.ServerTraits{StartTime: "b"}, func(l *store.ServerTraits) { l.StartTime = "b" }},
+		"logout":       {store.ServerTraits{CanLogOut: new(false)}, func(l *store.ServerTraits) { l.CanLogOut = new(false) }},
+		"validate":     {store.ServerTraits{CanValidate: new(false)}, func(l *store.ServerTraits) { l.CanValidate = new(false) }},
+		"refresh":      {store.ServerTraits{RefreshEndsPredecessor: new(false)}, func(l *store.ServerTraits) { l.RefreshEndsPredecessor = new(false) }},
+		"refused":      {store.ServerTraits{RefreshRefused: true}, func(l *store.ServerTraits) { l.RefreshRefused = true }},
+		"authenticate": {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, func(l *store.ServerTraits) { l.AuthenticateEndsEarlierSessions = new(false) }},
 	} {
 		got, want := known, known
-		mergeLearnt(&got, test.found)
+		mergeTraits(&got, test.found)
 		test.change(&want)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	refused := store.Learnt{RefreshRefused: true}
-	if mergeLearnt(&refused, store.Learnt{RefreshEndsPredecessor: new(false)}); refused.RefreshRefused {
+	refused := store.ServerTraits{RefreshRefused: true}
+	if mergeTraits(&refused, store.ServerTraits{RefreshEndsPredecessor: new(false)}); refused.RefreshRefused {
 		t.Error("a refresh that went is still refused")
 	}
 }
@@ -279,11 +279,11 @@ func TestACheckThatPassesForgetsWhatWasRefusedToBeAskedFor(t *testing.T) {
 			{Report{purpose: toRotate}, true},
 			{Report{purpose: toCheck, Failed: &Step{Name: "data"}}, true},
 		} {
-			if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, AccessOverrideRefused: 1, RefreshOverrideRefused: 2}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AccessOverrideRefused: 1, RefreshOverrideRefused: 2}); err != nil {
 				t.Fatal(err)
 			}
-			server.Adopt(t.Context(), &test.report)
-			if got := b.learnt("default"); (got.AccessOverrideRefused == 1 && got.RefreshOverrideRefused == 2) != test.kept || !test.kept && got.AccessOverrideRefused+got.RefreshOverrideRefused != 0 {
+			server.Apply(t.Context(), &test.report)
+			if got := b.traits("default"); (got.AccessOverrideRefused == 1 && got.RefreshOverrideRefused == 2) != test.kept || !test.kept && got.AccessOverrideRefused+got.RefreshOverrideRefused != 0 {
 				t.Errorf("%+v: %+v", test.report, got)
 			}
 		}
@@ -300,11 +300,11 @@ func TestAnotherStartTimeIsARestart(t *testing.T) {
 			"the same": {"a", "a", false}, "another": {"a", "b", true}, "not known before": {"", "b", false}, "not told": {"a", "", false},
 		} {
 			b.log.Reset()
-			if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, StartTime: test.before, CanLogOut: new(true)}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, StartTime: test.before, CanLogOut: new(true)}); err != nil {
 				t.Fatal(err)
 			}
-			server.Adopt(t.Context(), &Report{Learnt: store.Learnt{StartTime: test.found}, Failed: &Step{}})
-			got := b.learnt("default")
+			server.Apply(t.Context(), &Report{Traits: store.ServerTraits{StartTime: test.found}, Failed: &Step{}})
+			got := b.traits("default")
 			startTime := test.found
 			if startTime == "" {
 				startTime = test.before
@@ -364,7 +364,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				}
 				b.events.Events = nil
 				test.report.authenticateSent = time.Now()
-				server.Adopt(t.Context(), &test.report)
+				server.Apply(t.Context(), &test.report)
 				got := b.condition(config)
 				next := time.Until(got.NextAttempt)
 				if got.NextAttempt.IsZero() {

@@ -77,7 +77,7 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 	if ncentral.KindOf(err) == ncentral.KindMalformed {
 		return s.mayEndEarlier(ctx)
 	}
-	ends := s.Learnt(ctx).AuthenticateEndsEarlierSessions
+	ends := s.Traits(ctx).AuthenticateEndsEarlierSessions
 	return ends != nil && *ends
 }
 
@@ -104,7 +104,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	ctx, endTurn := withTurn(ctx, s.mayRefresh(asked.TokenEnd))
 	defer endTurn()
 	// An authenticate that overtakes the refresh may end what it brings.
-	suspicion := s.Learnt(ctx).Suspicion
+	suspicion := s.Traits(ctx).Suspicion
 	lost := false
 	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
 		lost = lost || mayHaveArrived(err)

@@ -23,7 +23,7 @@ type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.S
 func (s *Server) openAsking(
 	ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender,
 ) (*ncentral.Session, ncentral.Overrides, error) {
-	sent := withoutRefused(asked, s.Learnt(ctx))
+	sent := withoutRefused(asked, s.Traits(ctx))
 	session, err := s.openWith(ctx, step, sent, send)
 	var refused ncentral.Overrides
 	for isBadRequest(err) && sent != (ncentral.Overrides{}) {
@@ -35,7 +35,7 @@ func (s *Server) openAsking(
 		session, err = s.openWith(ctx, step, sent, send)
 	}
 	if err == nil && refused != (ncentral.Overrides{}) {
-		s.knowledge.change(ctx, func(l *store.Learnt) {
+		s.knowledge.change(ctx, func(l *store.ServerTraits) {
 			l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
 			l.RefreshOverrideRefused = shorter(l.RefreshOverrideRefused, refused.Refresh)
 		})
@@ -97,11 +97,11 @@ func merged(one, other ncentral.Overrides) ncentral.Overrides {
 }
 
 // withoutRefused answers the overrides without those that are as long as one that the server refused.
-func withoutRefused(asked ncentral.Overrides, learnt store.Learnt) ncentral.Overrides {
-	if refused := learnt.AccessOverrideRefused; refused > 0 && asked.Access >= refused {
+func withoutRefused(asked ncentral.Overrides, traits store.ServerTraits) ncentral.Overrides {
+	if refused := traits.AccessOverrideRefused; refused > 0 && asked.Access >= refused {
 		asked.Access = 0
 	}
-	if refused := learnt.RefreshOverrideRefused; refused > 0 && asked.Refresh >= refused {
+	if refused := traits.RefreshOverrideRefused; refused > 0 && asked.Refresh >= refused {
 		asked.Refresh = 0
 	}
 	return asked

@@ -49,13 +49,13 @@ func TestAfterA400TheOverrideThatItNamesIsLeftOutElseTheAccessOverrideElseBoth(t
 }
 
 func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T) {
-	refused := store.Learnt{AccessOverrideRefused: 10 * time.Minute, RefreshOverrideRefused: time.Hour}
+	refused := store.ServerTraits{AccessOverrideRefused: 10 * time.Minute, RefreshOverrideRefused: time.Hour}
 	tests := map[string]struct {
 		asked, want ncentral.Overrides
-		learnt      store.Learnt
+		traits      store.ServerTraits
 	}{
 		"nothing was refused": {
-			ncentral.Overrides{Access: time.Hour, Refresh: time.Hour}, ncentral.Overrides{Access: time.Hour, Refresh: time.Hour}, store.Learnt{},
+			ncentral.Overrides{Access: time.Hour, Refresh: time.Hour}, ncentral.Overrides{Access: time.Hour, Refresh: time.Hour}, store.ServerTraits{},
 		},
 		"as long": {ncentral.Overrides{Access: 10 * time.Minute, Refresh: time.Hour}, ncentral.Overrides{}, refused},
 		"longer":  {ncentral.Overrides{Access: 11 * time.Minute, Refresh: 2 * time.Hour}, ncentral.Overrides{}, refused},
@@ -68,7 +68,7 @@ func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T)
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := withoutRefused(test.asked, test.learnt); got != test.want {
+			if got := withoutRefused(test.asked, test.traits); got != test.want {
 				t.Errorf("%+v, want %+v", got, test.want)
 			}
 		})

@@ -54,12 +54,12 @@ func newRecord(config string) *Record {
 func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
 
 // condition says how the config fares at that time, with what is known of its server and so many logouts owed there.
-func (r *Record) condition(config *store.Config, known patience, learnt store.Learnt, owed int, now time.Time) Condition {
+func (r *Record) condition(config *store.Config, known patience, traits store.ServerTraits, owed int, now time.Time) Condition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	condition := Condition{
 		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed,
-		User: r.user, Learnt: learnt,
+		User: r.user, Traits: traits,
 	}
 	obtaining, silence := cmp.Or(r.obtaining, known.refusal), known.silence
 	if obtaining != nil {
@@ -75,7 +75,7 @@ func (r *Record) condition(config *store.Config, known patience, learnt store.Le
 			r.servedStale.UTC().Format(time.RFC3339)))
 	}
 	condition.Reasons = append(condition.Reasons, ExpiryWarnings(config, now)...)
-	if warning := ClockWarning(learnt); warning != "" {
+	if warning := ClockWarning(traits); warning != "" {
 		condition.Reasons = append(condition.Reasons, warning)
 	}
 	if owed > 0 {

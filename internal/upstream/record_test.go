@@ -26,7 +26,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 	for name, test := range map[string]struct {
 		note    func(*Record)
 		known   patience
-		learnt  store.Learnt
+		traits  store.ServerTraits
 		owed    int
 		config  store.Config
 		state   State
@@ -51,8 +51,8 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: patience{silence: silence}, state: StateFailing, reasons: []string{"obtaining"}},
 		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: StateDegraded, reasons: []string{"validation"}},
 		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: StateDegraded, reasons: []string{"data call"}},
-		"the clocks are apart":                  {learnt: store.Learnt{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
-		"the clocks are all but one":            {note: func(r *Record) { r.probed(0, nil) }, learnt: store.Learnt{ClockOffset: new(5 * time.Minute)}, state: StateOK},
+		"the clocks are apart":                  {traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
+		"the clocks are all but one":            {note: func(r *Record) { r.probed(0, nil) }, traits: store.ServerTraits{ClockOffset: new(5 * time.Minute)}, state: StateOK},
 		"a logout is owed":                      {owed: 1, state: StateDegraded, reasons: []string{"logouts owed: 1"}},
 		"an end is near": {
 			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: StateDegraded, reasons: []string{"password expires"},
@@ -111,7 +111,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			if test.note != nil {
 				test.note(record)
 			}
-			got := record.condition(&test.config, test.known, test.learnt, test.owed, now)
+			got := record.condition(&test.config, test.known, test.traits, test.owed, now)
 			if got.State != test.state || got.LogoutsOwed != test.owed || len(got.Reasons) != len(test.reasons) {
 				t.Fatalf("%s, because of %q, %d logouts owed; want %s", got.State, got.Reasons, got.LogoutsOwed, test.state)
 			}
@@ -131,12 +131,12 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	life := record.startOver()
 	record.answered(0, nil, now.Add(time.Hour))
 	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
-	got := record.condition(&storeConfig, patience{}, store.Learnt{}, 0, now)
+	got := record.condition(&storeConfig, patience{}, store.ServerTraits{}, 0, now)
 	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
 	record.answered(life, nil, now.Add(time.Minute))
-	if got := record.condition(&storeConfig, patience{}, store.Learnt{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
+	if got := record.condition(&storeConfig, patience{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -229,7 +229,9 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 
 func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
 	record, now := newRecord("default"), time.Now()
-	told := func() *ncentral.User { return record.condition(&storeConfig, patience{}, store.Learnt{}, 0, now).User }
+	told := func() *ncentral.User {
+		return record.condition(&storeConfig, patience{}, store.ServerTraits{}, 0, now).User
+	}
 	record.toldOfUser(0, &ncentral.User{Name: "api"})
 	if got := told(); got == nil || got.Name != "api" {
 		t.Errorf("%+v", got)

@@ -272,10 +272,10 @@ func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
 		if _, err := b.store.PutPendingLogout(t.Context(), "a", store.PendingLogout{Origin: store.Origin{Config: "default"}, GrantedUntil: time.Now().Add(time.Hour)}); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.store.Learnt.Put(t.Context(), "default", &store.Learnt{URL: testURL, ServerVersion: "2026.1"}); err != nil {
+		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, ServerVersion: "2026.1"}); err != nil {
 			t.Fatal(err)
 		}
-		if got := b.condition(config); got.LogoutsOwed != 1 || got.Learnt.ServerVersion != "2026.1" || !got.NextAttempt.IsZero() {
+		if got := b.condition(config); got.LogoutsOwed != 1 || got.Traits.ServerVersion != "2026.1" || !got.NextAttempt.IsZero() {
 			t.Errorf("%+v", got)
 		}
 		server := b.server(config)
@@ -284,8 +284,8 @@ func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
 			t.Errorf("the next attempt is at %s", got.NextAttempt)
 		}
 		moved := b.config("default", testURL+"/moved", "token")
-		if got := b.condition(moved); got.Learnt.ServerVersion != "" {
-			t.Errorf("of another URL: %+v", got.Learnt)
+		if got := b.condition(moved); got.Traits.ServerVersion != "" {
+			t.Errorf("of another URL: %+v", got.Traits)
 		}
 		for _, prefix := range []string{"owed/", "learnt/"} {
 			b.store.Invalidate("learnt/default")

@@ -83,8 +83,8 @@ type Verdict struct {
 // Validate asks whether the token lives, by the data call where validate does not tell. The error is a *Failure where
 // N-central could not be asked, and where what it answers tells nothing.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
-	learnt := s.Learnt(ctx)
-	suspect := token.Suspicion >= 0 && token.Suspicion < learnt.Suspicion
+	traits := s.Traits(ctx)
+	suspect := token.Suspicion >= 0 && token.Suspicion < traits.Suspicion
 	before := s.credential.authCallsSoFar()
 	ask := func(step ncentral.Call, do func(context.Context, string) error) func() error {
 		return func() error {
@@ -92,7 +92,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 		}
 	}
 	validate := ask(ncentral.CallValidate, s.client.Validate)
-	if learnt.CanValidate != nil && !*learnt.CanValidate {
+	if traits.CanValidate != nil && !*traits.CanValidate {
 		validate = func() error { return errNoValidate }
 	}
 	found, err := askWhetherAlive(validate, ask(ncentral.CallData, s.client.Data))
@@ -183,12 +183,12 @@ func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, 
 	err := s.ask(forOneReader(ctx), ncentral.CallLogout, func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "":
-		s.learnOnce(ctx, canLogOut(true), func(l *store.Learnt) bool { return l.CanLogOut != nil && *l.CanLogOut })
+		s.learnOnce(ctx, canLogOut(true), func(l *store.ServerTraits) bool { return l.CanLogOut != nil && *l.CanLogOut })
 		return LogoutDone, nil
 	case ncentral.KindRefused:
 		return LogoutDone, nil
 	case ncentral.KindNotFound:
-		s.learnOnce(ctx, canLogOut(false), func(l *store.Learnt) bool { return l.CanLogOut != nil && !*l.CanLogOut })
+		s.learnOnce(ctx, canLogOut(false), func(l *store.ServerTraits) bool { return l.CanLogOut != nil && !*l.CanLogOut })
 		return LogoutUnsupported, err
 	}
 	return LogoutFailed, err

@@ -87,10 +87,10 @@ func (s *simulated) write(config *store.Config) {
 }
 
 // knows stores what is learnt of the server.
-func (s *simulated) knows(learnt store.Learnt) {
+func (s *simulated) knows(traits store.ServerTraits) {
 	s.t.Helper()
-	learnt.URL = s.config.URL
-	if err := s.store.Learnt.Put(s.t.Context(), s.config.Name, &learnt); err != nil {
+	traits.URL = s.config.URL
+	if err := s.store.Traits.Put(s.t.Context(), s.config.Name, &traits); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -135,7 +135,7 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 		calls           int
 		access, refresh time.Duration // 0: no grant
 		warnings        []string
-		learnt          ncentral.Overrides
+		traits          ncentral.Overrides
 	}{
 		"nothing asked for": {calls: 1, access: time.Hour, refresh: 25 * time.Hour},
 		"granted":           {asked: ncentral.Overrides{Access: 10 * time.Minute, Refresh: 2 * time.Hour}, calls: 1, access: 10 * time.Minute, refresh: 2 * time.Hour},
@@ -145,25 +145,25 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 		},
 		"the access token's is refused": {
 			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2, access: time.Hour, refresh: 3 * time.Hour,
-			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, learnt: ncentral.Overrides{Access: 2 * time.Hour},
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, traits: ncentral.Overrides{Access: 2 * time.Hour},
 		},
 		"the refresh token's is refused": {
 			knobs: refuses, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 2, access: time.Minute, refresh: 25 * time.Hour,
-			warnings: []string{refusesRefresh + "30h0m0s, and granted 25h0m0s"}, learnt: ncentral.Overrides{Refresh: 30 * time.Hour},
+			warnings: []string{refusesRefresh + "30h0m0s, and granted 25h0m0s"}, traits: ncentral.Overrides{Refresh: 30 * time.Hour},
 		},
 		"both are refused": {
 			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour}, calls: 2, access: time.Hour, refresh: 25 * time.Hour,
 			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s", refusesRefresh + "30h0m0s, and granted 25h0m0s"},
-			learnt:   ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour},
+			traits:   ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour},
 		},
 		"one is refused, and not named": {
 			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2, access: time.Hour, refresh: 3 * time.Hour,
-			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, learnt: ncentral.Overrides{Access: 2 * time.Hour},
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, traits: ncentral.Overrides{Access: 2 * time.Hour},
 		},
 		"the other is refused, and not named": {
 			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 3, access: time.Hour, refresh: 25 * time.Hour,
 			warnings: []string{refusesAccess + "1m0s, and granted 1h0m0s", refusesRefresh + "30h0m0s, and granted 25h0m0s"},
-			learnt:   ncentral.Overrides{Refresh: 30 * time.Hour},
+			traits:   ncentral.Overrides{Refresh: 30 * time.Hour},
 		},
 		"all is refused":              {fails: 9, with: 400, asked: ncentral.Overrides{Access: time.Minute, Refresh: time.Hour}, calls: 3},
 		"it is not for the overrides": {fails: 9, with: 400, calls: 1},
@@ -181,7 +181,7 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 					if step == ncentral.CallRefresh {
 						s.ClearFailures()
 						s.made()
-						s.knows(store.Learnt{})
+						s.knows(store.ServerTraits{})
 						s.FailNext(endpoint, test.fails, status(max(test.with, 400)))
 						grant, err = s.server.Refresh(t.Context(), first.RefreshToken, asked)
 					}
@@ -197,9 +197,9 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 					if calls := s.made(); calls[endpoint] != test.calls {
 						t.Errorf("%d calls, want %d", calls[endpoint], test.calls)
 					}
-					got := s.learnt("default")
-					if learnt := (ncentral.Overrides{Access: got.AccessOverrideRefused, Refresh: got.RefreshOverrideRefused}); learnt != test.learnt {
-						t.Errorf("learnt that %+v is refused, want %+v", learnt, test.learnt)
+					got := s.traits("default")
+					if traits := (ncentral.Overrides{Access: got.AccessOverrideRefused, Refresh: got.RefreshOverrideRefused}); traits != test.traits {
+						t.Errorf("learnt that %+v is refused, want %+v", traits, test.traits)
 					}
 				})
 			})
@@ -250,7 +250,7 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 				config := *s.config
 				config.MaxRetries = test.retries
 				s.write(&config)
-				s.knows(store.Learnt{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
+				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
 				for _, failure := range test.fails {
 					s.FailNext(authenticate, 1, failure)
 				}
@@ -258,9 +258,9 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 				if (err == nil) != test.opens {
 					t.Fatal(err)
 				}
-				suspicion := s.learnt("default").Suspicion
-				if (suspicion > 7) != test.suspect || (s.learnt(other.Name).Suspicion > 0) != test.suspect {
-					t.Errorf("suspicion is %d, of another config with the token %d", suspicion, s.learnt(other.Name).Suspicion)
+				suspicion := s.traits("default").Suspicion
+				if (suspicion > 7) != test.suspect || (s.traits(other.Name).Suspicion > 0) != test.suspect {
+					t.Errorf("suspicion is %d, of another config with the token %d", suspicion, s.traits(other.Name).Suspicion)
 				}
 				if test.opens && grant.Suspicion != suspicion {
 					t.Errorf("the new token is above %d, not %d", grant.Suspicion, suspicion)
@@ -274,14 +274,14 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 	for _, code := range []int{401, 400} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
-			s.knows(store.Learnt{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
+			s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
 			s.FailNext(simulator.EndpointAuthenticate, 2, status(code))
 			var suspicions []int64
 			for range 2 {
 				if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil {
 					t.Fatal("no error")
 				}
-				suspicions = append(suspicions, s.learnt("default").Suspicion)
+				suspicions = append(suspicions, s.traits("default").Suspicion)
 				time.Sleep(time.Minute)
 			}
 			if suspicions[0] == 7 || suspicions[1] != suspicions[0] || s.made()[simulator.EndpointAuthenticate] != 2 {
@@ -289,18 +289,18 @@ func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 			}
 			s.authenticate()
 			s.FailNext(simulator.EndpointAuthenticate, 1, status(code))
-			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || s.learnt("default").Suspicion == suspicions[1] {
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || s.traits("default").Suspicion == suspicions[1] {
 				t.Errorf("%d: after a success, a refusal is not the first: %v", code, err)
 			}
 		})
 	}
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		s.knows(store.Learnt{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
+		s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
 		s.FailNext(simulator.EndpointAuthenticate, 1, status(501))
 		s.FailNext(simulator.EndpointAuthenticate, 1, status(400))
 		for _, suspect := range []bool{false, true} {
-			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || (s.learnt("default").Suspicion > 7) != suspect {
-				t.Errorf("suspicion is %d: %v", s.learnt("default").Suspicion, err)
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || (s.traits("default").Suspicion > 7) != suspect {
+				t.Errorf("suspicion is %d: %v", s.traits("default").Suspicion, err)
 			}
 			time.Sleep(15 * time.Second)
 		}
@@ -315,20 +315,20 @@ func TestTokensOfAuthenticatesThatOverlapAreSuspectWhereOneMayEndTheOther(t *tes
 	}{"not known": {nil, true}, "it ends them": {new(true), true}, "it ends none": {new(false), false}} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
-				s.knows(store.Learnt{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
+				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
 				var grants [3]*Grant
 				var calls sync.WaitGroup
 				for i := range 2 {
 					calls.Go(func() { grants[i] = s.authenticate() })
 				}
 				calls.Wait()
-				between := s.learnt("default").Suspicion
+				between := s.traits("default").Suspicion
 				for i, grant := range grants[:2] {
 					if (grant.Suspicion < between) != test.suspect {
 						t.Errorf("%d is above %d, and the count is %d", i, grant.Suspicion, between)
 					}
 				}
-				if grants[2] = s.authenticate(); grants[2].Suspicion != s.learnt("default").Suspicion {
+				if grants[2] = s.authenticate(); grants[2].Suspicion != s.traits("default").Suspicion {
 					t.Error("one alone is suspect")
 				}
 			})
@@ -380,7 +380,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				grant := s.authenticate()
 				s.server.record.startOver()
 				s.server.life = s.server.record.currentLife()
-				s.knows(store.Learnt{Suspicion: 7})
+				s.knows(store.ServerTraits{Suspicion: 7})
 				if test.refused {
 					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
 				}
@@ -390,7 +390,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				for _, failure := range test.fails {
 					s.FailNext(simulator.EndpointRefresh, 1, failure)
 				}
-				suspicion := s.learnt("default").Suspicion
+				suspicion := s.traits("default").Suspicion
 				refreshed, err := s.server.Refresh(t.Context(), grant.RefreshToken, Asked{})
 				var failure *Failure
 				if errors.As(err, &failure) != (test.fails != nil) || failure != nil && failure.Lost != test.lost {
@@ -459,7 +459,7 @@ func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 func TestWhatAValidationTells(t *testing.T) {
 	untold := simulator.Failure{Kind: simulator.FailureHTML}
 	for name, test := range map[string]struct {
-		learnt    store.Learnt
+		traits    store.ServerTraits
 		suspicion int64 // of the token
 		dies      bool
 		fails     map[simulator.Endpoint]simulator.Failure
@@ -472,21 +472,21 @@ func TestWhatAValidationTells(t *testing.T) {
 	}{
 		"it lives":                 {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and was suspect": {learnt: store.Learnt{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and was suspect from the first": {learnt: store.Learnt{Suspicion: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and was suspect": {traits: store.ServerTraits{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and was suspect from the first": {traits: store.ServerTraits{Suspicion: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"there is no validate, and data tells nothing": {
-			learnt: store.Learnt{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
+			traits: store.ServerTraits{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
 			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateDegraded,
 		},
-		"it died under its suspicion":    {learnt: store.Learnt{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and is of the future":  {learnt: store.Learnt{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died under its suspicion":    {traits: store.ServerTraits{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and is of the future":  {traits: store.ServerTraits{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died beside one that ends none": {
-			learnt: store.Learnt{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
+			traits: store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
 			calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown,
 		},
-		"there is no validate": {learnt: store.Learnt{CanValidate: new(false)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateUnknown},
-		"there is one":         {learnt: store.Learnt{CanValidate: new(true)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"there is no validate": {traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateUnknown},
+		"there is one":         {traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"validate tells nothing": {
 			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateUnknown,
 		},
@@ -504,7 +504,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				s.server.record.startOver()
 				s.server.life = s.server.record.currentLife()
 				s.server.record.confirmed(time.Now())
-				s.knows(test.learnt)
+				s.knows(test.traits)
 				if test.dies {
 					s.Reboot()
 				}
@@ -607,20 +607,20 @@ func TestWhatALogoutCameTo(t *testing.T) {
 		fails  int
 		known  *bool
 		want   LogoutResult
-		learnt *bool
+		traits *bool
 	}{
-		"it ended the session":            {want: LogoutDone, learnt: new(true)},
+		"it ended the session":            {want: LogoutDone, traits: new(true)},
 		"the session had ended":           {fails: 401, want: LogoutDone},
-		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: LogoutUnsupported, learnt: new(false)},
-		"this server cannot, as is found": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, want: LogoutUnsupported, learnt: new(false)},
-		"this server can, after all":      {known: new(false), want: LogoutDone, learnt: new(true)},
-		"it failed":                       {fails: 500, known: new(true), want: LogoutFailed, learnt: new(true)},
+		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: LogoutUnsupported, traits: new(false)},
+		"this server cannot, as is found": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, want: LogoutUnsupported, traits: new(false)},
+		"this server can, after all":      {known: new(false), want: LogoutDone, traits: new(true)},
+		"it failed":                       {fails: 500, known: new(true), want: LogoutFailed, traits: new(true)},
 		"it failed for want of an answer": {fails: 503, want: LogoutFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, test.knobs, func(t *testing.T, s *simulated) {
 				token := s.authenticate().AccessToken
-				s.knows(store.Learnt{CanLogOut: test.known})
+				s.knows(store.ServerTraits{CanLogOut: test.known})
 				if test.fails != 0 {
 					s.FailNext(simulator.EndpointLogout, 1, status(test.fails))
 				}
@@ -628,7 +628,7 @@ func TestWhatALogoutCameTo(t *testing.T) {
 				if ending != test.want || (err == nil) != (test.want == LogoutDone) {
 					t.Errorf("%d, %v", ending, err)
 				}
-				if diff := cmp.Diff(test.learnt, s.learnt("default").CanLogOut); diff != "" {
+				if diff := cmp.Diff(test.traits, s.traits("default").CanLogOut); diff != "" {
 					t.Errorf("whether it can log out (-want +got):\n%s", diff)
 				}
 			})
@@ -648,7 +648,7 @@ func TestWhatIsKnownIsNotLearntAgain(t *testing.T) {
 			t.Errorf("%v; the log: %s", err, s.log)
 		}
 		s.storage.refusesWrites = ""
-		s.knows(store.Learnt{CanLogOut: new(false), AuthenticateEndsEarlierSessions: new(false)})
+		s.knows(store.ServerTraits{CanLogOut: new(false), AuthenticateEndsEarlierSessions: new(false)})
 		s.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
 		s.storage.refusesWrites = "learnt/"
 		if ending, _ := s.server.Logout(t.Context(), s.authenticate().AccessToken); ending != LogoutUnsupported || s.log.Len() != 0 {
@@ -817,7 +817,7 @@ func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
 
 func TestAnAuthenticateThatTeachesNothingWritesNothing(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		s.knows(store.Learnt{AuthenticateEndsEarlierSessions: new(false)})
+		s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)})
 		s.storage.refusesWrites = "learnt/"
 		if s.authenticate(); s.log.Len() != 0 {
 			t.Errorf("the log: %s", s.log)

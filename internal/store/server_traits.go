@@ -5,9 +5,9 @@ package store
 
 import "time"
 
-// Learnt is what was learnt of the server behind a config, in no part documented for every version of N-central. A nil
+// ServerTraits are what was learnt of the server behind a config, in no part documented for every version of N-central. A nil
 // pointer is what is not known.
-type Learnt struct {
+type ServerTraits struct {
 	URL                             string         `json:"url"`
 	ServerVersion                   string         `json:"server_version,omitempty"`
 	ClockOffset                     *time.Duration `json:"clock_offset,omitempty"` // how far the server's clock is ahead
@@ -27,7 +27,7 @@ type Learnt struct {
 	Suspicion int64 `json:"suspicion"`
 }
 
-func (l *Learnt) prepare(string) error {
+func (l *ServerTraits) prepare(string) error {
 	if l.URL == "" {
 		return errIncomplete
 	}
