@@ -193,7 +193,7 @@ func TestASuspicionOutlivesAChangeOfURL(t *testing.T) {
 		if err := learnt.DecodeJSON(&known); err != nil {
 			t.Fatal(err)
 		}
-		known.Suspicion = time.Now().Add(time.Hour).UnixNano()
+		known.Epoch = time.Now().Add(time.Hour).UnixNano()
 		learnt, err = logical.StorageEntryJSON("learnt/default", known)
 		if err != nil || m.storage.Put(context.Background(), learnt) != nil {
 			t.Fatal(err)

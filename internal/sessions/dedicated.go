@@ -191,7 +191,7 @@ func (m *Manager) mayAnswer(
 
 // livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
 func livesOrIsTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
-	if token.Suspicion >= server.Traits(ctx).Suspicion {
+	if token.Epoch >= server.Traits(ctx).Epoch {
 		return true, nil
 	}
 	verdict, err := server.Validate(ctx, token)

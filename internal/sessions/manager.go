@@ -375,5 +375,5 @@ func (m *Manager) suspect(ctx context.Context, snap *snapshot) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return snap.token.Suspicion < 0 || traits != nil && snap.token.Suspicion < traits.Suspicion, nil
+	return snap.token.Epoch < 0 || traits != nil && snap.token.Epoch < traits.Epoch, nil
 }

@@ -182,7 +182,7 @@ func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string
 		ExpiresAt:    grant.SentAt.Add(promised),
 		GrantedUntil: grant.SentAt.Add(grant.Access),
 		ObtainedHere: true,
-		Suspicion:    grant.Suspicion,
+		Epoch:        grant.Epoch,
 		Warnings:     append(grant.Warnings, roleWarnings(t.role, promised, t.maxLease)...),
 	}
 	if grant.RefreshToken != "" {

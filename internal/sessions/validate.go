@@ -68,7 +68,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 		return upstream.Verdict{}, err
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
-	suspicion := server.Traits(ctx).Suspicion
+	epoch := server.Traits(ctx).Epoch
 	verdict, err := server.Validate(ctx, snap.token)
 	now := time.Now()
 	if !snap.token.ObtainedHere && (verdict.Lives || verdict.Untold || verdict.Unexplained) {
@@ -83,9 +83,9 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 		return verdict, nil
 	}
 	state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now})
-	if snap.token.Suspicion < suspicion {
+	if snap.token.Epoch < epoch {
 		trusted := *snap.token
-		trusted.Suspicion, trusted.LastValidatedAt = suspicion, now
+		trusted.Epoch, trusted.LastValidatedAt = epoch, now
 		m.changeCurrent(state, snap.token, &trusted)
 	}
 	return verdict, nil

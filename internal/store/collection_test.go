@@ -276,7 +276,7 @@ func TestDamageThatStorageFindsIsToldFromAnOutage(t *testing.T) {
 			}
 			_, sessionErr := s.Sessions.Get(t.Context(), "a")
 			traits, traitsErr := s.Traits.Get(t.Context(), "a")
-			if (sessionErr == nil) != test.damaged || (traitsErr == nil) != test.damaged || test.damaged && traits.Suspicion == 0 {
+			if (sessionErr == nil) != test.damaged || (traitsErr == nil) != test.damaged || test.damaged && traits.Epoch == 0 {
 				t.Error(sessionErr, traitsErr, traits)
 			}
 		})
@@ -322,11 +322,11 @@ func TestWhatThisClusterKeepsIsDoneWithoutWhereItCannotBeRead(t *testing.T) {
 	if session := get(t, s.Sessions, "lacking"); session != nil {
 		t.Error(session)
 	}
-	if traits := get(t, s.Traits, "lacking"); traits == nil || traits.Suspicion == 0 {
+	if traits := get(t, s.Traits, "lacking"); traits == nil || traits.Epoch == 0 {
 		t.Errorf("%+v", traits)
 	}
 	traits := get(t, s.Traits, "a")
-	if traits == nil || traits.Suspicion < time.Now().Add(-time.Minute).UnixNano() || traits.URL != "" {
+	if traits == nil || traits.Epoch < time.Now().Add(-time.Minute).UnixNano() || traits.URL != "" {
 		t.Errorf("%+v", traits)
 	}
 	if get(t, s.Traits, "a") != traits {

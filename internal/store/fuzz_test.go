@@ -24,7 +24,7 @@ var anyEntries = []string{
 	`{"config_fingerprint":"a","role_fingerprint":"b","current":{"config":"default","url":"https://ncentral.example.com","access_token":"a",` +
 		`"issued_at":"9999-12-31T23:59:59Z","expires_at":"9999-12-31T23:59:59Z","dies_at":"9999-12-31T23:59:59Z"},"earlier":[{},null]}`,
 	`{"current":{},"earlier":[{"dies_at":"0000-01-01T00:00:00Z"}]}`,
-	`{"url":"https://ncentral.example.com","clock_offset":-9223372036854775808,"can_log_out":null,"suspicion":-1}`,
+	`{"url":"https://ncentral.example.com","clock_offset":-9223372036854775808,"can_log_out":null,"epoch":-1}`,
 	`{"config":"default","url":"https://ncentral.example.com","access_token":"a","dies_at":"9999-12-31T23:59:59Z"}`,
 }
 

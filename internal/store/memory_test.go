@@ -219,7 +219,7 @@ func TestEachKindOfEntryLiesWhereItBelongs(t *testing.T) {
 
 func TestWhatWasLearntIsReadAsItWasWritten(t *testing.T) {
 	storage := &watchedStorage{}
-	traits := ServerTraits{URL: "https://ncentral.example.com", ServerVersion: "2026.1", Suspicion: 7}
+	traits := ServerTraits{URL: "https://ncentral.example.com", ServerVersion: "2026.1", Epoch: 7}
 	if err := New(storage, hclog.NewNullLogger()).Traits.Put(t.Context(), "a", &traits); err != nil {
 		t.Fatal(err)
 	}

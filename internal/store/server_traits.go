@@ -22,9 +22,9 @@ type ServerTraits struct {
 	// where none is. Shorter ones are asked for all the same.
 	AccessOverrideRefused  time.Duration `json:"access_override_refused,omitempty"`
 	RefreshOverrideRefused time.Duration `json:"refresh_override_refused,omitempty"`
-	// Suspicion is raised by the events after which the config's tokens must be validated before they are handed out again,
+	// Epoch is raised by the events after which the config's tokens must be validated before they are handed out again,
 	// to the time of the event (Unix nanoseconds) at least. It only grows, also where the config is deleted and made anew.
-	Suspicion int64 `json:"suspicion"`
+	Epoch int64 `json:"epoch"`
 }
 
 func (l *ServerTraits) prepare(string) error {

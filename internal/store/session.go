@@ -171,14 +171,14 @@ type Token struct {
 	// ObtainedHere is set for a token that this process obtained. One that came from storage may be of the past.
 	ObtainedHere bool `json:"-"`
 
-	// Suspicion is the config's count of suspicions (Traits.Suspicion) when the token was last known to live. A token
+	// Epoch is the config's count of suspicions (Traits.Epoch) when the token was last known to live. A token
 	// with a lower count than the config's is suspect; so is one with a negative count.
-	Suspicion int64 `json:"suspicion"`
+	Epoch int64 `json:"epoch"`
 	// Warnings came with the grant and go with every answer that hands the token out.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// fromTheFuture is the Suspicion of a token that is suspect whatever the config's count.
+// fromTheFuture is the Epoch of a token that is suspect whatever the config's count.
 const fromTheFuture = -1
 
 // seenAt answers the token as it is seen at that time. One that came from storage and was issued later, by a node whose
@@ -195,7 +195,7 @@ func (t *Token) seenAt(now time.Time) *Token {
 	if !seen.RefreshExpiresAt.IsZero() {
 		seen.RefreshExpiresAt = seen.RefreshExpiresAt.Add(-ahead)
 	}
-	seen.Suspicion = fromTheFuture
+	seen.Epoch = fromTheFuture
 	return &seen
 }
 

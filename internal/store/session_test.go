@@ -159,7 +159,7 @@ func TestASessionLapsesWhenNothingOfItIsOfUse(t *testing.T) {
 func TestATokenFromTheFutureHasItsWholeLifeLeftAtMostAndIsSuspect(t *testing.T) {
 	now := time.Now().Round(0)
 	future := tokenOf("future", "a", now, -10, 70, 80)
-	future.RefreshExpiresAt, future.Suspicion = now.Add(100*time.Minute), 7
+	future.RefreshExpiresAt, future.Epoch = now.Add(100*time.Minute), 7
 	session := &Session{Current: &future, Earlier: []Token{future, tokenOf("past", "a", now, 1, 10, 10)}}
 	before := time.Now()
 	if err := session.prepare("monitoring"); err != nil {
@@ -170,11 +170,11 @@ func TestATokenFromTheFutureHasItsWholeLifeLeftAtMostAndIsSuspect(t *testing.T) 
 		return got.Before(want.Add(-time.Second)) || got.After(want.Add(time.Minute))
 	}
 	for _, token := range []Token{*session.Current, session.Earlier[0]} {
-		if late(token.IssuedAt, 0) || late(token.ExpiresAt, 60) || late(token.GrantedUntil, 70) || late(token.RefreshExpiresAt, 90) || token.Suspicion >= 0 {
+		if late(token.IssuedAt, 0) || late(token.ExpiresAt, 60) || late(token.GrantedUntil, 70) || late(token.RefreshExpiresAt, 90) || token.Epoch >= 0 {
 			t.Errorf("%+v", token)
 		}
 	}
-	if past := session.Earlier[1]; !past.ExpiresAt.Equal(now.Add(10*time.Minute)) || past.Suspicion < 0 {
+	if past := session.Earlier[1]; !past.ExpiresAt.Equal(now.Add(10*time.Minute)) || past.Epoch < 0 {
 		t.Errorf("a token of the past is another: %+v", past)
 	}
 	future.RefreshExpiresAt = time.Time{}

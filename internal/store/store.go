@@ -61,7 +61,7 @@ func New(storage logical.Storage, logger hclog.Logger) *Store {
 	}
 	s.Traits.instead = func(config string, err error) *ServerTraits {
 		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first", "config", config, "error", reasonOf(err))
-		return &ServerTraits{Suspicion: time.Now().UnixNano()}
+		return &ServerTraits{Epoch: time.Now().UnixNano()}
 	}
 	return s
 }

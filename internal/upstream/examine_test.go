@@ -19,7 +19,7 @@ import (
 
 // rotating is what is known where nothing has to be learnt before a rotation.
 func rotating(startTime string) store.ServerTraits {
-	return store.ServerTraits{RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false), StartTime: startTime, Suspicion: 7}
+	return store.ServerTraits{RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false), StartTime: startTime, Epoch: 7}
 }
 
 // How tokens are rotated is learnt where it is not known, or was learnt before a time in which nothing would have told of a
@@ -97,8 +97,8 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 			withSimulator(t, test.knobs, func(t *testing.T, s *simulated) {
 				token := s.authenticate().AccessToken
 				s.server.record.unwatched = true
-				suspicion := int64(7)
-				if s.knows(store.ServerTraits{Suspicion: 7}); test.prepare != nil {
+				epoch := int64(7)
+				if s.knows(store.ServerTraits{Epoch: 7}); test.prepare != nil {
 					test.prepare(s)
 				}
 				s.made()
@@ -109,8 +109,8 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 				if s.server.knowsHowToRotate(t.Context()) != test.known || s.server.record.wasUnwatched() == test.watched || len(left) != test.left {
 					t.Errorf("known: %t, unwatched: %t, %d sessions left", !test.known, test.watched, len(left))
 				}
-				if got := s.traits("default"); (got.Suspicion > suspicion) != (test.left > 0) {
-					t.Errorf("suspicion is %d", got.Suspicion)
+				if got := s.traits("default"); (got.Epoch > epoch) != (test.left > 0) {
+					t.Errorf("suspicion is %d", got.Epoch)
 				}
 			})
 		})
@@ -375,7 +375,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 					t.Errorf("%d logouts, want %d", logouts, test.logouts)
 				}
 				got, kept := report.Traits, s.traits("default")
-				kept.URL, kept.Suspicion = "", 0
+				kept.URL, kept.Epoch = "", 0
 				if diff := cmp.Diff(got, kept); diff != "" {
 					t.Errorf("of what was learnt there is kept (-learnt +kept):\n%s", diff)
 				}
@@ -411,13 +411,13 @@ func TestACheckCastsSuspicionOnWhatItMayEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = test.ends }, func(t *testing.T, s *simulated) {
 				other := s.stored("other", s.bench.known("default").config.URL, s.config.UserAPIToken)
-				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.known, Suspicion: 7})
+				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.known, Epoch: 7})
 				for _, failure := range test.fails {
 					s.FailNext(simulator.EndpointAuthenticate, 1, failure)
 				}
 				s.server.Check(t.Context())
-				if got := s.traits("default").Suspicion > 7; got != test.want || s.traits(other.Name).Suspicion > 0 != test.want {
-					t.Errorf("suspect: %t, of another config with the token: %t", got, s.traits(other.Name).Suspicion > 0)
+				if got := s.traits("default").Epoch > 7; got != test.want || s.traits(other.Name).Epoch > 0 != test.want {
+					t.Errorf("suspect: %t, of another config with the token: %t", got, s.traits(other.Name).Epoch > 0)
 				}
 			})
 		})
@@ -447,7 +447,7 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 				if err != nil || report.Failed != nil {
 					t.Fatal(report, err)
 				}
-				if got := s.traits("default"); (got.Suspicion > 0) != test.suspect || got.CanLogOut != nil || s.traits(other.Name).Suspicion == 0 {
+				if got := s.traits("default"); (got.Epoch > 0) != test.suspect || got.CanLogOut != nil || s.traits(other.Name).Epoch == 0 {
 					t.Errorf("%+v, of another config with the token %+v", got, s.traits(other.Name))
 				}
 				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.condition(s.config).State != StateUnknown {
@@ -565,7 +565,7 @@ func TestARestartIsFoundThoughNothingCanBeLearnt(t *testing.T) {
 		s.knows(rotating("another"))
 		s.FailNext(simulator.EndpointAuthenticate, -1, status(501))
 		s.server.ProbeRotation(t.Context(), token)
-		if got := s.traits("default"); got != (store.ServerTraits{URL: s.config.URL, Suspicion: 7}) {
+		if got := s.traits("default"); got != (store.ServerTraits{URL: s.config.URL, Epoch: 7}) {
 			t.Errorf("%+v", got)
 		}
 	})

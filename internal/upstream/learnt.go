@@ -38,7 +38,7 @@ func (k *knowledge) read(ctx context.Context) (store.ServerTraits, error) {
 	case stored == nil:
 		return store.ServerTraits{URL: k.url}, err
 	case stored.URL != k.url:
-		return store.ServerTraits{URL: k.url, Suspicion: stored.Suspicion}, nil
+		return store.ServerTraits{URL: k.url, Epoch: stored.Epoch}, nil
 	}
 	return *stored, nil
 }
@@ -50,7 +50,7 @@ func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)
 	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
 	traits, err := k.read(ctx)
 	if err != nil {
-		raiseSuspicion(&traits) // what cannot be read may have held one
+		raiseEpoch(&traits) // what cannot be read may have held one
 	}
 	change(&traits)
 	if err := k.entries.Put(ctx, k.config, &traits); err != nil {
@@ -72,7 +72,7 @@ func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 
 // Suspect makes every token of the config that was obtained so far suspect, and answers the new count of suspicions.
 func (s *Server) Suspect(ctx context.Context) int64 {
-	return s.knowledge.change(ctx, raiseSuspicion).Suspicion
+	return s.knowledge.change(ctx, raiseEpoch).Epoch
 }
 
 // suspectUser is Suspect for every config with the same URL and User-API token: what ends the sessions of one ends those
@@ -91,14 +91,14 @@ func (s *Server) suspectOthers(ctx context.Context) {
 	}
 	for _, other := range configs {
 		if other.Name != s.config.Name && keyOf(other) == keyOf(s.config) {
-			s.registry.knowledgeOf(other, s.registry.Record(other.Name)).change(ctx, raiseSuspicion)
+			s.registry.knowledgeOf(other, s.registry.Record(other.Name)).change(ctx, raiseEpoch)
 		}
 	}
 }
 
-// raiseSuspicion is above every count before it, also where that is not known: a config was deleted and made anew, or what
+// raiseEpoch is above every count before it, also where that is not known: a config was deleted and made anew, or what
 // is stored cannot be read.
-func raiseSuspicion(l *store.ServerTraits) { l.Suspicion = max(l.Suspicion+1, time.Now().UnixNano()) }
+func raiseEpoch(l *store.ServerTraits) { l.Epoch = max(l.Epoch+1, time.Now().UnixNano()) }
 
 // ForgetTraits forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
 func (s *Server) ForgetTraits(ctx context.Context) {
@@ -106,8 +106,8 @@ func (s *Server) ForgetTraits(ctx context.Context) {
 }
 
 func forget(l *store.ServerTraits) {
-	raiseSuspicion(l)
-	*l = store.ServerTraits{URL: l.URL, Suspicion: l.Suspicion}
+	raiseEpoch(l)
+	*l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch}
 }
 
 // mayEndEarlier says whether, for all that is known, this server's authenticate ends the user's earlier sessions.
@@ -120,7 +120,7 @@ func (s *Server) mayEndEarlier(ctx context.Context) bool {
 // the new token is above.
 func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
-		return s.Traits(ctx).Suspicion
+		return s.Traits(ctx).Epoch
 	}
 	return s.suspectUser(ctx)
 }
@@ -189,7 +189,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	}
 	s.record.confirmed(time.Now())
 	if err != nil || info.StartTime == "" || info.StartTime != s.Traits(ctx).StartTime {
-		s.knowledge.change(ctx, func(l *store.ServerTraits) { *l = store.ServerTraits{URL: l.URL, Suspicion: l.Suspicion} })
+		s.knowledge.change(ctx, func(l *store.ServerTraits) { *l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch} })
 	}
 }
 

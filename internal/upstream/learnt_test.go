@@ -34,10 +34,10 @@ func TestWhatWasLearntAtAnotherURLIsUnknownButForItsSuspicions(t *testing.T) {
 		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL}) {
 			t.Errorf("of a new config: %+v", got)
 		}
-		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL + "/old", CanLogOut: new(true), Suspicion: 7}); err != nil {
+		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL + "/old", CanLogOut: new(true), Epoch: 7}); err != nil {
 			t.Fatal(err)
 		}
-		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL, Suspicion: 7}) {
+		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL, Epoch: 7}) {
 			t.Errorf("of another URL: %+v", got)
 		}
 	})
@@ -80,7 +80,7 @@ func TestSuspicionOfAUserFallsOnAllConfigsWithItsToken(t *testing.T) {
 			before := map[string]int64{}
 			names := []string{"elsewhere", "one", "other", "same"}
 			for _, config := range names {
-				before[config] = b.traits(config).Suspicion
+				before[config] = b.traits(config).Epoch
 			}
 			canceled, cancel := context.WithCancel(t.Context())
 			cancel()
@@ -90,7 +90,7 @@ func TestSuspicionOfAUserFallsOnAllConfigsWithItsToken(t *testing.T) {
 				if b.store.Traits.IsUnstored(config) {
 					t.Errorf("%s: what is known of %s is not stored", name, config)
 				}
-				if b.traits(config).Suspicion > before[config] {
+				if b.traits(config).Epoch > before[config] {
 					raised = append(raised, config)
 				}
 			}
@@ -107,7 +107,7 @@ func TestWhatIsLearntCountsWhereStorageFails(t *testing.T) {
 		server := b.server(b.config("default", testURL, "token"))
 		b.storage.refusesWrites = "learnt/"
 		raised := server.Suspect(t.Context())
-		if got := server.Traits(t.Context()); got.Suspicion != raised || !strings.Contains(b.log.String(), "could not be stored") {
+		if got := server.Traits(t.Context()); got.Epoch != raised || !strings.Contains(b.log.String(), "could not be stored") {
 			t.Errorf("memory has %+v; the log: %s", got, b.log)
 		}
 		b.store.Invalidate("learnt/default")
@@ -117,7 +117,7 @@ func TestWhatIsLearntCountsWhereStorageFails(t *testing.T) {
 		}
 		server.learnOnce(t.Context(), canLogOut(true), func(*store.ServerTraits) bool { return false })
 		b.storage.refusesReads = ""
-		if got := b.traits("default"); got.Suspicion < time.Now().UnixNano() || got.CanLogOut == nil || !*got.CanLogOut {
+		if got := b.traits("default"); got.Epoch < time.Now().UnixNano() || got.CanLogOut == nil || !*got.CanLogOut {
 			t.Errorf("%+v", got)
 		}
 		if strings.Contains(b.log.String(), "some configs could not be read") {
@@ -134,13 +134,13 @@ func TestOfAServerThatHasChangedNothingIsKnownAndEveryTokenIsSuspect(t *testing.
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
 		before := store.ServerTraits{
-			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRefused: true, AccessOverrideRefused: 1, Suspicion: 7,
+			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRefused: true, AccessOverrideRefused: 1, Epoch: 7,
 		}
 		if err := b.store.Traits.Put(t.Context(), "default", &before); err != nil {
 			t.Fatal(err)
 		}
 		server.ForgetTraits(t.Context())
-		if got := b.traits("default"); got != (store.ServerTraits{URL: testURL, Suspicion: got.Suspicion}) || got.Suspicion <= 7 {
+		if got := b.traits("default"); got != (store.ServerTraits{URL: testURL, Epoch: got.Epoch}) || got.Epoch <= 7 {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -160,7 +160,7 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 			"it does":   {new(true), true, true, true},
 			"it is not": {new(false), false, false, false},
 		} {
-			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Epoch: 7}); err != nil {
 				t.Fatal(err)
 			}
 			if server.mayEndEarlier(t.Context()) != test.may {
@@ -169,7 +169,7 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 			if server.mayHaveOpened(t.Context(), lost) != test.mayBeLost || server.mayHaveOpened(t.Context(), odd) != test.odd || server.mayHaveOpened(t.Context(), refused) {
 				t.Errorf("%s: one that failed opened a session", name)
 			}
-			if above := server.suspectEarlier(t.Context()); above != b.traits("default").Suspicion || (above > 7) != test.may {
+			if above := server.suspectEarlier(t.Context()); above != b.traits("default").Epoch || (above > 7) != test.may {
 				t.Errorf("%s: the new token is above %d", name, above)
 			}
 		}
@@ -238,7 +238,7 @@ func TestWhatAnExaminationFoundIsTakenOverAndTheRestKept(t *testing.T) {
 	offset := time.Minute
 	known := store.ServerTraits{
 		URL: testURL, ServerVersion: "1", ClockOffset: new(time.Hour), StartTime: "a", CanLogOut: new(true), CanValidate: new(true),
-		RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true), Suspicion: 7,
+		RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true), Epoch: 7,
 	}
 	for name, test := range map[string]struct {
 		found  store.ServerTraits
@@ -309,7 +309,7 @@ func TestAnotherStartTimeIsARestart(t *testing.T) {
 			if startTime == "" {
 				startTime = test.before
 			}
-			if got.StartTime != startTime || (got.Suspicion > 0) != test.restarted || (got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(), "restarted") != test.restarted {
+			if got.StartTime != startTime || (got.Epoch > 0) != test.restarted || (got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(), "restarted") != test.restarted {
 				t.Errorf("%s: %+v; the log: %s", name, got, b.log)
 			}
 		}

@@ -22,9 +22,9 @@ const longestLifetime = 366 * 24 * time.Hour
 type Grant struct {
 	*ncentral.Session
 	Access, Refresh time.Duration // the lifetimes granted, counted from SentAt
-	// Suspicion is the count of suspicions that the token is above.
-	Suspicion int64
-	Warnings  []string
+	// Epoch is the count of suspicions that the token is above.
+	Epoch    int64
+	Warnings []string
 }
 
 // Asked is what a token is asked for with.
@@ -53,7 +53,7 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	endTurn()
 	switch {
 	case err == nil:
-		grant.Suspicion = s.suspectEarlier(ctx)
+		grant.Epoch = s.suspectEarlier(ctx)
 		if !isForOneReader(ctx) { // of which the tick knows nothing
 			s.record.opened(grant.SentAt.Add(grant.Access), time.Now())
 		}
@@ -62,7 +62,7 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	}
 	// Of two authenticates that overlapped, either may have ended the other's session.
 	if overlapped := endAuthenticate(); overlapped && err == nil && s.mayEndEarlier(ctx) {
-		grant.Suspicion--
+		grant.Epoch--
 	}
 	return grant, err
 }
@@ -104,7 +104,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	ctx, endTurn := withTurn(ctx, s.mayRefresh(asked.TokenEnd))
 	defer endTurn()
 	// An authenticate that overtakes the refresh may end what it brings.
-	suspicion := s.Traits(ctx).Suspicion
+	epoch := s.Traits(ctx).Epoch
 	lost := false
 	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
 		lost = lost || mayHaveArrived(err)
@@ -129,7 +129,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	if s.credential.refusal() == nil { // a refresh that succeeds says nothing of the User-API token
 		s.noteObtaining(ctx, nil)
 	}
-	grant.Suspicion = suspicion
+	grant.Epoch = epoch
 	s.record.outlived(grant.SentAt.Add(grant.Access))
 	return grant, nil
 }

@@ -84,7 +84,7 @@ type Verdict struct {
 // N-central could not be asked, and where what it answers tells nothing.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
 	traits := s.Traits(ctx)
-	suspect := token.Suspicion >= 0 && token.Suspicion < traits.Suspicion
+	suspect := token.Epoch >= 0 && token.Epoch < traits.Epoch
 	before := s.credential.authCallsSoFar()
 	ask := func(step ncentral.Call, do func(context.Context, string) error) func() error {
 		return func() error {

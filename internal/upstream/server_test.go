@@ -250,7 +250,7 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 				config := *s.config
 				config.MaxRetries = test.retries
 				s.write(&config)
-				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
+				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.ends, Epoch: 7})
 				for _, failure := range test.fails {
 					s.FailNext(authenticate, 1, failure)
 				}
@@ -258,12 +258,12 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 				if (err == nil) != test.opens {
 					t.Fatal(err)
 				}
-				suspicion := s.traits("default").Suspicion
-				if (suspicion > 7) != test.suspect || (s.traits(other.Name).Suspicion > 0) != test.suspect {
-					t.Errorf("suspicion is %d, of another config with the token %d", suspicion, s.traits(other.Name).Suspicion)
+				epoch := s.traits("default").Epoch
+				if (epoch > 7) != test.suspect || (s.traits(other.Name).Epoch > 0) != test.suspect {
+					t.Errorf("suspicion is %d, of another config with the token %d", epoch, s.traits(other.Name).Epoch)
 				}
-				if test.opens && grant.Suspicion != suspicion {
-					t.Errorf("the new token is above %d, not %d", grant.Suspicion, suspicion)
+				if test.opens && grant.Epoch != epoch {
+					t.Errorf("the new token is above %d, not %d", grant.Epoch, epoch)
 				}
 			})
 		})
@@ -274,14 +274,14 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 	for _, code := range []int{401, 400} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
-			s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
+			s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false), Epoch: 7})
 			s.FailNext(simulator.EndpointAuthenticate, 2, status(code))
 			var suspicions []int64
 			for range 2 {
 				if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil {
 					t.Fatal("no error")
 				}
-				suspicions = append(suspicions, s.traits("default").Suspicion)
+				suspicions = append(suspicions, s.traits("default").Epoch)
 				time.Sleep(time.Minute)
 			}
 			if suspicions[0] == 7 || suspicions[1] != suspicions[0] || s.made()[simulator.EndpointAuthenticate] != 2 {
@@ -289,18 +289,18 @@ func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 			}
 			s.authenticate()
 			s.FailNext(simulator.EndpointAuthenticate, 1, status(code))
-			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || s.traits("default").Suspicion == suspicions[1] {
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || s.traits("default").Epoch == suspicions[1] {
 				t.Errorf("%d: after a success, a refusal is not the first: %v", code, err)
 			}
 		})
 	}
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false), Suspicion: 7})
+		s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: new(false), Epoch: 7})
 		s.FailNext(simulator.EndpointAuthenticate, 1, status(501))
 		s.FailNext(simulator.EndpointAuthenticate, 1, status(400))
 		for _, suspect := range []bool{false, true} {
-			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || (s.traits("default").Suspicion > 7) != suspect {
-				t.Errorf("suspicion is %d: %v", s.traits("default").Suspicion, err)
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || (s.traits("default").Epoch > 7) != suspect {
+				t.Errorf("suspicion is %d: %v", s.traits("default").Epoch, err)
 			}
 			time.Sleep(15 * time.Second)
 		}
@@ -315,20 +315,20 @@ func TestTokensOfAuthenticatesThatOverlapAreSuspectWhereOneMayEndTheOther(t *tes
 	}{"not known": {nil, true}, "it ends them": {new(true), true}, "it ends none": {new(false), false}} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
-				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.ends, Suspicion: 7})
+				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.ends, Epoch: 7})
 				var grants [3]*Grant
 				var calls sync.WaitGroup
 				for i := range 2 {
 					calls.Go(func() { grants[i] = s.authenticate() })
 				}
 				calls.Wait()
-				between := s.traits("default").Suspicion
+				between := s.traits("default").Epoch
 				for i, grant := range grants[:2] {
-					if (grant.Suspicion < between) != test.suspect {
-						t.Errorf("%d is above %d, and the count is %d", i, grant.Suspicion, between)
+					if (grant.Epoch < between) != test.suspect {
+						t.Errorf("%d is above %d, and the count is %d", i, grant.Epoch, between)
 					}
 				}
-				if grants[2] = s.authenticate(); grants[2].Suspicion != s.traits("default").Suspicion {
+				if grants[2] = s.authenticate(); grants[2].Epoch != s.traits("default").Epoch {
 					t.Error("one alone is suspect")
 				}
 			})
@@ -380,7 +380,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				grant := s.authenticate()
 				s.server.record.startOver()
 				s.server.life = s.server.record.currentLife()
-				s.knows(store.ServerTraits{Suspicion: 7})
+				s.knows(store.ServerTraits{Epoch: 7})
 				if test.refused {
 					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
 				}
@@ -390,14 +390,14 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				for _, failure := range test.fails {
 					s.FailNext(simulator.EndpointRefresh, 1, failure)
 				}
-				suspicion := s.traits("default").Suspicion
+				epoch := s.traits("default").Epoch
 				refreshed, err := s.server.Refresh(t.Context(), grant.RefreshToken, Asked{})
 				var failure *Failure
 				if errors.As(err, &failure) != (test.fails != nil) || failure != nil && failure.Lost != test.lost {
 					t.Errorf("%+v", err)
 				}
-				if err == nil && (refreshed.Suspicion != suspicion || s.server.backOff.cause != nil) {
-					t.Errorf("the new token is above %d, not %d, or attempts are still held back", refreshed.Suspicion, suspicion)
+				if err == nil && (refreshed.Epoch != epoch || s.server.backOff.cause != nil) {
+					t.Errorf("the new token is above %d, not %d, or attempts are still held back", refreshed.Epoch, epoch)
 				}
 				if slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
 					t.Error("a refresh tells that the User-API token works")
@@ -459,27 +459,27 @@ func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 func TestWhatAValidationTells(t *testing.T) {
 	untold := simulator.Failure{Kind: simulator.FailureHTML}
 	for name, test := range map[string]struct {
-		traits    store.ServerTraits
-		suspicion int64 // of the token
-		dies      bool
-		fails     map[simulator.Endpoint]simulator.Failure
-		overlaps  bool
-		want      Verdict
-		fault     ncentral.Kind
-		text      string // in its error
-		calls     map[simulator.Endpoint]int
-		state     State
+		traits   store.ServerTraits
+		epoch    int64 // of the token
+		dies     bool
+		fails    map[simulator.Endpoint]simulator.Failure
+		overlaps bool
+		want     Verdict
+		fault    ncentral.Kind
+		text     string // in its error
+		calls    map[simulator.Endpoint]int
+		state    State
 	}{
 		"it lives":                 {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and was suspect": {traits: store.ServerTraits{Suspicion: 8}, suspicion: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and was suspect from the first": {traits: store.ServerTraits{Suspicion: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and was suspect": {traits: store.ServerTraits{Epoch: 8}, epoch: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and was suspect from the first": {traits: store.ServerTraits{Epoch: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"there is no validate, and data tells nothing": {
 			traits: store.ServerTraits{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
 			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateDegraded,
 		},
-		"it died under its suspicion":    {traits: store.ServerTraits{Suspicion: 7}, suspicion: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and is of the future":  {traits: store.ServerTraits{Suspicion: 7}, suspicion: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died under its suspicion":    {traits: store.ServerTraits{Epoch: 7}, epoch: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died, and is of the future":  {traits: store.ServerTraits{Epoch: 7}, epoch: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died beside one that ends none": {
 			traits: store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
@@ -515,7 +515,7 @@ func TestWhatAValidationTells(t *testing.T) {
 					defer s.server.credential.beginAuthenticate()()
 				}
 				s.made()
-				token := &store.Token{AccessToken: grant.AccessToken, Suspicion: test.suspicion, GrantedUntil: time.Now().Add(3 * time.Hour)}
+				token := &store.Token{AccessToken: grant.AccessToken, Epoch: test.epoch, GrantedUntil: time.Now().Add(3 * time.Hour)}
 				verdict, err := s.server.Validate(t.Context(), token)
 				if verdict != test.want || ncentral.KindOf(err) != test.fault || err != nil && !strings.Contains(err.Error(), test.text) {
 					t.Errorf("%+v, %v", verdict, err)
@@ -857,7 +857,7 @@ func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionBesideIt(t *testing.T) {
 
 func TestATokenThatDiedWhileAnAuthenticateCameAndWentIsNoSignOfAReboot(t *testing.T) {
 	withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
-		token := &store.Token{AccessToken: s.authenticate().AccessToken, Suspicion: time.Now().Add(time.Hour).UnixNano()}
+		token := &store.Token{AccessToken: s.authenticate().AccessToken, Epoch: time.Now().Add(time.Hour).UnixNano()}
 		s.Reboot()
 		time.AfterFunc(500*time.Millisecond, func() { s.server.credential.beginAuthenticate()() })
 		if verdict, err := s.server.Validate(t.Context(), token); verdict != (Verdict{}) || err != nil {
