@@ -41,5 +41,5 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 
 // isUnanswered reports whether a call that failed so brought no answer of N-central's that counts.
 func isUnanswered(kind ncentral.Kind) bool {
-	return callsForPatience(kind) || kind == ncentral.KindCanceled
+	return isDown(kind) || kind == ncentral.KindCanceled
 }

@@ -55,7 +55,7 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 }
 
 func TestAFailureCallsForPatienceWhereTimeMayMendIt(t *testing.T) {
-	patience := map[ncentral.Kind]bool{
+	outlook := map[ncentral.Kind]bool{
 		ncentral.KindUnreachable: true, ncentral.KindTimeout: true, ncentral.KindRateLimited: true, ncentral.KindUnavailable: true, ncentral.KindQueued: true,
 	}
 	final := map[ncentral.Kind]bool{
@@ -63,7 +63,7 @@ func TestAFailureCallsForPatienceWhereTimeMayMendIt(t *testing.T) {
 	}
 	for _, kind := range ncentral.Kinds() {
 		failure := &Failure{Step: ncentral.CallRefresh, Kind: kind, Cause: errors.New("no")}
-		if failure.Down() != patience[kind] || failure.Final() != final[kind] {
+		if failure.Down() != outlook[kind] || failure.Final() != final[kind] {
 			t.Errorf("%s: down %t, final %t", kind, failure.Down(), failure.Final())
 		}
 	}

@@ -49,7 +49,7 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 	if err != nil {
 		return Condition{}, err
 	}
-	known := r.patience(config, now)
+	known := r.outlook(config, now)
 	if traits == nil || traits.URL != config.URL {
 		traits = &store.ServerTraits{}
 	}
@@ -58,22 +58,22 @@ func (r *Registry) Condition(ctx context.Context, config *store.Config, now time
 	return condition, nil
 }
 
-// patience is why a config's server is, or may be, left alone.
-type patience struct {
-	silence *Failure  // why the last call to it was not answered, nil where it was
-	refusal *Failure  // why the User-API token was refused when any config with it last tried it, nil where it was not
-	next    time.Time // when it is next asked for a token, where it is being left alone
+// outlook is why a config's server is, or may be, left alone.
+type outlook struct {
+	lastOutage *Failure  // why the last call to it was not answered, nil where it was
+	refusal    *Failure  // why the User-API token was refused when any config with it last tried it, nil where it was not
+	next       time.Time // when it is next asked for a token, where it is being left alone
 }
 
-func (r *Registry) patience(config *store.Config, now time.Time) patience {
+func (r *Registry) outlook(config *store.Config, now time.Time) outlook {
 	if r.isOutdated(config) {
 		_, _ = r.Server(config) // another node wrote it: how the version before fared is nothing to it
 	}
 	server := r.known(config.Name)
 	if server == nil {
-		return patience{}
+		return outlook{}
 	}
-	return patience{silence: server.silence(now), refusal: server.credential.refusal(), next: server.NextAttempt(now)}
+	return outlook{lastOutage: server.lastOutage(now), refusal: server.credential.refusal(), next: server.NextAttempt(now)}
 }
 
 func (r *Registry) isOutdated(config *store.Config) bool {

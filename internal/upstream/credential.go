@@ -13,7 +13,7 @@ import (
 // credential is a User-API token at one URL. What is known of it holds for every config that has it.
 type credential struct {
 	mu       sync.Mutex
-	coolDown pause // after N-central refused the User-API token
+	coolDown backoff // after N-central refused the User-API token
 	calls    authCalls
 }
 

@@ -120,7 +120,7 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	case passed:
 		s.credential.works()
 		s.mu.Lock()
-		s.silent.lift()
+		s.outage.lift()
 		s.backOff.lift()
 		s.mu.Unlock()
 		s.noteObtaining(ctx, nil)
@@ -398,7 +398,7 @@ func (e *examination) refresh(ctx context.Context) (string, error) {
 		return "N-central gave no refresh token of use: tokens are replaced by authenticating", nil
 	}
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
-	if err != nil && !callsForPatience(ncentral.KindOf(err)) {
+	if err != nil && !isDown(ncentral.KindOf(err)) {
 		e.report.Traits.RefreshRefused = true
 		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
 	}

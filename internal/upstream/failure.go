@@ -77,7 +77,7 @@ func (f *Failure) mayBeRefusal() bool {
 }
 
 // Down says that N-central does not answer, or is too busy to: time may mend it.
-func (f *Failure) Down() bool { return callsForPatience(f.Kind) }
+func (f *Failure) Down() bool { return isDown(f.Kind) }
 
 // Final says that N-central has judged the call: made again, it would be answered the same.
 func (f *Failure) Final() bool {
@@ -135,8 +135,8 @@ func (f *Failure) Remedy() string {
 	return ""
 }
 
-// callsForPatience says whether a failure of that kind is retried and then counts as the server being down.
-func callsForPatience(kind ncentral.Kind) bool {
+// isDown reports whether a failure of that kind is retried and then counts as the server being down.
+func isDown(kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable, ncentral.KindQueued:
 		return true

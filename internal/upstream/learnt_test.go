@@ -322,7 +322,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 	for name, test := range map[string]struct {
 		report      Report
 		refused     bool // the credential was, before
-		silent      bool // a call had no answer, before
+		outage      bool // a call had no answer, before
 		backsOff    bool // a token could not be had, before
 		probed      bool // the data call failed, before
 		next        time.Duration
@@ -332,19 +332,19 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 		events      []string
 	}{
 		"it passed":                                  {report: Report{}, state: StateOK},
-		"it passed after a refusal":                  {report: Report{}, refused: true, silent: true, backsOff: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
+		"it passed after a refusal":                  {report: Report{}, refused: true, outage: true, backsOff: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
 		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
 		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: StateFailing},
 		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
 		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
 		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: StateUnknown},
 		"it passed after a data call that failed":    {report: Report{}, probed: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
-		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), silent: true, next: time.Second, state: StateDegraded, stillSilent: true},
+		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), outage: true, next: time.Second, state: StateDegraded, stillSilent: true},
 		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: StateFailing, reason: "N-central failed"},
-		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), silent: true, state: StateUnknown},
+		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), outage: true, state: StateUnknown},
 		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: StateDegraded, events: []string{string(events.CredentialDegraded)}},
-		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), silent: true, state: StateUnknown},
-		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), silent: true, next: time.Second, state: StateDegraded, stillSilent: true},
+		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), outage: true, state: StateUnknown},
+		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), outage: true, next: time.Second, state: StateDegraded, stillSilent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withRegistry(t, func(t *testing.T, b *bench) {
@@ -359,8 +359,8 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				if test.probed {
 					server.NoteProbed(t.Context(), failureOf(data, "no"))
 				}
-				if test.silent {
-					server.silent.begin(time.Now(), time.Now(), failed())
+				if test.outage {
+					server.outage.begin(time.Now(), time.Now(), failed())
 				}
 				b.events.Events = nil
 				test.report.authenticateSent = time.Now()
@@ -370,8 +370,8 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				if got.NextAttempt.IsZero() {
 					next = 0
 				}
-				if got.State != test.state || next != test.next || (server.silent.cause != nil) != test.stillSilent {
-					t.Errorf("%s, next attempt in %s, silent: %t", got.State, next, server.silent.cause != nil)
+				if got.State != test.state || next != test.next || (server.outage.cause != nil) != test.stillSilent {
+					t.Errorf("%s, next attempt in %s, silent: %t", got.State, next, server.outage.cause != nil)
 				}
 				if !strings.Contains(strings.Join(got.Reasons, " "), test.reason) {
 					t.Errorf("because of %q", got.Reasons)

@@ -54,18 +54,18 @@ func newRecord(config string) *Record {
 func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
 
 // condition says how the config fares at that time, with what is known of its server and so many logouts owed there.
-func (r *Record) condition(config *store.Config, known patience, traits store.ServerTraits, owed int, now time.Time) Condition {
+func (r *Record) condition(config *store.Config, known outlook, traits store.ServerTraits, owed int, now time.Time) Condition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	condition := Condition{
 		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed,
 		User: r.user, Traits: traits,
 	}
-	obtaining, silence := cmp.Or(r.obtaining, known.refusal), known.silence
+	obtaining, lastOutage := cmp.Or(r.obtaining, known.refusal), known.lastOutage
 	if obtaining != nil {
-		silence = nil // it says no more
+		lastOutage = nil // it says no more
 	}
-	for _, failure := range []*Failure{obtaining, silence, r.validation, r.dataCall.Load()} {
+	for _, failure := range []*Failure{obtaining, lastOutage, r.validation, r.dataCall.Load()} {
 		if failure != nil {
 			condition.Reasons = append(condition.Reasons, failure.Explanation())
 		}

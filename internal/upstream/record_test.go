@@ -22,10 +22,10 @@ func failureOf(step ncentral.Call, detail string) *Failure {
 // Failing is where no new token can be had and none is left to hand out; whatever else needs a person degrades.
 func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 	now := time.Now()
-	obtaining, silence, refusal := failureOf(ncentral.CallRefresh, "obtaining"), failureOf(ncentral.CallValidate, "silence"), failureOf(ncentral.CallAuthenticate, "refusal")
+	obtaining, lastOutage, refusal := failureOf(ncentral.CallRefresh, "obtaining"), failureOf(ncentral.CallValidate, "silence"), failureOf(ncentral.CallAuthenticate, "refusal")
 	for name, test := range map[string]struct {
 		note    func(*Record)
-		known   patience
+		known   outlook
 		traits  store.ServerTraits
 		owed    int
 		config  store.Config
@@ -37,7 +37,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		"a data call went":  {note: func(r *Record) { r.probed(0, nil) }, state: StateOK},
 		"none can be had":   {note: func(r *Record) { r.obtained(0, obtaining) }, state: StateFailing, reasons: []string{"obtaining"}},
 		"another config with the token was refused": {
-			note: func(r *Record) { r.obtained(0, nil) }, known: patience{refusal: refusal}, state: StateFailing, reasons: []string{"refusal"},
+			note: func(r *Record) { r.obtained(0, nil) }, known: outlook{refusal: refusal}, state: StateFailing, reasons: []string{"refusal"},
 		},
 		"none can be had, and one lives": {
 			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(1)) },
@@ -47,8 +47,8 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now) },
 			state: StateFailing, reasons: []string{"obtaining"},
 		},
-		"no answer, and no token was asked for": {known: patience{silence: silence}, state: StateDegraded, reasons: []string{"silence"}},
-		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: patience{silence: silence}, state: StateFailing, reasons: []string{"obtaining"}},
+		"no answer, and no token was asked for": {known: outlook{lastOutage: lastOutage}, state: StateDegraded, reasons: []string{"silence"}},
+		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: outlook{lastOutage: lastOutage}, state: StateFailing, reasons: []string{"obtaining"}},
 		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: StateDegraded, reasons: []string{"validation"}},
 		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: StateDegraded, reasons: []string{"data call"}},
 		"the clocks are apart":                  {traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
@@ -131,12 +131,12 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	life := record.startOver()
 	record.answered(0, nil, now.Add(time.Hour))
 	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
-	got := record.condition(&storeConfig, patience{}, store.ServerTraits{}, 0, now)
+	got := record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now)
 	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
 	record.answered(life, nil, now.Add(time.Minute))
-	if got := record.condition(&storeConfig, patience{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
+	if got := record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -230,7 +230,7 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
 	record, now := newRecord("default"), time.Now()
 	told := func() *ncentral.User {
-		return record.condition(&storeConfig, patience{}, store.ServerTraits{}, 0, now).User
+		return record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now).User
 	}
 	record.toldOfUser(0, &ncentral.User{Name: "api"})
 	if got := told(); got == nil || got.Name != "api" {

@@ -301,7 +301,7 @@ func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
 func TestAConditionIsThatOfTheVersionAskedAfter(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.stored("default", testURL, "token"))
-		server.silent.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
+		server.outage.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
 		time.Sleep(time.Second)
 		written := b.stored("default", testURL, "token")
 		if got := b.condition(written); got.State != StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
@@ -334,7 +334,7 @@ func TestTheNextAttemptIsAtTheEndOfTheLongestPause(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server, now := b.server(b.config("default", testURL, "token")), time.Now()
 		for name, test := range map[string]struct {
-			silent, backOff, coolDown int // times that it began
+			outage, backOff, coolDown int // times that it began
 			want                      time.Duration
 		}{
 			"none":      {0, 0, 0, 0},
@@ -342,8 +342,8 @@ func TestTheNextAttemptIsAtTheEndOfTheLongestPause(t *testing.T) {
 			"back-off":  {2, 3, 0, 4 * time.Second},
 			"cool-down": {3, 2, 1, 30 * time.Second},
 		} {
-			server.silent, server.backOff, server.credential.coolDown = newBackOff(), newBackOff(), newCoolDown()
-			for p, times := range map[*pause]int{&server.silent: test.silent, &server.backOff: test.backOff, &server.credential.coolDown: test.coolDown} {
+			server.outage, server.backOff, server.credential.coolDown = newBackOff(), newBackOff(), newCoolDown()
+			for p, times := range map[*backoff]int{&server.outage: test.outage, &server.backOff: test.backOff, &server.credential.coolDown: test.coolDown} {
 				for range times {
 					p.begin(now, now, failed())
 				}
@@ -359,9 +359,9 @@ func TestTheNextAttemptIsAtTheEndOfTheLongestPause(t *testing.T) {
 				gate gate
 				shut bool
 			}{
-				{server.notSilent, test.silent > 0},
-				{server.mayRefresh(time.Time{}), test.silent+test.backOff > 0},
-				{server.mayAuthenticate(time.Time{}), test.silent+test.backOff+test.coolDown > 0},
+				{server.noOutage, test.outage > 0},
+				{server.mayRefresh(time.Time{}), test.outage+test.backOff > 0},
+				{server.mayAuthenticate(time.Time{}), test.outage+test.backOff+test.coolDown > 0},
 			} {
 				if shut := gate.gate(now) != nil; shut != gate.shut {
 					t.Errorf("%s: a gate is shut: %t", name, shut)
@@ -409,7 +409,7 @@ func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 		ncentral.KindForbidden: func(step ncentral.Call) bool { return step == ncentral.CallData },
 	}
 	isOfUser := func(step ncentral.Call, kind ncentral.Kind) bool { // whoever is not told of the user asks by the data call
-		return step == ncentral.CallUser && !callsForPatience(kind)
+		return step == ncentral.CallUser && !isDown(kind)
 	}
 	for _, kind := range ncentral.Kinds() {
 		for _, step := range ncentral.Calls() {
@@ -430,8 +430,8 @@ func TestAConnectionThatIsNotMadeInTimeIsTheServersSilence(t *testing.T) {
 		config := b.config("default", testURL, "token")
 		config.RequestTimeout = 20 * time.Second
 		server := b.server(config)
-		if failure, _ := server.Probe(t.Context(), "token"); failure == nil || failure.Kind != ncentral.KindTimeout || server.notSilent(time.Now()) == nil {
-			t.Errorf("%v; the server counts as silent: %t", failure, server.notSilent(time.Now()) != nil)
+		if failure, _ := server.Probe(t.Context(), "token"); failure == nil || failure.Kind != ncentral.KindTimeout || server.noOutage(time.Now()) == nil {
+			t.Errorf("%v; the server counts as silent: %t", failure, server.noOutage(time.Now()) != nil)
 		}
 	})
 }

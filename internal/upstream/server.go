@@ -34,8 +34,8 @@ type Server struct {
 	learning singleflight.Group
 
 	mu      sync.Mutex
-	silent  pause // after N-central did not answer: no call is made
-	backOff pause // after a token could not be obtained for another reason than a refusal: none is asked for
+	outage  backoff // after N-central did not answer: no call is made
+	backOff backoff // after a token could not be obtained for another reason than a refusal: none is asked for
 	// learntNothingAt is when an attempt to learn how the server rotates last taught nothing.
 	learntNothingAt time.Time
 }
@@ -65,7 +65,7 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 		life:       record.currentLife(),
 		events:     r.events,
 		logger:     r.logger.With("config", config.Name),
-		silent:     newBackOff(),
+		outage:     newBackOff(),
 		backOff:    newBackOff(),
 	}, nil
 }
@@ -205,7 +205,7 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range []*pause{&s.silent, &s.backOff} {
+	for _, p := range []*backoff{&s.outage, &s.backOff} {
 		if p.active(now, time.Time{}) != nil && p.until.After(next) {
 			next = p.until
 		}
@@ -213,28 +213,28 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	return next
 }
 
-// silenceStands is for how long a call that was not answered tells of the server: while there is anything to ask it, the
+// outageStands is for how long a call that was not answered tells of the server: while there is anything to ask it, the
 // tick does so once a minute.
-const silenceStands = 5 * time.Minute
+const outageStands = 5 * time.Minute
 
-// silence is why the last call was not answered, nil where it was, or where there was nothing to ask since.
-func (s *Server) silence(now time.Time) *Failure {
+// lastOutage is why the last call was not answered, nil where it was, or where there was nothing to ask since.
+func (s *Server) lastOutage(now time.Time) *Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Sub(s.silent.begun) > silenceStands {
+	if now.Sub(s.outage.begun) > outageStands {
 		return nil
 	}
-	return s.silent.cause
+	return s.outage.cause
 }
 
 // gate returns why a call is not to be made at that time, or nil.
 type gate func(now time.Time) *Failure
 
-// notSilent is the gate of every call.
-func (s *Server) notSilent(now time.Time) *Failure {
+// noOutage is the gate of every call.
+func (s *Server) noOutage(now time.Time) *Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.silent.active(now, time.Time{})
+	return s.outage.active(now, time.Time{})
 }
 
 // mayRefresh and mayAuthenticate are the gates of obtaining a token for a caller whose token ended at that time.
@@ -242,7 +242,7 @@ func (s *Server) mayRefresh(tokenEnd time.Time) gate {
 	return func(now time.Time) *Failure {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return cmp.Or(s.silent.active(now, tokenEnd), s.backOff.active(now, tokenEnd))
+		return cmp.Or(s.outage.active(now, tokenEnd), s.backOff.active(now, tokenEnd))
 	}
 }
 
@@ -255,7 +255,7 @@ func (s *Server) mayAuthenticate(tokenEnd time.Time) gate {
 
 // ask makes one call that obtains no token. An error is a *Failure.
 func (s *Server) ask(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
-	ctx, endTurn := withTurn(ctx, s.notSilent)
+	ctx, endTurn := withTurn(ctx, s.noOutage)
 	defer endTurn()
 	return s.call(ctx, step, do)
 }
@@ -291,7 +291,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		// Nor does this: tokens do not depend on it, and the data call before it was answered.
 	case failure.Down():
 		s.mu.Lock()
-		s.silent.begin(sent, time.Now(), failure)
+		s.outage.begin(sent, time.Now(), failure)
 		s.mu.Unlock()
 	default:
 		s.answered()
@@ -312,11 +312,11 @@ func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	case ncentral.KindForbidden:
 		return step == ncentral.CallData || step == ncentral.CallUser
 	}
-	return step == ncentral.CallUser && !callsForPatience(kind)
+	return step == ncentral.CallUser && !isDown(kind)
 }
 
 func (s *Server) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.silent.lift()
+	s.outage.lift()
 }

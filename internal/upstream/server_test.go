@@ -725,25 +725,25 @@ func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
 func TestWhatACallTellsOfTheServer(t *testing.T) {
 	hang := simulator.Failure{Kind: simulator.FailureHang}
 	for name, test := range map[string]struct {
-		fails    simulator.Failure
-		patience time.Duration // 0: as long as it takes
-		gone     bool          // the caller goes as it ends
-		held     time.Duration // for so long there is no place
-		kind     ncentral.Kind
-		success  bool
-		failure  bool
-		silent   bool
+		fails   simulator.Failure
+		outlook time.Duration // 0: as long as it takes
+		gone    bool          // the caller goes as it ends
+		held    time.Duration // for so long there is no place
+		kind    ncentral.Kind
+		success bool
+		failure bool
+		outage  bool
 	}{
 		"well":                           {success: true},
 		"the user may not see":           {fails: status(403), kind: ncentral.KindForbidden, success: true}, // users/me is answered
 		"the token is dead":              {fails: status(401), kind: ncentral.KindRefused},
 		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true, success: true},
-		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, silent: true},
-		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, silent: true},
-		"the caller goes":                {fails: hang, patience: time.Second, gone: true, kind: ncentral.KindCanceled},
-		"no place":                       {patience: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued, failure: true},
-		"a place too late":               {fails: hang, patience: 5 * time.Second, held: time.Second, kind: ncentral.KindQueued, failure: true},
-		"a place in time, and no answer": {fails: hang, patience: 12 * time.Second, held: time.Second, kind: ncentral.KindTimeout, failure: true, silent: true},
+		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, outage: true},
+		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, outage: true},
+		"the caller goes":                {fails: hang, outlook: time.Second, gone: true, kind: ncentral.KindCanceled},
+		"no place":                       {outlook: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued, failure: true},
+		"a place too late":               {fails: hang, outlook: 5 * time.Second, held: time.Second, kind: ncentral.KindQueued, failure: true},
+		"a place in time, and no answer": {fails: hang, outlook: 12 * time.Second, held: time.Second, kind: ncentral.KindTimeout, failure: true, outage: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -760,15 +760,15 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 				if test.fails != (simulator.Failure{}) {
 					s.FailNext(simulator.EndpointServiceOrgs, 1, test.fails)
 				}
-				s.server.silent.begin(time.Now().Add(-time.Hour), time.Now().Add(-time.Hour), failed()) // which is over
+				s.server.outage.begin(time.Now().Add(-time.Hour), time.Now().Add(-time.Hour), failed()) // which is over
 				began := time.Now()
 				s.server.record.answered(s.server.life, nil, began.Add(-time.Hour))
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if test.gone {
-					time.AfterFunc(test.patience, cancel)
-				} else if test.patience > 0 {
-					ctx, cancel = context.WithTimeout(ctx, test.patience)
+					time.AfterFunc(test.outlook, cancel)
+				} else if test.outlook > 0 {
+					ctx, cancel = context.WithTimeout(ctx, test.outlook)
 					defer cancel()
 				}
 				failure, answered := s.server.Probe(ctx, grant.AccessToken)
@@ -787,9 +787,9 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 				if got.LastSuccess.Equal(ended) != test.success || got.LastFailure.Equal(ended) != test.failure {
 					t.Errorf("last success %s, last failure %s, ended %s", got.LastSuccess, got.LastFailure, ended)
 				}
-				lifted := s.server.silent.cause == nil
-				if silent := s.server.notSilent(ended) != nil; silent != test.silent || lifted != (answered && !test.silent) {
-					t.Errorf("the server counts as silent: %t, what was before is over: %t", silent, lifted)
+				lifted := s.server.outage.cause == nil
+				if outage := s.server.noOutage(ended) != nil; outage != test.outage || lifted != (answered && !test.outage) {
+					t.Errorf("the server counts as silent: %t, what was before is over: %t", outage, lifted)
 				}
 				s.ClearFailures()
 				holding.Wait()
@@ -896,7 +896,7 @@ func TestNobodyQueuesForAServerThatIsLeftAlone(t *testing.T) {
 		var holding sync.WaitGroup
 		holding.Go(func() { _ = s.server.client.Logout(t.Context(), "other") })
 		synctest.Wait()
-		s.server.silent.begin(time.Now(), time.Now(), failed())
+		s.server.outage.begin(time.Now(), time.Now(), failed())
 		began := time.Now()
 		if failure, _ := s.server.Probe(t.Context(), "token"); failure == nil || !failure.NotMade || !time.Now().Equal(began) {
 			t.Errorf("after %s: %v", time.Since(began), failure)
@@ -915,8 +915,8 @@ func TestARetryThatIsNotAnsweredIsTheServersSilence(t *testing.T) {
 		s.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureHang})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if failure, _ := s.server.Probe(ctx, "token"); failure == nil || failure.Kind != ncentral.KindTimeout || s.server.notSilent(time.Now()) == nil {
-			t.Errorf("%v; the server counts as silent: %t", failure, s.server.notSilent(time.Now()) != nil)
+		if failure, _ := s.server.Probe(ctx, "token"); failure == nil || failure.Kind != ncentral.KindTimeout || s.server.noOutage(time.Now()) == nil {
+			t.Errorf("%v; the server counts as silent: %t", failure, s.server.noOutage(time.Now()) != nil)
 		}
 	})
 }
