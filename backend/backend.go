@@ -97,7 +97,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 			if ticksElsewhere(system.ReplicationState()) {
 				return nil
 			}
-			return errors.Join(manager.Tick(ctx), servers.TellOfExpiries(ctx))
+			return errors.Join(manager.Tick(ctx), servers.AnnounceExpiries(ctx))
 		},
 		Clean: func(context.Context) {
 			manager.Close()

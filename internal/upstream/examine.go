@@ -108,10 +108,10 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	}
 	failure := report.failure
 	if report.Failed == nil || failure != nil && !failure.isOfUser() {
-		s.record.answered(s.life, failure, time.Now())
+		s.record.answered(s.generation, failure, time.Now())
 	}
 	if report.userAsked {
-		s.record.toldOfUser(s.life, report.User)
+		s.record.toldOfUser(s.generation, report.User)
 	}
 	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
 		s.answered()
@@ -124,7 +124,7 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 		s.backOff.lift()
 		s.mu.Unlock()
 		s.noteObtaining(ctx, nil)
-		s.NoteProbed(ctx, s.failureOfUser(s.record.userTold(s.life)))
+		s.NoteProbed(ctx, s.failureOfUser(s.record.userTold(s.generation)))
 	case failure == nil:
 	case failure.isOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)

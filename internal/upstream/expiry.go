@@ -13,10 +13,10 @@ import (
 )
 
 // sayAgainAfter is how long a near expiry that was told of is left alone in log and events.
-const sayAgainAfter = 24 * time.Hour
+const announceAgainAfter = 24 * time.Hour
 
 // tellLimit is how long a tick tells of expiries.
-const tellLimit = 5 * time.Second
+const announceLimit = 5 * time.Second
 
 // expiry is the end of something that a config's tokens depend on.
 type expiry struct {
@@ -59,23 +59,23 @@ func ExpiryWarnings(config *store.Config, now time.Time) []string {
 
 // TellOfExpiries tells log and events of the ends that are near or past, of all configs: once a day each, and again when
 // the end is there. It is for the tick.
-func (r *Registry) TellOfExpiries(ctx context.Context) error {
+func (r *Registry) AnnounceExpiries(ctx context.Context) error {
 	configs, err := r.store.Configs.All(ctx)
-	limited, cancel := context.WithTimeout(ctx, tellLimit)
+	limited, cancel := context.WithTimeout(ctx, announceLimit)
 	defer cancel()
 	for _, config := range configs {
 		if limited.Err() != nil {
 			break // the event system is slow: the rest is told of at the next tick
 		}
-		r.tellOfExpiries(ctx, config, time.Now())
+		r.announceExpiries(ctx, config, time.Now())
 	}
 	return err
 }
 
-func (r *Registry) tellOfExpiries(ctx context.Context, config *store.Config, now time.Time) {
+func (r *Registry) announceExpiries(ctx context.Context, config *store.Config, now time.Time) {
 	for _, e := range expiriesOf(config) {
 		warning := e.warning(config, now)
-		if !r.Record(config.Name).mayTell(e.what, warning, now) {
+		if !r.Record(config.Name).mayAnnounce(e.what, warning, now) {
 			continue
 		}
 		r.logger.Warn(warning)
@@ -85,19 +85,19 @@ func (r *Registry) tellOfExpiries(ctx context.Context, config *store.Config, now
 }
 
 // told is the last warning that was told of an expiry.
-type told struct {
+type announcement struct {
 	warning string
 	at      time.Time
 }
 
 // mayTell notes that the warning is told at that time, unless there is none or the same was told within a day.
-func (r *Record) mayTell(what, warning string, now time.Time) bool {
+func (r *Record) mayAnnounce(what, warning string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	last := r.toldExpiries[what]
-	if warning == "" || warning == last.warning && now.Sub(last.at) < sayAgainAfter {
+	last := r.announcedExpiries[what]
+	if warning == "" || warning == last.warning && now.Sub(last.at) < announceAgainAfter {
 		return false
 	}
-	r.toldExpiries[what] = told{warning: warning, at: now}
+	r.announcedExpiries[what] = announcement{warning: warning, at: now}
 	return true
 }

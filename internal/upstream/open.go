@@ -217,7 +217,7 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *Failu
 	if first {
 		s.suspectUser(ctx)
 	}
-	if s.life == s.record.currentLife() {
+	if s.generation == s.record.currentGeneration() {
 		s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	}
 }

@@ -30,23 +30,23 @@ type Record struct {
 	watchedUntil time.Time
 	unwatched    bool
 
-	life            int     // counts the servers and credentials before this one: what calls to those come to is not noted
-	toldOf          ailment // what events last told of; it outlasts a life
-	toldIn          int     // the life in which they did
-	asked           bool
-	obtaining       *Failure                // why the last attempt to obtain a token failed; nil where it did not
-	dataCall        atomic.Pointer[Failure] // why the last data call failed, or what is wrong with the user; nil where neither is
-	user            *ncentral.User          // as N-central last told of them; nil where it did not
-	validation      *Failure                // why the last validation told nothing of its token; nil where it did
-	servedStale     time.Time               // until when the token lives that was last handed out for want of a new one
-	lastSuccess     time.Time
-	lastFailure     time.Time
-	lastFailureKind ncentral.Kind
-	toldExpiries    map[string]told // by what expires
+	generation        int      // counts the servers and credentials before this one: what calls to those come to is not noted
+	announced         severity // what events last told of; it outlasts a life
+	announcedIn       int      // the life in which they did
+	asked             bool
+	obtaining         *Failure                // why the last attempt to obtain a token failed; nil where it did not
+	dataCall          atomic.Pointer[Failure] // why the last data call failed, or what is wrong with the user; nil where neither is
+	user              *ncentral.User          // as N-central last told of them; nil where it did not
+	validation        *Failure                // why the last validation told nothing of its token; nil where it did
+	servedStale       time.Time               // until when the token lives that was last handed out for want of a new one
+	lastSuccess       time.Time
+	lastFailure       time.Time
+	lastFailureKind   ncentral.Kind
+	announcedExpiries map[string]announcement // by what expires
 }
 
 func newRecord(config string) *Record {
-	return &Record{learning: &sync.Mutex{}, counters: newCounters(config), toldExpiries: map[string]told{}, unwatched: true}
+	return &Record{learning: &sync.Mutex{}, counters: newCounters(config), announcedExpiries: map[string]announcement{}, unwatched: true}
 }
 
 // apart answers a record for a config that is not stored beside the one that is: what is learnt and counted lies in one
@@ -182,47 +182,47 @@ func (r *Record) servesStaleNoMore(until time.Time) {
 }
 
 // ailment is what ails a credential, the graver the greater.
-type ailment int
+type severity int
 
 const (
-	nothing ailment = iota
-	dataCallFails
-	obtainingFails
+	healthy severity = iota
+	dataFails
+	noTokens
 )
 
 // ailment says what is known to ail the credential. The record is locked.
-func (r *Record) ailment() ailment {
+func (r *Record) severity() severity {
 	switch {
 	case r.obtaining != nil:
-		return obtainingFails
+		return noTokens
 	case r.dataCall.Load() != nil:
-		return dataCallFails
+		return dataFails
 	}
-	return nothing
+	return healthy
 }
 
 // obtained notes how an attempt to obtain a token went, and answers what events told that ails the credential, and what
 // ails it now.
-func (r *Record) obtained(life int, failure *Failure) (before, after ailment) {
+func (r *Record) obtained(generation int, failure *Failure) (before, after severity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life != r.life {
-		return nothing, nothing
+	if generation != r.generation {
+		return healthy, healthy
 	}
 	r.asked, r.obtaining = true, failure
 	if failure == nil {
 		r.servedStale = time.Time{}
 	}
-	return r.turn()
+	return r.transition()
 }
 
 // turn answers what events told of and what they are to tell of now. The record is locked.
-func (r *Record) turn() (before, after ailment) {
-	before, after = r.toldOf, r.ailment()
-	if r.toldIn != r.life && after != nothing {
-		before = nothing // what ails another credential is news
+func (r *Record) transition() (before, after severity) {
+	before, after = r.announced, r.severity()
+	if r.announcedIn != r.generation && after != healthy {
+		before = healthy // what ails another credential is news
 	}
-	r.toldOf, r.toldIn = after, r.life
+	r.announced, r.announcedIn = after, r.generation
 	return before, after
 }
 
@@ -230,41 +230,41 @@ func (r *Record) turn() (before, after ailment) {
 func (r *Record) startOver() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.life++
+	r.generation++
 	r.asked, r.obtaining, r.user, r.validation, r.servedStale = false, nil, nil, nil, time.Time{}
 	r.dataCall.Store(nil)
-	return r.life
+	return r.generation
 }
 
-func (r *Record) currentLife() int {
+func (r *Record) currentGeneration() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.life
+	return r.generation
 }
 
 // validated notes why a validation told nothing of its token, or nil where it did.
-func (r *Record) validated(life int, failure *Failure) {
+func (r *Record) validated(generation int, failure *Failure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life == r.life {
+	if generation == r.generation {
 		r.validation = failure
 	}
 }
 
 // toldOfUser notes what N-central tells of the API user, nil where it does not.
-func (r *Record) toldOfUser(life int, user *ncentral.User) {
+func (r *Record) toldOfUser(generation int, user *ncentral.User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life == r.life {
+	if generation == r.generation {
 		r.user = user
 	}
 }
 
 // userTold is what N-central last told of the API user: where it could not be asked since, that stands.
-func (r *Record) userTold(life int) *ncentral.User {
+func (r *Record) userTold(generation int) *ncentral.User {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life != r.life {
+	if generation != r.generation {
 		return nil
 	}
 	return r.user
@@ -281,22 +281,22 @@ func (r *Record) UserWarning(config string) string {
 }
 
 // probed notes how a data call went; see obtained.
-func (r *Record) probed(life int, failure *Failure) (before, after ailment) {
+func (r *Record) probed(generation int, failure *Failure) (before, after severity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life != r.life {
-		return nothing, nothing
+	if generation != r.generation {
+		return healthy, healthy
 	}
 	r.asked = true
 	r.dataCall.Store(failure)
-	return r.turn()
+	return r.transition()
 }
 
 // answered notes how a call went that N-central answered, or did not.
-func (r *Record) answered(life int, failure *Failure, now time.Time) {
+func (r *Record) answered(generation int, failure *Failure, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life != r.life {
+	if generation != r.generation {
 		return
 	}
 	if failure == nil {

@@ -128,14 +128,14 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	record, now := newRecord("default"), time.Now()
 	record.answered(0, nil, now)
 	record.answered(0, failureOf(ncentral.CallData, ""), now.Add(time.Second))
-	life := record.startOver()
+	generation := record.startOver()
 	record.answered(0, nil, now.Add(time.Hour))
 	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
 	got := record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now)
 	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
-	record.answered(life, nil, now.Add(time.Minute))
+	record.answered(generation, nil, now.Add(time.Minute))
 	if got := record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
@@ -143,36 +143,36 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 
 // Events tell of a turn for the worse once, of the next credential's anew, and of recovery.
 func TestATurnIsToldOfOnceForEachCredential(t *testing.T) {
-	type turn struct{ before, after ailment }
+	type transition struct{ before, after severity }
 	record := newRecord("default")
 	failure := failureOf(ncentral.CallAuthenticate, "no")
-	note := func(what func() (ailment, ailment)) turn {
+	note := func(what func() (severity, severity)) transition {
 		before, after := what()
-		return turn{before, after}
+		return transition{before, after}
 	}
-	obtained := func(f *Failure) func() (ailment, ailment) {
-		return func() (ailment, ailment) { return record.obtained(record.life, f) }
+	obtained := func(f *Failure) func() (severity, severity) {
+		return func() (severity, severity) { return record.obtained(record.generation, f) }
 	}
-	probed := func(f *Failure) func() (ailment, ailment) {
-		return func() (ailment, ailment) { return record.probed(record.life, f) }
+	probed := func(f *Failure) func() (severity, severity) {
+		return func() (severity, severity) { return record.probed(record.generation, f) }
 	}
 	for i, test := range []struct {
-		do   func() (ailment, ailment)
-		want turn
+		do   func() (severity, severity)
+		want transition
 	}{
-		{obtained(nil), turn{nothing, nothing}},
-		{probed(failure), turn{nothing, dataCallFails}},
-		{obtained(failure), turn{dataCallFails, obtainingFails}},
-		{obtained(failure), turn{obtainingFails, obtainingFails}},
-		{obtained(nil), turn{obtainingFails, dataCallFails}},
-		{probed(nil), turn{dataCallFails, nothing}},
-		{obtained(failure), turn{nothing, obtainingFails}},
-		{func() (ailment, ailment) { record.startOver(); return obtained(failure)() }, turn{nothing, obtainingFails}},
-		{obtained(failure), turn{obtainingFails, obtainingFails}},
-		{func() (ailment, ailment) { record.startOver(); return obtained(nil)() }, turn{obtainingFails, nothing}},
-		{func() (ailment, ailment) { return record.obtained(record.life-1, failure) }, turn{nothing, nothing}},
-		{func() (ailment, ailment) { return record.probed(record.life-1, failure) }, turn{nothing, nothing}},
-		{obtained(nil), turn{nothing, nothing}},
+		{obtained(nil), transition{healthy, healthy}},
+		{probed(failure), transition{healthy, dataFails}},
+		{obtained(failure), transition{dataFails, noTokens}},
+		{obtained(failure), transition{noTokens, noTokens}},
+		{obtained(nil), transition{noTokens, dataFails}},
+		{probed(nil), transition{dataFails, healthy}},
+		{obtained(failure), transition{healthy, noTokens}},
+		{func() (severity, severity) { record.startOver(); return obtained(failure)() }, transition{healthy, noTokens}},
+		{obtained(failure), transition{noTokens, noTokens}},
+		{func() (severity, severity) { record.startOver(); return obtained(nil)() }, transition{noTokens, healthy}},
+		{func() (severity, severity) { return record.obtained(record.generation-1, failure) }, transition{healthy, healthy}},
+		{func() (severity, severity) { return record.probed(record.generation-1, failure) }, transition{healthy, healthy}},
+		{obtained(nil), transition{healthy, healthy}},
 	} {
 		if got := note(test.do); got != test.want {
 			t.Errorf("%d: %+v, want %+v", i, got, test.want)
@@ -236,13 +236,13 @@ func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
 	if got := told(); got == nil || got.Name != "api" {
 		t.Errorf("%+v", got)
 	}
-	life := record.startOver()
+	generation := record.startOver()
 	record.toldOfUser(0, &ncentral.User{Name: "late"})
 	if got := told(); got != nil {
 		t.Errorf("%+v is of another server", got)
 	}
-	record.toldOfUser(life, &ncentral.User{Name: "new"})
-	record.toldOfUser(life, nil)
+	record.toldOfUser(generation, &ncentral.User{Name: "new"})
+	record.toldOfUser(generation, nil)
 	if got := told(); got != nil {
 		t.Errorf("%+v, though the server does not tell any more", got)
 	}

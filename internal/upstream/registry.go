@@ -93,7 +93,7 @@ func (r *Registry) replace(known *Server, config *store.Config) (*Server, error)
 	if known != nil {
 		known.client.CloseIdleConnections()
 		if known.config.Fingerprint() != config.Fingerprint() {
-			fresh.life = fresh.record.startOver()
+			fresh.generation = fresh.record.startOver()
 		}
 		fresh.credential.mayBeTried()
 	}

@@ -219,7 +219,7 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		rewritten := b.config("default", testURL, "token")
 		rewritten.MaxRetries = 1
 		second := b.server(rewritten)
-		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.life != first.life {
+		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.generation != first.generation {
 			t.Error("it is not tried, or the refusal forgotten, or counts as another's")
 		}
 		if state := b.condition(rewritten).State; state != StateFailing {
@@ -232,14 +232,14 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		time.Sleep(time.Second)
 		replaced := b.stored("default", testURL, "another")
 		third := b.server(replaced)
-		if third.life == second.life || third.credential.refusal() != nil {
+		if third.generation == second.generation || third.credential.refusal() != nil {
 			t.Error("what became of the token before is noted of another")
 		}
 		if state := b.condition(replaced).State; state != StateUnknown {
 			t.Errorf("the state is %s", state)
 		}
 		time.Sleep(time.Second)
-		if fourth := b.server(b.stored("default", testURL, "another")); fourth.life != third.life {
+		if fourth := b.server(b.stored("default", testURL, "another")); fourth.generation != third.generation {
 			t.Error("a new version counts as another's")
 		}
 	})

@@ -27,7 +27,7 @@ type Server struct {
 	registry   *Registry
 	knowledge  *knowledge
 	record     *Record
-	life       int // of the record
+	generation int // of the record
 	events     *events.Sender
 	logger     hclog.Logger
 
@@ -62,7 +62,7 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 		registry:   r,
 		knowledge:  r.knowledgeOf(config, record),
 		record:     record,
-		life:       record.currentLife(),
+		generation: record.currentGeneration(),
 		events:     r.events,
 		logger:     r.logger.With("config", config.Name),
 		outage:     newBackOff(),
@@ -101,10 +101,10 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 		return Verdict{}, err
 	case untold:
 		failure := s.failure(ncentral.CallValidate, err)
-		s.record.validated(s.life, failure)
+		s.record.validated(s.generation, failure)
 		return Verdict{Untold: true}, failure
 	}
-	s.record.validated(s.life, nil)
+	s.record.validated(s.generation, nil)
 	if found == alive {
 		s.record.outlived(token.GrantedUntil)
 		return Verdict{Lives: true}, nil
@@ -129,7 +129,7 @@ func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failur
 	}
 	user := s.askOfUser(ctx, accessToken)
 	if failure == nil || failure.Kind == ncentral.KindForbidden {
-		return s.failureOfUser(s.record.userTold(s.life)), true
+		return s.failureOfUser(s.record.userTold(s.generation)), true
 	}
 	failure.User = user
 	return failure, true
@@ -144,25 +144,25 @@ func (s *Server) NoteProbed(ctx context.Context, failure *Failure) {
 	default:
 		s.logger.Warn("a data call failed though the token is valid", "error", failure)
 	}
-	before, after := s.record.probed(s.life, failure)
-	s.tellOfTurn(ctx, before, after, failure)
+	before, after := s.record.probed(s.generation, failure)
+	s.announce(ctx, before, after, failure)
 }
 
 // noteObtaining records how an attempt to obtain a token went.
 func (s *Server) noteObtaining(ctx context.Context, failure *Failure) {
-	before, after := s.record.obtained(s.life, failure)
+	before, after := s.record.obtained(s.generation, failure)
 	if after > before && !failure.Refused() { // each refusal has a line of its own
 		s.logger.Warn("new tokens cannot be had", "reason", failure.Explanation())
 	}
-	s.tellOfTurn(ctx, before, after, failure)
+	s.announce(ctx, before, after, failure)
 }
 
 // tellOfTurn sends an event where the credential took a turn for the worse, or is well again.
-func (s *Server) tellOfTurn(ctx context.Context, before, after ailment, failure *Failure) {
+func (s *Server) announce(ctx context.Context, before, after severity, failure *Failure) {
 	switch {
 	case after > before:
 		s.events.Send(ctx, events.CredentialDegraded, events.Found(s.config.Name, events.Reason, failure.Explanation()))
-	case after == nothing && before > nothing:
+	case after == healthy && before > healthy:
 		s.logger.Info("new tokens can be had again, and data calls succeed")
 		s.events.Send(ctx, events.CredentialRecovered, events.Found(s.config.Name))
 	}
@@ -270,7 +270,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	}
 	if err == nil {
 		s.answered()
-		s.record.answered(s.life, nil, time.Now())
+		s.record.answered(s.generation, nil, time.Now())
 		return nil
 	}
 	var earlier *Failure
@@ -282,7 +282,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		failure.Kind = ncentral.KindQueued // what came before took the time that it needed
 	}
 	if !isExpected(step, failure.Kind) {
-		s.record.answered(s.life, failure, time.Now())
+		s.record.answered(s.generation, failure, time.Now())
 	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:

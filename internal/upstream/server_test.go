@@ -379,7 +379,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				s.write(&config)
 				grant := s.authenticate()
 				s.server.record.startOver()
-				s.server.life = s.server.record.currentLife()
+				s.server.generation = s.server.record.currentGeneration()
 				s.knows(store.ServerTraits{Epoch: 7})
 				if test.refused {
 					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
@@ -502,7 +502,7 @@ func TestWhatAValidationTells(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
 				grant := s.authenticate()
 				s.server.record.startOver()
-				s.server.life = s.server.record.currentLife()
+				s.server.generation = s.server.record.currentGeneration()
 				s.server.record.confirmed(time.Now())
 				s.knows(test.traits)
 				if test.dies {
@@ -680,7 +680,7 @@ func TestTheTickDoesNotWaitForASlowEventSystem(t *testing.T) {
 		}
 		for _, want := range []time.Duration{5400 * time.Millisecond, 900 * time.Millisecond, 0} {
 			began := time.Now()
-			if err := b.TellOfExpiries(t.Context()); err != nil || time.Since(began) != want {
+			if err := b.AnnounceExpiries(t.Context()); err != nil || time.Since(began) != want {
 				t.Errorf("it took %s, want %s: %v", time.Since(began), want, err)
 			}
 		}
@@ -708,7 +708,7 @@ func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
 		s.store.Invalidate("config/default")
 		s.storage.refusesReads = "config/default"
 		for _, want := range []int{3, 3} { // the second time says nothing new
-			if err := s.TellOfExpiries(t.Context()); err == nil || len(s.events.Events) != want || strings.Count(s.log.String(), " expires at ") != want {
+			if err := s.AnnounceExpiries(t.Context()); err == nil || len(s.events.Events) != want || strings.Count(s.log.String(), " expires at ") != want {
 				t.Errorf("%v: %v; the log: %s", err, s.sentEvents(), s.log)
 			}
 		}
@@ -762,7 +762,7 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 				}
 				s.server.outage.begin(time.Now().Add(-time.Hour), time.Now().Add(-time.Hour), failed()) // which is over
 				began := time.Now()
-				s.server.record.answered(s.server.life, nil, began.Add(-time.Hour))
+				s.server.record.answered(s.server.generation, nil, began.Add(-time.Hour))
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if test.gone {
