@@ -414,11 +414,11 @@ func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framewo
 		if config == nil {
 			return nil, err
 		}
-		condition, err := a.Upstream.Condition(ctx, config, time.Now())
+		status, err := a.Upstream.Status(ctx, config, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		return map[string]any{fieldURL: config.URL, fieldState: string(condition.State)}, nil
+		return map[string]any{fieldURL: config.URL, fieldState: string(status.State)}, nil
 	})
 }
 

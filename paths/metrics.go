@@ -176,26 +176,26 @@ func (a *API) gaugesOfConditions(ctx context.Context, configs []*store.Config) (
 }
 
 func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Config, now time.Time) error {
-	condition, err := a.Upstream.Condition(ctx, config, now)
+	status, err := a.Upstream.Status(ctx, config, now)
 	if err != nil {
 		return err
 	}
 	for _, state := range upstream.States() {
-		all.add(configState, zeroOrOne(state == condition.State), config.Name, string(state))
+		all.add(configState, zeroOrOne(state == status.State), config.Name, string(state))
 	}
-	all.add(logoutsOwed, float64(condition.LogoutsOwed), config.Name)
-	all.addTime(lastSuccess, condition.LastSuccess, config.Name)
-	all.addTime(lastFailure, condition.LastFailure, config.Name)
-	all.addTime(nextAttempt, condition.NextAttempt, config.Name)
+	all.add(logoutsOwed, float64(status.LogoutsOwed), config.Name)
+	all.addTime(lastSuccess, status.LastSuccess, config.Name)
+	all.addTime(lastFailure, status.LastFailure, config.Name)
+	all.addTime(nextAttempt, status.NextAttempt, config.Name)
 	all.add(passwordUnknown, zeroOrOne(config.PasswordChangedAt.IsZero() && config.PasswordMaxAge > 0), config.Name)
-	if condition.User != nil {
-		all.addKnown(passwordExpired, condition.User.PasswordExpired, config.Name)
+	if status.User != nil {
+		all.addKnown(passwordExpired, status.User.PasswordExpired, config.Name)
 	}
 	all.addRemaining(passwordRemaining, config.PasswordExpiresAt(), now, config.Name)
 	all.addRemaining(tokenRemaining, config.UserAPITokenExpiresAt(), now, config.Name)
-	all.addKnown(canValidate, condition.Traits.CanValidate, config.Name)
-	all.addKnown(canLogOut, condition.Traits.CanLogOut, config.Name)
-	all.addKnown(refreshEnds, condition.Traits.RefreshEndsPredecessor, config.Name)
-	all.addKnown(authenticateEnds, condition.Traits.AuthenticateEndsEarlierSessions, config.Name)
+	all.addKnown(canValidate, status.Traits.CanValidate, config.Name)
+	all.addKnown(canLogOut, status.Traits.CanLogOut, config.Name)
+	all.addKnown(refreshEnds, status.Traits.RefreshEndsPredecessor, config.Name)
+	all.addKnown(authenticateEnds, status.Traits.AuthenticateEndsEarlierSessions, config.Name)
 	return nil
 }

@@ -102,24 +102,24 @@ func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.F
 }
 
 func (a *API) statusOf(ctx context.Context, config *store.Config, now time.Time) (map[string]any, error) {
-	condition, err := a.Upstream.Condition(ctx, config, now)
+	status, err := a.Upstream.Status(ctx, config, now)
 	if err != nil {
 		return nil, err
 	}
 	answer := map[string]any{
-		fieldState:       string(condition.State),
-		fieldReasons:     append([]string{}, condition.Reasons...),
-		fieldLogoutsOwed: condition.LogoutsOwed,
+		fieldState:       string(status.State),
+		fieldReasons:     append([]string{}, status.Reasons...),
+		fieldLogoutsOwed: status.LogoutsOwed,
 	}
-	putTime(answer, fieldLastSuccess, condition.LastSuccess)
-	putTime(answer, fieldLastFailure, condition.LastFailure)
-	if condition.LastFailureKind != "" {
-		answer[fieldLastFailureKind] = string(condition.LastFailureKind)
+	putTime(answer, fieldLastSuccess, status.LastSuccess)
+	putTime(answer, fieldLastFailure, status.LastFailure)
+	if status.LastFailureKind != "" {
+		answer[fieldLastFailureKind] = string(status.LastFailureKind)
 	}
-	putTime(answer, fieldNextAttempt, condition.NextAttempt)
+	putTime(answer, fieldNextAttempt, status.NextAttempt)
 	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
 	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
-	putUser(answer, condition.User)
-	putTraits(answer, condition.Traits)
+	putUser(answer, status.User)
+	putTraits(answer, status.Traits)
 	return answer, nil
 }

@@ -450,7 +450,7 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 				if got := s.traits("default"); (got.Epoch > 0) != test.suspect || got.CanLogOut != nil || s.traits(other.Name).Epoch == 0 {
 					t.Errorf("%+v, of another config with the token %+v", got, s.traits(other.Name))
 				}
-				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.condition(s.config).State != StateUnknown {
+				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.status(s.config).State != StateUnknown {
 					t.Error("the config in force is another")
 				}
 				metrics, _ := metricsOf(t, s.server.record.counters)

@@ -365,7 +365,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				b.events.Events = nil
 				test.report.authenticateSent = time.Now()
 				server.Apply(t.Context(), &test.report)
-				got := b.condition(config)
+				got := b.status(config)
 				next := time.Until(got.NextAttempt)
 				if got.NextAttempt.IsZero() {
 					next = 0

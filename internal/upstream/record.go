@@ -53,11 +53,11 @@ func newRecord(config string) *Record {
 // place for both.
 func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
 
-// condition says how the config fares at that time, with what is known of its server and so many logouts owed there.
-func (r *Record) condition(config *store.Config, known outlook, traits store.ServerTraits, owed int, now time.Time) Condition {
+// status says how the config fares at that time, with what is known of its server and so many logouts owed there.
+func (r *Record) status(config *store.Config, known outlook, traits store.ServerTraits, owed int, now time.Time) Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	condition := Condition{
+	status := Status{
 		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed,
 		User: r.user, Traits: traits,
 	}
@@ -67,31 +67,31 @@ func (r *Record) condition(config *store.Config, known outlook, traits store.Ser
 	}
 	for _, failure := range []*Failure{obtaining, lastOutage, r.validation, r.dataCall.Load()} {
 		if failure != nil {
-			condition.Reasons = append(condition.Reasons, failure.Explanation())
+			status.Reasons = append(status.Reasons, failure.Explanation())
 		}
 	}
 	if now.Before(r.servedStale) {
-		condition.Reasons = append(condition.Reasons, fmt.Sprintf("for want of a new token, one is handed out that lives until %s",
+		status.Reasons = append(status.Reasons, fmt.Sprintf("for want of a new token, one is handed out that lives until %s",
 			r.servedStale.UTC().Format(time.RFC3339)))
 	}
-	condition.Reasons = append(condition.Reasons, ExpiryWarnings(config, now)...)
+	status.Reasons = append(status.Reasons, ExpiryWarnings(config, now)...)
 	if warning := ClockWarning(traits); warning != "" {
-		condition.Reasons = append(condition.Reasons, warning)
+		status.Reasons = append(status.Reasons, warning)
 	}
 	if owed > 0 {
-		condition.Reasons = append(condition.Reasons, fmt.Sprintf("logouts owed: %d, tried once a minute", owed))
+		status.Reasons = append(status.Reasons, fmt.Sprintf("logouts owed: %d, tried once a minute", owed))
 	}
 	switch {
 	case obtaining != nil && !now.Before(r.servedStale):
-		condition.State = StateFailing
-	case len(condition.Reasons) > 0:
-		condition.State = StateDegraded
+		status.State = StateFailing
+	case len(status.Reasons) > 0:
+		status.State = StateDegraded
 	case !r.asked:
-		condition.State = StateUnknown
+		status.State = StateUnknown
 	default:
-		condition.State = StateOK
+		status.State = StateOK
 	}
-	return condition
+	return status
 }
 
 // StorageIsProven reports whether N-central was asked, since this process started, after a token of the config that came from

@@ -111,7 +111,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			if test.note != nil {
 				test.note(record)
 			}
-			got := record.condition(&test.config, test.known, test.traits, test.owed, now)
+			got := record.status(&test.config, test.known, test.traits, test.owed, now)
 			if got.State != test.state || got.LogoutsOwed != test.owed || len(got.Reasons) != len(test.reasons) {
 				t.Fatalf("%s, because of %q, %d logouts owed; want %s", got.State, got.Reasons, got.LogoutsOwed, test.state)
 			}
@@ -131,12 +131,12 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	generation := record.startOver()
 	record.answered(0, nil, now.Add(time.Hour))
 	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
-	got := record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now)
+	got := record.status(&storeConfig, outlook{}, store.ServerTraits{}, 0, now)
 	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
 	record.answered(generation, nil, now.Add(time.Minute))
-	if got := record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
+	if got := record.status(&storeConfig, outlook{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -230,7 +230,7 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
 	record, now := newRecord("default"), time.Now()
 	told := func() *ncentral.User {
-		return record.condition(&storeConfig, outlook{}, store.ServerTraits{}, 0, now).User
+		return record.status(&storeConfig, outlook{}, store.ServerTraits{}, 0, now).User
 	}
 	record.toldOfUser(0, &ncentral.User{Name: "api"})
 	if got := told(); got == nil || got.Name != "api" {

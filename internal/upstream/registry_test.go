@@ -98,13 +98,13 @@ func (b *bench) server(config *store.Config) *Server {
 	return server
 }
 
-func (b *bench) condition(config *store.Config) Condition {
+func (b *bench) status(config *store.Config) Status {
 	b.t.Helper()
-	condition, err := b.Condition(b.t.Context(), config, time.Now())
+	status, err := b.Status(b.t.Context(), config, time.Now())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return condition
+	return status
 }
 
 func (b *bench) sentEvents() (types []string) {
@@ -174,11 +174,11 @@ func TestAStaleTokenThatIsGoneIsServedNoMore(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config, until := b.config("default", testURL, "token"), time.Now().Add(time.Hour)
 		b.Record("default").ServedStale(until)
-		if state := b.condition(config).State; state != StateDegraded {
+		if state := b.status(config).State; state != StateDegraded {
 			t.Errorf("the state is %s", state)
 		}
-		if b.ServesStaleNoMore("default", until); b.condition(config).State != StateUnknown {
-			t.Errorf("the state is %s", b.condition(config).State)
+		if b.ServesStaleNoMore("default", until); b.status(config).State != StateUnknown {
+			t.Errorf("the state is %s", b.status(config).State)
 		}
 	})
 }
@@ -222,11 +222,11 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.generation != first.generation {
 			t.Error("it is not tried, or the refusal forgotten, or counts as another's")
 		}
-		if state := b.condition(rewritten).State; state != StateFailing {
+		if state := b.status(rewritten).State; state != StateFailing {
 			t.Errorf("the state is %s", state)
 		}
 		other := b.config("other", testURL, "token")
-		if b.server(other); b.condition(other).State != StateFailing {
+		if b.server(other); b.status(other).State != StateFailing {
 			t.Error("another config with the token does not tell that it was refused")
 		}
 		time.Sleep(time.Second)
@@ -235,7 +235,7 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if third.generation == second.generation || third.credential.refusal() != nil {
 			t.Error("what became of the token before is noted of another")
 		}
-		if state := b.condition(replaced).State; state != StateUnknown {
+		if state := b.status(replaced).State; state != StateUnknown {
 			t.Errorf("the state is %s", state)
 		}
 		time.Sleep(time.Second)
@@ -252,7 +252,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 		failure := server.failure(ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
 		b.Forget("default")
 		server.noteObtaining(t.Context(), failure)
-		if b.Record("default") == record || b.known("default") != nil || b.condition(config).State != StateUnknown {
+		if b.Record("default") == record || b.known("default") != nil || b.status(config).State != StateUnknown {
 			t.Error("it is still known")
 		}
 		if record.obtaining != nil || len(b.sentEvents()) != 0 {
@@ -275,22 +275,22 @@ func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
 		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, ServerVersion: "2026.1"}); err != nil {
 			t.Fatal(err)
 		}
-		if got := b.condition(config); got.LogoutsOwed != 1 || got.Traits.ServerVersion != "2026.1" || !got.NextAttempt.IsZero() {
+		if got := b.status(config); got.LogoutsOwed != 1 || got.Traits.ServerVersion != "2026.1" || !got.NextAttempt.IsZero() {
 			t.Errorf("%+v", got)
 		}
 		server := b.server(config)
 		server.backOff.begin(time.Now(), time.Now(), failed())
-		if got := b.condition(config); !got.NextAttempt.Equal(time.Now().Add(time.Second)) {
+		if got := b.status(config); !got.NextAttempt.Equal(time.Now().Add(time.Second)) {
 			t.Errorf("the next attempt is at %s", got.NextAttempt)
 		}
 		moved := b.config("default", testURL+"/moved", "token")
-		if got := b.condition(moved); got.Traits.ServerVersion != "" {
+		if got := b.status(moved); got.Traits.ServerVersion != "" {
 			t.Errorf("of another URL: %+v", got.Traits)
 		}
 		for _, prefix := range []string{"owed/", "learnt/"} {
 			b.store.Invalidate("learnt/default")
 			b.storage.refusesReads = prefix
-			if _, err := b.Condition(t.Context(), config, time.Now()); err == nil {
+			if _, err := b.Status(t.Context(), config, time.Now()); err == nil {
 				t.Errorf("%s cannot be read, and there is no error", prefix)
 			}
 		}
@@ -304,10 +304,10 @@ func TestAConditionIsThatOfTheVersionAskedAfter(t *testing.T) {
 		server.outage.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
 		time.Sleep(time.Second)
 		written := b.stored("default", testURL, "token")
-		if got := b.condition(written); got.State != StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
+		if got := b.status(written); got.State != StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
 			t.Errorf("%+v", got)
 		}
-		if b.condition(b.config("other", testURL, "token")); b.known("other") != nil {
+		if b.status(b.config("other", testURL, "token")); b.known("other") != nil {
 			t.Error("to be asked after makes a server")
 		}
 	})
@@ -322,9 +322,9 @@ func TestSilenceTellsOfTheServerForFiveMinutes(t *testing.T) {
 			t.Fatal("no call was made")
 		}
 		for after, want := range map[time.Duration]State{0: StateDegraded, 5 * time.Minute: StateDegraded, 5*time.Minute + 1: StateUnknown} {
-			condition, err := b.Condition(t.Context(), config, time.Now().Add(after))
-			if err != nil || condition.State != want {
-				t.Errorf("after %s: %s, %v", after, condition.State, err)
+			status, err := b.Status(t.Context(), config, time.Now().Add(after))
+			if err != nil || status.State != want {
+				t.Errorf("after %s: %s, %v", after, status.State, err)
 			}
 		}
 	})

@@ -402,7 +402,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				if slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
 					t.Error("a refresh tells that the User-API token works")
 				}
-				got := s.condition(s.config)
+				got := s.status(s.config)
 				var next time.Duration
 				if !got.NextAttempt.IsZero() {
 					next = time.Until(got.NextAttempt)
@@ -431,7 +431,7 @@ func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 			s.server.noteAuthenticated(t.Context(), time.Now(), failure)
 		}
 		s.server.noteAuthenticated(t.Context(), time.Now(), errors.New("none of N-central's"))
-		if got := s.condition(s.config); got.State != StateUnknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
+		if got := s.status(s.config); got.State != StateUnknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
 			t.Errorf("%+v; the log: %s", got, s.log)
 		}
 	})
@@ -523,7 +523,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				if diff := cmp.Diff(test.calls, s.made()); diff != "" {
 					t.Errorf("calls (-want +got):\n%s", diff)
 				}
-				if got := s.condition(s.config); got.State != test.state {
+				if got := s.status(s.config); got.State != test.state {
 					t.Errorf("%s because of %q", got.State, got.Reasons)
 				}
 				if watched := s.server.record.watchedUntil.Equal(token.GrantedUntil); watched != test.want.Lives {
@@ -542,8 +542,8 @@ func TestAValidationThatTellsEndsTheWant(t *testing.T) {
 			s.FailNext(endpoint, 1, simulator.Failure{Kind: simulator.FailureHTML})
 		}
 		for _, want := range []State{StateDegraded, StateOK} {
-			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == StateOK) || s.condition(s.config).State != want {
-				t.Errorf("%s, %v", s.condition(s.config).State, err)
+			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == StateOK) || s.status(s.config).State != want {
+				t.Errorf("%s, %v", s.status(s.config).State, err)
 			}
 		}
 	})
@@ -783,7 +783,7 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 					t.Errorf("%v", failure)
 				}
 				ended := time.Now()
-				got := s.condition(s.config)
+				got := s.status(s.config)
 				if got.LastSuccess.Equal(ended) != test.success || got.LastFailure.Equal(ended) != test.failure {
 					t.Errorf("last success %s, last failure %s, ended %s", got.LastSuccess, got.LastFailure, ended)
 				}

@@ -26,8 +26,8 @@ const (
 // States are all there are.
 func States() []State { return []State{StateUnknown, StateOK, StateDegraded, StateFailing} }
 
-// Condition is how a config fares, and what of it needs a person. Times are zero where there was none such.
-type Condition struct {
+// Status is how a config fares, and what of it needs a person. Times are zero where there was none such.
+type Status struct {
 	State           State
 	Reasons         []string
 	LastSuccess     time.Time
@@ -39,23 +39,23 @@ type Condition struct {
 	Traits          store.ServerTraits // what is known of the server; empty where that is of another URL
 }
 
-// Condition says how the config fares at that time. It makes no call to N-central. The error is storage's.
-func (r *Registry) Condition(ctx context.Context, config *store.Config, now time.Time) (Condition, error) {
+// Status says how the config fares at that time. It makes no call to N-central. The error is storage's.
+func (r *Registry) Status(ctx context.Context, config *store.Config, now time.Time) (Status, error) {
 	owed, err := r.store.CountOwedOfConfig(ctx, config.Name)
 	if err != nil {
-		return Condition{}, err
+		return Status{}, err
 	}
 	traits, err := r.store.Traits.Get(ctx, config.Name)
 	if err != nil {
-		return Condition{}, err
+		return Status{}, err
 	}
 	known := r.outlook(config, now)
 	if traits == nil || traits.URL != config.URL {
 		traits = &store.ServerTraits{}
 	}
-	condition := r.Record(config.Name).condition(config, known, *traits, owed, now)
-	condition.NextAttempt = known.next
-	return condition, nil
+	status := r.Record(config.Name).status(config, known, *traits, owed, now)
+	status.NextAttempt = known.next
+	return status, nil
 }
 
 // outlook is why a config's server is, or may be, left alone.
