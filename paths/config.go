@@ -271,7 +271,7 @@ func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config
 
 // endLeft sees to the sessions that a verification or check opened and could not end.
 func (a *API) endLeft(config *store.Config, report *upstream.Report) {
-	for _, left := range report.Left {
+	for _, left := range report.OpenSessions {
 		a.Sessions.Discard(sessions.OfCheck, store.Origin{Config: config.Name, URL: config.URL}, left)
 	}
 }

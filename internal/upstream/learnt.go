@@ -154,9 +154,9 @@ func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []
 		if s.knowsHowToRotate(ctx) || s.learningIsPaused(now) {
 			return nil, nil
 		}
-		report := s.examine(ctx, toRotate, true)
+		report := s.runCheck(ctx, rotationSteps, true)
 		s.Apply(ctx, report)
-		left = report.Left
+		left = report.OpenSessions
 		wasOvertaken := report.failure != nil && report.failure.Kind == ncentral.KindCanceled
 		if !s.knowsHowToRotate(ctx) && !wasOvertaken {
 			s.mu.Lock()

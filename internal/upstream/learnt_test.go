@@ -275,9 +275,9 @@ func TestACheckThatPassesForgetsWhatWasRefusedToBeAskedFor(t *testing.T) {
 			report Report
 			kept   bool
 		}{
-			{Report{purpose: toCheck}, false},
-			{Report{purpose: toRotate}, true},
-			{Report{purpose: toCheck, Failed: &Step{Name: "data"}}, true},
+			{Report{scope: allSteps}, false},
+			{Report{scope: rotationSteps}, true},
+			{Report{scope: allSteps, Failed: &Step{Name: "data"}}, true},
 		} {
 			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AccessOverrideRefused: 1, RefreshOverrideRefused: 2}); err != nil {
 				t.Fatal(err)

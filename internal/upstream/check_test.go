@@ -185,7 +185,7 @@ func TestReadersAtTheSameTimeLearnOnceAndOneGetsWhatIsLeft(t *testing.T) {
 	})
 }
 
-// What an examination opens and may not see answered would be lost.
+// What a check opens and may not see answered would be lost.
 func TestLearningStopsWhereACallMightBeCutOff(t *testing.T) {
 	withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
 		token := s.authenticate().AccessToken
@@ -368,8 +368,8 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 					t.Errorf("warnings: %s", got)
 				}
 				canEnd := report.Traits.CanLogOut != nil && *report.Traits.CanLogOut && test.left >= 0
-				if canEnd && s.OpenSessions() != test.left || len(report.Left) != max(test.left, 0) {
-					t.Errorf("%d sessions are open, %d told of", s.OpenSessions(), len(report.Left))
+				if canEnd && s.OpenSessions() != test.left || len(report.OpenSessions) != max(test.left, 0) {
+					t.Errorf("%d sessions are open, %d told of", s.OpenSessions(), len(report.OpenSessions))
 				}
 				if logouts := s.made()[simulator.EndpointLogout]; test.logouts != 0 && logouts != test.logouts {
 					t.Errorf("%d logouts, want %d", logouts, test.logouts)
@@ -471,7 +471,7 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 
 // The sessions of a verification may end what an authenticate of the config in force brings at the same time.
 func TestAnAuthenticateBesideAVerificationOrACheckIsTold(t *testing.T) {
-	for name, examine := range map[string]func(*simulated){
+	for name, runCheck := range map[string]func(*simulated){
 		"check": func(s *simulated) { s.server.Check(s.t.Context()) },
 		"verify": func(s *simulated) {
 			candidate := *s.config
@@ -484,7 +484,7 @@ func TestAnAuthenticateBesideAVerificationOrACheckIsTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
 				var calls sync.WaitGroup
-				calls.Go(func() { examine(s) })
+				calls.Go(func() { runCheck(s) })
 				time.Sleep(1500 * time.Millisecond)
 				if s.server.credential.beginAuthenticate()() != true {
 					t.Error("it overlaps with none")

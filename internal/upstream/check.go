@@ -14,7 +14,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Step is one step of an examination.
+// Step is one step of a check.
 type Step struct {
 	Name     string
 	OK       bool
@@ -22,7 +22,7 @@ type Step struct {
 	Message  string
 }
 
-// Report is what an examination found.
+// Report is what a check found.
 type Report struct {
 	Steps  []Step
 	Failed *Step // the first step that failed; nil where all passed
@@ -32,9 +32,9 @@ type Report struct {
 	// Warnings tell of what is well enough to pass and worth knowing all the same.
 	Warnings []string
 	// Left are the sessions that were opened and have not been ended.
-	Left []Grant
+	OpenSessions []Grant
 
-	purpose       purpose
+	scope         scope
 	authenticated bool
 	userAsked     bool
 	failure       *Failure // why the first failed step failed, where that is a call's or the user's
@@ -42,11 +42,11 @@ type Report struct {
 	authenticateSent time.Time
 }
 
-type purpose int
+type scope int
 
 const (
-	toCheck  purpose = iota // is the credential alive, and what is this server like: every step
-	toRotate                // only what must be known before a token is rotated
+	allSteps      scope = iota // is the credential alive, and what is this server like: every step
+	rotationSteps              // only what must be known before a token is rotated
 )
 
 // Check makes every step of check: links; authenticate, twice; validate; user; the data call; refresh; server info; logout
@@ -54,7 +54,7 @@ const (
 // much again. It is made in spite of a cool-down, and lifts it where it passes. What it learnt of the server is stored.
 func (s *Server) Check(ctx context.Context) *Report {
 	// A caller that hangs up would leave a session open that nobody knows of.
-	report := s.examine(context.WithoutCancel(ctx), toCheck, true)
+	report := s.runCheck(context.WithoutCancel(ctx), allSteps, true)
 	s.Apply(ctx, report)
 	return report
 }
@@ -72,7 +72,7 @@ func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) 
 		end := inForce.beginAuthenticate()
 		defer end()
 	}
-	return server.examine(context.WithoutCancel(ctx), toCheck, inForce != nil), nil
+	return server.runCheck(context.WithoutCancel(ctx), allSteps, inForce != nil), nil
 }
 
 // serverToVerify makes a server of the candidate alone, and returns the credential of the stored config beside it, whose
@@ -98,10 +98,10 @@ func (r *Registry) endVerification(server *Server) {
 	r.dropUnused()
 }
 
-// Apply stores what an examination taught. One that passed lifts cool-down and back-off; one whose User-API token was
+// Apply stores what a check taught. One that passed lifts cool-down and back-off; one whose User-API token was
 // refused begins a cool-down where there is none, and leaves alone what there is.
 func (s *Server) Apply(ctx context.Context, report *Report) {
-	passed := report.Failed == nil && report.purpose == toCheck
+	passed := report.Failed == nil && report.scope == allSteps
 	s.learnFrom(ctx, report, passed)
 	if report.authenticated {
 		s.record.confirmed(time.Now())
@@ -134,7 +134,7 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	}
 }
 
-// learnFrom takes over what an examination found.
+// learnFrom takes over what a check found.
 func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	var rebooted bool
 	s.knowledge.change(ctx, func(l *store.ServerTraits) {
@@ -153,11 +153,11 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	}
 }
 
-// examine makes the steps that serve the purpose. hasTokens says whether tokens of the config may be in hand, which the
+// runCheck makes the steps that serve the purpose. hasTokens says whether tokens of the config may be in hand, which the
 // examination's sessions may end.
-func (s *Server) examine(ctx context.Context, purpose purpose, hasTokens bool) *Report {
-	e := &examination{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
-	e.report.purpose = purpose
+func (s *Server) runCheck(ctx context.Context, scope scope, hasTokens bool) *Report {
+	e := &checkRun{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
+	e.report.scope = scope
 	end := s.credential.beginAuthenticate()
 	defer end()
 	e.run(ctx)
@@ -192,8 +192,8 @@ func mergeTraits(into *store.ServerTraits, found store.ServerTraits) {
 	}
 }
 
-// examination is one run of the steps.
-type examination struct {
+// checkRun is one run of the steps.
+type checkRun struct {
 	server        *Server
 	hasTokens     bool
 	client        *ncentral.Client
@@ -202,30 +202,30 @@ type examination struct {
 	takenForEnded []Grant // of which N-central said that the next session ended them
 }
 
-func (e *examination) run(ctx context.Context) {
+func (e *checkRun) run(ctx context.Context) {
 	defer e.logOut(ctx)
 	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
 	defer cancel()
 	steps := []struct {
-		name    string
-		do      func(context.Context) (string, error)
-		toCheck bool // no part of what is to be learnt before a rotation
-		merely  bool // finds out what the server is like: it passes where there is no time left for it
+		name     string
+		do       func(context.Context) (string, error)
+		allSteps bool // no part of what is to be learnt before a rotation
+		merely   bool // finds out what the server is like: it passes where there is no time left for it
 	}{
-		{name: "links", do: e.links, toCheck: true},
+		{name: "links", do: e.links, allSteps: true},
 		{name: "authenticate", do: e.authenticate},
 		{name: "authenticate_again", do: e.authenticateAgain, merely: true},
 		{name: "validate", do: e.validate},
-		{name: "user", do: e.user, toCheck: true},
-		{name: "data", do: e.data, toCheck: true},
+		{name: "user", do: e.user, allSteps: true},
+		{name: "data", do: e.data, allSteps: true},
 		{name: "refresh", do: e.refresh, merely: true},
 		{name: "server_info", do: e.serverInfo},
 	}
 	for _, step := range steps {
-		if step.toCheck && e.report.purpose != toCheck {
+		if step.allSteps && e.report.scope != allSteps {
 			continue
 		}
-		if e.report.purpose == toRotate && e.mayBeCutOff(ctx) {
+		if e.report.scope == rotationSteps && e.mayBeCutOff(ctx) {
 			return
 		}
 		err := e.timed(step.name, func() (string, error) {
@@ -245,13 +245,13 @@ func (e *examination) run(ctx context.Context) {
 }
 
 // mayBeCutOff reports whether a call made now might be given up before it is answered: what it opened would be lost.
-func (e *examination) mayBeCutOff(ctx context.Context) bool {
+func (e *checkRun) mayBeCutOff(ctx context.Context) bool {
 	deadline, _ := ctx.Deadline() // which every examination has
 	return time.Until(deadline) < e.server.config.RequestTimeout
 }
 
 // timed makes one step and writes it down; the error, a *Failure, is told with its remedy.
-func (e *examination) timed(name string, do func() (string, error)) error {
+func (e *checkRun) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
 	var failure *Failure
@@ -262,7 +262,7 @@ func (e *examination) timed(name string, do func() (string, error)) error {
 	return err
 }
 
-func (e *examination) links(ctx context.Context) (string, error) {
+func (e *checkRun) links(ctx context.Context) (string, error) {
 	links, err := e.client.Links(ctx)
 	if err != nil {
 		return "", e.failure(ncentral.CallLinks, err)
@@ -285,7 +285,7 @@ func (e *examination) links(ctx context.Context) (string, error) {
 	return strings.Join(named, ", "), nil
 }
 
-func (e *examination) authenticate(ctx context.Context) (string, error) {
+func (e *checkRun) authenticate(ctx context.Context) (string, error) {
 	e.report.authenticateSent = time.Now()
 	session, err := e.client.Authenticate(ctx, e.server.config.UserAPIToken, ncentral.Overrides{})
 	if (err == nil || e.server.mayHaveOpened(ctx, err)) && e.server.mayEndEarlier(ctx) {
@@ -303,8 +303,8 @@ func (e *examination) authenticate(ctx context.Context) (string, error) {
 	return fmt.Sprintf("a token for %s, a refresh token for %s", grant.Access, grant.Refresh), nil
 }
 
-// suspectEarlier makes the tokens suspect that the examination's sessions may have ended.
-func (e *examination) suspectEarlier(ctx context.Context) {
+// suspectEarlier makes the tokens suspect that the check's sessions may have ended.
+func (e *checkRun) suspectEarlier(ctx context.Context) {
 	if e.hasTokens {
 		e.server.suspectUser(ctx)
 		return
@@ -312,7 +312,7 @@ func (e *examination) suspectEarlier(ctx context.Context) {
 	e.server.suspectOthers(ctx)
 }
 
-func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
+func (e *checkRun) authenticateAgain(ctx context.Context) (string, error) {
 	if _, err := e.authenticate(ctx); err != nil {
 		return "", err
 	}
@@ -337,7 +337,7 @@ func (e *examination) authenticateAgain(ctx context.Context) (string, error) {
 	return "a new session ends the earlier ones of this user", nil
 }
 
-func (e *examination) validate(ctx context.Context) (string, error) {
+func (e *checkRun) validate(ctx context.Context) (string, error) {
 	err := e.client.Validate(ctx, e.newest().AccessToken)
 	e.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
 	if *e.report.Traits.CanValidate {
@@ -350,11 +350,11 @@ func (e *examination) validate(ctx context.Context) (string, error) {
 	return "this server has no validate: the data call answers for it", nil
 }
 
-func (e *examination) newest() Grant { return e.open[len(e.open)-1] }
+func (e *checkRun) newest() Grant { return e.open[len(e.open)-1] }
 
 // user asks what N-central tells of the API user. Where it does not tell, for whatever reason, the data call
 // decides, for which it leaves time.
-func (e *examination) user(ctx context.Context) (string, error) {
+func (e *checkRun) user(ctx context.Context) (string, error) {
 	ctx, cancel := e.server.leavingTime(ctx)
 	defer cancel()
 	user, err := e.client.User(ctx, e.newest().AccessToken)
@@ -377,7 +377,7 @@ func (e *examination) user(ctx context.Context) (string, error) {
 	return user.Name, nil
 }
 
-func (e *examination) data(ctx context.Context) (string, error) {
+func (e *checkRun) data(ctx context.Context) (string, error) {
 	err := e.client.Data(ctx, e.newest().AccessToken)
 	switch ncentral.KindOf(err) {
 	case "":
@@ -391,7 +391,7 @@ func (e *examination) data(ctx context.Context) (string, error) {
 }
 
 // refresh tries what rotations would like to do. A server that refuses it can be lived with: roles authenticate instead.
-func (e *examination) refresh(ctx context.Context) (string, error) {
+func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	predecessor := len(e.open) - 1
 	if e.open[predecessor].RefreshToken == "" {
 		e.report.Traits.RefreshRefused = true
@@ -424,8 +424,8 @@ func (e *examination) refresh(ctx context.Context) (string, error) {
 	return "a refresh ends the access token before it", nil
 }
 
-// askWhetherAlive asks whether an earlier session of the examination is still there.
-func (e *examination) askWhetherAlive(ctx context.Context, index int) (aliveness, error) {
+// askWhetherAlive asks whether an earlier session of the check is still there.
+func (e *checkRun) askWhetherAlive(ctx context.Context, index int) (aliveness, error) {
 	token := e.open[index].AccessToken
 	return askWhetherAlive(
 		func() error { return e.failure(ncentral.CallValidate, e.client.Validate(ctx, token)) },
@@ -434,7 +434,7 @@ func (e *examination) askWhetherAlive(ctx context.Context, index int) (aliveness
 }
 
 // serverInfo is for the reader's knowledge: a server that does not tell is none the worse for it.
-func (e *examination) serverInfo(ctx context.Context) (string, error) {
+func (e *checkRun) serverInfo(ctx context.Context) (string, error) {
 	var told []string
 	if info, err := e.client.ServerInfo(ctx, e.newest().AccessToken); err != nil {
 		told = append(told, fmt.Sprintf("no version (%s)", withoutRemedy(e.failure(ncentral.CallServerInfo, err))))
@@ -442,7 +442,7 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 		e.report.Traits.ServerVersion, e.report.Traits.StartTime = info.NCentral, info.StartTime
 		told = append(told, "N-central "+info.NCentral+", API "+info.Version)
 	}
-	if e.report.purpose == toRotate {
+	if e.report.scope == rotationSteps {
 		return "", nil // the start time is all that is needed
 	}
 	if health, err := e.client.Health(ctx); err != nil {
@@ -453,14 +453,14 @@ func (e *examination) serverInfo(ctx context.Context) (string, error) {
 	return strings.Join(told, "; "), nil
 }
 
-// logOut ends the sessions that the examination opened. What stays open is reported, and no reason to fail. A rotation
+// logOut ends the sessions that the check opened. What stays open is reported, and no reason to fail. A rotation
 // does not wait for it.
-func (e *examination) logOut(ctx context.Context) {
+func (e *checkRun) logOut(ctx context.Context) {
 	if len(e.open) == 0 {
 		return
 	}
-	if e.report.purpose == toRotate {
-		e.report.Left = e.open
+	if e.report.scope == rotationSteps {
+		e.report.OpenSessions = e.open
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
@@ -478,13 +478,13 @@ func (e *examination) logOut(ctx context.Context) {
 				e.report.Traits.CanLogOut = new(false)
 			default:
 				failure = e.failure(ncentral.CallLogout, err)
-				e.report.Left = append(e.report.Left, grant)
+				e.report.OpenSessions = append(e.report.OpenSessions, grant)
 			}
 		}
 		if failure != nil {
 			e.report.Warnings = append(e.report.Warnings, fmt.Sprintf(
 				"sessions that were opened to try the credential could not be logged out: %d; this is tried once a minute until they expire (%s)",
-				len(e.report.Left), failure))
+				len(e.report.OpenSessions), failure))
 		}
 		if can := e.report.Traits.CanLogOut; can != nil && !*can {
 			return "this server has no logout: tokens live until they expire", failure
@@ -494,7 +494,7 @@ func (e *examination) logOut(ctx context.Context) {
 }
 
 // failure returns nil for no error, else a *Failure.
-func (e *examination) failure(step ncentral.Call, err error) error {
+func (e *checkRun) failure(step ncentral.Call, err error) error {
 	if err == nil {
 		return nil
 	}
