@@ -51,9 +51,9 @@ func (p *backoff) begin(sent, now time.Time, cause *Failure) {
 }
 
 func retryAfter(failure *Failure) time.Duration {
-	var answered *ncentral.Error
-	if errors.As(failure.Cause, &answered) {
-		return answered.RetryAfter
+	var callErr *ncentral.Error
+	if errors.As(failure.Cause, &callErr) {
+		return callErr.RetryAfter
 	}
 	return 0
 }

@@ -108,13 +108,13 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	}
 	failure := report.failure
 	if report.Failed == nil || failure != nil && !failure.isOfUser() {
-		s.record.answered(s.generation, failure, time.Now())
+		s.record.recordOutcome(s.generation, failure, time.Now())
 	}
 	if report.userAsked {
-		s.record.toldOfUser(s.generation, report.User)
+		s.record.recordUser(s.generation, report.User)
 	}
 	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
-		s.answered()
+		s.endOutage()
 	}
 	switch {
 	case passed:
@@ -123,8 +123,8 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 		s.outage.lift()
 		s.backOff.lift()
 		s.mu.Unlock()
-		s.noteObtaining(ctx, nil)
-		s.NoteProbed(ctx, s.failureOfUser(s.record.userTold(s.generation)))
+		s.reportObtaining(ctx, nil)
+		s.NoteProbed(ctx, s.failureOfUser(s.record.lastUser(s.generation)))
 	case failure == nil:
 	case failure.isOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)

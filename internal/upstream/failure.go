@@ -150,9 +150,9 @@ func (s *Server) failure(step ncentral.Call, cause error) *Failure {
 		return known
 	}
 	// A failure of the transport's own does not know which call it belongs to.
-	var answered *ncentral.Error
-	if errors.As(cause, &answered) && answered.Call == "" {
-		answered.Call = step
+	var callErr *ncentral.Error
+	if errors.As(cause, &callErr) && callErr.Call == "" {
+		callErr.Call = step
 	}
 	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, has: settingsOf(s.config)}
 }

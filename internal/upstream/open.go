@@ -84,18 +84,18 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 // mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and its answer was lost.
 func mayHaveArrived(err error) bool {
 	var failure *Failure
-	var answered *ncentral.Error
-	if !errors.As(err, &answered) || answered.NotSent || answered.Fault == ncentral.FaultWantsClient ||
+	var callErr *ncentral.Error
+	if !errors.As(err, &callErr) || callErr.NotSent || callErr.Fault == ncentral.FaultWantsClient ||
 		errors.As(err, &failure) && failure.NotMade {
 		return false
 	}
-	switch answered.Kind {
+	switch callErr.Kind {
 	case ncentral.KindTimeout, ncentral.KindUnreachable:
 		return true
 	case ncentral.KindMalformed: // else it is the page of something that stands before N-central
-		return answered.Status == http.StatusOK
+		return callErr.Status == http.StatusOK
 	}
-	return answered.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
+	return callErr.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
 }
 
 // Refresh renews a session: N-central answers a new access token and a new refresh token. See Authenticate.
@@ -127,7 +127,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	s.backOff.lift()
 	s.mu.Unlock()
 	if s.credential.refusal() == nil { // a refresh that succeeds says nothing of the User-API token
-		s.noteObtaining(ctx, nil)
+		s.reportObtaining(ctx, nil)
 	}
 	grant.Epoch = epoch
 	s.record.outlived(grant.SentAt.Add(grant.Access))
@@ -197,7 +197,7 @@ func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err erro
 		s.mu.Lock()
 		s.backOff.lift()
 		s.mu.Unlock()
-		s.noteObtaining(ctx, nil)
+		s.reportObtaining(ctx, nil)
 	case errors.As(err, &failure) && failure.Refused():
 		s.noteRefused(ctx, sent, failure)
 	case failure != nil:
@@ -211,7 +211,7 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *Failu
 	if failure.NotMade {
 		return
 	}
-	defer s.noteObtaining(ctx, failure)
+	defer s.reportObtaining(ctx, failure)
 	first := s.credential.refused(sent, failure)
 	s.logger.Warn("N-central refused the User-API token", "next_attempt", failure.Next.UTC().Format(time.RFC3339))
 	if first {
@@ -235,5 +235,5 @@ func (s *Server) noteNotObtained(ctx context.Context, sent time.Time, failure *F
 	if first && failure.mayBeRefusal() {
 		s.suspectUser(ctx)
 	}
-	s.noteObtaining(ctx, failure)
+	s.reportObtaining(ctx, failure)
 }

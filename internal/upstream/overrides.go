@@ -55,14 +55,14 @@ func (s *Server) openWith(
 
 // namedIn returns those of the overrides sent that the errors of a 400 name.
 func namedIn(err error, sent ncentral.Overrides) (named ncentral.Overrides) {
-	var answered *ncentral.Error
-	if !errors.As(err, &answered) {
+	var callErr *ncentral.Error
+	if !errors.As(err, &callErr) {
 		return named
 	}
-	if slices.Contains(answered.Fields, ncentral.AccessOverride) {
+	if slices.Contains(callErr.Fields, ncentral.AccessOverride) {
 		named.Access = sent.Access
 	}
-	if slices.Contains(answered.Fields, ncentral.RefreshOverride) {
+	if slices.Contains(callErr.Fields, ncentral.RefreshOverride) {
 		named.Refresh = sent.Refresh
 	}
 	return named
@@ -117,6 +117,6 @@ func shorter(one, other time.Duration) time.Duration {
 
 // isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
 func isBadRequest(err error) bool {
-	var answered *ncentral.Error
-	return errors.As(err, &answered) && answered.Status == http.StatusBadRequest && answered.Fault != ncentral.FaultAuthorizationLost
+	var callErr *ncentral.Error
+	return errors.As(err, &callErr) && callErr.Status == http.StatusBadRequest && callErr.Fault != ncentral.FaultAuthorizationLost
 }

@@ -201,9 +201,9 @@ func (r *Record) severity() severity {
 	return healthy
 }
 
-// obtained notes how an attempt to obtain a token went, and answers what events told that ails the credential, and what
+// recordObtaining notes how an attempt to obtain a token went, and answers what events told that ails the credential, and what
 // ails it now.
-func (r *Record) obtained(generation int, failure *Failure) (before, after severity) {
+func (r *Record) recordObtaining(generation int, failure *Failure) (before, after severity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
@@ -242,8 +242,8 @@ func (r *Record) currentGeneration() int {
 	return r.generation
 }
 
-// validated notes why a validation told nothing of its token, or nil where it did.
-func (r *Record) validated(generation int, failure *Failure) {
+// recordValidation notes why a validation told nothing of its token, or nil where it did.
+func (r *Record) recordValidation(generation int, failure *Failure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation == r.generation {
@@ -251,8 +251,8 @@ func (r *Record) validated(generation int, failure *Failure) {
 	}
 }
 
-// toldOfUser notes what N-central tells of the API user, nil where it does not.
-func (r *Record) toldOfUser(generation int, user *ncentral.User) {
+// recordUser notes what N-central tells of the API user, nil where it does not.
+func (r *Record) recordUser(generation int, user *ncentral.User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation == r.generation {
@@ -260,8 +260,8 @@ func (r *Record) toldOfUser(generation int, user *ncentral.User) {
 	}
 }
 
-// userTold is what N-central last told of the API user: where it could not be asked since, that stands.
-func (r *Record) userTold(generation int) *ncentral.User {
+// lastUser is what N-central last told of the API user: where it could not be asked since, that stands.
+func (r *Record) lastUser(generation int) *ncentral.User {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
@@ -280,8 +280,8 @@ func (r *Record) UserWarning(config string) string {
 	return fmt.Sprintf("config %q: N-central may refuse what is done with this token: %s", config, failure.Explanation())
 }
 
-// probed notes how a data call went; see obtained.
-func (r *Record) probed(generation int, failure *Failure) (before, after severity) {
+// recordProbe notes how a data call went; see recordObtaining.
+func (r *Record) recordProbe(generation int, failure *Failure) (before, after severity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
@@ -292,8 +292,8 @@ func (r *Record) probed(generation int, failure *Failure) (before, after severit
 	return r.transition()
 }
 
-// answered notes how a call went that N-central answered, or did not.
-func (r *Record) answered(generation int, failure *Failure, now time.Time) {
+// recordOutcome notes how a call went that N-central answered, or did not.
+func (r *Record) recordOutcome(generation int, failure *Failure, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {

@@ -33,41 +33,41 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		reasons []string // a part of each
 	}{
 		"nothing was asked": {state: StateUnknown},
-		"a token was had":   {note: func(r *Record) { r.obtained(0, nil) }, state: StateOK},
-		"a data call went":  {note: func(r *Record) { r.probed(0, nil) }, state: StateOK},
-		"none can be had":   {note: func(r *Record) { r.obtained(0, obtaining) }, state: StateFailing, reasons: []string{"obtaining"}},
+		"a token was had":   {note: func(r *Record) { r.recordObtaining(0, nil) }, state: StateOK},
+		"a data call went":  {note: func(r *Record) { r.recordProbe(0, nil) }, state: StateOK},
+		"none can be had":   {note: func(r *Record) { r.recordObtaining(0, obtaining) }, state: StateFailing, reasons: []string{"obtaining"}},
 		"another config with the token was refused": {
-			note: func(r *Record) { r.obtained(0, nil) }, known: outlook{refusal: refusal}, state: StateFailing, reasons: []string{"refusal"},
+			note: func(r *Record) { r.recordObtaining(0, nil) }, known: outlook{refusal: refusal}, state: StateFailing, reasons: []string{"refusal"},
 		},
 		"none can be had, and one lives": {
-			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(1)) },
+			note:  func(r *Record) { r.recordObtaining(0, obtaining); r.ServedStale(now.Add(1)) },
 			state: StateDegraded, reasons: []string{"obtaining", "one is handed out that lives until"},
 		},
 		"none can be had, and the last has just ended": {
-			note:  func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now) },
+			note:  func(r *Record) { r.recordObtaining(0, obtaining); r.ServedStale(now) },
 			state: StateFailing, reasons: []string{"obtaining"},
 		},
 		"no answer, and no token was asked for": {known: outlook{lastOutage: lastOutage}, state: StateDegraded, reasons: []string{"silence"}},
-		"no answer to any call":                 {note: func(r *Record) { r.obtained(0, obtaining) }, known: outlook{lastOutage: lastOutage}, state: StateFailing, reasons: []string{"obtaining"}},
-		"validation tells nothing":              {note: func(r *Record) { r.validated(0, failureOf(ncentral.CallValidate, "validation")) }, state: StateDegraded, reasons: []string{"validation"}},
-		"the data call fails":                   {note: func(r *Record) { r.probed(0, failureOf(ncentral.CallData, "data call")) }, state: StateDegraded, reasons: []string{"data call"}},
+		"no answer to any call":                 {note: func(r *Record) { r.recordObtaining(0, obtaining) }, known: outlook{lastOutage: lastOutage}, state: StateFailing, reasons: []string{"obtaining"}},
+		"validation tells nothing":              {note: func(r *Record) { r.recordValidation(0, failureOf(ncentral.CallValidate, "validation")) }, state: StateDegraded, reasons: []string{"validation"}},
+		"the data call fails":                   {note: func(r *Record) { r.recordProbe(0, failureOf(ncentral.CallData, "data call")) }, state: StateDegraded, reasons: []string{"data call"}},
 		"the clocks are apart":                  {traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
-		"the clocks are all but one":            {note: func(r *Record) { r.probed(0, nil) }, traits: store.ServerTraits{ClockOffset: new(5 * time.Minute)}, state: StateOK},
+		"the clocks are all but one":            {note: func(r *Record) { r.recordProbe(0, nil) }, traits: store.ServerTraits{ClockOffset: new(5 * time.Minute)}, state: StateOK},
 		"a logout is owed":                      {owed: 1, state: StateDegraded, reasons: []string{"logouts owed: 1"}},
 		"an end is near": {
 			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: StateDegraded, reasons: []string{"password expires"},
 		},
 		"the user is locked": {
 			note: func(r *Record) {
-				r.probed(0, &Failure{Step: ncentral.CallUser, User: &ncentral.User{}, Cause: errors.New("the user is locked")})
+				r.recordProbe(0, &Failure{Step: ncentral.CallUser, User: &ncentral.User{}, Cause: errors.New("the user is locked")})
 			},
 			state: StateDegraded, reasons: []string{"the user is locked"},
 		},
 		"it was another server that failed": {
 			note: func(r *Record) {
-				r.obtained(0, obtaining)
-				r.validated(0, obtaining)
-				r.probed(0, obtaining)
+				r.recordObtaining(0, obtaining)
+				r.recordValidation(0, obtaining)
+				r.recordProbe(0, obtaining)
 				r.ServedStale(now.Add(time.Hour))
 				r.startOver()
 			},
@@ -76,22 +76,26 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		"a call to another server fails late": {
 			note: func(r *Record) {
 				r.startOver()
-				r.obtained(0, obtaining)
-				r.validated(0, obtaining)
-				r.probed(0, obtaining)
+				r.recordObtaining(0, obtaining)
+				r.recordValidation(0, obtaining)
+				r.recordProbe(0, obtaining)
 			},
 			state: StateUnknown,
 		},
 		"a new token ends the want": {
-			note: func(r *Record) { r.obtained(0, obtaining); r.ServedStale(now.Add(time.Hour)); r.obtained(0, nil) }, state: StateOK,
+			note: func(r *Record) {
+				r.recordObtaining(0, obtaining)
+				r.ServedStale(now.Add(time.Hour))
+				r.recordObtaining(0, nil)
+			}, state: StateOK,
 		},
 		"a failure leaves a stale token": {
-			note:  func(r *Record) { r.ServedStale(now.Add(time.Hour)); r.obtained(0, obtaining) },
+			note:  func(r *Record) { r.ServedStale(now.Add(time.Hour)); r.recordObtaining(0, obtaining) },
 			state: StateDegraded, reasons: []string{"obtaining", "one is handed out"},
 		},
 		"the stale token is gone": {
 			note: func(r *Record) {
-				r.obtained(0, obtaining)
+				r.recordObtaining(0, obtaining)
 				r.ServedStale(now.Add(time.Hour))
 				r.servesStaleNoMore(now.Add(time.Hour))
 			},
@@ -99,7 +103,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		},
 		"another role's stale token is gone": {
 			note: func(r *Record) {
-				r.obtained(0, obtaining)
+				r.recordObtaining(0, obtaining)
 				r.ServedStale(now.Add(time.Hour))
 				r.servesStaleNoMore(now.Add(time.Minute))
 			},
@@ -126,16 +130,16 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 
 func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	record, now := newRecord("default"), time.Now()
-	record.answered(0, nil, now)
-	record.answered(0, failureOf(ncentral.CallData, ""), now.Add(time.Second))
+	record.recordOutcome(0, nil, now)
+	record.recordOutcome(0, failureOf(ncentral.CallData, ""), now.Add(time.Second))
 	generation := record.startOver()
-	record.answered(0, nil, now.Add(time.Hour))
-	record.answered(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
+	record.recordOutcome(0, nil, now.Add(time.Hour))
+	record.recordOutcome(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
 	got := record.status(&storeConfig, outlook{}, store.ServerTraits{}, 0, now)
 	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
-	record.answered(generation, nil, now.Add(time.Minute))
+	record.recordOutcome(generation, nil, now.Add(time.Minute))
 	if got := record.status(&storeConfig, outlook{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
@@ -151,10 +155,10 @@ func TestATurnIsToldOfOnceForEachCredential(t *testing.T) {
 		return transition{before, after}
 	}
 	obtained := func(f *Failure) func() (severity, severity) {
-		return func() (severity, severity) { return record.obtained(record.generation, f) }
+		return func() (severity, severity) { return record.recordObtaining(record.generation, f) }
 	}
 	probed := func(f *Failure) func() (severity, severity) {
-		return func() (severity, severity) { return record.probed(record.generation, f) }
+		return func() (severity, severity) { return record.recordProbe(record.generation, f) }
 	}
 	for i, test := range []struct {
 		do   func() (severity, severity)
@@ -170,8 +174,8 @@ func TestATurnIsToldOfOnceForEachCredential(t *testing.T) {
 		{func() (severity, severity) { record.startOver(); return obtained(failure)() }, transition{healthy, noTokens}},
 		{obtained(failure), transition{noTokens, noTokens}},
 		{func() (severity, severity) { record.startOver(); return obtained(nil)() }, transition{noTokens, healthy}},
-		{func() (severity, severity) { return record.obtained(record.generation-1, failure) }, transition{healthy, healthy}},
-		{func() (severity, severity) { return record.probed(record.generation-1, failure) }, transition{healthy, healthy}},
+		{func() (severity, severity) { return record.recordObtaining(record.generation-1, failure) }, transition{healthy, healthy}},
+		{func() (severity, severity) { return record.recordProbe(record.generation-1, failure) }, transition{healthy, healthy}},
 		{obtained(nil), transition{healthy, healthy}},
 	} {
 		if got := note(test.do); got != test.want {
@@ -232,17 +236,17 @@ func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
 	told := func() *ncentral.User {
 		return record.status(&storeConfig, outlook{}, store.ServerTraits{}, 0, now).User
 	}
-	record.toldOfUser(0, &ncentral.User{Name: "api"})
+	record.recordUser(0, &ncentral.User{Name: "api"})
 	if got := told(); got == nil || got.Name != "api" {
 		t.Errorf("%+v", got)
 	}
 	generation := record.startOver()
-	record.toldOfUser(0, &ncentral.User{Name: "late"})
+	record.recordUser(0, &ncentral.User{Name: "late"})
 	if got := told(); got != nil {
 		t.Errorf("%+v is of another server", got)
 	}
-	record.toldOfUser(generation, &ncentral.User{Name: "new"})
-	record.toldOfUser(generation, nil)
+	record.recordUser(generation, &ncentral.User{Name: "new"})
+	record.recordUser(generation, nil)
 	if got := told(); got != nil {
 		t.Errorf("%+v, though the server does not tell any more", got)
 	}

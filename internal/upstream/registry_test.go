@@ -251,7 +251,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 		server, record := b.server(config), b.Record("default")
 		failure := server.failure(ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
 		b.Forget("default")
-		server.noteObtaining(t.Context(), failure)
+		server.reportObtaining(t.Context(), failure)
 		if b.Record("default") == record || b.known("default") != nil || b.status(config).State != StateUnknown {
 			t.Error("it is still known")
 		}

@@ -27,29 +27,29 @@ func settingsOf(config *store.Config) settings {
 
 // fault is what is plainly wrong, "" where nothing is.
 func (f *Failure) fault() ncentral.Fault {
-	var answered *ncentral.Error
-	if errors.As(f.Cause, &answered) {
-		return answered.Fault
+	var callErr *ncentral.Error
+	if errors.As(f.Cause, &callErr) {
+		return callErr.Fault
 	}
 	return ""
 }
 
 // remedyOfFault is what a person can do about what is plainly wrong; empty where the kind of failure decides on that.
 func (f *Failure) remedyOfFault() string {
-	var answered *ncentral.Error
-	if !errors.As(f.Cause, &answered) {
+	var callErr *ncentral.Error
+	if !errors.As(f.Cause, &callErr) {
 		return ""
 	}
-	if answered.AtProxy {
-		return f.has.remedyAtProxy(answered.Fault)
+	if callErr.AtProxy {
+		return f.has.remedyAtProxy(callErr.Fault)
 	}
-	if remedy, isTheSame := remedies[answered.Fault]; isTheSame {
+	if remedy, isTheSame := remedies[callErr.Fault]; isTheSame {
 		return remedy
 	}
-	if answered.Fault == ncentral.FaultWebPage {
-		return f.remedyOfWebPage(answered.Status)
+	if callErr.Fault == ncentral.FaultWebPage {
+		return f.remedyOfWebPage(callErr.Status)
 	}
-	return f.has.remedyOfCertificate(answered.Fault)
+	return f.has.remedyOfCertificate(callErr.Fault)
 }
 
 // remedies are those that depend on nothing else.

@@ -101,10 +101,10 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 		return Verdict{}, err
 	case untold:
 		failure := s.failure(ncentral.CallValidate, err)
-		s.record.validated(s.generation, failure)
+		s.record.recordValidation(s.generation, failure)
 		return Verdict{Untold: true}, failure
 	}
-	s.record.validated(s.generation, nil)
+	s.record.recordValidation(s.generation, nil)
 	if found == alive {
 		s.record.outlived(token.GrantedUntil)
 		return Verdict{Lives: true}, nil
@@ -129,7 +129,7 @@ func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failur
 	}
 	user := s.askOfUser(ctx, accessToken)
 	if failure == nil || failure.Kind == ncentral.KindForbidden {
-		return s.failureOfUser(s.record.userTold(s.generation)), true
+		return s.failureOfUser(s.record.lastUser(s.generation)), true
 	}
 	failure.User = user
 	return failure, true
@@ -144,13 +144,13 @@ func (s *Server) NoteProbed(ctx context.Context, failure *Failure) {
 	default:
 		s.logger.Warn("a data call failed though the token is valid", "error", failure)
 	}
-	before, after := s.record.probed(s.generation, failure)
+	before, after := s.record.recordProbe(s.generation, failure)
 	s.announce(ctx, before, after, failure)
 }
 
-// noteObtaining records how an attempt to obtain a token went.
-func (s *Server) noteObtaining(ctx context.Context, failure *Failure) {
-	before, after := s.record.obtained(s.generation, failure)
+// reportObtaining records how an attempt to obtain a token went.
+func (s *Server) reportObtaining(ctx context.Context, failure *Failure) {
+	before, after := s.record.recordObtaining(s.generation, failure)
 	if after > before && !failure.Refused() { // each refusal has a line of its own
 		s.logger.Warn("new tokens cannot be had", "reason", failure.Explanation())
 	}
@@ -269,8 +269,8 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		err = do(ctx)
 	}
 	if err == nil {
-		s.answered()
-		s.record.answered(s.generation, nil, time.Now())
+		s.endOutage()
+		s.record.recordOutcome(s.generation, nil, time.Now())
 		return nil
 	}
 	var earlier *Failure
@@ -282,7 +282,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		failure.Kind = ncentral.KindQueued // what came before took the time that it needed
 	}
 	if !isExpected(step, failure.Kind) {
-		s.record.answered(s.generation, failure, time.Now())
+		s.record.recordOutcome(s.generation, failure, time.Now())
 	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
@@ -294,7 +294,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		s.outage.begin(sent, time.Now(), failure)
 		s.mu.Unlock()
 	default:
-		s.answered()
+		s.endOutage()
 	}
 	return failure
 }
@@ -315,7 +315,7 @@ func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	return step == ncentral.CallUser && !isDown(kind)
 }
 
-func (s *Server) answered() {
+func (s *Server) endOutage() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.outage.lift()

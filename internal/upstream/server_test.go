@@ -762,7 +762,7 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 				}
 				s.server.outage.begin(time.Now().Add(-time.Hour), time.Now().Add(-time.Hour), failed()) // which is over
 				began := time.Now()
-				s.server.record.answered(s.server.generation, nil, began.Add(-time.Hour))
+				s.server.record.recordOutcome(s.server.generation, nil, began.Add(-time.Hour))
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if test.gone {
@@ -803,12 +803,12 @@ func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
 	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindRefused: 0} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
 			for range 2 {
-				s.server.noteObtaining(t.Context(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
+				s.server.reportObtaining(t.Context(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
 			}
 			if got := strings.Count(s.log.String(), "new tokens cannot be had"); got != want || len(s.events.Events) != 1 {
 				t.Errorf("%s: %d lines, %v", kind, got, s.sentEvents())
 			}
-			if s.server.noteObtaining(t.Context(), nil); !slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
+			if s.server.reportObtaining(t.Context(), nil); !slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
 				t.Errorf("%s: that one can be had again is not told of", kind)
 			}
 		})

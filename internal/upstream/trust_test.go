@@ -49,9 +49,9 @@ func TestAServerIsTrustedAsItsConfigSays(t *testing.T) {
 				t.Fatal(err)
 			}
 			failure, _ := server.Probe(t.Context(), "token")
-			var answered *ncentral.Error
-			if !errors.As(failure, &answered) || answered.NotSent == test.trusted || (answered.Status == http.StatusNotFound) != test.trusted {
-				t.Errorf("%+v", answered)
+			var callErr *ncentral.Error
+			if !errors.As(failure, &callErr) || callErr.NotSent == test.trusted || (callErr.Status == http.StatusNotFound) != test.trusted {
+				t.Errorf("%+v", callErr)
 			}
 		})
 	}

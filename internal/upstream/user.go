@@ -83,7 +83,7 @@ func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.Us
 		told = &user
 	}
 	if !isUnanswered(ncentral.KindOf(err)) {
-		s.record.toldOfUser(s.generation, told)
+		s.record.recordUser(s.generation, told)
 	}
 	return told
 }
