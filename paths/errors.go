@@ -30,7 +30,7 @@ func failed(err error) (*logical.Response, error) {
 		return nil, logical.CodedError(http.StatusConflict, err.Error()+": try again")
 	case errors.As(err, &limit), errors.As(err, &useless), errors.Is(err, sessions.ErrUnknownRole), errors.Is(err, sessions.ErrUnknownConfig):
 		return logical.ErrorResponse(err.Error()), nil
-	case errors.As(err, &failure) && failure.Refused():
+	case errors.As(err, &failure) && failure.CredentialRejected():
 		return logical.ErrorResponse(failure.Error()), nil
 	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled), errors.As(err, &late), isTransient(err):
 		return nil, logical.CodedError(http.StatusServiceUnavailable, err.Error())

@@ -143,7 +143,7 @@ func TestWhatValidateAnswers(t *testing.T) {
 		"a message with the token":    {200, typeJSON, `{"message":"no: ` + token + `"}`, KindMalformed, another + " no: [redacted]"},
 		"hidden error":                {200, typeJSON, `{"message":"The token is valid.","Error Message":"no"}`, KindHiddenError, "no"},
 		"a page that says it":         {200, typeHTML, "The token is valid.", KindMalformed, ""},
-		"dead":                        {401, typeJSON, refusedBody, KindRefused, ""},
+		"dead":                        {401, typeJSON, refusedBody, KindUnauthorized, ""},
 		"forbidden":                   {403, typeJSON, `{"status":403,"message":"no"}`, KindForbidden, ""},
 		"absent, as behind a proxy":   {404, typeHTML, "<html>", KindNotFound, ""},
 		"another 4xx":                 {400, typeJSON, `{"status":400,"message":"no"}`, KindBadRequest, ""},
@@ -265,7 +265,7 @@ func TestUser(t *testing.T) {
 			}
 		})
 	}
-	for status, kind := range map[int]Kind{401: KindRefused, 403: KindForbidden, 404: KindNotFound, 500: KindServerError} {
+	for status, kind := range map[int]Kind{401: KindUnauthorized, 403: KindForbidden, 404: KindNotFound, 500: KindServerError} {
 		body := fmt.Sprintf(`{"status":%d,"message":"no"}`, status)
 		if _, err := clientOf(reply(status, typeJSON, body)).User(t.Context(), token); KindOf(err) != kind {
 			t.Errorf("status %d: got %v", status, err)

@@ -115,7 +115,7 @@ const (
 )
 
 // Authenticate opens a session with a User-API token. A token that is unknown, or
-// that a newer one replaced, is KindRefused [O]. It succeeds on most servers even
+// that a newer one replaced, is KindUnauthorized [O]. It succeeds on most servers even
 // where the API user's password has expired [D,O]: Data tells.
 func (c *Client) Authenticate(ctx context.Context, userAPIToken string, overrides Overrides) (*Session, error) {
 	return c.openSession(ctx, request{
@@ -130,7 +130,7 @@ func (c *Client) Authenticate(ctx context.Context, userAPIToken string, override
 
 // Refresh opens a session with the refresh token of an earlier one. A 500 is not
 // repeated: on any bad answer, authenticating is the better next step. An expired or
-// used refresh token is KindRefused [S].
+// used refresh token is KindUnauthorized [S].
 func (c *Client) Refresh(ctx context.Context, refreshToken string, overrides Overrides) (*Session, error) {
 	return c.openSession(ctx, request{
 		call:       CallRefresh,
@@ -143,7 +143,7 @@ func (c *Client) Refresh(ctx context.Context, refreshToken string, overrides Ove
 }
 
 // Validate asks whether an access token lives. Nil says that it does, an error of
-// KindRefused that it does not [D]; any other error leaves it open, and Data may tell.
+// KindUnauthorized that it does not [D]; any other error leaves it open, and Data may tell.
 func (c *Client) Validate(ctx context.Context, accessToken string) error {
 	r := bearerRequest(CallValidate, http.MethodGet, "/api/auth/validate", accessToken)
 	_, err := do(ctx, c, r, func(received answer) (struct{}, error) { return struct{}{}, checkValid(received, accessToken) })
@@ -151,7 +151,7 @@ func (c *Client) Validate(ctx context.Context, accessToken string) error {
 }
 
 // Logout ends the session that an access token belongs to, its refresh token
-// included [S]. KindRefused says that it had ended before, KindNotFound that this
+// included [S]. KindUnauthorized says that it had ended before, KindNotFound that this
 // server cannot log out (2025.3.1.1 and older [S]).
 func (c *Client) Logout(ctx context.Context, accessToken string) error {
 	_, err := do(ctx, c, bearerRequest(CallLogout, http.MethodPost, "/api/auth/logout", accessToken), ignored)

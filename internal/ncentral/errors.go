@@ -17,38 +17,38 @@ type Kind string
 
 // The kinds of failure.
 const (
-	KindUnreachable Kind = "unreachable"  // no connection, or none that is trusted
-	KindTimeout     Kind = "timeout"      // no answer in time, of the attempt or of the call
-	KindRefused     Kind = "refused"      // 401 in N-central's form; any other's is KindMalformed
-	KindForbidden   Kind = "forbidden"    // 403, likewise
-	KindRateLimited Kind = "rate_limited" // 429
-	KindUnavailable Kind = "unavailable"  // 502, 503, 504
-	KindServerError Kind = "server_error" // 500 and every other 5xx
-	KindBadRequest  Kind = "bad_request"  // 400 and every other 4xx, or a token that cannot be sent
-	KindNotFound    Kind = "not_found"    // 404, 405
-	KindHiddenError Kind = "hidden_error" // "Error Message" in a 200 [D]
-	KindMalformed   Kind = "malformed"    // an answer that is not N-central's: redirect, HTML, a 401 of another's, cut short, without tokens
-	KindCanceled    Kind = "canceled"     // the caller gave the call up
-	KindQueued      Kind = "queued"       // the transport had no place for the call in time; never a Client's own finding
+	KindUnreachable  Kind = "unreachable"  // no connection, or none that is trusted
+	KindTimeout      Kind = "timeout"      // no answer in time, of the attempt or of the call
+	KindUnauthorized Kind = "refused"      // 401 in N-central's form; any other's is KindMalformed
+	KindForbidden    Kind = "forbidden"    // 403, likewise
+	KindRateLimited  Kind = "rate_limited" // 429
+	KindUnavailable  Kind = "unavailable"  // 502, 503, 504
+	KindServerError  Kind = "server_error" // 500 and every other 5xx
+	KindBadRequest   Kind = "bad_request"  // 400 and every other 4xx, or a token that cannot be sent
+	KindNotFound     Kind = "not_found"    // 404, 405
+	KindHiddenError  Kind = "hidden_error" // "Error Message" in a 200 [D]
+	KindMalformed    Kind = "malformed"    // an answer that is not N-central's: redirect, HTML, a 401 of another's, cut short, without tokens
+	KindCanceled     Kind = "canceled"     // the caller gave the call up
+	KindQueued       Kind = "queued"       // the transport had no place for the call in time; never a Client's own finding
 )
 
 // Kinds are all there are.
 func Kinds() []Kind { return slices.Sorted(maps.Keys(kindPhrases)) }
 
 var kindPhrases = map[Kind]string{
-	KindUnreachable: "N-central cannot be reached",
-	KindTimeout:     "N-central did not answer in time",
-	KindRefused:     "N-central refused the credential",
-	KindForbidden:   "N-central denied permission",
-	KindRateLimited: "N-central has too many requests in flight",
-	KindUnavailable: "N-central is unavailable",
-	KindServerError: "N-central failed",
-	KindBadRequest:  "N-central rejected the request",
-	KindNotFound:    "N-central does not know the call",
-	KindHiddenError: "N-central answered an error",
-	KindMalformed:   "the answer is not one of N-central's API",
-	KindCanceled:    "the call was given up",
-	KindQueued:      "the call found no place in time among those in flight",
+	KindUnreachable:  "N-central cannot be reached",
+	KindTimeout:      "N-central did not answer in time",
+	KindUnauthorized: "N-central refused the credential",
+	KindForbidden:    "N-central denied permission",
+	KindRateLimited:  "N-central has too many requests in flight",
+	KindUnavailable:  "N-central is unavailable",
+	KindServerError:  "N-central failed",
+	KindBadRequest:   "N-central rejected the request",
+	KindNotFound:     "N-central does not know the call",
+	KindHiddenError:  "N-central answered an error",
+	KindMalformed:    "the answer is not one of N-central's API",
+	KindCanceled:     "the call was given up",
+	KindQueued:       "the call found no place in time among those in flight",
 }
 
 // Error is how every call of a Client fails.
@@ -116,7 +116,7 @@ func malformed(call Call, detail string) *Error {
 func kindOfStatus(status int) Kind {
 	switch status {
 	case http.StatusUnauthorized:
-		return KindRefused
+		return KindUnauthorized
 	case http.StatusForbidden:
 		return KindForbidden
 	case http.StatusNotFound, http.StatusMethodNotAllowed:

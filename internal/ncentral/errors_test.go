@@ -38,11 +38,11 @@ func TestKindsOfAnswers(t *testing.T) {
 		detail            string
 	}{
 		"400":                    {400, typeJSON, `{"message":"BAD REQUEST: no"}`, KindBadRequest, "BAD REQUEST: no"},
-		"401":                    {401, typeJSON, problem, KindRefused, "UNAUTHORIZED: DmsLoginException: Login failed."},
-		"401, problem+json":      {401, "application/problem+json", problem, KindRefused, "UNAUTHORIZED: DmsLoginException: Login failed."},
-		"401, status as text":    {401, typeJSON, `{"status":"401","message":"no"}`, KindRefused, "no"},
-		"401, no errors, no ID":  {401, typeJSON, `{"status":401,"message":""}`, KindRefused, ""},
-		"401, odd errors":        {401, typeJSON, `{"status":401,"message":"no","errors":5}`, KindRefused, "no"},
+		"401":                    {401, typeJSON, problem, KindUnauthorized, "UNAUTHORIZED: DmsLoginException: Login failed."},
+		"401, problem+json":      {401, "application/problem+json", problem, KindUnauthorized, "UNAUTHORIZED: DmsLoginException: Login failed."},
+		"401, status as text":    {401, typeJSON, `{"status":"401","message":"no"}`, KindUnauthorized, "no"},
+		"401, no errors, no ID":  {401, typeJSON, `{"status":401,"message":""}`, KindUnauthorized, ""},
+		"401, odd errors":        {401, typeJSON, `{"status":401,"message":"no","errors":5}`, KindUnauthorized, "no"},
 		"401, HTML":              {401, typeHTML, "<html>secret page</html>", KindMalformed, "an HTML page" + inItsPlace},
 		"401, JSON as HTML":      {401, typeHTML, problem, KindMalformed, "an HTML page" + inItsPlace},
 		"401, JSON of no type":   {401, "", problem, KindMalformed, "a body without a content type" + inItsPlace},
@@ -118,10 +118,10 @@ func TestFaultsOfAnswers(t *testing.T) {
 		"missing at authenticate":     {CallAuthenticate, 400, typeJSON, stating(400, missing), KindBadRequest, FaultAuthorizationLost},
 		"missing at another call":     {CallData, 401, typeJSON, stating(401, none), KindBadRequest, FaultAuthorizationLost},
 		"changed on the way":          {CallAuthenticate, 500, typeJSON, stating(500, malformed), KindBadRequest, FaultAuthorizationLost},
-		"none to be lost":             {CallRefresh, 401, typeJSON, stating(401, none), KindRefused, ""},
+		"none to be lost":             {CallRefresh, 401, typeJSON, stating(401, none), KindUnauthorized, ""},
 		"missing, a gateway says":     {CallData, 401, typeJSON, `{"message":"Missing Authorization header"}`, KindMalformed, FaultInItsPlace},
 		"missing, a gateway's 400":    {CallAuthenticate, 400, typeJSON, stating(401, none), KindBadRequest, ""},
-		"a refusal":                   {CallAuthenticate, 401, typeJSON, stating(401, "no"), KindRefused, ""},
+		"a refusal":                   {CallAuthenticate, 401, typeJSON, stating(401, "no"), KindUnauthorized, ""},
 		"a firewall's page":           {CallAuthenticate, 403, typeHTML, page, KindMalformed, FaultInItsPlace},
 		"a web server's page":         {CallAuthenticate, 500, typeHTML, page, KindServerError, FaultWebPage},
 		"a page in place of a 404":    {CallData, 404, typeHTML, page, KindNotFound, FaultWebPage},
@@ -190,7 +190,7 @@ func TestLogoutAnswers(t *testing.T) {
 		"200, a page":       {200, typeHTML, "<html>login</html>", KindMalformed},
 		"200, hidden":       {200, typeJSON, `{"Error Message":"x"}`, KindHiddenError},
 		"202":               {202, "", "", KindMalformed},
-		"401":               {401, typeJSON, refusedBody, KindRefused},
+		"401":               {401, typeJSON, refusedBody, KindUnauthorized},
 		"401, a page":       {401, typeHTML, "<html>", KindMalformed},
 		"404, older server": {404, "", "", KindNotFound},
 	}
@@ -254,7 +254,7 @@ func TestErrorText(t *testing.T) {
 	cause := errors.New("cause with something to hide")
 	tests := map[string]*Error{
 		"validate: N-central refused the credential (status 401): UNAUTHORIZED": {
-			Call: CallValidate, Kind: KindRefused, Status: 401, Detail: "UNAUTHORIZED", Err: cause,
+			Call: CallValidate, Kind: KindUnauthorized, Status: 401, Detail: "UNAUTHORIZED", Err: cause,
 		},
 		"links: N-central did not answer in time": {Call: CallLinks, Kind: KindTimeout, Err: cause},
 	}
@@ -274,8 +274,8 @@ func TestErrorText(t *testing.T) {
 }
 
 func TestKindOf(t *testing.T) {
-	wrapped := fmt.Errorf("config: %w", &Error{Kind: KindRefused})
-	if KindOf(wrapped) != KindRefused {
+	wrapped := fmt.Errorf("config: %w", &Error{Kind: KindUnauthorized})
+	if KindOf(wrapped) != KindUnauthorized {
 		t.Errorf("kind of a wrapped error is %q", KindOf(wrapped))
 	}
 	if KindOf(nil) != "" || KindOf(io.EOF) != "" {

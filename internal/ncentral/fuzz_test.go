@@ -188,7 +188,7 @@ func checkFailure(t *testing.T, failure *Error, code int, mediaType string) {
 	if !slices.Contains(Kinds(), failure.Kind) || !slices.Contains(Calls(), failure.Call) || failure.Status != code {
 		t.Errorf("got %+v", failure)
 	}
-	if verdict := map[Kind]int{KindRefused: 401, KindForbidden: 403}[failure.Kind]; verdict != 0 && (verdict != code || !strings.HasSuffix(mediaType, "json")) {
+	if verdict := map[Kind]int{KindUnauthorized: 401, KindForbidden: 403}[failure.Kind]; verdict != 0 && (verdict != code || !strings.HasSuffix(mediaType, "json")) {
 		t.Errorf("status %d with %q was taken for the verdict %d", code, mediaType, verdict)
 	}
 	if failure.RetryAfter < 0 || failure.RetryAfter > maxRetryAfter {

@@ -86,7 +86,7 @@ func readProblem(ctx context.Context, r request, response *http.Response, body [
 	if isJSON(mediaType) {
 		_ = json.Unmarshal(body, &stated) // what cannot be read is missing
 	}
-	isVerdict := failure.Kind == KindRefused || failure.Kind == KindForbidden
+	isVerdict := failure.Kind == KindUnauthorized || failure.Kind == KindForbidden
 	if r.carrier == inHeader && stated.isOf(status) && stated.saysAuthorizationIsLost() {
 		// It is not the token that N-central judged.
 		failure.Kind, failure.Fault = KindBadRequest, FaultAuthorizationLost

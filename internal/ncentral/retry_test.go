@@ -349,7 +349,7 @@ func TestTrace(t *testing.T) {
 				t.Error("the notice does not come before the wait")
 			}
 		}})
-		if err := retryingClient(server, 3).Validate(ctx, newToken()); KindOf(err) != KindRefused {
+		if err := retryingClient(server, 3).Validate(ctx, newToken()); KindOf(err) != KindUnauthorized {
 			t.Errorf("got %v, want the 401", err)
 		}
 		want := []notice{{CallValidate, KindUnavailable, "", 503}, {CallValidate, KindRateLimited, "slow down", 429}}

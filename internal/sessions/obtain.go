@@ -69,7 +69,7 @@ func (m *Manager) refresh(
 	if failure.Final() {
 		state.noteRefreshRejected(current.RefreshToken)
 	}
-	if failure.Kind == ncentral.KindRefused && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
+	if failure.Kind == ncentral.KindUnauthorized && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
 		// It should still have lived, and the engine has not ended it: N-central was rebooted, perhaps for an upgrade.
 		server.ForgetTraits(ctx)
 	}
@@ -92,7 +92,7 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 	}
 	traits := server.Traits(ctx)
 	switch {
-	case traits.RefreshRefused:
+	case traits.RefreshRejected:
 		return false
 	case store.Remaining(token.ExpiresAt, now) <= 0: // promised to nobody any more
 		return true

@@ -23,7 +23,7 @@ func TestEachFailedReadHasItsReason(t *testing.T) {
 		err     error
 		options string
 	}{
-		"refused":                  {failure(ncentral.KindRefused), string(ncentral.KindRefused)},
+		"refused":                  {failure(ncentral.KindUnauthorized), string(ncentral.KindUnauthorized)},
 		"given up":                 {failure(ncentral.KindCanceled), upstream.ReasonReaderGone},
 		"the time of the read":     {ErrTimeOver, string(ncentral.KindTimeout)},
 		"too many waiting":         {ErrTooManyWaiting, string(ncentral.KindQueued)},

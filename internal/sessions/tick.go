@@ -279,7 +279,7 @@ func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *st
 		m.probesMu.Lock()
 		defer m.probesMu.Unlock()
 		delete(m.probes, config.Name)
-	case failure != nil && failure.Kind == ncentral.KindRefused && !isHeld():
+	case failure != nil && failure.Kind == ncentral.KindUnauthorized && !isHeld():
 	default:
 		server.NoteProbed(ctx, failure)
 	}

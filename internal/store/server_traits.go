@@ -16,12 +16,12 @@ type ServerTraits struct {
 	CanValidate                     *bool          `json:"can_validate,omitempty"`
 	RefreshEndsPredecessor          *bool          `json:"refresh_ends_predecessor,omitempty"`
 	AuthenticateEndsEarlierSessions *bool          `json:"authenticate_ends_earlier_sessions,omitempty"`
-	// RefreshRefused: a refresh of a fresh session was refused, so that rotations authenticate.
-	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// RefreshRejected: a refresh of a fresh session was refused, so that rotations authenticate.
+	RefreshRejected bool `json:"refresh_refused,omitempty"`
 	// The shortest access and refresh lifetimes that the server is known to answer 400 to when they are asked for; zero
 	// where none is. Shorter ones are asked for all the same.
-	AccessOverrideRefused  time.Duration `json:"access_override_refused,omitempty"`
-	RefreshOverrideRefused time.Duration `json:"refresh_override_refused,omitempty"`
+	AccessOverrideCeiling  time.Duration `json:"access_override_refused,omitempty"`
+	RefreshOverrideCeiling time.Duration `json:"refresh_override_refused,omitempty"`
 	// Epoch is raised by the events after which the config's tokens must be validated before they are handed out again,
 	// to the time of the event (Unix nanoseconds) at least. It only grows, also where the config is deleted and made anew.
 	Epoch int64 `json:"epoch"`

@@ -22,7 +22,7 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	switch kind := ncentral.KindOf(err); {
 	case err == nil:
 		return alive, nil
-	case kind == ncentral.KindRefused:
+	case kind == ncentral.KindUnauthorized:
 		return dead, nil
 	case isUnanswered(kind):
 		return notAsked, err
@@ -31,7 +31,7 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	switch kind := ncentral.KindOf(dataErr); {
 	case dataErr == nil, kind == ncentral.KindForbidden:
 		return alive, nil
-	case kind == ncentral.KindRefused:
+	case kind == ncentral.KindUnauthorized:
 		return dead, nil
 	case isUnanswered(kind):
 		return notAsked, dataErr

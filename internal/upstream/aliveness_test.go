@@ -20,7 +20,7 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 		why            ncentral.Kind // whose failure is the error; none where the answer is certain
 	}{
 		{validate: well, want: alive},
-		{validate: ncentral.KindRefused, want: dead},
+		{validate: ncentral.KindUnauthorized, want: dead},
 		{validate: ncentral.KindUnreachable, want: notAsked, why: ncentral.KindUnreachable},
 		{validate: ncentral.KindTimeout, want: notAsked, why: ncentral.KindTimeout},
 		{validate: ncentral.KindRateLimited, want: notAsked, why: ncentral.KindRateLimited},
@@ -30,7 +30,7 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 
 		{validate: ncentral.KindNotFound, data: well, want: alive, dataAsked: true},
 		{validate: ncentral.KindForbidden, data: ncentral.KindForbidden, want: alive, dataAsked: true},
-		{validate: ncentral.KindMalformed, data: ncentral.KindRefused, want: dead, dataAsked: true},
+		{validate: ncentral.KindMalformed, data: ncentral.KindUnauthorized, want: dead, dataAsked: true},
 		{validate: ncentral.KindServerError, data: ncentral.KindTimeout, want: notAsked, dataAsked: true, why: ncentral.KindTimeout},
 		{validate: ncentral.KindServerError, data: ncentral.KindCanceled, want: notAsked, dataAsked: true, why: ncentral.KindCanceled},
 		{validate: ncentral.KindHiddenError, data: ncentral.KindServerError, want: untold, dataAsked: true, why: ncentral.KindHiddenError},
@@ -59,7 +59,7 @@ func TestAFailureCallsForPatienceWhereTimeMayMendIt(t *testing.T) {
 		ncentral.KindUnreachable: true, ncentral.KindTimeout: true, ncentral.KindRateLimited: true, ncentral.KindUnavailable: true, ncentral.KindQueued: true,
 	}
 	final := map[ncentral.Kind]bool{
-		ncentral.KindRefused: true, ncentral.KindForbidden: true, ncentral.KindBadRequest: true, ncentral.KindNotFound: true,
+		ncentral.KindUnauthorized: true, ncentral.KindForbidden: true, ncentral.KindBadRequest: true, ncentral.KindNotFound: true,
 	}
 	for _, kind := range ncentral.Kinds() {
 		failure := &Failure{Step: ncentral.CallRefresh, Kind: kind, Cause: errors.New("no")}

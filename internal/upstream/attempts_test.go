@@ -259,10 +259,10 @@ func TestATurnKeepsItsPlaceUntilItsAnswerIsActedOn(t *testing.T) {
 		if got := server.paths(); got != "/1 /1again" {
 			t.Errorf("sent: %s", got)
 		}
-		refusal = &Failure{Kind: ncentral.KindRefused, Cause: errors.New("refused")}
+		refusal = &Failure{Kind: ncentral.KindUnauthorized, Cause: errors.New("refused")}
 		endFirst()
 		var known *Failure
-		if err := answer(waiting); !errors.As(err, &known) || known != refusal || ncentral.KindOf(err) != ncentral.KindRefused {
+		if err := answer(waiting); !errors.As(err, &known) || known != refusal || ncentral.KindOf(err) != ncentral.KindUnauthorized {
 			t.Error(err)
 		}
 		endFirst() // once more gives back no second place

@@ -99,7 +99,7 @@ func (r *Registry) endVerification(server *Server) {
 }
 
 // Apply stores what a check taught. One that passed lifts cool-down and back-off; one whose User-API token was
-// refused begins a cool-down where there is none, and leaves alone what there is.
+// beginCoolDown begins a cool-down where there is none, and leaves alone what there is.
 func (s *Server) Apply(ctx context.Context, report *Report) {
 	passed := report.Failed == nil && report.scope == allSteps
 	s.learnFrom(ctx, report, passed)
@@ -128,7 +128,7 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	case failure == nil:
 	case failure.isOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)
-	case failure.Refused() && s.credential.refusal() != nil:
+	case failure.CredentialRejected() && s.credential.refusal() != nil:
 	case !report.authenticated && (failure.Step == ncentral.CallAuthenticate || failure.Down()):
 		s.noteAuthenticated(ctx, report.authenticateSent, failure)
 	}
@@ -145,7 +145,7 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 		mergeTraits(l, report.Traits)
 		if passed {
 			// The administrator may have raised the limits since: ask again.
-			l.AccessOverrideRefused, l.RefreshOverrideRefused = 0, 0
+			l.AccessOverrideCeiling, l.RefreshOverrideCeiling = 0, 0
 		}
 	})
 	if rebooted {
@@ -182,10 +182,10 @@ func mergeTraits(into *store.ServerTraits, found store.ServerTraits) {
 		into.CanValidate = found.CanValidate
 	}
 	if found.RefreshEndsPredecessor != nil {
-		into.RefreshEndsPredecessor, into.RefreshRefused = found.RefreshEndsPredecessor, false
+		into.RefreshEndsPredecessor, into.RefreshRejected = found.RefreshEndsPredecessor, false
 	}
-	if found.RefreshRefused {
-		into.RefreshRefused = true
+	if found.RefreshRejected {
+		into.RefreshRejected = true
 	}
 	if found.AuthenticateEndsEarlierSessions != nil {
 		into.AuthenticateEndsEarlierSessions = found.AuthenticateEndsEarlierSessions
@@ -341,7 +341,7 @@ func (e *checkRun) validate(ctx context.Context) (string, error) {
 	err := e.client.Validate(ctx, e.newest().AccessToken)
 	e.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
 	if *e.report.Traits.CanValidate {
-		if ncentral.KindOf(err) == ncentral.KindRefused { // the newest token too: a 401 tells nothing here
+		if ncentral.KindOf(err) == ncentral.KindUnauthorized { // the newest token too: a 401 tells nothing here
 			e.report.Traits.AuthenticateEndsEarlierSessions = nil
 			e.open = append(e.takenForEnded, e.open...)
 		}
@@ -394,12 +394,12 @@ func (e *checkRun) data(ctx context.Context) (string, error) {
 func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	predecessor := len(e.open) - 1
 	if e.open[predecessor].RefreshToken == "" {
-		e.report.Traits.RefreshRefused = true
+		e.report.Traits.RefreshRejected = true
 		return "N-central gave no refresh token of use: tokens are replaced by authenticating", nil
 	}
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
 	if err != nil && !isDown(ncentral.KindOf(err)) {
-		e.report.Traits.RefreshRefused = true
+		e.report.Traits.RefreshRejected = true
 		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
 	}
 	if err != nil {
@@ -472,7 +472,7 @@ func (e *checkRun) logOut(ctx context.Context) {
 			switch ncentral.KindOf(err) {
 			case "":
 				e.report.Traits.CanLogOut = new(true)
-			case ncentral.KindRefused:
+			case ncentral.KindUnauthorized:
 				// The session is gone already.
 			case ncentral.KindNotFound:
 				e.report.Traits.CanLogOut = new(false)

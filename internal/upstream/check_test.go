@@ -282,7 +282,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		},
 		"a refresh that is refused": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {status(401)}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true, AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"refresh": "not possible here"},
 		},
 		"a refresh that is not answered": {
@@ -317,7 +317,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		},
 		"a refresh token of no life that is": {
 			knobs: func(k *simulator.Knobs) { k.RefreshLimit = 400 * 24 * time.Hour }, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)},
+			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true, AuthenticateEndsEarlierSessions: new(false)},
 			message: map[string]string{"refresh": "N-central gave no refresh token of use"},
 		},
 		"a logout that fails where there is none": {

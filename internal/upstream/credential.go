@@ -50,9 +50,9 @@ func (c *credential) authCallsSoFar() authCalls {
 	return c.calls
 }
 
-// refused begins the cool-down after an authenticate that was sent at that time, and reports whether this is the first
+// beginCoolDown begins the cool-down after an authenticate that was sent at that time, and reports whether this is the first
 // refusal since the credential last worked.
-func (c *credential) refused(sent time.Time, failure *Failure) (first bool) {
+func (c *credential) beginCoolDown(sent time.Time, failure *Failure) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	first = c.coolDown.cause == nil

@@ -54,7 +54,7 @@ func TestAuthenticatesOverlapWhereOneBeginsBeforeTheOtherEnds(t *testing.T) {
 func TestARefusalIsTheFirstUntilTheCredentialWorksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		credential, now := newCredential(), time.Now()
-		refused := func() bool { return credential.refused(now, failed()) }
+		refused := func() bool { return credential.beginCoolDown(now, failed()) }
 		if !refused() || refused() {
 			t.Error("the first refusal is not told from the second")
 		}

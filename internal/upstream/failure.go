@@ -65,9 +65,9 @@ func (f *Failure) ofCallNotMade(config string, step ncentral.Call) *Failure {
 // Unwrap answers the client's error.
 func (f *Failure) Unwrap() error { return f.Cause }
 
-// Refused says that N-central refused the User-API token: the caller's configuration is at fault, and time mends nothing.
-func (f *Failure) Refused() bool {
-	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindRefused || f.Kind == ncentral.KindForbidden)
+// CredentialRejected reports that N-central refused the User-API token: the caller's configuration is at fault, and time mends nothing.
+func (f *Failure) CredentialRejected() bool {
+	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindUnauthorized || f.Kind == ncentral.KindForbidden)
 }
 
 // mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in other words than 401.
@@ -82,7 +82,7 @@ func (f *Failure) Down() bool { return isDown(f.Kind) }
 // Final says that N-central has judged the call: made again, it would be answered the same.
 func (f *Failure) Final() bool {
 	switch f.Kind {
-	case ncentral.KindRefused, ncentral.KindForbidden, ncentral.KindBadRequest, ncentral.KindNotFound:
+	case ncentral.KindUnauthorized, ncentral.KindForbidden, ncentral.KindBadRequest, ncentral.KindNotFound:
 		return true
 	}
 	return false
@@ -94,7 +94,7 @@ func (f *Failure) Remedy() string {
 		return remedy
 	}
 	switch f.Kind {
-	case ncentral.KindRefused, ncentral.KindForbidden:
+	case ncentral.KindUnauthorized, ncentral.KindForbidden:
 		if f.Step == ncentral.CallAuthenticate {
 			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is locked or " +
 				"disabled, has an expired password, or has two-factor authentication or SSO switched on: see to the user in " +

@@ -14,13 +14,13 @@ import (
 
 func TestARefusalOfTheUserAPITokenIsOneOfAuthenticateAlone(t *testing.T) {
 	for _, kind := range ncentral.Kinds() {
-		refused := kind == ncentral.KindRefused || kind == ncentral.KindForbidden
+		refused := kind == ncentral.KindUnauthorized || kind == ncentral.KindForbidden
 		mayBe := kind == ncentral.KindBadRequest || kind == ncentral.KindHiddenError
 		for _, step := range ncentral.Calls() {
 			failure := &Failure{Step: step, Kind: kind, Cause: &ncentral.Error{Kind: kind}}
 			isAuthenticate := step == ncentral.CallAuthenticate
-			if failure.Refused() != (refused && isAuthenticate) || failure.mayBeRefusal() != (mayBe && isAuthenticate) {
-				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.Refused(), failure.mayBeRefusal())
+			if failure.CredentialRejected() != (refused && isAuthenticate) || failure.mayBeRefusal() != (mayBe && isAuthenticate) {
+				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.CredentialRejected(), failure.mayBeRefusal())
 			}
 		}
 	}
@@ -33,9 +33,9 @@ func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
 		kind ncentral.Kind
 		want string // in it; empty where there is to be none
 	}{
-		{ncentral.CallAuthenticate, ncentral.KindRefused, "write the token that the user has now, or a new one, to user_api_token"},
+		{ncentral.CallAuthenticate, ncentral.KindUnauthorized, "write the token that the user has now, or a new one, to user_api_token"},
 		{ncentral.CallAuthenticate, ncentral.KindForbidden, "write the token that the user has now, or a new one, to user_api_token"},
-		{ncentral.CallValidate, ncentral.KindRefused, none},
+		{ncentral.CallValidate, ncentral.KindUnauthorized, none},
 		{ncentral.CallData, ncentral.KindForbidden, none},
 		{ncentral.CallAuthenticate, ncentral.KindUnreachable, "the server is up"},
 		{ncentral.CallAuthenticate, ncentral.KindTimeout, "the server is up"},
@@ -95,7 +95,7 @@ func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
 	if own.Call != ncentral.CallLogout || failure.Step != ncentral.CallLogout || failure.Kind != ncentral.KindQueued || failure.Config != "default" {
 		t.Errorf("%+v, because of %+v", failure, own)
 	}
-	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindRefused}
+	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindUnauthorized}
 	if server.failure(ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
 		t.Errorf("the call of an error that knows it becomes %s", told.Call)
 	}

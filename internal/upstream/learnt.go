@@ -184,7 +184,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 		info, err = s.client.ServerInfo(ctx, accessToken)
 		return err
 	})
-	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindRefused { // what ended the token, others find out
+	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindUnauthorized { // what ended the token, others find out
 		return
 	}
 	s.record.confirmed(time.Now())
@@ -195,7 +195,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 
 func (s *Server) knowsHowToRotate(ctx context.Context) bool {
 	traits := s.Traits(ctx)
-	return (traits.RefreshEndsPredecessor != nil || traits.RefreshRefused) && traits.AuthenticateEndsEarlierSessions != nil
+	return (traits.RefreshEndsPredecessor != nil || traits.RefreshRejected) && traits.AuthenticateEndsEarlierSessions != nil
 }
 
 func (s *Server) learningIsPaused(now time.Time) bool {

@@ -134,7 +134,7 @@ func TestOfAServerThatHasChangedNothingIsKnownAndEveryTokenIsSuspect(t *testing.
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
 		before := store.ServerTraits{
-			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRefused: true, AccessOverrideRefused: 1, Epoch: 7,
+			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRejected: true, AccessOverrideCeiling: 1, Epoch: 7,
 		}
 		if err := b.store.Traits.Put(t.Context(), "default", &before); err != nil {
 			t.Fatal(err)
@@ -151,7 +151,7 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 		server := b.server(b.stored("default", testURL, "token"))
 		lost := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindTimeout}}
 		odd := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}}
-		refused := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindRefused, Status: 401}}
+		refused := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}}
 		for name, test := range map[string]struct {
 			ends                *bool
 			may, mayBeLost, odd bool
@@ -199,8 +199,8 @@ func TestHowToRotateIsKnownOnceBothAnswersAre(t *testing.T) {
 			"refresh alone":          {store.ServerTraits{RefreshEndsPredecessor: new(false)}, false},
 			"authenticate alone":     {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, false},
 			"both":                   {store.ServerTraits{RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)}, true},
-			"refresh is refused":     {store.ServerTraits{RefreshRefused: true, AuthenticateEndsEarlierSessions: new(false)}, true},
-			"refused, and no answer": {store.ServerTraits{RefreshRefused: true}, false},
+			"refresh is refused":     {store.ServerTraits{RefreshRejected: true, AuthenticateEndsEarlierSessions: new(false)}, true},
+			"refused, and no answer": {store.ServerTraits{RefreshRejected: true}, false},
 		} {
 			test.traits.URL = testURL
 			if err := b.store.Traits.Put(t.Context(), "default", &test.traits); err != nil {
@@ -251,7 +251,7 @@ func TestWhatAnExaminationFoundIsTakenOverAndTheRestKept(t *testing.T) {
 		"logout":       {store.ServerTraits{CanLogOut: new(false)}, func(l *store.ServerTraits) { l.CanLogOut = new(false) }},
 		"validate":     {store.ServerTraits{CanValidate: new(false)}, func(l *store.ServerTraits) { l.CanValidate = new(false) }},
 		"refresh":      {store.ServerTraits{RefreshEndsPredecessor: new(false)}, func(l *store.ServerTraits) { l.RefreshEndsPredecessor = new(false) }},
-		"refused":      {store.ServerTraits{RefreshRefused: true}, func(l *store.ServerTraits) { l.RefreshRefused = true }},
+		"refused":      {store.ServerTraits{RefreshRejected: true}, func(l *store.ServerTraits) { l.RefreshRejected = true }},
 		"authenticate": {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, func(l *store.ServerTraits) { l.AuthenticateEndsEarlierSessions = new(false) }},
 	} {
 		got, want := known, known
@@ -261,8 +261,8 @@ func TestWhatAnExaminationFoundIsTakenOverAndTheRestKept(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	refused := store.ServerTraits{RefreshRefused: true}
-	if mergeTraits(&refused, store.ServerTraits{RefreshEndsPredecessor: new(false)}); refused.RefreshRefused {
+	refused := store.ServerTraits{RefreshRejected: true}
+	if mergeTraits(&refused, store.ServerTraits{RefreshEndsPredecessor: new(false)}); refused.RefreshRejected {
 		t.Error("a refresh that went is still refused")
 	}
 }
@@ -279,11 +279,11 @@ func TestACheckThatPassesForgetsWhatWasRefusedToBeAskedFor(t *testing.T) {
 			{Report{scope: rotationSteps}, true},
 			{Report{scope: allSteps, Failed: &Step{Name: "data"}}, true},
 		} {
-			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AccessOverrideRefused: 1, RefreshOverrideRefused: 2}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AccessOverrideCeiling: 1, RefreshOverrideCeiling: 2}); err != nil {
 				t.Fatal(err)
 			}
 			server.Apply(t.Context(), &test.report)
-			if got := b.traits("default"); (got.AccessOverrideRefused == 1 && got.RefreshOverrideRefused == 2) != test.kept || !test.kept && got.AccessOverrideRefused+got.RefreshOverrideRefused != 0 {
+			if got := b.traits("default"); (got.AccessOverrideCeiling == 1 && got.RefreshOverrideCeiling == 2) != test.kept || !test.kept && got.AccessOverrideCeiling+got.RefreshOverrideCeiling != 0 {
 				t.Errorf("%+v: %+v", test.report, got)
 			}
 		}
@@ -333,8 +333,8 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 	}{
 		"it passed":                                  {report: Report{}, state: StateOK},
 		"it passed after a refusal":                  {report: Report{}, refused: true, outage: true, backsOff: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
-		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindRefused), next: 30 * time.Second, state: StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
-		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindRefused), refused: true, next: 30 * time.Second, state: StateFailing},
+		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindUnauthorized), next: 30 * time.Second, state: StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
+		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindUnauthorized), refused: true, next: 30 * time.Second, state: StateFailing},
 		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
 		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
 		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: StateUnknown},
@@ -351,7 +351,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				config := b.stored("default", testURL, "token")
 				server := b.server(config)
 				if test.refused {
-					server.noteRefused(t.Context(), time.Now(), server.failure(authenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
+					server.noteRefused(t.Context(), time.Now(), server.failure(authenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
 				}
 				if test.backsOff {
 					server.backOff.begin(time.Now(), time.Now(), failed())

@@ -198,7 +198,7 @@ func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err erro
 		s.backOff.lift()
 		s.mu.Unlock()
 		s.reportObtaining(ctx, nil)
-	case errors.As(err, &failure) && failure.Refused():
+	case errors.As(err, &failure) && failure.CredentialRejected():
 		s.noteRefused(ctx, sent, failure)
 	case failure != nil:
 		s.noteNotObtained(ctx, sent, failure)
@@ -212,7 +212,7 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *Failu
 		return
 	}
 	defer s.reportObtaining(ctx, failure)
-	first := s.credential.refused(sent, failure)
+	first := s.credential.beginCoolDown(sent, failure)
 	s.logger.Warn("N-central refused the User-API token", "next_attempt", failure.Next.UTC().Format(time.RFC3339))
 	if first {
 		s.suspectUser(ctx)

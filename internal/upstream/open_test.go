@@ -89,7 +89,7 @@ func TestWhetherACallThatFailedMayHaveArrived(t *testing.T) {
 		"a page of something before":    {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 302}, false},
 		"a proxy that waited in vain":   {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 504}, true},
 		"a proxy that finds no server":  {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 502}, false},
-		"a refusal":                     {&ncentral.Error{Kind: ncentral.KindRefused, Status: 401}, false},
+		"a refusal":                     {&ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}, false},
 		"no place in time":              {&ncentral.Error{Kind: ncentral.KindQueued}, false},
 		"no answer at all":              {errors.New("no"), false},
 	} {

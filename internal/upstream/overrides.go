@@ -36,8 +36,8 @@ func (s *Server) openAsking(
 	}
 	if err == nil && refused != (ncentral.Overrides{}) {
 		s.knowledge.change(ctx, func(l *store.ServerTraits) {
-			l.AccessOverrideRefused = shorter(l.AccessOverrideRefused, refused.Access)
-			l.RefreshOverrideRefused = shorter(l.RefreshOverrideRefused, refused.Refresh)
+			l.AccessOverrideCeiling = shorter(l.AccessOverrideCeiling, refused.Access)
+			l.RefreshOverrideCeiling = shorter(l.RefreshOverrideCeiling, refused.Refresh)
 		})
 	}
 	return session, sent, err
@@ -98,10 +98,10 @@ func merged(one, other ncentral.Overrides) ncentral.Overrides {
 
 // withoutRefused answers the overrides without those that are as long as one that the server refused.
 func withoutRefused(asked ncentral.Overrides, traits store.ServerTraits) ncentral.Overrides {
-	if refused := traits.AccessOverrideRefused; refused > 0 && asked.Access >= refused {
+	if refused := traits.AccessOverrideCeiling; refused > 0 && asked.Access >= refused {
 		asked.Access = 0
 	}
-	if refused := traits.RefreshOverrideRefused; refused > 0 && asked.Refresh >= refused {
+	if refused := traits.RefreshOverrideCeiling; refused > 0 && asked.Refresh >= refused {
 		asked.Refresh = 0
 	}
 	return asked

@@ -49,7 +49,7 @@ func TestAfterA400TheOverrideThatItNamesIsLeftOutElseTheAccessOverrideElseBoth(t
 }
 
 func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T) {
-	refused := store.ServerTraits{AccessOverrideRefused: 10 * time.Minute, RefreshOverrideRefused: time.Hour}
+	refused := store.ServerTraits{AccessOverrideCeiling: 10 * time.Minute, RefreshOverrideCeiling: time.Hour}
 	tests := map[string]struct {
 		asked, want ncentral.Overrides
 		traits      store.ServerTraits

@@ -210,7 +210,7 @@ func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
 func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		first := b.server(b.config("default", testURL, "token"))
-		failure := first.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused, Status: 401})
+		failure := first.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401})
 		first.noteRefused(t.Context(), time.Now(), failure)
 		if first.NextAttempt(time.Now()).IsZero() {
 			t.Fatal("a refusal begins no cool-down")
@@ -403,10 +403,10 @@ func TestNoCallIsMadeWhileTheServerIsLeftAlone(t *testing.T) {
 
 func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 	expected := map[ncentral.Kind]func(ncentral.Call) bool{
-		ncentral.KindCanceled:  func(ncentral.Call) bool { return true },
-		ncentral.KindRefused:   func(step ncentral.Call) bool { return step != ncentral.CallAuthenticate },
-		ncentral.KindNotFound:  func(step ncentral.Call) bool { return step == ncentral.CallLogout },
-		ncentral.KindForbidden: func(step ncentral.Call) bool { return step == ncentral.CallData },
+		ncentral.KindCanceled:     func(ncentral.Call) bool { return true },
+		ncentral.KindUnauthorized: func(step ncentral.Call) bool { return step != ncentral.CallAuthenticate },
+		ncentral.KindNotFound:     func(step ncentral.Call) bool { return step == ncentral.CallLogout },
+		ncentral.KindForbidden:    func(step ncentral.Call) bool { return step == ncentral.CallData },
 	}
 	isOfUser := func(step ncentral.Call, kind ncentral.Kind) bool { // whoever is not told of the user asks by the data call
 		return step == ncentral.CallUser && !isDown(kind)

@@ -124,7 +124,7 @@ var errNoValidate = &ncentral.Error{
 func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failure, answered bool) {
 	err := s.ask(ctx, ncentral.CallData, func(ctx context.Context) error { return s.client.Data(ctx, accessToken) })
 	errors.As(err, &failure)
-	if failure != nil && (isUnanswered(failure.Kind) || failure.Kind == ncentral.KindRefused) {
+	if failure != nil && (isUnanswered(failure.Kind) || failure.Kind == ncentral.KindUnauthorized) {
 		return failure, !isUnanswered(failure.Kind) // with a token that is dead there is nobody to ask after
 	}
 	user := s.askOfUser(ctx, accessToken)
@@ -151,7 +151,7 @@ func (s *Server) NoteProbed(ctx context.Context, failure *Failure) {
 // reportObtaining records how an attempt to obtain a token went.
 func (s *Server) reportObtaining(ctx context.Context, failure *Failure) {
 	before, after := s.record.recordObtaining(s.generation, failure)
-	if after > before && !failure.Refused() { // each refusal has a line of its own
+	if after > before && !failure.CredentialRejected() { // each refusal has a line of its own
 		s.logger.Warn("new tokens cannot be had", "reason", failure.Explanation())
 	}
 	s.announce(ctx, before, after, failure)
@@ -185,7 +185,7 @@ func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, 
 	case "":
 		s.learnOnce(ctx, canLogOut(true), func(l *store.ServerTraits) bool { return l.CanLogOut != nil && *l.CanLogOut })
 		return LogoutDone, nil
-	case ncentral.KindRefused:
+	case ncentral.KindUnauthorized:
 		return LogoutDone, nil
 	case ncentral.KindNotFound:
 		s.learnOnce(ctx, canLogOut(false), func(l *store.ServerTraits) bool { return l.CanLogOut != nil && !*l.CanLogOut })
@@ -305,7 +305,7 @@ func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindCanceled:
 		return true
-	case ncentral.KindRefused:
+	case ncentral.KindUnauthorized:
 		return step != ncentral.CallAuthenticate
 	case ncentral.KindNotFound:
 		return step == ncentral.CallLogout || step == ncentral.CallUser

@@ -198,7 +198,7 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 						t.Errorf("%d calls, want %d", calls[endpoint], test.calls)
 					}
 					got := s.traits("default")
-					if traits := (ncentral.Overrides{Access: got.AccessOverrideRefused, Refresh: got.RefreshOverrideRefused}); traits != test.traits {
+					if traits := (ncentral.Overrides{Access: got.AccessOverrideCeiling, Refresh: got.RefreshOverrideCeiling}); traits != test.traits {
 						t.Errorf("learnt that %+v is refused, want %+v", traits, test.traits)
 					}
 				})
@@ -382,7 +382,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				s.server.generation = s.server.record.currentGeneration()
 				s.knows(store.ServerTraits{Epoch: 7})
 				if test.refused {
-					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindRefused}))
+					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
 				}
 				s.server.backOff.begin(time.Now(), time.Now(), failed())
 				time.Sleep(time.Second)
@@ -426,7 +426,7 @@ func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 		for _, kind := range []ncentral.Kind{ncentral.KindCanceled, ncentral.KindQueued} {
 			s.server.noteNotObtained(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}))
 		}
-		for _, kind := range []ncentral.Kind{ncentral.KindServerError, ncentral.KindRefused} {
+		for _, kind := range []ncentral.Kind{ncentral.KindServerError, ncentral.KindUnauthorized} {
 			failure := s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}).ofCallNotMade("default", ncentral.CallAuthenticate)
 			s.server.noteAuthenticated(t.Context(), time.Now(), failure)
 		}
@@ -440,7 +440,7 @@ func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		refusal := func() *Failure {
-			return s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindRefused})
+			return s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindUnauthorized})
 		}
 		s.server.noteRefused(t.Context(), time.Now(), refusal())
 		want := []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}
@@ -736,7 +736,7 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 	}{
 		"well":                           {success: true},
 		"the user may not see":           {fails: status(403), kind: ncentral.KindForbidden, success: true}, // users/me is answered
-		"the token is dead":              {fails: status(401), kind: ncentral.KindRefused},
+		"the token is dead":              {fails: status(401), kind: ncentral.KindUnauthorized},
 		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true, success: true},
 		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, outage: true},
 		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, outage: true},
@@ -800,7 +800,7 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 
 // Log and events tell that no token can be had once; of a refusal of the User-API token the log has a line of its own.
 func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
-	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindRefused: 0} {
+	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindUnauthorized: 0} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
 			for range 2 {
 				s.server.reportObtaining(t.Context(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
