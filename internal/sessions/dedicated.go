@@ -176,7 +176,7 @@ func (m *Manager) mayAnswer(
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
 	if err == nil && wanted {
-		wanted, err = livesOrIsTrusted(ctx, server, token)
+		wanted, err = isValidOrTrusted(ctx, server, token)
 	}
 	switch {
 	case err != nil:
@@ -189,13 +189,13 @@ func (m *Manager) mayAnswer(
 	return context.Cause(ctx) // whose reader is gone is told nothing: nobody would end it
 }
 
-// livesOrIsTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
-func livesOrIsTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
+// isValidOrTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
+func isValidOrTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
 	if token.Epoch >= server.Traits(ctx).Epoch {
 		return true, nil
 	}
 	verdict, err := server.Validate(ctx, token)
-	return verdict.Lives, err
+	return verdict.Valid, err
 }
 
 // endingWarnings tell of what the end of the lease does not do.

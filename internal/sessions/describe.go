@@ -36,7 +36,7 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	described := &Description{
 		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: snap.lastReadAt(), Earlier: len(snap.session.Tokens(now)),
 	}
-	if !snap.alive(now) {
+	if !snap.usable(now) {
 		return described, nil
 	}
 	described.Earlier-- // the token in hand is not an earlier one

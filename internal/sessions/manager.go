@@ -355,11 +355,11 @@ func (snap *snapshot) remaining(now time.Time) time.Duration {
 	return store.Remaining(snap.token.ExpiresAt, now)
 }
 
-func (snap *snapshot) alive(now time.Time) bool { return snap.remaining(now) >= store.MinServable }
+func (snap *snapshot) usable(now time.Time) bool { return snap.remaining(now) >= store.MinServable }
 
-// goodEnough says whether the token has the remaining life that the role and the reader ask for.
+// goodEnough reports whether the token has the remaining life that the role and the reader ask for.
 func (snap *snapshot) goodEnough(now time.Time, options ReadOptions) bool {
-	return snap.alive(now) && snap.remaining(now) >= max(snap.minTTL, options.MinTTL)
+	return snap.usable(now) && snap.remaining(now) >= max(snap.minTTL, options.MinTTL)
 }
 
 // sameToken says whether the snapshot's token is that one.

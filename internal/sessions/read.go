@@ -71,7 +71,7 @@ func reasonOf(err error) string {
 type findings struct {
 	from     upstream.Source // where the token in hand was when the read began
 	obtained bool            // the token in hand is one that the read waited for
-	alive    *store.Token    // the token that N-central said lives
+	usable   *store.Token    // the token that N-central said lives
 	unusable *store.Token    // the token that died, or that must be validated and cannot be
 	unproven error           // why the token in hand, which came from storage, could not be validated
 }
@@ -98,13 +98,13 @@ func (snap *snapshot) decide(options ReadOptions, found *findings, doubts doubts
 	switch {
 	case found.obtained && snap.token == nil:
 		return 0, ErrSuperseded
-	case found.obtained && !snap.alive(now):
+	case found.obtained && !snap.usable(now):
 		return 0, ErrDeadOnArrival
 	case found.obtained && snap.remaining(now) < options.MinTTL:
 		return 0, &LateError{Asked: options.MinTTL, Left: snap.remaining(now)}
 	case !found.obtained && !snap.goodEnough(now, options), snap.sameToken(found.unusable):
 		return toObtain, nil
-	case snap.sameToken(found.alive):
+	case snap.sameToken(found.usable):
 		return toServe, nil
 	case doubts.suspect, options.Validate && !found.obtained:
 		return toValidate, nil
@@ -237,8 +237,8 @@ func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options Re
 	if err != nil && options.Validate && !verdict.Untold {
 		return err
 	}
-	if verdict.Lives {
-		found.alive = snap.token
+	if verdict.Valid {
+		found.usable = snap.token
 		return nil
 	}
 	found.unusable = snap.token
@@ -257,7 +257,7 @@ const longestLaterProof = time.Second
 func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	proof := m.proofs.DoChan(snap.config.Name, func() (any, error) {
 		verdict, err := m.validate(m.background, snap)
-		if verdict.Lives {
+		if verdict.Valid {
 			return snap.token, nil
 		}
 		return nil, err
@@ -268,7 +268,7 @@ func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	}
 	select {
 	case result := <-proof:
-		found.alive, _ = result.Val.(*store.Token) // this one, or another that says enough
+		found.usable, _ = result.Val.(*store.Token) // this one, or another that says enough
 		found.unproven = result.Err
 	case <-time.After(wait):
 		found.unproven = fmt.Errorf("config %q: N-central has not answered yet", snap.config.Name)
@@ -287,7 +287,7 @@ func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, options ReadOpti
 		return nil, err
 	}
 	now := time.Now()
-	if options.Validate || snap.sameToken(found.unusable) || !snap.alive(now) || snap.remaining(now) < options.MinTTL {
+	if options.Validate || snap.sameToken(found.unusable) || !snap.usable(now) || snap.remaining(now) < options.MinTTL {
 		return nil, m.awaitEnd(ctx, flight, found)
 	}
 	select {
@@ -342,12 +342,12 @@ func (m *Manager) answerStale(ctx context.Context, snap *snapshot, options ReadO
 		return nil, err
 	}
 	if suspect {
-		if verdict, _ := m.validate(ctx, snap); !verdict.Lives {
+		if verdict, _ := m.validate(ctx, snap); !verdict.Valid {
 			return nil, nil
 		}
 	}
 	now := time.Now()
-	if !snap.alive(now) || snap.remaining(now) < options.MinTTL {
+	if !snap.usable(now) || snap.remaining(now) < options.MinTTL {
 		return nil, nil
 	}
 	server, err := m.server(snap.config)

@@ -61,7 +61,7 @@ func TestAReadDecides(t *testing.T) {
 		"less than the reader's":       {token: good, options: ReadOptions{MinTTL: 40 * time.Minute}, do: toObtain},
 		"one that is over":             {token: dead, do: toObtain},
 		"suspect":                      {token: good, doubts: doubts{suspect: true}, do: toValidate},
-		"suspect, and found alive":     {token: good, doubts: doubts{suspect: true}, found: findings{alive: good}, do: toServe},
+		"suspect, and found alive":     {token: good, doubts: doubts{suspect: true}, found: findings{usable: good}, do: toServe},
 		"found dead":                   {token: good, found: findings{unusable: good}, do: toObtain},
 		"validation is asked for":      {token: good, options: ReadOptions{Validate: true}, do: toValidate},
 		"validation is asked for, and it has come": {token: good, options: ReadOptions{Validate: true}, found: findings{obtained: true}, do: toServe},

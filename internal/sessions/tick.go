@@ -108,7 +108,7 @@ func (m *Manager) pruneSession(ctx context.Context, role string, f *found) error
 	for _, logout := range over {
 		f.over[logout.Config] = append(f.over[logout.Config], logout)
 	}
-	if snap.alive(now) {
+	if snap.usable(now) {
 		if f.held[snap.config.Name] == nil {
 			f.held[snap.config.Name] = tokensInHand{}
 		}
@@ -171,7 +171,7 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
 	rotations.SetLimit(workAtATime)
 	for role := range tokens {
 		snap, err := m.snapshot(ctx, role)
-		if err != nil || !snap.alive(time.Now()) || !snap.dueAhead(time.Now()) || !snap.wasRead() {
+		if err != nil || !snap.usable(time.Now()) || !snap.dueAhead(time.Now()) || !snap.wasRead() {
 			continue
 		}
 		rotations.Go(func() error { m.rotate(ctx, snap); return nil })
@@ -188,7 +188,7 @@ func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
 	var oldest *snapshot
 	for role := range tokens {
 		snap, err := m.snapshot(ctx, role)
-		if err != nil || !snap.alive(time.Now()) || oldest != nil && !snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
+		if err != nil || !snap.usable(time.Now()) || oldest != nil && !snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
 			continue
 		}
 		if suspect, err := m.suspect(ctx, snap); err == nil && !suspect {
@@ -240,19 +240,19 @@ func (m *Manager) inspect(ctx context.Context, snap *snapshot, wasThere bool) {
 	if err != nil {
 		return // the config has changed
 	}
-	verdict := upstream.Verdict{Lives: true}
+	verdict := upstream.Verdict{Valid: true}
 	if wasThere {
 		verdict, err = m.validate(ctx, snap)
 	}
 	switch {
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", snap.config.Name, "error", err)
-	case verdict.Lives && m.claimProbe(snap.config):
+	case verdict.Valid && m.claimProbe(snap.config):
 		m.probe(ctx, server, snap.config, snap.token.AccessToken, func() bool {
 			latest, err := m.snapshot(ctx, snap.role.Name)
 			return err == nil && latest.sameToken(snap.token)
 		})
-	case verdict.Lives:
+	case verdict.Valid:
 	default:
 		m.replaceDead(ctx, server, snap)
 	}

@@ -40,7 +40,7 @@ func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdic
 		suspect, err := m.suspect(ctx, snap)
 		if err != nil || last.failure != nil || !suspect {
 			err = errors.Join(err, last.failure)
-			return upstream.Verdict{Lives: err == nil, Untold: last.untold}, err
+			return upstream.Verdict{Valid: err == nil, Untold: last.untold}, err
 		}
 	}
 	answer := state.validations.DoChan(snap.token.AccessToken, func() (any, error) {
@@ -71,14 +71,14 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 	epoch := server.Traits(ctx).Epoch
 	verdict, err := server.Validate(ctx, snap.token)
 	now := time.Now()
-	if !snap.token.ObtainedHere && (verdict.Lives || verdict.Untold || verdict.Unexplained) {
+	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Untold || verdict.Unexplained) {
 		defer snap.record.ProveStorage() // a token that something is known to have ended tells nothing of the others
 	}
 	if err != nil {
 		state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
 		return verdict, err
 	}
-	if !verdict.Lives {
+	if !verdict.Valid {
 		m.dropDead(ctx, server, snap, verdict)
 		return verdict, nil
 	}

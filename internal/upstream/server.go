@@ -72,7 +72,7 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 
 // Verdict is what N-central said of an access token.
 type Verdict struct {
-	Lives bool
+	Valid bool
 	// Unexplained is set for a token that died though nothing had cast suspicion on it and no authenticate of the engine's
 	// own, if that may end tokens, was under way: the server has changed.
 	Unexplained bool
@@ -107,7 +107,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 	s.record.recordValidation(s.generation, nil)
 	if found == alive {
 		s.record.outlived(token.GrantedUntil)
-		return Verdict{Lives: true}, nil
+		return Verdict{Valid: true}, nil
 	}
 	overlapped := before.underWay > 0 || before.begun != s.credential.authCallsSoFar().begun
 	return Verdict{Unexplained: !suspect && !(overlapped && s.mayEndEarlier(ctx))}, nil

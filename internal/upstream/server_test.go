@@ -470,7 +470,7 @@ func TestWhatAValidationTells(t *testing.T) {
 		calls    map[simulator.Endpoint]int
 		state    State
 	}{
-		"it lives":                 {want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it lives":                 {want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died, and was suspect": {traits: store.ServerTraits{Epoch: 8}, epoch: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"it died, and was suspect from the first": {traits: store.ServerTraits{Epoch: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
@@ -485,10 +485,10 @@ func TestWhatAValidationTells(t *testing.T) {
 			traits: store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
 			calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown,
 		},
-		"there is no validate": {traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateUnknown},
-		"there is one":         {traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"there is no validate": {traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateUnknown},
+		"there is one":         {traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
 		"validate tells nothing": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Lives: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateUnknown,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateUnknown,
 		},
 		"nothing tells": {
 			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold}, want: Verdict{Untold: true}, fault: ncentral.KindMalformed,
@@ -526,7 +526,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				if got := s.status(s.config); got.State != test.state {
 					t.Errorf("%s because of %q", got.State, got.Reasons)
 				}
-				if watched := s.server.record.watchedUntil.Equal(token.GrantedUntil); watched != test.want.Lives {
+				if watched := s.server.record.watchedUntil.Equal(token.GrantedUntil); watched != test.want.Valid {
 					t.Errorf("it watches the server: %t", watched)
 				}
 			})
