@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package backend wires the rooms of the secrets engine together into what Vault mounts.
+// Package backend wires the packages of the secrets engine together into what Vault mounts.
 package backend
 
 import (

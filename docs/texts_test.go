@@ -93,7 +93,7 @@ func textsOfSource(t *testing.T) map[string]string {
 	}
 	source := source{constants: constantsOf(files), texts: map[string]string{}}
 	for _, file := range files {
-		source.room = file.Name.Name
+		source.pkg = file.Name.Name
 		ast.Inspect(file, func(node ast.Node) bool {
 			if isNoText(node) {
 				return false
@@ -110,7 +110,7 @@ func textsOfSource(t *testing.T) map[string]string {
 
 // source is what the speaking packages hold.
 type source struct {
-	room      string            // the package that is being read
+	pkg      string            // the package that is being read
 	constants map[string]string // the string constants, by package and name
 	texts     map[string]string // and where they stand
 }
@@ -135,7 +135,7 @@ func constantsOf(files []*ast.File) map[string]string {
 func (s source) constant(node ast.Expr) (value string, isConstant bool) {
 	name := fullName(node)
 	if !strings.Contains(name, ".") {
-		name = s.room + "." + name
+		name = s.pkg + "." + name
 	}
 	value, isConstant = s.constants[name]
 	return value, isConstant

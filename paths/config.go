@@ -335,7 +335,7 @@ func learntWarnings(traits store.ServerTraits) []string {
 
 func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
-	deleted, users, warnings, err := a.forgetConfig(ctx, name)
+	deleted, users, warnings, err := a.deleteUnusedConfig(ctx, name)
 	if deleted {
 		a.tell(ctx, events.ConfigDeleted, req)
 	}
@@ -348,9 +348,9 @@ func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *fram
 	return withWarnings(nil, warnings), nil
 }
 
-// forgetConfig deletes the config unless roles use it, which it returns, and reports whether there was one and it is gone.
+// deleteUnusedConfig deletes the config unless roles use it, which it returns, and reports whether there was one and it is gone.
 // The warnings name roles that cannot be read: whether they use it is not known.
-func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, users, warnings []string, err error) {
+func (a *API) deleteUnusedConfig(ctx context.Context, name string) (deleted bool, users, warnings []string, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
 	if users, warnings, err = a.rolesOf(ctx, name); err != nil || len(users) > 0 {
@@ -370,7 +370,7 @@ func (a *API) forgetConfig(ctx context.Context, name string) (deleted bool, user
 	if err := a.Store.Configs.Delete(ctx, name); err != nil {
 		return false, nil, nil, err
 	}
-	a.Upstream.Forget(name)
+	a.Upstream.Evict(name)
 	return true, nil, append(warnings, stranded...), a.Store.Traits.Delete(ctx, name)
 }
 

@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// failed answers an error of the rooms below in Vault's way: 400 for the caller's mistakes and a refused credential, 503
+// failed answers an error of the packages below in Vault's way: 400 for the caller's mistakes and a refused credential, 503
 // where N-central is not there or too busy, 502 where it answers what it should not. It is never 403, on which Vault's
 // Secrets Operator throws its own Vault token away, and 500 only for failures of this node.
 func failed(err error) (*logical.Response, error) {

@@ -215,7 +215,7 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 	if err != nil || config != nil {
 		return err
 	}
-	m.upstream.Forget(name)
+	m.upstream.Evict(name)
 	return m.store.Traits.Delete(ctx, name)
 }
 

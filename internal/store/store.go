@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package store holds the engine's entries: their form in Vault's storage, their fingerprints, and the copies in memory
-// that serve the reads. It is the one room that Vault's Invalidate reaches.
+// that serve the reads. It is the one package that Vault's Invalidate reaches.
 package store
 
 import (

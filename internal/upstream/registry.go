@@ -126,8 +126,8 @@ func (r *Registry) ServesStaleNoMore(config string, until time.Time) {
 	}
 }
 
-// Forget drops what memory holds of a config that is no more.
-func (r *Registry) Forget(config string) {
+// Evict drops what memory holds of a config that is no more.
+func (r *Registry) Evict(config string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if server, known := r.servers[config]; known {

@@ -193,13 +193,13 @@ func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
 		if b.server(b.config("three", testURL, "other")).credential == one.credential || b.server(b.config("four", testURL+"/x", "token")).credential == one.credential {
 			t.Error("another token, or another URL, shares it")
 		}
-		b.Forget("three")
-		b.Forget("one")
+		b.Evict("three")
+		b.Evict("one")
 		if len(b.credentials) != 2 || b.server(b.config("five", testURL, "token")).credential != two.credential {
 			t.Errorf("%d credentials are known, want 2", len(b.credentials))
 		}
-		b.Forget("two")
-		b.Forget("four")
+		b.Evict("two")
+		b.Evict("four")
 		time.Sleep(time.Second)
 		if b.server(b.config("five", testURL, "third")); len(b.credentials) != 1 {
 			t.Errorf("%d credentials are known, want 1", len(b.credentials))
@@ -250,7 +250,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 		config := b.config("default", testURL, "token")
 		server, record := b.server(config), b.Record("default")
 		failure := server.failure(ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
-		b.Forget("default")
+		b.Evict("default")
 		server.reportObtaining(t.Context(), failure)
 		if b.Record("default") == record || b.known("default") != nil || b.status(config).State != StateUnknown {
 			t.Error("it is still known")
@@ -258,7 +258,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 		if record.obtaining != nil || len(b.sentEvents()) != 0 {
 			t.Error("a call that ends late is told of:", b.sentEvents())
 		}
-		b.Forget("never there")
+		b.Evict("never there")
 		b.ServesStaleNoMore("never there", time.Now())
 		if len(b.records) != 1 {
 			t.Error("a record of what was never there is kept")

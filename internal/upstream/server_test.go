@@ -870,7 +870,7 @@ func TestATokenThatDiedWhileAnAuthenticateCameAndWentIsNoSignOfAReboot(t *testin
 func TestConnectionsAreClosedWithTheServerTheyLeadTo(t *testing.T) {
 	for name, end := range map[string]func(*simulated){
 		"a new version":   func(s *simulated) { config := *s.config; s.write(&config) },
-		"the config ends": func(s *simulated) { s.Forget("default") },
+		"the config ends": func(s *simulated) { s.Evict("default") },
 		"the mount ends":  func(s *simulated) { s.bench.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
