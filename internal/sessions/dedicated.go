@@ -118,9 +118,9 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 		}
 		return nil, nil, err
 	}
-	snap := newSnapshot(m.state(name), role, config, &store.Session{
+	snap := m.newSnapshot(m.state(name), role, config, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
-	}, m.upstream.Record(config.Name))
+	})
 	snap.record.CountRead(upstream.SourceAuthenticate)
 	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)

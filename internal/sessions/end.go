@@ -48,7 +48,7 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 	}
 	if session != nil && session.Current != nil {
 		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
-		m.upstream.Record(session.Current.Config).WatchNoMore()
+		m.upstream.Watch(session.Current.Config).End()
 	}
 	return m.tryLogouts(ctx, logouts), nil
 }

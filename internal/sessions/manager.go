@@ -265,6 +265,7 @@ type snapshot struct {
 	config  *store.Config
 	session *store.Session
 	record  *upstream.Record
+	watch   *upstream.Watch
 
 	token     *store.Token // nil: there is none that serves
 	minTTL    time.Duration
@@ -288,7 +289,7 @@ func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) 
 	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.config == config && snap.session == session {
 		return snap, nil
 	}
-	snap := newSnapshot(state, role, config, session, m.upstream.Record(config.Name))
+	snap := m.newSnapshot(state, role, config, session)
 	snap.unstored = m.store.Sessions.IsUnstored(name)
 	state.latest.Store(snap)
 	return snap, nil
@@ -325,10 +326,11 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *st
 // longestAhead bounds the window before a rotation is due in which it is started ahead of need.
 const longestAhead = 2 * time.Minute
 
-func newSnapshot(
-	state *roleState, role *store.Role, config *store.Config, session *store.Session, record *upstream.Record,
-) *snapshot {
-	snap := &snapshot{state: state, role: role, config: config, session: session, record: record}
+func (m *Manager) newSnapshot(state *roleState, role *store.Role, config *store.Config, session *store.Session) *snapshot {
+	snap := &snapshot{
+		state: state, role: role, config: config, session: session,
+		record: m.upstream.Record(config.Name), watch: m.upstream.Watch(config.Name),
+	}
 	if !session.Serves(config, role) {
 		return snap
 	}

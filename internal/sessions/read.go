@@ -126,7 +126,7 @@ func (m *Manager) next(ctx context.Context, role string, options ReadOptions, fo
 	var doubts doubts
 	if snap.token != nil {
 		// In this order: a proof that fails casts suspicion, and then counts.
-		doubts.unproven = !options.CacheOnly && !snap.token.ObtainedHere && !snap.record.StorageIsProven()
+		doubts.unproven = !options.CacheOnly && !snap.token.ObtainedHere && !snap.watch.StorageIsProven()
 		if doubts.suspect, err = m.suspect(ctx, snap); err != nil {
 			return nil, 0, err
 		}
@@ -263,7 +263,7 @@ func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 		return nil, err
 	})
 	wait := snap.config.RequestTimeout
-	if snap.record.StorageWasDoubted() {
+	if snap.watch.StorageWasDoubted() {
 		wait = min(wait, longestLaterProof) // others have waited in vain
 	}
 	select {
@@ -275,7 +275,7 @@ func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	case <-ctx.Done():
 	}
 	if found.unproven != nil {
-		snap.record.DoubtStorage()
+		snap.watch.DoubtStorage()
 	}
 }
 

@@ -72,7 +72,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 	verdict, err := server.Validate(ctx, snap.token)
 	now := time.Now()
 	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Untold || verdict.Unexplained) {
-		defer snap.record.ProveStorage() // a token that something is known to have ended tells nothing of the others
+		defer snap.watch.ProveStorage() // a token that something is known to have ended tells nothing of the others
 	}
 	if err != nil {
 		state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now, untold: verdict.Untold, failure: err})

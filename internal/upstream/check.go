@@ -80,11 +80,11 @@ func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) 
 func (r *Registry) serverToVerify(candidate, stored *store.Config) (*Server, *credential, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	record := newRecord(candidate.Name) // counted nowhere: the config may never come to be
+	state := newConfigState(candidate.Name) // counted nowhere: the config may never come to be
 	if stored != nil {
-		record = r.record(candidate.Name).apart()
+		state = r.state(candidate.Name).beside()
 	}
-	server, err := r.newServer(candidate, record)
+	server, err := r.newServer(candidate, state)
 	if err != nil || stored == nil || stored.URL != candidate.URL {
 		return server, nil, err
 	}
@@ -104,7 +104,7 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	passed := report.Failed == nil && report.scope == allSteps
 	s.learnFrom(ctx, report, passed)
 	if report.authenticated {
-		s.record.confirmed(time.Now())
+		s.watch.traitsConfirmed(time.Now())
 	}
 	failure := report.failure
 	if report.Failed == nil || failure != nil && !failure.isOfUser() {

@@ -45,7 +45,7 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 	}{
 		"nothing is known": {calls: all, known: true, watched: true, left: 3},
 		"it is known, and was watched": {
-			prepare: func(s *simulated) { s.knows(rotating("a")); s.server.record.confirmed(time.Now()) }, known: true, watched: true,
+			prepare: func(s *simulated) { s.knows(rotating("a")); s.server.watch.traitsConfirmed(time.Now()) }, known: true, watched: true,
 		},
 		"it is known, and nothing has changed": {
 			prepare: func(s *simulated) { s.knows(rotating(started(s))) }, calls: calls{"server_info": 1}, known: true, watched: true,
@@ -96,7 +96,7 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, test.knobs, func(t *testing.T, s *simulated) {
 				token := s.authenticate().AccessToken
-				s.server.record.unwatched = true
+				s.server.watch.unwatched = true
 				epoch := int64(7)
 				if s.knows(store.ServerTraits{Epoch: 7}); test.prepare != nil {
 					test.prepare(s)
@@ -106,7 +106,7 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 				if diff := cmp.Diff(test.calls, s.made(), cmpEmpty); diff != "" {
 					t.Errorf("calls (-want +got):\n%s", diff)
 				}
-				if s.server.knowsHowToRotate(t.Context()) != test.known || s.server.record.wasUnwatched() == test.watched || len(left) != test.left {
+				if s.server.knowsHowToRotate(t.Context()) != test.known || s.server.watch.hadGap() == test.watched || len(left) != test.left {
 					t.Errorf("known: %t, unwatched: %t, %d sessions left", !test.known, test.watched, len(left))
 				}
 				if got := s.traits("default"); (got.Epoch > epoch) != (test.left > 0) {

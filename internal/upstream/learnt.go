@@ -25,11 +25,17 @@ type knowledge struct {
 	logger      hclog.Logger
 }
 
-func (r *Registry) knowledgeOf(config *store.Config, record *Record) *knowledge {
+func (r *Registry) knowledgeOf(config *store.Config, state *configState) *knowledge {
 	return &knowledge{
-		config: config.Name, url: config.URL, changing: record.learning,
+		config: config.Name, url: config.URL, changing: state.changingTraits,
 		entries: r.store.Traits, logger: r.logger.With("config", config.Name),
 	}
+}
+
+func (r *Registry) knowledgeOfOther(config *store.Config) *knowledge {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.knowledgeOf(config, r.state(config.Name))
 }
 
 func (k *knowledge) read(ctx context.Context) (store.ServerTraits, error) {
@@ -91,7 +97,7 @@ func (s *Server) suspectOthers(ctx context.Context) {
 	}
 	for _, other := range configs {
 		if other.Name != s.config.Name && keyOf(other) == keyOf(s.config) {
-			s.registry.knowledgeOf(other, s.registry.Record(other.Name)).change(ctx, raiseEpoch)
+			s.registry.knowledgeOfOther(other).change(ctx, raiseEpoch)
 		}
 	}
 }
@@ -148,7 +154,7 @@ func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []
 	s.learning.Do("", func() (any, error) {
 		ctx, cancel := s.leavingTime(ctx)
 		defer cancel()
-		if s.record.wasUnwatched() && s.knowsHowToRotate(ctx) {
+		if s.watch.hadGap() && s.knowsHowToRotate(ctx) {
 			s.compareStart(ctx, accessToken)
 		}
 		if s.knowsHowToRotate(ctx) || s.learningIsPaused(now) {
@@ -187,7 +193,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindUnauthorized { // what ended the token, others find out
 		return
 	}
-	s.record.confirmed(time.Now())
+	s.watch.traitsConfirmed(time.Now())
 	if err != nil || info.StartTime == "" || info.StartTime != s.Traits(ctx).StartTime {
 		s.knowledge.change(ctx, func(l *store.ServerTraits) { *l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch} })
 	}

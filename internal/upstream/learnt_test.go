@@ -382,7 +382,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				if got.LastSuccess.IsZero() != (test.report.Failed != nil) || got.LastFailure.IsZero() != (test.report.failure == nil) {
 					t.Errorf("last success %s, last failure %s", got.LastSuccess, got.LastFailure)
 				}
-				if b.Record("default").wasUnwatched() == test.report.authenticated {
+				if b.Watch("default").hadGap() == test.report.authenticated {
 					t.Error("what is known of the server holds where it authenticated, and there alone")
 				}
 			})

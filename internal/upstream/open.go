@@ -55,7 +55,7 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	case err == nil:
 		grant.Epoch = s.suspectEarlier(ctx)
 		if !isForOneReader(ctx) { // of which the tick knows nothing
-			s.record.opened(grant.SentAt.Add(grant.Access), time.Now())
+			s.watch.tokenObtained(grant.SentAt.Add(grant.Access), time.Now())
 		}
 	case lost || s.mayHaveOpened(ctx, err):
 		s.suspectUser(ctx)
@@ -130,7 +130,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 		s.reportObtaining(ctx, nil)
 	}
 	grant.Epoch = epoch
-	s.record.outlived(grant.SentAt.Add(grant.Access))
+	s.watch.tokenAccepted(grant.SentAt.Add(grant.Access))
 	return grant, nil
 }
 

@@ -16,20 +16,9 @@ import (
 
 // Record is how one config's server fared since this process started. It outlasts the config's versions.
 type Record struct {
-	// learning is held while what was learnt is changed, so that no change is lost.
-	learning *sync.Mutex
 	counters *counters
 
-	// storageProven is set once N-central was asked after a token that came from storage, and storageDoubted once that was
-	// tried in vain.
-	storageProven, storageDoubted atomic.Bool
-
-	mu sync.Mutex
-	// watchedUntil is until when a token lives that the tick asks after, and that a reboot would be found by; unwatched is
-	// set where one was obtained later than that, and at first, for nobody knows what was before this process started.
-	watchedUntil time.Time
-	unwatched    bool
-
+	mu                sync.Mutex
 	generation        int      // counts the servers and credentials before this one: what calls to those come to is not noted
 	announced         severity // what events last told of; it outlasts a life
 	announcedIn       int      // the life in which they did
@@ -46,12 +35,15 @@ type Record struct {
 }
 
 func newRecord(config string) *Record {
-	return &Record{learning: &sync.Mutex{}, counters: newCounters(config), announcedExpiries: map[string]announcement{}, unwatched: true}
+	return newRecordWith(newCounters(config))
 }
 
-// apart answers a record for a config that is not stored beside the one that is: what is learnt and counted lies in one
-// place for both.
-func (r *Record) apart() *Record { return &Record{learning: r.learning, counters: r.counters} }
+// beside returns a record for a config that is not stored beside the one that is: both are counted in one place.
+func (r *Record) beside() *Record { return newRecordWith(r.counters) }
+
+func newRecordWith(counters *counters) *Record {
+	return &Record{counters: counters, announcedExpiries: map[string]announcement{}}
+}
 
 // status says how the config fares at that time, with what is known of its server and so many logouts owed there.
 func (r *Record) status(config *store.Config, known outlook, traits store.ServerTraits, owed int, now time.Time) Status {
@@ -92,65 +84,6 @@ func (r *Record) status(config *store.Config, known outlook, traits store.Server
 		status.State = StateOK
 	}
 	return status
-}
-
-// StorageIsProven reports whether N-central was asked, since this process started, after a token of the config that came from
-// storage. Until then what is stored may be of the past: a restored snapshot, or from before a reboot of N-central.
-func (r *Record) StorageIsProven() bool { return r.storageProven.Load() }
-
-// ProveStorage notes that N-central was asked after a token that came from storage.
-func (r *Record) ProveStorage() { r.storageProven.Store(true) }
-
-// DoubtStorage notes that N-central could not be asked after a token that came from storage.
-func (r *Record) DoubtStorage() { r.storageDoubted.Store(true) }
-
-// StorageWasDoubted reports whether that was tried in vain.
-func (r *Record) StorageWasDoubted() bool { return r.storageDoubted.Load() }
-
-// opened notes that a token was obtained that is looked after until then.
-func (r *Record) opened(until, now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now.After(r.watchedUntil) {
-		r.unwatched = true
-	}
-	r.watchedUntil = latest(r.watchedUntil, until)
-}
-
-// outlived notes that a token is accepted that was there before, and is looked after until then.
-func (r *Record) outlived(until time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.watchedUntil = latest(r.watchedUntil, until)
-}
-
-// confirmed notes that what is known of the server holds at that time.
-func (r *Record) confirmed(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.unwatched, r.watchedUntil = false, latest(r.watchedUntil, now)
-}
-
-// WatchNoMore notes that tokens were ended by which a reboot would have been found.
-func (r *Record) WatchNoMore() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.watchedUntil = time.Time{}
-}
-
-// wasUnwatched reports whether there was a time, since what is known of the server was found out, in which no token would
-// have told of a reboot.
-func (r *Record) wasUnwatched() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.unwatched
-}
-
-func latest(one, other time.Time) time.Time {
-	if other.After(one) {
-		return other
-	}
-	return one
 }
 
 // CountRead counts a token that was handed out.

@@ -184,53 +184,6 @@ func TestATurnIsToldOfOnceForEachCredential(t *testing.T) {
 	}
 }
 
-func TestWhetherStorageWasHeldAgainstTheServerIsRemembered(t *testing.T) {
-	record := newRecord("default")
-	if record.StorageIsProven() || record.StorageWasDoubted() {
-		t.Error("it was, at the start")
-	}
-	if record.DoubtStorage(); record.StorageIsProven() || !record.StorageWasDoubted() {
-		t.Error("that it was tried in vain is not remembered, or proves it")
-	}
-	if record.ProveStorage(); !record.StorageIsProven() {
-		t.Error("it is not")
-	}
-}
-
-// Between two tokens that the tick asks after, a reboot would be found by none.
-func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
-	now := time.Now()
-	at := func(minutes int) time.Time { return now.Add(time.Duration(minutes) * time.Minute) }
-	for name, test := range map[string]struct {
-		note func(*Record)
-		want bool
-	}{
-		"a start, of which nobody knows what was before": {func(*Record) {}, true},
-		"it was asked":          {func(r *Record) { r.confirmed(now) }, false},
-		"a token without a gap": {func(r *Record) { r.confirmed(now); r.opened(at(60), now) }, false},
-		"a token after a gap":   {func(r *Record) { r.confirmed(now); r.opened(at(60), at(1)) }, true},
-		"one after the other":   {func(r *Record) { r.confirmed(now); r.opened(at(60), now); r.opened(at(120), at(60)) }, false},
-		"the earlier lives longer": {func(r *Record) {
-			r.confirmed(now)
-			r.opened(at(60), now)
-			r.opened(at(30), at(20))
-			r.opened(at(90), at(50))
-		}, false},
-		"a refresh bridges":                 {func(r *Record) { r.confirmed(now); r.outlived(at(60)); r.opened(at(90), at(50)) }, false},
-		"a shorter refresh takes nothing":   {func(r *Record) { r.confirmed(now); r.outlived(at(60)); r.outlived(at(30)); r.opened(at(90), at(50)) }, false},
-		"tokens were ended":                 {func(r *Record) { r.confirmed(now); r.opened(at(60), now); r.WatchNoMore(); r.opened(at(90), at(1)) }, true},
-		"it was asked after a gap":          {func(r *Record) { r.opened(at(60), at(1)); r.confirmed(at(2)) }, false},
-		"being asked takes no token's time": {func(r *Record) { r.opened(at(60), now); r.confirmed(at(2)); r.opened(at(90), at(50)) }, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			record := newRecord("default")
-			if test.note(record); record.wasUnwatched() != test.want {
-				t.Errorf("unwatched: %t, want %t", record.wasUnwatched(), test.want)
-			}
-		})
-	}
-}
-
 func TestTheUserIsForgottenWithTheServerThatToldOfThem(t *testing.T) {
 	record, now := newRecord("default"), time.Now()
 	told := func() *ncentral.User {

@@ -32,7 +32,7 @@ type Registry struct {
 
 	mu          sync.Mutex // never held during a call to storage or N-central
 	servers     map[string]*Server
-	records     map[string]*Record
+	configs     map[string]*configState
 	credentials map[credentialKey]*credential // of the servers, and of verifications under way
 }
 
@@ -45,7 +45,7 @@ func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logge
 		dial:        dial,
 		events:      sender,
 		servers:     map[string]*Server{},
-		records:     map[string]*Record{},
+		configs:     map[string]*configState{},
 		credentials: map[credentialKey]*credential{},
 	}
 }
@@ -86,7 +86,7 @@ func (r *Registry) replace(known *Server, config *store.Config) (*Server, error)
 	if r.servers[config.Name] != known {
 		return nil, nil
 	}
-	fresh, err := r.newServer(config, r.record(config.Name))
+	fresh, err := r.newServer(config, r.state(config.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,14 @@ func (r *Registry) isInForce(config *store.Config) bool {
 func (r *Registry) Record(config string) *Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.record(config)
+	return r.state(config).record
+}
+
+// Watch knows whether a reboot of the config's server would have been noticed.
+func (r *Registry) Watch(config string) *Watch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state(config).watch
 }
 
 // Counters are what was counted of the config since this process started.
@@ -121,8 +128,8 @@ func (r *Registry) Counters(config string) prometheus.Collector { return r.Recor
 func (r *Registry) ServesStaleNoMore(config string, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if record, known := r.records[config]; known {
-		record.servesStaleNoMore(until)
+	if state, known := r.configs[config]; known {
+		state.record.servesStaleNoMore(until)
 	}
 }
 
@@ -133,11 +140,11 @@ func (r *Registry) Evict(config string) {
 	if server, known := r.servers[config]; known {
 		server.client.CloseIdleConnections()
 	}
-	if record, known := r.records[config]; known {
-		record.startOver() // what calls under way come to is nothing to a config made anew
+	if state, known := r.configs[config]; known {
+		state.record.startOver() // what calls under way come to is nothing to a config made anew
 	}
 	delete(r.servers, config)
-	delete(r.records, config)
+	delete(r.configs, config)
 	r.dropUnused()
 }
 
@@ -150,11 +157,30 @@ func (r *Registry) Close() {
 	}
 }
 
-func (r *Registry) record(config string) *Record {
-	if r.records[config] == nil {
-		r.records[config] = newRecord(config)
+// configState is what memory holds of one config, whatever its version.
+type configState struct {
+	record *Record
+	watch  *Watch
+	// changingTraits is held while the server's traits are changed, so that no change is lost.
+	changingTraits *sync.Mutex
+}
+
+func newConfigState(config string) *configState {
+	return &configState{record: newRecord(config), watch: newWatch(), changingTraits: &sync.Mutex{}}
+}
+
+// beside returns the state of a config that is not stored beside the one that is: what is counted and learnt lies in one
+// place for both.
+func (s *configState) beside() *configState {
+	return &configState{record: s.record.beside(), watch: newWatch(), changingTraits: s.changingTraits}
+}
+
+// state returns what memory holds of the config. The registry is locked.
+func (r *Registry) state(config string) *configState {
+	if r.configs[config] == nil {
+		r.configs[config] = newConfigState(config)
 	}
-	return r.records[config]
+	return r.configs[config]
 }
 
 // credentialOf returns what is known of the config's User-API token at its URL. The registry is locked.

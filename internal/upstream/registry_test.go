@@ -260,7 +260,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 		}
 		b.Evict("never there")
 		b.ServesStaleNoMore("never there", time.Now())
-		if len(b.records) != 1 {
+		if len(b.configs) != 1 {
 			t.Error("a record of what was never there is kept")
 		}
 	})

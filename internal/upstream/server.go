@@ -27,6 +27,7 @@ type Server struct {
 	registry   *Registry
 	knowledge  *knowledge
 	record     *Record
+	watch      *Watch
 	generation int // of the record
 	events     *events.Sender
 	logger     hclog.Logger
@@ -41,7 +42,7 @@ type Server struct {
 }
 
 // newServer makes the server of a config. The registry is locked.
-func (r *Registry) newServer(config *store.Config, record *Record) (*Server, error) {
+func (r *Registry) newServer(config *store.Config, state *configState) (*Server, error) {
 	transport, err := ncentral.NewTransport(ncentral.TransportOptions{
 		CACert:        config.Authorities(),
 		TLSServerName: config.TLSServerName,
@@ -51,18 +52,19 @@ func (r *Registry) newServer(config *store.Config, record *Record) (*Server, err
 	if err != nil {
 		return nil, fmt.Errorf("config %q: %w", config.Name, err)
 	}
-	limited := newAttempts(transport, config.MaxRequestsInFlight, config.RequestTimeout, record.counters.inFlight)
+	limited := newAttempts(transport, config.MaxRequestsInFlight, config.RequestTimeout, state.record.counters.inFlight)
 	return &Server{
 		config: config,
 		client: ncentral.New(ncentral.Options{
 			BaseURL: config.URL, Transport: limited, UserAgent: r.userAgent,
-			MaxRetries: config.MaxRetries, Trace: record.counters.trace(),
+			MaxRetries: config.MaxRetries, Trace: state.record.counters.trace(),
 		}),
 		credential: r.credentialOf(config),
 		registry:   r,
-		knowledge:  r.knowledgeOf(config, record),
-		record:     record,
-		generation: record.currentGeneration(),
+		knowledge:  r.knowledgeOf(config, state),
+		record:     state.record,
+		watch:      state.watch,
+		generation: state.record.currentGeneration(),
 		events:     r.events,
 		logger:     r.logger.With("config", config.Name),
 		outage:     newBackOff(),
@@ -106,7 +108,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 	}
 	s.record.recordValidation(s.generation, nil)
 	if found == alive {
-		s.record.outlived(token.GrantedUntil)
+		s.watch.tokenAccepted(token.GrantedUntil)
 		return Verdict{Valid: true}, nil
 	}
 	overlapped := before.underWay > 0 || before.begun != s.credential.authCallsSoFar().begun

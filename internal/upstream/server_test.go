@@ -339,17 +339,17 @@ func TestTokensOfAuthenticatesThatOverlapAreSuspectWhereOneMayEndTheOther(t *tes
 // The tick asks after the tokens that readers share, and by them a reboot is found.
 func TestATokenThatReadersShareWatchesTheServerAndOneOfAReadersOwnDoesNot(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		s.server.record.confirmed(time.Now())
-		if _, err := s.server.Authenticate(AwaitedBy(t.Context(), t.Context()), Asked{}); err != nil || !s.server.record.watchedUntil.Equal(time.Now()) {
-			t.Errorf("a reader's own: until %s, %v", s.server.record.watchedUntil, err)
+		s.server.watch.traitsConfirmed(time.Now())
+		if _, err := s.server.Authenticate(AwaitedBy(t.Context(), t.Context()), Asked{}); err != nil || !s.server.watch.watchedUntil.Equal(time.Now()) {
+			t.Errorf("a reader's own: until %s, %v", s.server.watch.watchedUntil, err)
 		}
 		shared := s.authenticate()
-		if want := time.Now().Add(time.Hour); !s.server.record.watchedUntil.Equal(want) || s.server.record.wasUnwatched() {
-			t.Errorf("a shared one: until %s, want %s", s.server.record.watchedUntil, want)
+		if want := time.Now().Add(time.Hour); !s.server.watch.watchedUntil.Equal(want) || s.server.watch.hadGap() {
+			t.Errorf("a shared one: until %s, want %s", s.server.watch.watchedUntil, want)
 		}
 		time.Sleep(30 * time.Minute)
-		if _, err := s.server.Refresh(t.Context(), shared.RefreshToken, Asked{}); err != nil || !s.server.record.watchedUntil.Equal(time.Now().Add(time.Hour)) {
-			t.Errorf("one refreshed: until %s, %v", s.server.record.watchedUntil, err)
+		if _, err := s.server.Refresh(t.Context(), shared.RefreshToken, Asked{}); err != nil || !s.server.watch.watchedUntil.Equal(time.Now().Add(time.Hour)) {
+			t.Errorf("one refreshed: until %s, %v", s.server.watch.watchedUntil, err)
 		}
 	})
 }
@@ -503,7 +503,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				grant := s.authenticate()
 				s.server.record.startOver()
 				s.server.generation = s.server.record.currentGeneration()
-				s.server.record.confirmed(time.Now())
+				s.server.watch.traitsConfirmed(time.Now())
 				s.knows(test.traits)
 				if test.dies {
 					s.Reboot()
@@ -526,7 +526,7 @@ func TestWhatAValidationTells(t *testing.T) {
 				if got := s.status(s.config); got.State != test.state {
 					t.Errorf("%s because of %q", got.State, got.Reasons)
 				}
-				if watched := s.server.record.watchedUntil.Equal(token.GrantedUntil); watched != test.want.Valid {
+				if watched := s.server.watch.watchedUntil.Equal(token.GrantedUntil); watched != test.want.Valid {
 					t.Errorf("it watches the server: %t", watched)
 				}
 			})
