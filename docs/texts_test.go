@@ -20,7 +20,7 @@ import (
 )
 
 // speakingPackages are those whose texts reach people, as errors, warnings, reasons, messages of check or log lines.
-var speakingPackages = []string{"backend", "paths", "internal/events", "internal/ncentral", "internal/pasted", "internal/sessions", "internal/store", "internal/upstream"}
+var speakingPackages = []string{"backend", "paths", "internal/events", "internal/health", "internal/ncentral", "internal/pasted", "internal/sessions", "internal/store", "internal/upstream"}
 
 // textsHeading begins the part of operations.md that lists the texts: in each table, one text a row, in its first cell.
 const textsHeading = "## What the engine says"

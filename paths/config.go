@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -303,7 +304,7 @@ func (a *API) readConfig(ctx context.Context, _ *logical.Request, data *framewor
 
 // configWarnings are what a reader of the config should know of it.
 func configWarnings(config *store.Config) []string {
-	warnings := upstream.ExpiryWarnings(config, time.Now())
+	warnings := health.ExpiryWarnings(config, time.Now())
 	if config.TLSSkipVerify {
 		warnings = append(warnings, "tls_skip_verify: the server's certificate is not verified, so whoever stands between can take the User-API token: give ca_cert instead")
 	}
@@ -327,7 +328,7 @@ func learntWarnings(traits store.ServerTraits) []string {
 	if can := traits.CanValidate; can != nil && !*can {
 		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: the engine asks by a data call whether a token lives")
 	}
-	if warning := upstream.ClockWarning(traits); warning != "" {
+	if warning := health.ClockWarning(traits); warning != "" {
 		warnings = append(warnings, warning)
 	}
 	return warnings

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -146,7 +147,7 @@ func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framewo
 	report := server.Check(ctx)
 	a.endLeft(config, report)
 	answer := checkAnswer(report)
-	warnings := append(upstream.ExpiryWarnings(config, time.Now()), reportWarnings(report)...)
+	warnings := append(health.ExpiryWarnings(config, time.Now()), reportWarnings(report)...)
 	answer[fieldReport] = reportText(report, answer[fieldMessage].(string), warnings)
 	return withWarnings(&logical.Response{Data: answer}, warnings), nil
 }

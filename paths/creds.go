@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 const (
@@ -182,7 +182,7 @@ func tokenData(answer *sessions.Answer) map[string]any {
 
 // allWarnings are the answer's, and those of expiries that are near.
 func allWarnings(answer *sessions.Answer) []string {
-	return append(answer.Warnings, upstream.ExpiryWarnings(answer.Config, time.Now())...)
+	return append(answer.Warnings, health.ExpiryWarnings(answer.Config, time.Now())...)
 }
 
 // unleased answers the token with the fields by which consumers know when to come back. Of two answers with one token,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -19,7 +20,7 @@ import (
 // where N-central is not there or too busy, 502 where it answers what it should not. It is never 403, on which Vault's
 // Secrets Operator throws its own Vault token away, and 500 only for failures of this node.
 func failed(err error) (*logical.Response, error) {
-	var failure *upstream.Failure
+	var failure *health.Failure
 	var limit *sessions.LimitError
 	var useless *sessions.UselessLifetimeError
 	var late *sessions.LateError

@@ -14,8 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // metricsFormat is the text form that every Prometheus reads.
@@ -72,7 +72,7 @@ func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.
 		return nil, err
 	}
 	for _, config := range configs {
-		if err := registry.Register(a.Upstream.Counters(config.Name)); err != nil {
+		if err := registry.Register(a.Upstream.Record(config.Name).Collector()); err != nil {
 			return nil, err
 		}
 	}
@@ -140,7 +140,7 @@ func zeroOrOne(is bool) float64 {
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(prometheus.BuildFQName(upstream.MetricNamespace, upstream.MetricSubsystem, name), help, labels, nil)
+	return prometheus.NewDesc(prometheus.BuildFQName(health.MetricNamespace, health.MetricSubsystem, name), help, labels, nil)
 }
 
 var (
@@ -148,19 +148,19 @@ var (
 
 	unreadableConfigs = describe("unreadable_configs", "Configs that are stored and cannot be read, damaged or of a newer version: no other metric tells of them.")
 
-	configState       = describe("config_state", "1 for the state that the config is in, 0 for the others: unknown, ok, degraded, failing.", upstream.ConfigLabel, "state")
-	lastSuccess       = describe("last_success_timestamp_seconds", "When N-central last answered well, in Unix time.", upstream.ConfigLabel)
-	lastFailure       = describe("last_failure_timestamp_seconds", "When a call to N-central last failed, in Unix time.", upstream.ConfigLabel)
-	nextAttempt       = describe("next_attempt_timestamp_seconds", "Where N-central is being left alone: when it is next asked for a token, in Unix time.", upstream.ConfigLabel)
-	logoutsOwed       = describe("logouts_owed", "Logouts that could not be done yet and are tried once a minute.", upstream.ConfigLabel)
-	passwordRemaining = describe("password_remaining_seconds", "Seconds until the API user's password expires, less than zero after it did; absent where password_changed_at is not given.", upstream.ConfigLabel)
-	passwordExpired   = describe("password_expired", "Whether the API user's password has expired, 0 or 1, as N-central last told; absent where it does not tell.", upstream.ConfigLabel)
-	passwordUnknown   = describe("password_changed_at_missing", "1 where password_changed_at is not given and password_max_age is not 0, so that nobody is warned before the password expires; else 0.", upstream.ConfigLabel)
-	tokenRemaining    = describe("user_api_token_remaining_seconds", "Seconds until the User-API token expires by its own claim, less than zero after it did; absent where it has no such claim.", upstream.ConfigLabel)
-	canValidate       = describe("server_can_validate", "Whether the server tells if a token lives, 0 or 1; where it does not, the engine asks by a data call. Absent where that is not known.", upstream.ConfigLabel)
-	canLogOut         = describe("server_can_log_out", "Whether the server has a logout, 0 or 1; absent where that is not known.", upstream.ConfigLabel)
-	refreshEnds       = describe("server_refresh_ends_predecessor", "Whether the server's refresh ends the access token before it, 0 or 1; absent where that is not known.", upstream.ConfigLabel)
-	authenticateEnds  = describe("server_authenticate_ends_earlier_sessions", "Whether a new session ends the user's earlier ones, 0 or 1; absent where that is not known.", upstream.ConfigLabel)
+	configState       = describe("config_state", "1 for the state that the config is in, 0 for the others: unknown, ok, degraded, failing.", health.ConfigLabel, "state")
+	lastSuccess       = describe("last_success_timestamp_seconds", "When N-central last answered well, in Unix time.", health.ConfigLabel)
+	lastFailure       = describe("last_failure_timestamp_seconds", "When a call to N-central last failed, in Unix time.", health.ConfigLabel)
+	nextAttempt       = describe("next_attempt_timestamp_seconds", "Where N-central is being left alone: when it is next asked for a token, in Unix time.", health.ConfigLabel)
+	logoutsOwed       = describe("logouts_owed", "Logouts that could not be done yet and are tried once a minute.", health.ConfigLabel)
+	passwordRemaining = describe("password_remaining_seconds", "Seconds until the API user's password expires, less than zero after it did; absent where password_changed_at is not given.", health.ConfigLabel)
+	passwordExpired   = describe("password_expired", "Whether the API user's password has expired, 0 or 1, as N-central last told; absent where it does not tell.", health.ConfigLabel)
+	passwordUnknown   = describe("password_changed_at_missing", "1 where password_changed_at is not given and password_max_age is not 0, so that nobody is warned before the password expires; else 0.", health.ConfigLabel)
+	tokenRemaining    = describe("user_api_token_remaining_seconds", "Seconds until the User-API token expires by its own claim, less than zero after it did; absent where it has no such claim.", health.ConfigLabel)
+	canValidate       = describe("server_can_validate", "Whether the server tells if a token lives, 0 or 1; where it does not, the engine asks by a data call. Absent where that is not known.", health.ConfigLabel)
+	canLogOut         = describe("server_can_log_out", "Whether the server has a logout, 0 or 1; absent where that is not known.", health.ConfigLabel)
+	refreshEnds       = describe("server_refresh_ends_predecessor", "Whether the server's refresh ends the access token before it, 0 or 1; absent where that is not known.", health.ConfigLabel)
+	authenticateEnds  = describe("server_authenticate_ends_earlier_sessions", "Whether a new session ends the user's earlier ones, 0 or 1; absent where that is not known.", health.ConfigLabel)
 )
 
 // gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in words.
@@ -180,7 +180,7 @@ func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Confi
 	if err != nil {
 		return err
 	}
-	for _, state := range upstream.States() {
+	for _, state := range health.States() {
 		all.add(configState, zeroOrOne(state == status.State), config.Name, string(state))
 	}
 	all.add(logoutsOwed, float64(status.LogoutsOwed), config.Name)

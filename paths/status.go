@@ -10,8 +10,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 const (
@@ -76,7 +76,7 @@ func statusFields() map[string]*framework.FieldSchema {
 func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
-		AllowedValues: []any{string(upstream.StateUnknown), string(upstream.StateOK), string(upstream.StateDegraded), string(upstream.StateFailing)},
+		AllowedValues: []any{string(health.StateUnknown), string(health.StateOK), string(health.StateDegraded), string(health.StateFailing)},
 		Description:   "unknown: no token was asked for and no data call made since the plugin started. ok: the last of these went well, and no call of the last five minutes found N-central down. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
 	}
 }
@@ -96,7 +96,7 @@ func (a *API) readStatus(ctx context.Context, _ *logical.Request, _ *framework.F
 		if configs[config.Name], err = a.statusOf(ctx, config, now); err != nil {
 			return nil, err
 		}
-		warnings = append(warnings, upstream.ExpiryWarnings(config, now)...)
+		warnings = append(warnings, health.ExpiryWarnings(config, now)...)
 	}
 	return withWarnings(&logical.Response{Data: map[string]any{fieldConfigs: configs}}, warnings), nil
 }

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // ReadOptions is what a reader asks for.
@@ -58,7 +58,7 @@ func newSharedFields(snap *snapshot) sharedFields {
 }
 
 // handOut answers the snapshot's token to a reader, and notes that it was read.
-func (snap *snapshot) handOut(from upstream.Source, now time.Time) *Answer {
+func (snap *snapshot) handOut(from health.Source, now time.Time) *Answer {
 	snap.state.readAt(now)
 	snap.record.CountRead(from)
 	return snap.answer(now)

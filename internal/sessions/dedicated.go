@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -121,7 +122,7 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	snap := m.newSnapshot(m.state(name), role, config, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
 	})
-	snap.record.CountRead(upstream.SourceAuthenticate)
+	snap.record.CountRead(health.SourceAuthenticate)
 	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
 	m.probeAfterwards(server, config, token.AccessToken)

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/singleflight"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -264,7 +265,7 @@ type snapshot struct {
 	role    *store.Role
 	config  *store.Config
 	session *store.Session
-	record  *upstream.Record
+	record  *health.Record
 	watch   *upstream.Watch
 
 	token     *store.Token // nil: there is none that serves

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -59,7 +60,7 @@ func (m *Manager) refresh(
 		state.noteRefreshRejected(current.RefreshToken)
 		m.discardRefreshed(state, terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
-	var failure *upstream.Failure
+	var failure *health.Failure
 	if errors.As(err, &failure) && failure.Lost {
 		state.noteRefreshLost(current.RefreshToken)
 	}

@@ -9,19 +9,19 @@ import (
 	"fmt"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 // Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
 // concurrent readers cause one obtaining. A read ends within the config's FlightLimit, whatever it needs. Errors are
 // ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
-// a *LimitError, a *LateError, a *UselessLifetimeError, an *upstream.Failure, the context's, or storage's.
+// a *LimitError, a *LateError, a *UselessLifetimeError, an *health.Failure, the context's, or storage's.
 func (m *Manager) Read(ctx context.Context, role string, options ReadOptions) (*Answer, error) {
-	found := findings{from: upstream.SourceStorage}
+	found := findings{from: health.SourceStorage}
 	if m.store.Sessions.Holds(role) {
-		found.from = upstream.SourceMemory
+		found.from = health.SourceMemory
 	}
 	answer, err := m.readInHand(ctx, role, options, found)
 	if answer == nil && err == nil {
@@ -50,7 +50,7 @@ func reasonOf(err error) string {
 	var late *LateError
 	switch {
 	case ncentral.KindOf(err) == ncentral.KindCanceled: // a dedicated session is opened for its reader alone
-		return upstream.ReasonReaderGone
+		return health.ReasonReaderGone
 	case ncentral.KindOf(err) != "":
 		return string(ncentral.KindOf(err))
 	case errors.Is(err, ErrTimeOver):
@@ -58,22 +58,22 @@ func reasonOf(err error) string {
 	case errors.Is(err, ErrTooManyWaiting):
 		return string(ncentral.KindQueued)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return upstream.ReasonReaderGone
+		return health.ReasonReaderGone
 	case errors.Is(err, ErrSuperseded):
-		return upstream.ReasonSuperseded
+		return health.ReasonSuperseded
 	case errors.Is(err, ErrDeadOnArrival), errors.As(err, &late):
-		return upstream.ReasonDeadOnArrival
+		return health.ReasonDeadOnArrival
 	}
-	return upstream.ReasonStorage
+	return health.ReasonStorage
 }
 
 // findings are what one read has found out so far.
 type findings struct {
-	from     upstream.Source // where the token in hand was when the read began
-	obtained bool            // the token in hand is one that the read waited for
-	usable   *store.Token    // the token that N-central said lives
-	unusable *store.Token    // the token that died, or that must be validated and cannot be
-	unproven error           // why the token in hand, which came from storage, could not be validated
+	from     health.Source // where the token in hand was when the read began
+	obtained bool          // the token in hand is one that the read waited for
+	usable   *store.Token  // the token that N-central said lives
+	unusable *store.Token  // the token that died, or that must be validated and cannot be
+	unproven error         // why the token in hand, which came from storage, could not be validated
 }
 
 // decision is what a read does next.
@@ -198,9 +198,9 @@ func (m *Manager) serve(ctx context.Context, snap *snapshot, options ReadOptions
 	from := found.from
 	switch {
 	case found.obtained && snap.token.ObtainedBy == store.ByRefresh:
-		from = upstream.SourceRefresh
+		from = health.SourceRefresh
 	case found.obtained:
-		from = upstream.SourceAuthenticate
+		from = health.SourceAuthenticate
 	case snap.dueAhead(now) && options.CacheOnly:
 		return nil, ErrNeedsActiveNode
 	case snap.dueAhead(now):

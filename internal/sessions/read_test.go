@@ -10,29 +10,29 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
-	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
 func TestEachFailedReadHasItsReason(t *testing.T) {
 	failure := func(kind ncentral.Kind) error {
-		return fmt.Errorf("reading: %w", &upstream.Failure{Kind: kind, Cause: &ncentral.Error{Kind: kind}})
+		return fmt.Errorf("reading: %w", &health.Failure{Kind: kind, Cause: &ncentral.Error{Kind: kind}})
 	}
 	for name, test := range map[string]struct {
 		err     error
 		options string
 	}{
 		"refused":                  {failure(ncentral.KindUnauthorized), string(ncentral.KindUnauthorized)},
-		"given up":                 {failure(ncentral.KindCanceled), upstream.ReasonReaderGone},
+		"given up":                 {failure(ncentral.KindCanceled), health.ReasonReaderGone},
 		"the time of the read":     {ErrTimeOver, string(ncentral.KindTimeout)},
 		"too many waiting":         {ErrTooManyWaiting, string(ncentral.KindQueued)},
-		"the reader hung up":       {context.Canceled, upstream.ReasonReaderGone},
-		"the reader's time is up":  {context.DeadlineExceeded, upstream.ReasonReaderGone},
-		"changed again and again":  {ErrSuperseded, upstream.ReasonSuperseded},
-		"dead on arrival":          {ErrDeadOnArrival, upstream.ReasonDeadOnArrival},
-		"less than was asked for":  {&LateError{}, upstream.ReasonDeadOnArrival},
-		"storage, or anything new": {errors.New("no such thing"), upstream.ReasonStorage},
+		"the reader hung up":       {context.Canceled, health.ReasonReaderGone},
+		"the reader's time is up":  {context.DeadlineExceeded, health.ReasonReaderGone},
+		"changed again and again":  {ErrSuperseded, health.ReasonSuperseded},
+		"dead on arrival":          {ErrDeadOnArrival, health.ReasonDeadOnArrival},
+		"less than was asked for":  {&LateError{}, health.ReasonDeadOnArrival},
+		"storage, or anything new": {errors.New("no such thing"), health.ReasonStorage},
 	} {
 		if got := reasonOf(test.err); got != test.options {
 			t.Errorf("%s: %s, options %s", name, got, test.options)

@@ -32,7 +32,7 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 }
 
 // validate asks N-central whether the snapshot's token lives, once a second at most and once for all who ask at a time. A
-// dead token is dropped, so that nobody gets it again. The error is an *upstream.Failure or the context's.
+// dead token is dropped, so that nobody gets it again. The error is an *health.Failure or the context's.
 func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdict, error) {
 	state := snap.state
 	last := state.validated.Load()

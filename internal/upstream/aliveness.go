@@ -3,7 +3,10 @@
 
 package upstream
 
-import "vault-plugin-secrets-ncentral/internal/ncentral"
+import (
+	"vault-plugin-secrets-ncentral/internal/health"
+	"vault-plugin-secrets-ncentral/internal/ncentral"
+)
 
 // aliveness is what N-central says of an access token.
 type aliveness int
@@ -41,5 +44,5 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 
 // isUnanswered reports whether a call that failed so brought no answer of N-central's that counts.
 func isUnanswered(kind ncentral.Kind) bool {
-	return isDown(kind) || kind == ncentral.KindCanceled
+	return health.IsDown(kind) || kind == ncentral.KindCanceled
 }

@@ -4,7 +4,6 @@
 package upstream
 
 import (
-	"errors"
 	"testing"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
@@ -50,21 +49,6 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 		)
 		if found != test.want || dataAsked != test.dataAsked || ncentral.KindOf(err) != test.why {
 			t.Errorf("validate %q, data %q: %d, data asked: %t, because of %v", test.validate, test.data, found, dataAsked, err)
-		}
-	}
-}
-
-func TestAFailureCallsForPatienceWhereTimeMayMendIt(t *testing.T) {
-	outlook := map[ncentral.Kind]bool{
-		ncentral.KindUnreachable: true, ncentral.KindTimeout: true, ncentral.KindRateLimited: true, ncentral.KindUnavailable: true, ncentral.KindQueued: true,
-	}
-	final := map[ncentral.Kind]bool{
-		ncentral.KindUnauthorized: true, ncentral.KindForbidden: true, ncentral.KindBadRequest: true, ncentral.KindNotFound: true,
-	}
-	for _, kind := range ncentral.Kinds() {
-		failure := &Failure{Step: ncentral.CallRefresh, Kind: kind, Cause: errors.New("no")}
-		if failure.Down() != outlook[kind] || failure.Final() != final[kind] {
-			t.Errorf("%s: down %t, final %t", kind, failure.Down(), failure.Final())
 		}
 	}
 }

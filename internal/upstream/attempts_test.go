@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
@@ -235,8 +236,8 @@ func TestAnAttemptThatWasSentIsNotBrokenOffForNotBeingWanted(t *testing.T) {
 func TestATurnKeepsItsPlaceUntilItsAnswerIsActedOn(t *testing.T) {
 	withAttempts(t, 1, func(t *testing.T, a *attempts, server *heldServer) {
 		close(server.hold)
-		var refusal *Failure
-		gate := func(time.Time) *Failure { return refusal }
+		var refusal *health.Failure
+		gate := func(time.Time) *health.Failure { return refusal }
 		first, endFirst := withTurn(t.Context(), gate)
 		second, endSecond := withTurn(t.Context(), gate)
 		answer := func(wait func() (*http.Response, error)) error {
@@ -259,9 +260,9 @@ func TestATurnKeepsItsPlaceUntilItsAnswerIsActedOn(t *testing.T) {
 		if got := server.paths(); got != "/1 /1again" {
 			t.Errorf("sent: %s", got)
 		}
-		refusal = &Failure{Kind: ncentral.KindUnauthorized, Cause: errors.New("refused")}
+		refusal = &health.Failure{Kind: ncentral.KindUnauthorized, Cause: errors.New("refused")}
 		endFirst()
-		var known *Failure
+		var known *health.Failure
 		if err := answer(waiting); !errors.As(err, &known) || known != refusal || ncentral.KindOf(err) != ncentral.KindUnauthorized {
 			t.Error(err)
 		}
@@ -276,7 +277,7 @@ func TestATurnKeepsItsPlaceUntilItsAnswerIsActedOn(t *testing.T) {
 // What had the whole of its time, or a second try, was not cut short by what came before it.
 func TestAnAttemptIsCutShortWhereItHadNotItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		open := func(time.Time) *Failure { return nil }
+		open := func(time.Time) *health.Failure { return nil }
 		for name, test := range map[string]struct {
 			do   func(*turn)
 			want bool
@@ -306,7 +307,7 @@ func TestATurnGivesItsPlaceBackBetweenTwoTries(t *testing.T) {
 		close(server.hold)
 		server.fail = &net.OpError{Op: "read", Err: errors.New("reset")}
 		client := ncentral.New(ncentral.Options{BaseURL: "http://localhost", Transport: a, MaxRetries: 1})
-		ctx, end := withTurn(t.Context(), func(time.Time) *Failure { return nil })
+		ctx, end := withTurn(t.Context(), func(time.Time) *health.Failure { return nil })
 		defer end()
 		var calls sync.WaitGroup
 		calls.Go(func() { _ = client.Logout(ctx, "token") })

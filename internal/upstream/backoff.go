@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -27,7 +28,7 @@ type backoff struct {
 
 	begun, until time.Time
 	length       time.Duration
-	cause        *Failure
+	cause        *health.Failure
 }
 
 func newCoolDown() backoff { return backoff{first: firstCoolDown, longest: longestCoolDown} }
@@ -36,7 +37,7 @@ func newBackOff() backoff  { return backoff{first: firstBackOff, longest: longes
 // begin starts the pause after an attempt that was sent at that time. An attempt that was under way already when the
 // last pause began tells nothing new and does not lengthen it. Where N-central said for how long it wants to be left
 // alone, that counts.
-func (p *backoff) begin(sent, now time.Time, cause *Failure) {
+func (p *backoff) begin(sent, now time.Time, cause *health.Failure) {
 	if sent.Before(p.begun) {
 		cause.Next = p.until
 		return
@@ -50,7 +51,7 @@ func (p *backoff) begin(sent, now time.Time, cause *Failure) {
 	cause.Next = p.until
 }
 
-func retryAfter(failure *Failure) time.Duration {
+func retryAfter(failure *health.Failure) time.Duration {
 	var callErr *ncentral.Error
 	if errors.As(failure.Cause, &callErr) {
 		return callErr.RetryAfter
@@ -67,7 +68,7 @@ func (p *backoff) release() { p.until = p.begun }
 // active returns why nothing is asked at that time, or nil. A caller whose token ended during the pause need not wait
 // for its end, once it has lasted as long as the first one does. A zero tokenEnd is that of a caller who had none. A time
 // is over as soon as one of the clocks says so, as a token's is: the machine may have been suspended meanwhile.
-func (p *backoff) active(now, tokenEnd time.Time) *Failure {
+func (p *backoff) active(now, tokenEnd time.Time) *health.Failure {
 	isOver := func(then time.Time) bool { return store.Remaining(then, now) <= 0 }
 	switch {
 	case isOver(p.until):

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
@@ -23,8 +24,8 @@ func suspended(t time.Time, by time.Duration) time.Time {
 func TestAPauseEndsAsSoonAsOneClockSaysSo(t *testing.T) {
 	begun := time.Now()
 	p := newCoolDown()
-	p.begin(begun, begun, &Failure{Cause: errors.New("refused")})
-	p.begin(begun, begun, &Failure{Cause: errors.New("refused")}) // 60 s
+	p.begin(begun, begun, &health.Failure{Cause: errors.New("refused")})
+	p.begin(begun, begun, &health.Failure{Cause: errors.New("refused")}) // 60 s
 	tests := map[string]struct {
 		now, tokenEnd time.Time
 		active        bool
@@ -47,7 +48,7 @@ func TestAPauseEndsAsSoonAsOneClockSaysSo(t *testing.T) {
 	}
 }
 
-func failed() *Failure { return &Failure{Cause: errors.New("no")} }
+func failed() *health.Failure { return &health.Failure{Cause: errors.New("no")} }
 
 func TestEachFailureDoublesThePauseUpToTheLongest(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -107,7 +108,7 @@ func TestRetryAfterIsHonouredBetweenTheShortestPauseAndTenMinutes(t *testing.T) 
 	} {
 		now := time.Now()
 		p := newBackOff()
-		p.begin(now, now, &Failure{Cause: &ncentral.Error{RetryAfter: asked}})
+		p.begin(now, now, &health.Failure{Cause: &ncentral.Error{RetryAfter: asked}})
 		if got := p.until.Sub(now); got != want {
 			t.Errorf("Retry-After %s: %s, want %s", asked, got, want)
 		}

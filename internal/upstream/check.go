@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -37,7 +38,7 @@ type Report struct {
 	scope         scope
 	authenticated bool
 	userAsked     bool
-	failure       *Failure // why the first failed step failed, where that is a call's or the user's
+	failure       *health.Failure // why the first failed step failed, where that is a call's or the user's
 	// authenticateSent is when the last authenticate was sent.
 	authenticateSent time.Time
 }
@@ -107,11 +108,11 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 		s.watch.traitsConfirmed(time.Now())
 	}
 	failure := report.failure
-	if report.Failed == nil || failure != nil && !failure.isOfUser() {
-		s.record.recordOutcome(s.generation, failure, time.Now())
+	if report.Failed == nil || failure != nil && !failure.IsOfUser() {
+		s.record.NoteOutcome(s.generation, failure, time.Now())
 	}
 	if report.userAsked {
-		s.record.recordUser(s.generation, report.User)
+		s.record.NoteUser(s.generation, report.User)
 	}
 	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
 		s.endOutage()
@@ -124,9 +125,9 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 		s.backOff.lift()
 		s.mu.Unlock()
 		s.reportObtaining(ctx, nil)
-		s.NoteProbed(ctx, s.failureOfUser(s.record.lastUser(s.generation)))
+		s.NoteProbed(ctx, health.NewUserFailure(s.config, s.record.LastUser(s.generation)))
 	case failure == nil:
-	case failure.isOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
+	case failure.IsOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)
 	case failure.CredentialRejected() && s.credential.refusal() != nil:
 	case !report.authenticated && (failure.Step == ncentral.CallAuthenticate || failure.Down()):
@@ -254,7 +255,7 @@ func (e *checkRun) mayBeCutOff(ctx context.Context) bool {
 func (e *checkRun) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
-	var failure *Failure
+	var failure *health.Failure
 	if errors.As(err, &failure) {
 		message = failure.Explanation()
 	}
@@ -369,9 +370,9 @@ func (e *checkRun) user(ctx context.Context) (string, error) {
 		return fmt.Sprintf("not told (%s): the data call tells whether the user works", withoutRemedy(e.failure(ncentral.CallUser, err))), nil
 	}
 	e.report.User = &user
-	troubles, bars := troublesOf(&user)
+	troubles, bars := health.UserTroubles(&user)
 	if bars {
-		return "", e.server.failureOfUser(&user)
+		return "", health.NewUserFailure(e.server.config, &user)
 	}
 	e.report.Warnings = append(e.report.Warnings, troubles...)
 	return user.Name, nil
@@ -385,7 +386,7 @@ func (e *checkRun) data(ctx context.Context) (string, error) {
 	case ncentral.KindForbidden:
 		return "the user may not see service organisations, which is well if its work does not need them", nil
 	}
-	failure := e.server.failure(ncentral.CallData, err)
+	failure := health.NewFailure(e.server.config, ncentral.CallData, err)
 	failure.User = e.report.User
 	return "", failure
 }
@@ -398,7 +399,7 @@ func (e *checkRun) refresh(ctx context.Context) (string, error) {
 		return "N-central gave no refresh token of use: tokens are replaced by authenticating", nil
 	}
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
-	if err != nil && !isDown(ncentral.KindOf(err)) {
+	if err != nil && !health.IsDown(ncentral.KindOf(err)) {
 		e.report.Traits.RefreshRejected = true
 		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
 	}
@@ -498,12 +499,12 @@ func (e *checkRun) failure(step ncentral.Call, err error) error {
 	if err == nil {
 		return nil
 	}
-	return e.server.failure(step, err)
+	return health.NewFailure(e.server.config, step, err)
 }
 
 // withoutRemedy is what failed, for a step that passes all the same: there is nothing to be done about it.
 func withoutRemedy(err error) string {
-	var failure *Failure
+	var failure *health.Failure
 	if errors.As(err, &failure) && failure.Cause != nil {
 		err = failure.Cause
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -450,12 +451,12 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 				if got := s.traits("default"); (got.Epoch > 0) != test.suspect || got.CanLogOut != nil || s.traits(other.Name).Epoch == 0 {
 					t.Errorf("%+v, of another config with the token %+v", got, s.traits(other.Name))
 				}
-				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.status(s.config).State != StateUnknown {
+				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.status(s.config).State != health.StateUnknown {
 					t.Error("the config in force is another")
 				}
-				metrics, _ := metricsOf(t, s.server.record.counters)
-				if counted := metrics["vault_ncentral_calls_total,authenticate,success"] > 0; counted != test.stored {
-					t.Errorf("its calls are counted: %t", counted)
+				calls := counted(t, s.server.record, "vault_ncentral_calls_total", "authenticate", "success")
+				if (calls > 0) != test.stored {
+					t.Errorf("%v of its calls are counted", calls)
 				}
 			})
 		})

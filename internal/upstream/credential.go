@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -52,7 +53,7 @@ func (c *credential) authCallsSoFar() authCalls {
 
 // beginCoolDown begins the cool-down after an authenticate that was sent at that time, and reports whether this is the first
 // refusal since the credential last worked.
-func (c *credential) beginCoolDown(sent time.Time, failure *Failure) (first bool) {
+func (c *credential) beginCoolDown(sent time.Time, failure *health.Failure) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	first = c.coolDown.cause == nil
@@ -61,7 +62,7 @@ func (c *credential) beginCoolDown(sent time.Time, failure *Failure) (first bool
 }
 
 // refusal returns why N-central refused the User-API token the last time it was tried, or nil where it did not.
-func (c *credential) refusal() *Failure {
+func (c *credential) refusal() *health.Failure {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.coolDown.cause
@@ -80,7 +81,7 @@ func (c *credential) mayBeTried() {
 	c.coolDown.release()
 }
 
-func (c *credential) pausedAt(now, tokenEnd time.Time) (cause *Failure, until time.Time) {
+func (c *credential) pausedAt(now, tokenEnd time.Time) (cause *health.Failure, until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.coolDown.active(now, tokenEnd), c.coolDown.until

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -149,9 +150,9 @@ func TestOfAServerThatHasChangedNothingIsKnownAndEveryTokenIsSuspect(t *testing.
 func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.stored("default", testURL, "token"))
-		lost := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindTimeout}}
-		odd := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}}
-		refused := &Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}}
+		lost := &health.Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindTimeout}}
+		odd := &health.Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}}
+		refused := &health.Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}}
 		for name, test := range map[string]struct {
 			ends                *bool
 			may, mayBeLost, odd bool
@@ -326,32 +327,32 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 		backsOff    bool // a token could not be had, before
 		probed      bool // the data call failed, before
 		next        time.Duration
-		state       State
+		state       health.State
 		stillSilent bool
 		reason      string // one of those why
 		events      []string
 	}{
-		"it passed":                                  {report: Report{}, state: StateOK},
-		"it passed after a refusal":                  {report: Report{}, refused: true, outage: true, backsOff: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
-		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindUnauthorized), next: 30 * time.Second, state: StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
-		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindUnauthorized), refused: true, next: 30 * time.Second, state: StateFailing},
-		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
-		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: StateFailing, events: []string{string(events.CredentialDegraded)}},
-		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: StateUnknown},
-		"it passed after a data call that failed":    {report: Report{}, probed: true, state: StateOK, events: []string{string(events.CredentialRecovered)}},
-		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), outage: true, next: time.Second, state: StateDegraded, stillSilent: true},
-		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: StateFailing, reason: "N-central failed"},
-		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), outage: true, state: StateUnknown},
-		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: StateDegraded, events: []string{string(events.CredentialDegraded)}},
-		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), outage: true, state: StateUnknown},
-		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), outage: true, next: time.Second, state: StateDegraded, stillSilent: true},
+		"it passed":                                  {report: Report{}, state: health.StateOK},
+		"it passed after a refusal":                  {report: Report{}, refused: true, outage: true, backsOff: true, state: health.StateOK, events: []string{string(events.CredentialRecovered)}},
+		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindUnauthorized), next: 30 * time.Second, state: health.StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
+		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindUnauthorized), refused: true, next: 30 * time.Second, state: health.StateFailing},
+		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: health.StateFailing, events: []string{string(events.CredentialDegraded)}},
+		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: health.StateFailing, events: []string{string(events.CredentialDegraded)}},
+		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: health.StateUnknown},
+		"it passed after a data call that failed":    {report: Report{}, probed: true, state: health.StateOK, events: []string{string(events.CredentialRecovered)}},
+		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), outage: true, next: time.Second, state: health.StateDegraded, stillSilent: true},
+		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: health.StateFailing, reason: "N-central failed"},
+		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), outage: true, state: health.StateUnknown},
+		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: health.StateDegraded, events: []string{string(events.CredentialDegraded)}},
+		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), outage: true, state: health.StateUnknown},
+		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), outage: true, next: time.Second, state: health.StateDegraded, stillSilent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withRegistry(t, func(t *testing.T, b *bench) {
 				config := b.stored("default", testURL, "token")
 				server := b.server(config)
 				if test.refused {
-					server.noteRefused(t.Context(), time.Now(), server.failure(authenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
+					server.noteRefused(t.Context(), time.Now(), health.NewFailure(server.config, authenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
 				}
 				if test.backsOff {
 					server.backOff.begin(time.Now(), time.Now(), failed())
@@ -392,7 +393,7 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 
 // reportOf is what a check found whose first call to fail is that one.
 func reportOf(step ncentral.Call, kind ncentral.Kind) Report {
-	failure := &Failure{Config: "default", Step: step, Kind: kind, Cause: &ncentral.Error{Call: step, Kind: kind}}
+	failure := &health.Failure{Config: "default", Step: step, Kind: kind, Cause: &ncentral.Error{Call: step, Kind: kind}}
 	return Report{Failed: &Step{Name: string(step)}, failure: failure}
 }
 

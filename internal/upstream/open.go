@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -83,7 +84,7 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 
 // mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and its answer was lost.
 func mayHaveArrived(err error) bool {
-	var failure *Failure
+	var failure *health.Failure
 	var callErr *ncentral.Error
 	if !errors.As(err, &callErr) || callErr.NotSent || callErr.Fault == ncentral.FaultWantsClient ||
 		errors.As(err, &failure) && failure.NotMade {
@@ -113,7 +114,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 		func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error) {
 			return s.client.Refresh(ctx, refreshToken, overrides)
 		})
-	var failure *Failure
+	var failure *health.Failure
 	if errors.As(err, &failure) {
 		failure.Lost = lost || mayHaveArrived(err)
 		if failure.Down() {
@@ -180,7 +181,7 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 	if grant.Access <= store.MinServable || grant.Access > longestLifetime {
 		stated := grant.Access
 		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
-		return grant, s.failure(step, &ncentral.Error{
+		return grant, health.NewFailure(s.config, step, &ncentral.Error{
 			Kind: ncentral.KindMalformed, Status: http.StatusOK,
 			Detail: fmt.Sprintf("an access token with a lifetime of %s, which is of no use", stated),
 		})
@@ -190,7 +191,7 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 
 // noteAuthenticated records how an authenticate went that was sent at that time.
 func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err error) {
-	var failure *Failure
+	var failure *health.Failure
 	switch {
 	case err == nil:
 		s.credential.works()
@@ -207,7 +208,7 @@ func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err erro
 
 // noteRefused begins the cool-down. The first refusal makes live tokens suspect, since a User-API token that was replaced
 // may have ended them.
-func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *Failure) {
+func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *health.Failure) {
 	if failure.NotMade {
 		return
 	}
@@ -217,22 +218,22 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *Failu
 	if first {
 		s.suspectUser(ctx)
 	}
-	if s.generation == s.record.currentGeneration() {
+	if s.generation == s.record.Generation() {
 		s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
 	}
 }
 
 // noteNotObtained begins the back-off after an attempt to obtain a token that failed for another reason than a refusal.
 // Where that may have been a refusal in other words, the first one makes live tokens suspect as a refusal does.
-func (s *Server) noteNotObtained(ctx context.Context, sent time.Time, failure *Failure) {
+func (s *Server) noteNotObtained(ctx context.Context, sent time.Time, failure *health.Failure) {
 	if failure.NotMade || failure.Kind == ncentral.KindCanceled || failure.Kind == ncentral.KindQueued {
 		return
 	}
 	s.mu.Lock()
-	first := s.backOff.cause == nil || !s.backOff.cause.mayBeRefusal()
+	first := s.backOff.cause == nil || !s.backOff.cause.MayBeRejection()
 	s.backOff.begin(sent, time.Now(), failure)
 	s.mu.Unlock()
-	if first && failure.mayBeRefusal() {
+	if first && failure.MayBeRejection() {
 		s.suspectUser(ctx)
 	}
 	s.reportObtaining(ctx, failure)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
@@ -65,7 +66,7 @@ func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 			if grant.Access != test.access || grant.Refresh != test.refresh || (grant.RefreshToken != "") != (test.refresh > 0) {
 				t.Errorf("access %s, refresh %s, refresh token %q", grant.Access, grant.Refresh, grant.RefreshToken)
 			}
-			var failure *Failure
+			var failure *health.Failure
 			if errors.As(err, &failure) != test.ofNoUse || test.ofNoUse && (failure.Kind != ncentral.KindMalformed || failure.Step != ncentral.CallRefresh) {
 				t.Error(err)
 			}
@@ -94,10 +95,10 @@ func TestWhetherACallThatFailedMayHaveArrived(t *testing.T) {
 		"no answer at all":              {errors.New("no"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := mayHaveArrived(&Failure{Cause: test.cause}); got != test.want {
+			if got := mayHaveArrived(&health.Failure{Cause: test.cause}); got != test.want {
 				t.Errorf("%t, want %t", got, test.want)
 			}
-			if mayHaveArrived(&Failure{Cause: test.cause, NotMade: true}) {
+			if mayHaveArrived(&health.Failure{Cause: test.cause, NotMade: true}) {
 				t.Error("a call that was not made may have arrived")
 			}
 		})

@@ -27,7 +27,7 @@ func (s *Server) openAsking(
 	session, err := s.openWith(ctx, step, sent, send)
 	var refused ncentral.Overrides
 	for isBadRequest(err) && sent != (ncentral.Overrides{}) {
-		s.record.counters.overrideFallbacks.Inc()
+		s.record.CountOverrideFallback()
 		named := namedIn(err, sent)
 		less := lessThan(sent, named)
 		refused = merged(named, difference(sent, less))

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -34,7 +35,7 @@ func TestAfterA400TheOverrideThatItNamesIsLeftOutElseTheAccessOverrideElseBoth(t
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			named := namedIn(&Failure{Cause: &ncentral.Error{Status: 400, Fields: test.fields}}, test.sent)
+			named := namedIn(&health.Failure{Cause: &ncentral.Error{Status: 400, Fields: test.fields}}, test.sent)
 			if named != test.named {
 				t.Errorf("named: %+v, want %+v", named, test.named)
 			}
@@ -78,10 +79,10 @@ func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T)
 // A 400 for an Authorization that a proxy took out judges no override: the call is not repeated for it.
 func TestA400ThatMayRefuseOverridesIsTold(t *testing.T) {
 	for err, want := range map[error]bool{
-		&Failure{Cause: &ncentral.Error{Status: 400}}:                                         true,
-		&Failure{Cause: &ncentral.Error{Status: 400, Fault: ncentral.FaultWebPage}}:           true,
-		&Failure{Cause: &ncentral.Error{Status: 400, Fault: ncentral.FaultAuthorizationLost}}: false,
-		&Failure{Cause: &ncentral.Error{Status: 401}}:                                         false,
+		&health.Failure{Cause: &ncentral.Error{Status: 400}}:                                         true,
+		&health.Failure{Cause: &ncentral.Error{Status: 400, Fault: ncentral.FaultWebPage}}:           true,
+		&health.Failure{Cause: &ncentral.Error{Status: 400, Fault: ncentral.FaultAuthorizationLost}}: false,
+		&health.Failure{Cause: &ncentral.Error{Status: 401}}:                                         false,
 		errors.New("no"): false,
 		nil:              false,
 	} {

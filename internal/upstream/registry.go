@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -93,7 +93,7 @@ func (r *Registry) replace(known *Server, config *store.Config) (*Server, error)
 	if known != nil {
 		known.client.CloseIdleConnections()
 		if known.config.Fingerprint() != config.Fingerprint() {
-			fresh.generation = fresh.record.startOver()
+			fresh.generation = fresh.record.StartOver()
 		}
 		fresh.credential.mayBeTried()
 	}
@@ -108,7 +108,7 @@ func (r *Registry) isInForce(config *store.Config) bool {
 }
 
 // Record is how the config's server fared since this process started.
-func (r *Registry) Record(config string) *Record {
+func (r *Registry) Record(config string) *health.Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state(config).record
@@ -121,15 +121,12 @@ func (r *Registry) Watch(config string) *Watch {
 	return r.state(config).watch
 }
 
-// Counters are what was counted of the config since this process started.
-func (r *Registry) Counters(config string) prometheus.Collector { return r.Record(config).counters }
-
 // ServesStaleNoMore notes that a token of the config which lived until then is gone, be it a stale one.
 func (r *Registry) ServesStaleNoMore(config string, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if state, known := r.configs[config]; known {
-		state.record.servesStaleNoMore(until)
+		state.record.EndStale(until)
 	}
 }
 
@@ -141,7 +138,7 @@ func (r *Registry) Evict(config string) {
 		server.client.CloseIdleConnections()
 	}
 	if state, known := r.configs[config]; known {
-		state.record.startOver() // what calls under way come to is nothing to a config made anew
+		state.record.StartOver() // what calls under way come to is nothing to a config made anew
 	}
 	delete(r.servers, config)
 	delete(r.configs, config)
@@ -159,20 +156,20 @@ func (r *Registry) Close() {
 
 // configState is what memory holds of one config, whatever its version.
 type configState struct {
-	record *Record
+	record *health.Record
 	watch  *Watch
 	// changingTraits is held while the server's traits are changed, so that no change is lost.
 	changingTraits *sync.Mutex
 }
 
 func newConfigState(config string) *configState {
-	return &configState{record: newRecord(config), watch: newWatch(), changingTraits: &sync.Mutex{}}
+	return &configState{record: health.NewRecord(config), watch: newWatch(), changingTraits: &sync.Mutex{}}
 }
 
 // beside returns the state of a config that is not stored beside the one that is: what is counted and learnt lies in one
 // place for both.
 func (s *configState) beside() *configState {
-	return &configState{record: s.record.beside(), watch: newWatch(), changingTraits: s.changingTraits}
+	return &configState{record: s.record.Beside(), watch: newWatch(), changingTraits: s.changingTraits}
 }
 
 // state returns what memory holds of the config. The registry is locked.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,8 +16,10 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -98,7 +101,37 @@ func (b *bench) server(config *store.Config) *Server {
 	return server
 }
 
-func (b *bench) status(config *store.Config) Status {
+var storeConfig = store.Config{Name: "default", URL: testURL, UserAPIToken: "token", RequestTimeout: time.Second, MaxRequestsInFlight: 8}
+
+func failureOf(step ncentral.Call, detail string) *health.Failure {
+	return &health.Failure{Step: step, Kind: ncentral.KindServerError, Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail}}
+}
+
+// counted returns the sum of the metric's values that have all those labels.
+func counted(t *testing.T, record *health.Record, name string, labels ...string) (sum float64) {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(record.Collector())
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			var values []string
+			for _, label := range metric.GetLabel() {
+				values = append(values, label.GetValue())
+			}
+			hasAll := !slices.ContainsFunc(labels, func(label string) bool { return !slices.Contains(values, label) })
+			if family.GetName() == name && hasAll {
+				sum += metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+func (b *bench) status(config *store.Config) health.Status {
 	b.t.Helper()
 	status, err := b.Status(b.t.Context(), config, time.Now())
 	if err != nil {
@@ -174,10 +207,10 @@ func TestAStaleTokenThatIsGoneIsServedNoMore(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config, until := b.config("default", testURL, "token"), time.Now().Add(time.Hour)
 		b.Record("default").ServedStale(until)
-		if state := b.status(config).State; state != StateDegraded {
+		if state := b.status(config).State; state != health.StateDegraded {
 			t.Errorf("the state is %s", state)
 		}
-		if b.ServesStaleNoMore("default", until); b.status(config).State != StateUnknown {
+		if b.ServesStaleNoMore("default", until); b.status(config).State != health.StateUnknown {
 			t.Errorf("the state is %s", b.status(config).State)
 		}
 	})
@@ -210,7 +243,7 @@ func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
 func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		first := b.server(b.config("default", testURL, "token"))
-		failure := first.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401})
+		failure := health.NewFailure(first.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401})
 		first.noteRefused(t.Context(), time.Now(), failure)
 		if first.NextAttempt(time.Now()).IsZero() {
 			t.Fatal("a refusal begins no cool-down")
@@ -222,11 +255,11 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.generation != first.generation {
 			t.Error("it is not tried, or the refusal forgotten, or counts as another's")
 		}
-		if state := b.status(rewritten).State; state != StateFailing {
+		if state := b.status(rewritten).State; state != health.StateFailing {
 			t.Errorf("the state is %s", state)
 		}
 		other := b.config("other", testURL, "token")
-		if b.server(other); b.status(other).State != StateFailing {
+		if b.server(other); b.status(other).State != health.StateFailing {
 			t.Error("another config with the token does not tell that it was refused")
 		}
 		time.Sleep(time.Second)
@@ -235,7 +268,7 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		if third.generation == second.generation || third.credential.refusal() != nil {
 			t.Error("what became of the token before is noted of another")
 		}
-		if state := b.status(replaced).State; state != StateUnknown {
+		if state := b.status(replaced).State; state != health.StateUnknown {
 			t.Errorf("the state is %s", state)
 		}
 		time.Sleep(time.Second)
@@ -249,13 +282,13 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config := b.config("default", testURL, "token")
 		server, record := b.server(config), b.Record("default")
-		failure := server.failure(ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
+		failure := health.NewFailure(server.config, ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
 		b.Evict("default")
 		server.reportObtaining(t.Context(), failure)
-		if b.Record("default") == record || b.known("default") != nil || b.status(config).State != StateUnknown {
+		if b.Record("default") == record || b.known("default") != nil || b.status(config).State != health.StateUnknown {
 			t.Error("it is still known")
 		}
-		if record.obtaining != nil || len(b.sentEvents()) != 0 {
+		if len(record.Status(config, health.Pauses{}, store.ServerTraits{}, 0, time.Now()).Reasons) != 0 || len(b.sentEvents()) != 0 {
 			t.Error("a call that ends late is told of:", b.sentEvents())
 		}
 		b.Evict("never there")
@@ -304,7 +337,7 @@ func TestAConditionIsThatOfTheVersionAskedAfter(t *testing.T) {
 		server.outage.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
 		time.Sleep(time.Second)
 		written := b.stored("default", testURL, "token")
-		if got := b.status(written); got.State != StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
+		if got := b.status(written); got.State != health.StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
 			t.Errorf("%+v", got)
 		}
 		if b.status(b.config("other", testURL, "token")); b.known("other") != nil {
@@ -321,7 +354,7 @@ func TestSilenceTellsOfTheServerForFiveMinutes(t *testing.T) {
 		if server.Validate(t.Context(), &store.Token{AccessToken: "token"}); b.dialled == 0 {
 			t.Fatal("no call was made")
 		}
-		for after, want := range map[time.Duration]State{0: StateDegraded, 5 * time.Minute: StateDegraded, 5*time.Minute + 1: StateUnknown} {
+		for after, want := range map[time.Duration]health.State{0: health.StateDegraded, 5 * time.Minute: health.StateDegraded, 5*time.Minute + 1: health.StateUnknown} {
 			status, err := b.Status(t.Context(), config, time.Now().Add(after))
 			if err != nil || status.State != want {
 				t.Errorf("after %s: %s, %v", after, status.State, err)
@@ -386,7 +419,7 @@ func TestNoCallIsMadeWhileTheServerIsLeftAlone(t *testing.T) {
 			t.Fatalf("%v after %d dials", err, b.dialled)
 		}
 		for name, call := range calls {
-			var failure *Failure
+			var failure *health.Failure
 			if err := call(); !errors.As(err, &failure) || !failure.NotMade || string(failure.Step) != name || failure.Next.IsZero() {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -408,12 +441,12 @@ func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 		ncentral.KindNotFound:     func(step ncentral.Call) bool { return step == ncentral.CallLogout },
 		ncentral.KindForbidden:    func(step ncentral.Call) bool { return step == ncentral.CallData },
 	}
-	isOfUser := func(step ncentral.Call, kind ncentral.Kind) bool { // whoever is not told of the user asks by the data call
-		return step == ncentral.CallUser && !isDown(kind)
+	IsOfUser := func(step ncentral.Call, kind ncentral.Kind) bool { // whoever is not told of the user asks by the data call
+		return step == ncentral.CallUser && !health.IsDown(kind)
 	}
 	for _, kind := range ncentral.Kinds() {
 		for _, step := range ncentral.Calls() {
-			if want := expected[kind] != nil && expected[kind](step) || isOfUser(step, kind); isExpected(step, kind) != want {
+			if want := expected[kind] != nil && expected[kind](step) || IsOfUser(step, kind); isExpected(step, kind) != want {
 				t.Errorf("%s, %s: %t", step, kind, !want)
 			}
 		}

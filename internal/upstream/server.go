@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
@@ -26,7 +27,7 @@ type Server struct {
 	credential *credential
 	registry   *Registry
 	knowledge  *knowledge
-	record     *Record
+	record     *health.Record
 	watch      *Watch
 	generation int // of the record
 	events     *events.Sender
@@ -52,19 +53,19 @@ func (r *Registry) newServer(config *store.Config, state *configState) (*Server,
 	if err != nil {
 		return nil, fmt.Errorf("config %q: %w", config.Name, err)
 	}
-	limited := newAttempts(transport, config.MaxRequestsInFlight, config.RequestTimeout, state.record.counters.inFlight)
+	limited := newAttempts(transport, config.MaxRequestsInFlight, config.RequestTimeout, state.record.InFlight())
 	return &Server{
 		config: config,
 		client: ncentral.New(ncentral.Options{
 			BaseURL: config.URL, Transport: limited, UserAgent: r.userAgent,
-			MaxRetries: config.MaxRetries, Trace: state.record.counters.trace(),
+			MaxRetries: config.MaxRetries, Trace: state.record.Trace(),
 		}),
 		credential: r.credentialOf(config),
 		registry:   r,
 		knowledge:  r.knowledgeOf(config, state),
 		record:     state.record,
 		watch:      state.watch,
-		generation: state.record.currentGeneration(),
+		generation: state.record.Generation(),
 		events:     r.events,
 		logger:     r.logger.With("config", config.Name),
 		outage:     newBackOff(),
@@ -102,11 +103,11 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 	case notAsked:
 		return Verdict{}, err
 	case untold:
-		failure := s.failure(ncentral.CallValidate, err)
-		s.record.recordValidation(s.generation, failure)
+		failure := health.NewFailure(s.config, ncentral.CallValidate, err)
+		s.record.NoteValidation(s.generation, failure)
 		return Verdict{Untold: true}, failure
 	}
-	s.record.recordValidation(s.generation, nil)
+	s.record.NoteValidation(s.generation, nil)
 	if found == alive {
 		s.watch.tokenAccepted(token.GrantedUntil)
 		return Verdict{Valid: true}, nil
@@ -123,7 +124,7 @@ var errNoValidate = &ncentral.Error{
 // Probe makes the data call that a working user is needed for, and asks what N-central tells of the user. The failure is
 // nil where the user works and needs no person: a 403 to the data call is well, for the user may merely not be allowed to
 // see service organisations. It reports whether N-central answered.
-func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failure, answered bool) {
+func (s *Server) Probe(ctx context.Context, accessToken string) (failure *health.Failure, answered bool) {
 	err := s.ask(ctx, ncentral.CallData, func(ctx context.Context) error { return s.client.Data(ctx, accessToken) })
 	errors.As(err, &failure)
 	if failure != nil && (isUnanswered(failure.Kind) || failure.Kind == ncentral.KindUnauthorized) {
@@ -131,40 +132,57 @@ func (s *Server) Probe(ctx context.Context, accessToken string) (failure *Failur
 	}
 	user := s.askOfUser(ctx, accessToken)
 	if failure == nil || failure.Kind == ncentral.KindForbidden {
-		return s.failureOfUser(s.record.lastUser(s.generation)), true
+		return health.NewUserFailure(s.config, s.record.LastUser(s.generation)), true
 	}
 	failure.User = user
 	return failure, true
 }
 
+// askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server does not tell, or the
+// user may not know. Whether the user works, the data call says in any case.
+func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.User {
+	var user ncentral.User
+	err := s.ask(ctx, ncentral.CallUser, func(ctx context.Context) (err error) {
+		user, err = s.client.WithoutRetries().User(ctx, accessToken)
+		return err
+	})
+	var told *ncentral.User
+	if err == nil {
+		told = &user
+	}
+	if !isUnanswered(ncentral.KindOf(err)) {
+		s.record.NoteUser(s.generation, told)
+	}
+	return told
+}
+
 // NoteProbed records how a data call went, and what N-central tells of the user.
-func (s *Server) NoteProbed(ctx context.Context, failure *Failure) {
+func (s *Server) NoteProbed(ctx context.Context, failure *health.Failure) {
 	switch {
 	case failure == nil:
-	case failure.isOfUser():
+	case failure.IsOfUser():
 		s.logger.Warn("the API user needs a person", "reason", failure)
 	default:
 		s.logger.Warn("a data call failed though the token is valid", "error", failure)
 	}
-	before, after := s.record.recordProbe(s.generation, failure)
-	s.announce(ctx, before, after, failure)
+	s.announce(ctx, s.record.NoteProbe(s.generation, failure), failure)
 }
 
 // reportObtaining records how an attempt to obtain a token went.
-func (s *Server) reportObtaining(ctx context.Context, failure *Failure) {
-	before, after := s.record.recordObtaining(s.generation, failure)
-	if after > before && !failure.CredentialRejected() { // each refusal has a line of its own
+func (s *Server) reportObtaining(ctx context.Context, failure *health.Failure) {
+	transition := s.record.NoteObtaining(s.generation, failure)
+	if transition.Worsened() && !failure.CredentialRejected() { // each refusal has a line of its own
 		s.logger.Warn("new tokens cannot be had", "reason", failure.Explanation())
 	}
-	s.announce(ctx, before, after, failure)
+	s.announce(ctx, transition, failure)
 }
 
-// tellOfTurn sends an event where the credential took a turn for the worse, or is well again.
-func (s *Server) announce(ctx context.Context, before, after severity, failure *Failure) {
+// announce sends an event where the credential took a turn for the worse, or is well again.
+func (s *Server) announce(ctx context.Context, transition health.Transition, failure *health.Failure) {
 	switch {
-	case after > before:
+	case transition.Worsened():
 		s.events.Send(ctx, events.CredentialDegraded, events.Found(s.config.Name, events.Reason, failure.Explanation()))
-	case after == healthy && before > healthy:
+	case transition.Recovered():
 		s.logger.Info("new tokens can be had again, and data calls succeed")
 		s.events.Send(ctx, events.CredentialRecovered, events.Found(s.config.Name))
 	}
@@ -220,7 +238,7 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 const outageStands = 5 * time.Minute
 
 // lastOutage is why the last call was not answered, nil where it was, or where there was nothing to ask since.
-func (s *Server) lastOutage(now time.Time) *Failure {
+func (s *Server) lastOutage(now time.Time) *health.Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now.Sub(s.outage.begun) > outageStands {
@@ -230,10 +248,10 @@ func (s *Server) lastOutage(now time.Time) *Failure {
 }
 
 // gate returns why a call is not to be made at that time, or nil.
-type gate func(now time.Time) *Failure
+type gate func(now time.Time) *health.Failure
 
 // noOutage is the gate of every call.
-func (s *Server) noOutage(now time.Time) *Failure {
+func (s *Server) noOutage(now time.Time) *health.Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.outage.active(now, time.Time{})
@@ -241,7 +259,7 @@ func (s *Server) noOutage(now time.Time) *Failure {
 
 // mayRefresh and mayAuthenticate are the gates of obtaining a token for a caller whose token ended at that time.
 func (s *Server) mayRefresh(tokenEnd time.Time) gate {
-	return func(now time.Time) *Failure {
+	return func(now time.Time) *health.Failure {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return cmp.Or(s.outage.active(now, tokenEnd), s.backOff.active(now, tokenEnd))
@@ -249,7 +267,7 @@ func (s *Server) mayRefresh(tokenEnd time.Time) gate {
 }
 
 func (s *Server) mayAuthenticate(tokenEnd time.Time) gate {
-	return func(now time.Time) *Failure {
+	return func(now time.Time) *health.Failure {
 		refusal, _ := s.credential.pausedAt(now, tokenEnd)
 		return cmp.Or(refusal, s.mayRefresh(tokenEnd)(now))
 	}
@@ -272,19 +290,19 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	}
 	if err == nil {
 		s.endOutage()
-		s.record.recordOutcome(s.generation, nil, time.Now())
+		s.record.NoteOutcome(s.generation, nil, time.Now())
 		return nil
 	}
-	var earlier *Failure
+	var earlier *health.Failure
 	if errors.As(err, &earlier) {
-		return earlier.ofCallNotMade(s.config.Name, step)
+		return earlier.NotMadeFor(s.config.Name, step)
 	}
-	failure := s.failure(step, err)
+	failure := health.NewFailure(s.config, step, err)
 	if ctx.Err() != nil && failure.Kind == ncentral.KindTimeout && turnOf(ctx).wasCutShort(s.config.RequestTimeout) {
 		failure.Kind = ncentral.KindQueued // what came before took the time that it needed
 	}
 	if !isExpected(step, failure.Kind) {
-		s.record.recordOutcome(s.generation, failure, time.Now())
+		s.record.NoteOutcome(s.generation, failure, time.Now())
 	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
@@ -314,7 +332,7 @@ func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	case ncentral.KindForbidden:
 		return step == ncentral.CallData || step == ncentral.CallUser
 	}
-	return step == ncentral.CallUser && !isDown(kind)
+	return step == ncentral.CallUser && !health.IsDown(kind)
 }
 
 func (s *Server) endOutage() {

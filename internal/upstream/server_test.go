@@ -21,6 +21,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/internal/store"
@@ -212,8 +213,8 @@ func TestOverridesThatWereRefusedAreCounted(t *testing.T) {
 		if _, err := s.server.Authenticate(t.Context(), Asked{Overrides: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}}); err != nil {
 			t.Fatal(err)
 		}
-		if metrics, _ := metricsOf(t, s.server.record.counters); metrics["vault_ncentral_override_fallbacks_total"] != 2 {
-			t.Errorf("%v", metrics)
+		if counted(t, s.server.record, "vault_ncentral_override_fallbacks_total") != 2 {
+			t.Error("not each is counted")
 		}
 	})
 }
@@ -361,16 +362,16 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 		refused bool // the User-API token was, before
 		lost    bool
 		next    time.Duration
-		state   State
+		state   health.State
 	}{
-		"it brings a token":                         {state: StateOK},
-		"it brings one, and authenticate would not": {refused: true, next: 30 * time.Second, state: StateFailing},
-		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: StateUnknown},
-		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: StateUnknown},
-		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: StateFailing},
-		"the first answer of three is lost":         {fails: []simulator.Failure{lost(), status(503), status(401)}, retries: 2, lost: true, state: StateUnknown},
-		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: StateFailing},
-		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: StateUnknown},
+		"it brings a token":                         {state: health.StateOK},
+		"it brings one, and authenticate would not": {refused: true, next: 30 * time.Second, state: health.StateFailing},
+		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: health.StateUnknown},
+		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: health.StateUnknown},
+		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: health.StateFailing},
+		"the first answer of three is lost":         {fails: []simulator.Failure{lost(), status(503), status(401)}, retries: 2, lost: true, state: health.StateUnknown},
+		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: health.StateFailing},
+		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: health.StateUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -378,11 +379,11 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				config.MaxRetries = test.retries
 				s.write(&config)
 				grant := s.authenticate()
-				s.server.record.startOver()
-				s.server.generation = s.server.record.currentGeneration()
+				s.server.record.StartOver()
+				s.server.generation = s.server.record.Generation()
 				s.knows(store.ServerTraits{Epoch: 7})
 				if test.refused {
-					s.server.noteRefused(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
+					s.server.noteRefused(t.Context(), time.Now(), health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
 				}
 				s.server.backOff.begin(time.Now(), time.Now(), failed())
 				time.Sleep(time.Second)
@@ -392,7 +393,7 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				}
 				epoch := s.traits("default").Epoch
 				refreshed, err := s.server.Refresh(t.Context(), grant.RefreshToken, Asked{})
-				var failure *Failure
+				var failure *health.Failure
 				if errors.As(err, &failure) != (test.fails != nil) || failure != nil && failure.Lost != test.lost {
 					t.Errorf("%+v", err)
 				}
@@ -424,14 +425,14 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		for _, kind := range []ncentral.Kind{ncentral.KindCanceled, ncentral.KindQueued} {
-			s.server.noteNotObtained(t.Context(), time.Now(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}))
+			s.server.noteNotObtained(t.Context(), time.Now(), health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}))
 		}
 		for _, kind := range []ncentral.Kind{ncentral.KindServerError, ncentral.KindUnauthorized} {
-			failure := s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}).ofCallNotMade("default", ncentral.CallAuthenticate)
+			failure := health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}).NotMadeFor("default", ncentral.CallAuthenticate)
 			s.server.noteAuthenticated(t.Context(), time.Now(), failure)
 		}
 		s.server.noteAuthenticated(t.Context(), time.Now(), errors.New("none of N-central's"))
-		if got := s.status(s.config); got.State != StateUnknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
+		if got := s.status(s.config); got.State != health.StateUnknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
 			t.Errorf("%+v; the log: %s", got, s.log)
 		}
 	})
@@ -439,15 +440,15 @@ func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 
 func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		refusal := func() *Failure {
-			return s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindUnauthorized})
+		refusal := func() *health.Failure {
+			return health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindUnauthorized})
 		}
 		s.server.noteRefused(t.Context(), time.Now(), refusal())
 		want := []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}
 		if diff := cmp.Diff(want, s.sentEvents()); diff != "" || strings.Count(s.log.String(), "refused the User-API token") != 1 {
 			t.Errorf("events (-want +got):\n%s\nthe log: %s", diff, s.log)
 		}
-		s.server.record.startOver()
+		s.server.record.StartOver()
 		s.server.noteRefused(t.Context(), time.Now(), refusal())
 		if got := s.sentEvents(); len(got) != 2 {
 			t.Errorf("of a credential that is no more: %v", got)
@@ -468,41 +469,41 @@ func TestWhatAValidationTells(t *testing.T) {
 		fault    ncentral.Kind
 		text     string // in its error
 		calls    map[simulator.Endpoint]int
-		state    State
+		state    health.State
 	}{
-		"it lives":                 {want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and was suspect": {traits: store.ServerTraits{Epoch: 8}, epoch: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and was suspect from the first": {traits: store.ServerTraits{Epoch: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it lives":                 {want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
+		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
+		"it died, and was suspect": {traits: store.ServerTraits{Epoch: 8}, epoch: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
+		"it died, and was suspect from the first": {traits: store.ServerTraits{Epoch: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
 		"there is no validate, and data tells nothing": {
 			traits: store.ServerTraits{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
-			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateDegraded,
+			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateDegraded,
 		},
-		"it died under its suspicion":    {traits: store.ServerTraits{Epoch: 7}, epoch: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died, and is of the future":  {traits: store.ServerTraits{Epoch: 7}, epoch: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
-		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"it died under its suspicion":    {traits: store.ServerTraits{Epoch: 7}, epoch: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
+		"it died, and is of the future":  {traits: store.ServerTraits{Epoch: 7}, epoch: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
+		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
 		"it died beside one that ends none": {
 			traits: store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
-			calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown,
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
 		},
-		"there is no validate": {traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: StateUnknown},
-		"there is one":         {traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateUnknown},
+		"there is no validate": {traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateUnknown},
+		"there is one":         {traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
 		"validate tells nothing": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateUnknown,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateUnknown,
 		},
 		"nothing tells": {
 			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold}, want: Verdict{Untold: true}, fault: ncentral.KindMalformed,
-			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: StateDegraded,
+			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateDegraded,
 		},
 		"no answer": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable, calls: map[simulator.Endpoint]int{"validate": 1}, state: StateDegraded,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateDegraded,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
 				grant := s.authenticate()
-				s.server.record.startOver()
-				s.server.generation = s.server.record.currentGeneration()
+				s.server.record.StartOver()
+				s.server.generation = s.server.record.Generation()
 				s.server.watch.traitsConfirmed(time.Now())
 				s.knows(test.traits)
 				if test.dies {
@@ -541,8 +542,8 @@ func TestAValidationThatTellsEndsTheWant(t *testing.T) {
 		for _, endpoint := range []simulator.Endpoint{simulator.EndpointValidate, simulator.EndpointServiceOrgs} {
 			s.FailNext(endpoint, 1, simulator.Failure{Kind: simulator.FailureHTML})
 		}
-		for _, want := range []State{StateDegraded, StateOK} {
-			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == StateOK) || s.status(s.config).State != want {
+		for _, want := range []health.State{health.StateDegraded, health.StateOK} {
+			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == health.StateOK) || s.status(s.config).State != want {
 				t.Errorf("%s, %v", s.status(s.config).State, err)
 			}
 		}
@@ -579,9 +580,9 @@ func TestADataCallTellsOfTheUserUnlessItWasNotAnswered(t *testing.T) {
 // Log and events tell of a user that works no more once, and of one that works again.
 func TestATurnOfTheUserIsToldOf(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		failure := s.server.failure(ncentral.CallData, &ncentral.Error{Call: ncentral.CallData, Kind: ncentral.KindServerError})
+		failure := health.NewFailure(s.server.config, ncentral.CallData, &ncentral.Error{Call: ncentral.CallData, Kind: ncentral.KindServerError})
 		for i, test := range []struct {
-			failure *Failure
+			failure *health.Failure
 			events  []string
 			log     string
 		}{
@@ -726,7 +727,7 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 	hang := simulator.Failure{Kind: simulator.FailureHang}
 	for name, test := range map[string]struct {
 		fails   simulator.Failure
-		outlook time.Duration // 0: as long as it takes
+		timeout time.Duration // 0: as long as it takes
 		gone    bool          // the caller goes as it ends
 		held    time.Duration // for so long there is no place
 		kind    ncentral.Kind
@@ -740,10 +741,10 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true, success: true},
 		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, outage: true},
 		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, outage: true},
-		"the caller goes":                {fails: hang, outlook: time.Second, gone: true, kind: ncentral.KindCanceled},
-		"no place":                       {outlook: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued, failure: true},
-		"a place too late":               {fails: hang, outlook: 5 * time.Second, held: time.Second, kind: ncentral.KindQueued, failure: true},
-		"a place in time, and no answer": {fails: hang, outlook: 12 * time.Second, held: time.Second, kind: ncentral.KindTimeout, failure: true, outage: true},
+		"the caller goes":                {fails: hang, timeout: time.Second, gone: true, kind: ncentral.KindCanceled},
+		"no place":                       {timeout: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued, failure: true},
+		"a place too late":               {fails: hang, timeout: 5 * time.Second, held: time.Second, kind: ncentral.KindQueued, failure: true},
+		"a place in time, and no answer": {fails: hang, timeout: 12 * time.Second, held: time.Second, kind: ncentral.KindTimeout, failure: true, outage: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -762,13 +763,13 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 				}
 				s.server.outage.begin(time.Now().Add(-time.Hour), time.Now().Add(-time.Hour), failed()) // which is over
 				began := time.Now()
-				s.server.record.recordOutcome(s.server.generation, nil, began.Add(-time.Hour))
+				s.server.record.NoteOutcome(s.server.generation, nil, began.Add(-time.Hour))
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if test.gone {
-					time.AfterFunc(test.outlook, cancel)
-				} else if test.outlook > 0 {
-					ctx, cancel = context.WithTimeout(ctx, test.outlook)
+					time.AfterFunc(test.timeout, cancel)
+				} else if test.timeout > 0 {
+					ctx, cancel = context.WithTimeout(ctx, test.timeout)
 					defer cancel()
 				}
 				failure, answered := s.server.Probe(ctx, grant.AccessToken)
@@ -803,7 +804,7 @@ func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
 	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindUnauthorized: 0} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
 			for range 2 {
-				s.server.reportObtaining(t.Context(), s.server.failure(ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
+				s.server.reportObtaining(t.Context(), health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
 			}
 			if got := strings.Count(s.log.String(), "new tokens cannot be had"); got != want || len(s.events.Events) != 1 {
 				t.Errorf("%s: %d lines, %v", kind, got, s.sentEvents())
@@ -845,7 +846,7 @@ func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionBesideIt(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "-1"})
 		grant, err := s.server.Authenticate(t.Context(), Asked{})
-		var failure *Failure
+		var failure *health.Failure
 		if !errors.As(err, &failure) || failure.Kind != ncentral.KindMalformed || !strings.Contains(failure.Error(), "authenticate: the answer is not one of N-central's API") {
 			t.Error(err)
 		}
@@ -933,12 +934,12 @@ func TestWhatWasToldOfTheUserStandsUntilThereIsANewAnswer(t *testing.T) {
 				withSimulator(t, nil, func(t *testing.T, s *simulated) {
 					token := s.authenticate().AccessToken
 					ask(s, token)
-					if s.server.record.user == nil {
+					if s.server.record.LastUser(s.server.generation) == nil {
 						t.Fatal("nothing was told of the user")
 					}
 					s.FailNext(simulator.EndpointUser, -1, status(code))
 					ask(s, token)
-					if (s.server.record.user != nil) != stands {
+					if (s.server.record.LastUser(s.server.generation) != nil) != stands {
 						t.Errorf("what was told stands: %t", !stands)
 					}
 				})

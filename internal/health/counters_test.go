@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
 	"fmt"
@@ -107,7 +107,7 @@ func TestCallsAreCountedByTheirOutcomeUnlessTheyWereNotMade(t *testing.T) {
 }
 
 func TestWhatAReadCameToIsCounted(t *testing.T) {
-	record := newRecord("default")
+	record := NewRecord("default")
 	record.CountRead(SourceStorage)
 	record.CountFailedRead(ReasonSuperseded)
 	record.CountRefreshFallback()

@@ -1,17 +1,32 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+// Package health tells the people who run the engine how a config fares: what a failed call means and what to do about it,
+// whether the credential works, what expires, and what is counted.
+//
+// It makes no call and reads no storage. Package upstream makes the calls, and notes in a config's Record what came of each:
+// NoteOutcome for every call, NoteObtaining for those that were to bring a token, NoteProbe for the data call that tells whether
+// the API user works, NoteValidation and NoteUser. A Transition that comes back says whether events have something to tell.
+// The paths status, metrics and creds, and the events, are told from there: Record.Status for a person, Record.Collector for
+// Prometheus, UserWarning and ExpiryWarnings for whoever reads a token.
+//
+// A Failure is the error of every call that failed. It names config, step, cause, remedy and next attempt; the remedies are in
+// remedy.go and user.go, and operations.md lists each.
+//
+// What is noted of a server or credential that the config no longer names does not count: a Record counts generations.
+// A Record's lock is never held during a call. The tests beside this file hold the rules; those of real servers, proxies and
+// certificates are in internal/upstream/remedy_test.go.
+package health
 
 import (
-	"cmp"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"vault-plugin-secrets-ncentral/internal/ncentral"
-	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 // Record is how one config's server fared since this process started. It outlasts the config's versions.
@@ -20,8 +35,8 @@ type Record struct {
 
 	mu                sync.Mutex
 	generation        int      // counts the servers and credentials before this one: what calls to those come to is not noted
-	announced         severity // what events last told of; it outlasts a life
-	announcedIn       int      // the life in which they did
+	announced         severity // what events last told of; it outlasts a generation
+	announcedIn       int      // the generation in which they did
 	asked             bool
 	obtaining         *Failure                // why the last attempt to obtain a token failed; nil where it did not
 	dataCall          atomic.Pointer[Failure] // why the last data call failed, or what is wrong with the user; nil where neither is
@@ -34,57 +49,29 @@ type Record struct {
 	announcedExpiries map[string]announcement // by what expires
 }
 
-func newRecord(config string) *Record {
+// NewRecord returns the record of a config of which nothing is known yet.
+func NewRecord(config string) *Record {
 	return newRecordWith(newCounters(config))
 }
 
-// beside returns a record for a config that is not stored beside the one that is: both are counted in one place.
-func (r *Record) beside() *Record { return newRecordWith(r.counters) }
+// Beside returns a record for a config that is not stored beside the one that is: both are counted in one place.
+func (r *Record) Beside() *Record { return newRecordWith(r.counters) }
 
 func newRecordWith(counters *counters) *Record {
 	return &Record{counters: counters, announcedExpiries: map[string]announcement{}}
 }
 
-// status says how the config fares at that time, with what is known of its server and so many logouts owed there.
-func (r *Record) status(config *store.Config, known outlook, traits store.ServerTraits, owed int, now time.Time) Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	status := Status{
-		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, LogoutsOwed: owed,
-		User: r.user, Traits: traits,
-	}
-	obtaining, lastOutage := cmp.Or(r.obtaining, known.refusal), known.lastOutage
-	if obtaining != nil {
-		lastOutage = nil // it says no more
-	}
-	for _, failure := range []*Failure{obtaining, lastOutage, r.validation, r.dataCall.Load()} {
-		if failure != nil {
-			status.Reasons = append(status.Reasons, failure.Explanation())
-		}
-	}
-	if now.Before(r.servedStale) {
-		status.Reasons = append(status.Reasons, fmt.Sprintf("for want of a new token, one is handed out that lives until %s",
-			r.servedStale.UTC().Format(time.RFC3339)))
-	}
-	status.Reasons = append(status.Reasons, ExpiryWarnings(config, now)...)
-	if warning := ClockWarning(traits); warning != "" {
-		status.Reasons = append(status.Reasons, warning)
-	}
-	if owed > 0 {
-		status.Reasons = append(status.Reasons, fmt.Sprintf("logouts owed: %d, tried once a minute", owed))
-	}
-	switch {
-	case obtaining != nil && !now.Before(r.servedStale):
-		status.State = StateFailing
-	case len(status.Reasons) > 0:
-		status.State = StateDegraded
-	case !r.asked:
-		status.State = StateUnknown
-	default:
-		status.State = StateOK
-	}
-	return status
-}
+// Collector returns what was counted of the config since this process started.
+func (r *Record) Collector() prometheus.Collector { return r.counters }
+
+// Trace returns hooks that count the calls of a client.
+func (r *Record) Trace() ncentral.Trace { return r.counters.trace() }
+
+// InFlight is how many HTTP requests to N-central are under way.
+func (r *Record) InFlight() prometheus.Gauge { return r.counters.inFlight }
+
+// CountOverrideFallback counts a call repeated without a lifetime to ask for.
+func (r *Record) CountOverrideFallback() { r.counters.overrideFallbacks.Inc() }
 
 // CountRead counts a token that was handed out.
 func (r *Record) CountRead(from Source) { r.counters.reads[from].Inc() }
@@ -106,7 +93,7 @@ func (r *Record) ServedStale(until time.Time) {
 	r.servedStale = until
 }
 
-func (r *Record) servesStaleNoMore(until time.Time) {
+func (r *Record) EndStale(until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.servedStale.Equal(until) { // else it is another role's token that is served
@@ -114,7 +101,7 @@ func (r *Record) servesStaleNoMore(until time.Time) {
 	}
 }
 
-// ailment is what ails a credential, the graver the greater.
+// severity is what ails a credential, the graver the greater.
 type severity int
 
 const (
@@ -123,7 +110,16 @@ const (
 	noTokens
 )
 
-// ailment says what is known to ail the credential. The record is locked.
+// Transition is the turn that a credential took from what was last announced of it.
+type Transition struct{ before, after severity }
+
+// Worsened reports whether more ails the credential than was announced.
+func (t Transition) Worsened() bool { return t.after > t.before }
+
+// Recovered reports whether nothing ails the credential any more, where something was announced.
+func (t Transition) Recovered() bool { return t.after == healthy && t.before > healthy }
+
+// severity returns what is known to ail the credential. The record is locked.
 func (r *Record) severity() severity {
 	switch {
 	case r.obtaining != nil:
@@ -136,11 +132,11 @@ func (r *Record) severity() severity {
 
 // recordObtaining notes how an attempt to obtain a token went, and answers what events told that ails the credential, and what
 // ails it now.
-func (r *Record) recordObtaining(generation int, failure *Failure) (before, after severity) {
+func (r *Record) NoteObtaining(generation int, failure *Failure) Transition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
-		return healthy, healthy
+		return Transition{}
 	}
 	r.asked, r.obtaining = true, failure
 	if failure == nil {
@@ -149,18 +145,18 @@ func (r *Record) recordObtaining(generation int, failure *Failure) (before, afte
 	return r.transition()
 }
 
-// turn answers what events told of and what they are to tell of now. The record is locked.
-func (r *Record) transition() (before, after severity) {
-	before, after = r.announced, r.severity()
-	if r.announcedIn != r.generation && after != healthy {
-		before = healthy // what ails another credential is news
+// transition returns what is to be announced now, and notes that it is. The record is locked.
+func (r *Record) transition() Transition {
+	t := Transition{before: r.announced, after: r.severity()}
+	if r.announcedIn != r.generation && t.after != healthy {
+		t.before = healthy // what ails another credential is news
 	}
-	r.announced, r.announcedIn = after, r.generation
-	return before, after
+	r.announced, r.announcedIn = t.after, r.generation
+	return t
 }
 
-// startOver forgets how another server or credential fared, and answers the new life.
-func (r *Record) startOver() int {
+// StartOver forgets how another server or credential fared, and returns the new generation.
+func (r *Record) StartOver() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.generation++
@@ -169,14 +165,14 @@ func (r *Record) startOver() int {
 	return r.generation
 }
 
-func (r *Record) currentGeneration() int {
+func (r *Record) Generation() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.generation
 }
 
 // recordValidation notes why a validation told nothing of its token, or nil where it did.
-func (r *Record) recordValidation(generation int, failure *Failure) {
+func (r *Record) NoteValidation(generation int, failure *Failure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation == r.generation {
@@ -185,7 +181,7 @@ func (r *Record) recordValidation(generation int, failure *Failure) {
 }
 
 // recordUser notes what N-central tells of the API user, nil where it does not.
-func (r *Record) recordUser(generation int, user *ncentral.User) {
+func (r *Record) NoteUser(generation int, user *ncentral.User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation == r.generation {
@@ -194,7 +190,7 @@ func (r *Record) recordUser(generation int, user *ncentral.User) {
 }
 
 // lastUser is what N-central last told of the API user: where it could not be asked since, that stands.
-func (r *Record) lastUser(generation int) *ncentral.User {
+func (r *Record) LastUser(generation int) *ncentral.User {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
@@ -214,11 +210,11 @@ func (r *Record) UserWarning(config string) string {
 }
 
 // recordProbe notes how a data call went; see recordObtaining.
-func (r *Record) recordProbe(generation int, failure *Failure) (before, after severity) {
+func (r *Record) NoteProbe(generation int, failure *Failure) Transition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
-		return healthy, healthy
+		return Transition{}
 	}
 	r.asked = true
 	r.dataCall.Store(failure)
@@ -226,7 +222,7 @@ func (r *Record) recordProbe(generation int, failure *Failure) (before, after se
 }
 
 // recordOutcome notes how a call went that N-central answered, or did not.
-func (r *Record) recordOutcome(generation int, failure *Failure, now time.Time) {
+func (r *Record) NoteOutcome(generation int, failure *Failure, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {

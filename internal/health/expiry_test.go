@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
 	"strings"
@@ -49,7 +49,7 @@ func TestOfPasswordAndTokenEachEndIsWarnedOf(t *testing.T) {
 }
 
 func TestAnEndIsToldOfOnceADayAndAgainWhenItIsThere(t *testing.T) {
-	record, now := newRecord("default"), time.Now()
+	record, now := NewRecord("default"), time.Now()
 	for i, test := range []struct {
 		what, warning string
 		after         time.Duration

@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ func TestARefusalOfTheUserAPITokenIsOneOfAuthenticateAlone(t *testing.T) {
 		for _, step := range ncentral.Calls() {
 			failure := &Failure{Step: step, Kind: kind, Cause: &ncentral.Error{Kind: kind}}
 			isAuthenticate := step == ncentral.CallAuthenticate
-			if failure.CredentialRejected() != (refused && isAuthenticate) || failure.mayBeRefusal() != (mayBe && isAuthenticate) {
-				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.CredentialRejected(), failure.mayBeRefusal())
+			if failure.CredentialRejected() != (refused && isAuthenticate) || failure.MayBeRejection() != (mayBe && isAuthenticate) {
+				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.CredentialRejected(), failure.MayBeRejection())
 			}
 		}
 	}
@@ -79,7 +79,7 @@ func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 		t.Error("with a next attempt to come:", got)
 	}
 	failure.Next = time.Time{}
-	later := failure.ofCallNotMade("two", ncentral.CallAuthenticate)
+	later := failure.NotMadeFor("two", ncentral.CallAuthenticate)
 	if got := later.Error(); !strings.HasPrefix(got, `config "two": authenticate: not tried, since an earlier call failed: refresh: `) {
 		t.Error(got)
 	}
@@ -89,20 +89,34 @@ func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 }
 
 func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
-	server := &Server{config: &storeConfig}
 	own := &ncentral.Error{Kind: ncentral.KindQueued}
-	failure := server.failure(ncentral.CallLogout, own)
+	failure := NewFailure(&storeConfig, ncentral.CallLogout, own)
 	if own.Call != ncentral.CallLogout || failure.Step != ncentral.CallLogout || failure.Kind != ncentral.KindQueued || failure.Config != "default" {
 		t.Errorf("%+v, because of %+v", failure, own)
 	}
 	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindUnauthorized}
-	if server.failure(ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
+	if NewFailure(&storeConfig, ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
 		t.Errorf("the call of an error that knows it becomes %s", told.Call)
 	}
-	if other := server.failure(ncentral.CallRefresh, errors.New("none of N-central's")); other.Step != ncentral.CallRefresh || other.Kind != "" {
+	if other := NewFailure(&storeConfig, ncentral.CallRefresh, errors.New("none of N-central's")); other.Step != ncentral.CallRefresh || other.Kind != "" {
 		t.Errorf("another error becomes %+v", other)
 	}
-	if again := server.failure(ncentral.CallRefresh, errors.Join(failure)); again != failure {
+	if again := NewFailure(&storeConfig, ncentral.CallRefresh, errors.Join(failure)); again != failure {
 		t.Errorf("a failure that is known becomes %+v", again)
+	}
+}
+
+func TestAFailureIsDownWhereTimeMayMendItAndFinalWhereNot(t *testing.T) {
+	down := map[ncentral.Kind]bool{
+		ncentral.KindUnreachable: true, ncentral.KindTimeout: true, ncentral.KindRateLimited: true, ncentral.KindUnavailable: true, ncentral.KindQueued: true,
+	}
+	final := map[ncentral.Kind]bool{
+		ncentral.KindUnauthorized: true, ncentral.KindForbidden: true, ncentral.KindBadRequest: true, ncentral.KindNotFound: true,
+	}
+	for _, kind := range ncentral.Kinds() {
+		failure := &Failure{Step: ncentral.CallRefresh, Kind: kind, Cause: errors.New("no")}
+		if failure.Down() != down[kind] || failure.Final() != final[kind] {
+			t.Errorf("%s: down %t, final %t", kind, failure.Down(), failure.Final())
+		}
 	}
 }

@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 // Failure is a call to N-central that did not bring what it was made for, told to the people who run the engine: which
@@ -56,7 +57,7 @@ func (f *Failure) Explanation() string {
 
 // ofCallNotMade answers the failure of a call for the config that was not made because of an earlier one, which may have
 // been another config's with the same User-API token.
-func (f *Failure) ofCallNotMade(config string, step ncentral.Call) *Failure {
+func (f *Failure) NotMadeFor(config string, step ncentral.Call) *Failure {
 	later := *f
 	later.Config, later.Step, later.NotMade = config, step, true
 	return &later
@@ -71,13 +72,13 @@ func (f *Failure) CredentialRejected() bool {
 }
 
 // mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in other words than 401.
-func (f *Failure) mayBeRefusal() bool {
+func (f *Failure) MayBeRejection() bool {
 	return f.Step == ncentral.CallAuthenticate && f.fault() != ncentral.FaultAuthorizationLost &&
 		(f.Kind == ncentral.KindBadRequest || f.Kind == ncentral.KindHiddenError)
 }
 
 // Down says that N-central does not answer, or is too busy to: time may mend it.
-func (f *Failure) Down() bool { return isDown(f.Kind) }
+func (f *Failure) Down() bool { return IsDown(f.Kind) }
 
 // Final says that N-central has judged the call: made again, it would be answered the same.
 func (f *Failure) Final() bool {
@@ -136,7 +137,7 @@ func (f *Failure) Remedy() string {
 }
 
 // isDown reports whether a failure of that kind is retried and then counts as the server being down.
-func isDown(kind ncentral.Kind) bool {
+func IsDown(kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable, ncentral.KindQueued:
 		return true
@@ -144,7 +145,8 @@ func isDown(kind ncentral.Kind) bool {
 	return false
 }
 
-func (s *Server) failure(step ncentral.Call, cause error) *Failure {
+// NewFailure returns the failure of a call for the config, or the one that the cause is already.
+func NewFailure(config *store.Config, step ncentral.Call, cause error) *Failure {
 	var known *Failure
 	if errors.As(cause, &known) {
 		return known
@@ -154,5 +156,5 @@ func (s *Server) failure(step ncentral.Call, cause error) *Failure {
 	if errors.As(cause, &callErr) && callErr.Call == "" {
 		callErr.Call = step
 	}
-	return &Failure{Config: s.config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, has: settingsOf(s.config)}
+	return &Failure{Config: config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, has: settingsOf(config)}
 }

@@ -1,20 +1,20 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"vault-plugin-secrets-ncentral/internal/ncentral"
+	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 // troublesOf are what N-central tells of the API user that needs a person, each with its remedy, and whether for one of
 // them the user does not work. A nil user is one of whom nothing was told.
-func troublesOf(user *ncentral.User) (troubles []string, bars bool) {
+func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 	if user == nil {
 		return nil, false
 	}
@@ -41,25 +41,25 @@ func troublesOf(user *ncentral.User) (troubles []string, bars bool) {
 
 func isKnown(is *bool) bool { return is != nil && *is }
 
-// failureOfUser is what N-central tells of the API user that needs a person, nil where it tells of nothing.
-func (s *Server) failureOfUser(user *ncentral.User) *Failure {
-	troubles, _ := troublesOf(user)
+// NewUserFailure returns what N-central tells of the API user that needs a person, nil where it tells of nothing.
+func NewUserFailure(config *store.Config, user *ncentral.User) *Failure {
+	troubles, _ := UserTroubles(user)
 	if len(troubles) == 0 {
 		return nil
 	}
 	return &Failure{
-		Config: s.config.Name, Step: ncentral.CallUser, Kind: ncentral.KindForbidden, User: user,
+		Config: config.Name, Step: ncentral.CallUser, Kind: ncentral.KindForbidden, User: user,
 		Cause: errors.New(strings.Join(troubles, "; ")),
 	}
 }
 
 // isOfUser reports whether the failure is no call's, but what N-central told of the user. Of a users/me that itself fails no
 // check and no probe makes a failure.
-func (f *Failure) isOfUser() bool { return f.Step == ncentral.CallUser }
+func (f *Failure) IsOfUser() bool { return f.Step == ncentral.CallUser }
 
 // remedyOfData is what to do about a data call that failed where the token lives. What N-central tells of the user decides.
 func remedyOfData(user *ncentral.User) string {
-	troubles, _ := troublesOf(user)
+	troubles, _ := UserTroubles(user)
 	switch {
 	case len(troubles) > 0:
 		return strings.Join(troubles, "; ")
@@ -68,22 +68,4 @@ func remedyOfData(user *ncentral.User) string {
 	}
 	return "where authenticate works and data calls fail like this, the API user's password has most likely " +
 		"expired: set a new one in N-central, then generate a new User-API token and write user_api_token and password_changed_at"
-}
-
-// askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server does not tell, or the
-// user may not know. Whether the user works, the data call says in any case.
-func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.User {
-	var user ncentral.User
-	err := s.ask(ctx, ncentral.CallUser, func(ctx context.Context) (err error) {
-		user, err = s.client.WithoutRetries().User(ctx, accessToken)
-		return err
-	})
-	var told *ncentral.User
-	if err == nil {
-		told = &user
-	}
-	if !isUnanswered(ncentral.KindOf(err)) {
-		s.record.recordUser(s.generation, told)
-	}
-	return told
 }

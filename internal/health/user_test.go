@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
 	"strings"
@@ -47,7 +47,7 @@ func TestWhatIsToldOfTheUserNeedsAPersonOrNot(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			troubles, bars := troublesOf(test.user)
+			troubles, bars := UserTroubles(test.user)
 			if bars != test.bars || len(troubles) != len(test.troubles) {
 				t.Fatalf("%q, does not work: %t", troubles, bars)
 			}

@@ -1,22 +1,17 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-package upstream
+package health
 
 import (
-	"context"
 	"fmt"
 	"time"
 
-	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// sayAgainAfter is how long a near expiry that was told of is left alone in log and events.
+// announceAgainAfter is how long a near expiry that was told of is left alone in log and events.
 const announceAgainAfter = 24 * time.Hour
-
-// tellLimit is how long a tick tells of expiries.
-const announceLimit = 5 * time.Second
 
 // expiry is the end of something that a config's tokens depend on.
 type expiry struct {
@@ -57,40 +52,31 @@ func ExpiryWarnings(config *store.Config, now time.Time) []string {
 	return warnings
 }
 
-// TellOfExpiries tells log and events of the ends that are near or past, of all configs: once a day each, and again when
-// the end is there. It is for the tick.
-func (r *Registry) AnnounceExpiries(ctx context.Context) error {
-	configs, err := r.store.Configs.All(ctx)
-	limited, cancel := context.WithTimeout(ctx, announceLimit)
-	defer cancel()
-	for _, config := range configs {
-		if limited.Err() != nil {
-			break // the event system is slow: the rest is told of at the next tick
-		}
-		r.announceExpiries(ctx, config, time.Now())
-	}
-	return err
+// ExpiryWarning is a warning of an end that is near or past.
+type ExpiryWarning struct {
+	Warning string
+	At      time.Time
 }
 
-func (r *Registry) announceExpiries(ctx context.Context, config *store.Config, now time.Time) {
+// ExpiriesToAnnounce returns the warnings that are to be given at that time, and notes that they are: each once a day, and
+// again when the end is there.
+func (r *Record) ExpiriesToAnnounce(config *store.Config, now time.Time) []ExpiryWarning {
+	var due []ExpiryWarning
 	for _, e := range expiriesOf(config) {
-		warning := e.warning(config, now)
-		if !r.Record(config.Name).mayAnnounce(e.what, warning, now) {
-			continue
+		if warning := e.warning(config, now); r.mayAnnounce(e.what, warning, now) {
+			due = append(due, ExpiryWarning{warning, e.at})
 		}
-		r.logger.Warn(warning)
-		r.events.Send(ctx, events.CredentialExpiring, events.Found(config.Name,
-			events.Reason, warning, events.ExpiresAt, e.at.Format(time.RFC3339)))
 	}
+	return due
 }
 
-// told is the last warning that was told of an expiry.
+// announcement is the last warning that was given of an expiry.
 type announcement struct {
 	warning string
 	at      time.Time
 }
 
-// mayTell notes that the warning is told at that time, unless there is none or the same was told within a day.
+// mayAnnounce notes that the warning is given at that time, unless there is none or the same was told within a day.
 func (r *Record) mayAnnounce(what, warning string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,0 +1,38 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package upstream
+
+import (
+	"context"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// announceLimit is how long a tick tells of expiries.
+const announceLimit = 5 * time.Second
+
+// AnnounceExpiries tells log and events of the ends that are near or past, of all configs: once a day each, and again when
+// the end is there. It is for the tick.
+func (r *Registry) AnnounceExpiries(ctx context.Context) error {
+	configs, err := r.store.Configs.All(ctx)
+	limited, cancel := context.WithTimeout(ctx, announceLimit)
+	defer cancel()
+	for _, config := range configs {
+		if limited.Err() != nil {
+			break // the event system is slow: the rest is told of at the next tick
+		}
+		r.announceExpiries(ctx, config, time.Now())
+	}
+	return err
+}
+
+func (r *Registry) announceExpiries(ctx context.Context, config *store.Config, now time.Time) {
+	for _, expiry := range r.Record(config.Name).ExpiriesToAnnounce(config, now) {
+		r.logger.Warn(expiry.Warning)
+		r.events.Send(ctx, events.CredentialExpiring, events.Found(config.Name,
+			events.Reason, expiry.Warning, events.ExpiresAt, expiry.At.Format(time.RFC3339)))
+	}
+}
