@@ -110,7 +110,7 @@ func textsOfSource(t *testing.T) map[string]string {
 
 // source is what the speaking packages hold.
 type source struct {
-	pkg      string            // the package that is being read
+	pkg       string            // the package that is being read
 	constants map[string]string // the string constants, by package and name
 	texts     map[string]string // and where they stand
 }
