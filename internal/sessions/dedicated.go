@@ -110,13 +110,11 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 		return nil, nil, err
 	}
 	token, err := m.openSession(ctx, server, config, role)
-	if err == nil {
-		err = m.mayAnswer(ctx, server, role, config, token, minTTL)
-	}
 	if err != nil {
-		if token != nil {
-			m.discard(role.Name, *token)
-		}
+		return nil, nil, err
+	}
+	if err := m.mayAnswer(ctx, server, role, config, token, minTTL); err != nil {
+		m.discard(role.Name, *token)
 		return nil, nil, err
 	}
 	snap := m.newSnapshot(m.state(name), role, config, &store.Session{
@@ -144,7 +142,7 @@ func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config,
 }
 
 // openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs up, N-central may have
-// opened a session that nobody would know of. A token beside an error is to be ended.
+// opened a session that nobody would know of.
 func (m *Manager) openSession(
 	reader context.Context, server *upstream.Server, config *store.Config, role *store.Role,
 ) (*store.Token, error) {
@@ -160,12 +158,16 @@ func (m *Manager) openSession(
 		return nil, err
 	}
 	grant, err := server.Authenticate(upstream.AwaitedBy(ctx, reader), terms.asked)
-	if grant == nil {
+	var unusable *upstream.UnusableGrantError
+	if errors.As(err, &unusable) {
+		m.discard(role.Name, *terms.newToken(&unusable.Grant, store.ByAuthenticate, ""))
+	}
+	if err != nil {
 		return nil, err
 	}
 	token := terms.newToken(grant, store.ByAuthenticate, "")
 	token.RefreshToken, token.RefreshExpiresAt = "", time.Time{} // never used: the session ends with its lease
-	return token, err
+	return token, nil
 }
 
 // mayAnswer says why a session that was opened is not to be handed out, if so.
@@ -192,7 +194,7 @@ func (m *Manager) mayAnswer(
 
 // isValidOrTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
 func isValidOrTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
-	if token.Epoch >= server.Traits(ctx).Epoch {
+	if traits := server.Traits(ctx); !traits.Suspects(token) {
 		return true, nil
 	}
 	verdict, err := server.Validate(ctx, token)

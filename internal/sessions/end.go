@@ -170,8 +170,8 @@ func (m *Manager) discard(role string, token store.Token) {
 	}()
 }
 
-// discardRefreshed is discard for a token that a refresh brought, unless it is set aside.
-func (m *Manager) discardRefreshed(state *roleState, token *store.Token) {
+// discardUnpromised is discard for a token that nobody gets, unless it is set aside.
+func (m *Manager) discardUnpromised(state *roleState, token *store.Token) {
 	state.mu.Lock()
 	setAside := m.setAside(m.storing, state, token)
 	state.mu.Unlock()

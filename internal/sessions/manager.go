@@ -378,5 +378,5 @@ func (m *Manager) suspect(ctx context.Context, snap *snapshot) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return snap.token.Epoch < 0 || traits != nil && snap.token.Epoch < traits.Epoch, nil
+	return traits.Suspects(snap.token), nil
 }

@@ -16,8 +16,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// obtain gets a token for the flight's role: by refresh where that harms no reader, else by authenticate. A token beside
-// an error is of a session that was opened and must be ended.
+// obtain gets a token for the flight's role: by refresh where that harms no reader, else by authenticate.
 func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*store.Token, error) {
 	server, err := m.server(f.config)
 	if err != nil {
@@ -41,10 +40,11 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 		}
 	}
 	grant, err := server.Authenticate(ctx, terms.asked)
-	if grant == nil {
+	if err != nil {
+		m.endUnusable(state, terms, err, store.ByAuthenticate, rand.Text())
 		return nil, err
 	}
-	return terms.newToken(grant, store.ByAuthenticate, rand.Text()), err
+	return terms.newToken(grant, store.ByAuthenticate, rand.Text()), nil
 }
 
 // refresh renews the session of the token. Where that brings none, and the server is not down, it answers nothing:
@@ -56,9 +56,8 @@ func (m *Manager) refresh(
 	if err == nil {
 		return terms.newToken(grant, store.ByRefresh, current.Chain), nil
 	}
-	if grant != nil { // of no use, as the next would be
+	if m.endUnusable(state, terms, err, store.ByRefresh, current.Chain) { // and the next would be of no use either
 		state.noteRefreshRejected(current.RefreshToken)
-		m.discardRefreshed(state, terms.newToken(grant, store.ByRefresh, current.Chain))
 	}
 	var failure *health.Failure
 	if errors.As(err, &failure) && failure.Lost {
@@ -77,6 +76,16 @@ func (m *Manager) refresh(
 	m.upstream.Record(current.Config).CountRefreshFallback()
 	m.logger.Info("refresh did not bring a token: authenticating", "role", state.role, "config", current.Config, "error", err)
 	return nil, nil
+}
+
+// endUnusable ends the session that N-central gave for no use, if that is the error, and reports whether it is.
+func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store.ObtainedBy, chain string) bool {
+	var unusable *upstream.UnusableGrantError
+	if !errors.As(err, &unusable) {
+		return false
+	}
+	m.discardUnpromised(state, terms.newToken(&unusable.Grant, by, chain))
+	return true
 }
 
 // mayRefresh says whether the token's session may be refreshed: it has a refresh token that still lives and was not

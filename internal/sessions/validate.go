@@ -68,7 +68,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 		return upstream.Verdict{}, err
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
-	epoch := server.Traits(ctx).Epoch
+	traits := server.Traits(ctx)
 	verdict, err := server.Validate(ctx, snap.token)
 	now := time.Now()
 	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Untold || verdict.Unexplained) {
@@ -83,9 +83,9 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 		return verdict, nil
 	}
 	state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now})
-	if snap.token.Epoch < epoch {
+	if traits.Suspects(snap.token) {
 		trusted := *snap.token
-		trusted.Epoch, trusted.LastValidatedAt = epoch, now
+		trusted.Epoch, trusted.LastValidatedAt = traits.Epoch, now
 		m.changeCurrent(state, snap.token, &trusted)
 	}
 	return verdict, nil

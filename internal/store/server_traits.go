@@ -22,13 +22,22 @@ type ServerTraits struct {
 	// where none is. Shorter ones are asked for all the same.
 	AccessOverrideCeiling  time.Duration `json:"access_override_refused,omitempty"`
 	RefreshOverrideCeiling time.Duration `json:"refresh_override_refused,omitempty"`
-	// Epoch is raised by the events after which the config's tokens must be validated before they are handed out again,
-	// to the time of the event (Unix nanoseconds) at least. It only grows, also where the config is deleted and made anew.
+	// Epoch begins anew with each event after which the config's tokens must be validated before they are handed out again: it
+	// is the time of the event (Unix nanoseconds) at least. It only grows, also where the config is deleted and made anew.
 	Epoch int64 `json:"epoch"`
 }
 
-func (l *ServerTraits) prepare(string) error {
-	if l.URL == "" {
+// Suspects reports whether the token must be validated before it is handed out: an event since it was last known to live
+// may have ended it. Where nothing is stored of the server (nil), there was no such event.
+func (t *ServerTraits) Suspects(token *Token) bool {
+	return token.IsFromTheFuture() || t != nil && token.Epoch < t.Epoch
+}
+
+// EpochBefore returns the epoch of a token that is suspect from the outset in the given epoch.
+func EpochBefore(epoch int64) int64 { return epoch - 1 }
+
+func (t *ServerTraits) prepare(string) error {
+	if t.URL == "" {
 		return errIncomplete
 	}
 	return nil

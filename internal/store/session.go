@@ -171,14 +171,13 @@ type Token struct {
 	// ObtainedHere is set for a token that this process obtained. One that came from storage may be of the past.
 	ObtainedHere bool `json:"-"`
 
-	// Epoch is the config's count of suspicions (Traits.Epoch) when the token was last known to live. A token
-	// with a lower count than the config's is suspect; so is one with a negative count.
+	// Epoch is the config's (ServerTraits.Epoch) when the token was last known to live. ServerTraits.Suspects tells what follows.
 	Epoch int64 `json:"epoch"`
 	// Warnings came with the grant and go with every answer that hands the token out.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// fromTheFuture is the Epoch of a token that is suspect whatever the config's count.
+// fromTheFuture is the Epoch of a token that is suspect whatever the config's is.
 const fromTheFuture = -1
 
 // seenAt answers the token as it is seen at that time. One that came from storage and was issued later, by a node whose
@@ -198,6 +197,9 @@ func (t *Token) seenAt(now time.Time) *Token {
 	seen.Epoch = fromTheFuture
 	return &seen
 }
+
+// IsFromTheFuture reports whether another node issued the token at a time that is yet to come by this node's clock.
+func (t *Token) IsFromTheFuture() bool { return t.Epoch < 0 }
 
 // Lifetime is for how long the token was promised in all.
 func (t *Token) Lifetime() time.Duration { return t.ExpiresAt.Sub(t.IssuedAt) }

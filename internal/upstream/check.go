@@ -296,12 +296,23 @@ func (e *checkRun) authenticate(ctx context.Context) (string, error) {
 		return "", e.failure(ncentral.CallAuthenticate, err)
 	}
 	e.report.authenticated = true
-	grant, err := e.server.judge(ncentral.CallAuthenticate, session, ncentral.Overrides{})
-	e.open = append(e.open, *grant)
+	grant, err := e.opened(ncentral.CallAuthenticate, session)
 	if err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("a token for %s, a refresh token for %s", grant.Access, grant.Refresh), nil
+}
+
+// opened notes a session that is to be ended, of use or not.
+func (e *checkRun) opened(step ncentral.Call, session *ncentral.Session) (*Grant, error) {
+	grant, err := e.server.judge(step, session, ncentral.Overrides{})
+	var unusable *UnusableGrantError
+	if errors.As(err, &unusable) {
+		e.open = append(e.open, unusable.Grant)
+		return nil, err
+	}
+	e.open = append(e.open, *grant)
+	return grant, nil
 }
 
 // suspectEarlier makes the tokens suspect that the check's sessions may have ended.
@@ -406,8 +417,7 @@ func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", e.failure(ncentral.CallRefresh, err)
 	}
-	grant, err := e.server.judge(ncentral.CallRefresh, session, ncentral.Overrides{})
-	e.open = append(e.open, *grant)
+	grant, err := e.opened(ncentral.CallRefresh, session)
 	if err != nil {
 		return "", err
 	}

@@ -23,10 +23,22 @@ const longestLifetime = 366 * 24 * time.Hour
 type Grant struct {
 	*ncentral.Session
 	Access, Refresh time.Duration // the lifetimes granted, counted from SentAt
-	// Epoch is the count of suspicions that the token is above.
-	Epoch    int64
-	Warnings []string
+	Epoch           int64         // of the token; see store.Token
+	Warnings        []string
 }
+
+// UnusableGrantError is the error of a session that N-central opened or refreshed, and that is of no use. The session is the
+// caller's to end.
+type UnusableGrantError struct {
+	Grant   Grant
+	Failure *health.Failure
+}
+
+// Error is the failure's.
+func (e *UnusableGrantError) Error() string { return e.Failure.Error() }
+
+// Unwrap returns the failure.
+func (e *UnusableGrantError) Unwrap() error { return e.Failure }
 
 // Asked is what a token is asked for with.
 type Asked struct {
@@ -36,8 +48,8 @@ type Asked struct {
 	TokenEnd time.Time
 }
 
-// Authenticate opens a session. During a cool-down or back-off it answers the *Failure that began it, without a call. A
-// Grant beside an error is a session that was opened and cannot be used: it is the caller's to end.
+// Authenticate opens a session. Errors are a *health.Failure, during a cool-down or back-off the one that began it, without a
+// call; and an *UnusableGrantError.
 func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) {
 	sent := time.Now()
 	ctx, endTurn := withTurn(ctx, s.mayAuthenticate(asked.TokenEnd))
@@ -61,9 +73,8 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	case lost || s.mayHaveOpened(ctx, err):
 		s.suspectUser(ctx)
 	}
-	// Of two authenticates that overlapped, either may have ended the other's session.
 	if overlapped := endAuthenticate(); overlapped && err == nil && s.mayEndEarlier(ctx) {
-		grant.Epoch--
+		grant.Epoch = store.EpochBefore(grant.Epoch) // born suspect: either may have ended the other's session
 	}
 	return grant, err
 }
@@ -122,7 +133,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 		}
 	}
 	if err != nil {
-		return grant, err
+		return nil, err
 	}
 	s.mu.Lock()
 	s.backOff.lift()
@@ -143,7 +154,7 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 	}
 	grant, err := s.judge(step, session, sent)
 	if err != nil {
-		return grant, err
+		return nil, err
 	}
 	switch {
 	case sent.Access != asked.Access:
@@ -166,7 +177,7 @@ func unstated(asked, standard time.Duration) time.Duration {
 	return standard
 }
 
-// judge reads the granted lifetimes.
+// judge reads the granted lifetimes. The error is an *UnusableGrantError.
 func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncentral.Overrides) (*Grant, error) {
 	grant := &Grant{Session: session, Access: session.AccessLifetime, Refresh: session.RefreshLifetime}
 	if !session.AccessLifetimeStated {
@@ -181,10 +192,10 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 	if grant.Access <= store.MinServable || grant.Access > longestLifetime {
 		stated := grant.Access
 		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
-		return grant, health.NewFailure(s.config, step, &ncentral.Error{
+		return nil, &UnusableGrantError{Grant: *grant, Failure: health.NewFailure(s.config, step, &ncentral.Error{
 			Kind: ncentral.KindMalformed, Status: http.StatusOK,
 			Detail: fmt.Sprintf("an access token with a lifetime of %s, which is of no use", stated),
-		})
+		})}
 	}
 	return grant, nil
 }

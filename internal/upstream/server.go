@@ -87,7 +87,7 @@ type Verdict struct {
 // N-central could not be asked, and where what it answers tells nothing.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
 	traits := s.Traits(ctx)
-	suspect := token.Epoch >= 0 && token.Epoch < traits.Epoch
+	explained := traits.Suspects(token) && !token.IsFromTheFuture() // which no event brought about
 	before := s.credential.authCallsSoFar()
 	ask := func(step ncentral.Call, do func(context.Context, string) error) func() error {
 		return func() error {
@@ -113,7 +113,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 		return Verdict{Valid: true}, nil
 	}
 	overlapped := before.underWay > 0 || before.begun != s.credential.authCallsSoFar().begun
-	return Verdict{Unexplained: !suspect && !(overlapped && s.mayEndEarlier(ctx))}, nil
+	return Verdict{Unexplained: !explained && !(overlapped && s.mayEndEarlier(ctx))}, nil
 }
 
 // errNoValidate stands for the answer of a server that is known to have no validate.

@@ -842,7 +842,7 @@ func TestAuthenticatesThatOverlapAndFailBringNothing(t *testing.T) {
 }
 
 // It was opened all the same, and is to be ended.
-func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionBesideIt(t *testing.T) {
+func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionInIt(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "-1"})
 		grant, err := s.server.Authenticate(t.Context(), Asked{})
@@ -850,7 +850,8 @@ func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionBesideIt(t *testing.T) {
 		if !errors.As(err, &failure) || failure.Kind != ncentral.KindMalformed || !strings.Contains(failure.Error(), "authenticate: the answer is not one of N-central's API") {
 			t.Error(err)
 		}
-		if grant == nil || grant.AccessToken == "" || grant.Access != time.Hour {
+		var unusable *UnusableGrantError
+		if grant != nil || !errors.As(err, &unusable) || unusable.Grant.AccessToken == "" || unusable.Grant.Access != time.Hour {
 			t.Errorf("%+v", grant)
 		}
 	})

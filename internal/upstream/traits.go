@@ -66,8 +66,7 @@ func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)
 	return traits
 }
 
-// Traits is what is known of this server: never nil, and empty but for the count of suspicions where what is stored
-// was learnt at another URL.
+// Traits returns what is known of this server: empty but for the epoch where what is stored was learnt at another URL.
 func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 	traits, err := s.knowledge.read(ctx)
 	if err != nil {
@@ -76,7 +75,7 @@ func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 	return traits
 }
 
-// Suspect makes every token of the config that was obtained so far suspect, and answers the new count of suspicions.
+// Suspect makes every token of the config that was obtained so far suspect, and returns the new epoch.
 func (s *Server) Suspect(ctx context.Context) int64 {
 	return s.knowledge.change(ctx, raiseEpoch).Epoch
 }
@@ -122,8 +121,7 @@ func (s *Server) mayEndEarlier(ctx context.Context) bool {
 	return ends == nil || *ends
 }
 
-// suspectEarlier casts suspicion on the tokens that an authenticate may have ended, and answers the count of suspicions that
-// the new token is above.
+// suspectEarlier makes the tokens suspect that an authenticate may have ended, and returns the epoch of the new token.
 func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
 		return s.Traits(ctx).Epoch
