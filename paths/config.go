@@ -17,7 +17,6 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/health"
-	"vault-plugin-secrets-ncentral/internal/sessions"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -152,22 +151,18 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 			return nil, err
 		}
 	}
+	put := func() error { return a.storeConfig(ctx, stored, candidate) }
 	var report *upstream.Report
 	if data.Raw[fieldVerify] == nil || data.Get(fieldVerify).(bool) { // null is the default
-		if report, err = a.Upstream.Verify(ctx, candidate, stored); err != nil {
-			return failed(err)
-		}
-		if report.Failed != nil {
-			a.endLeft(candidate, report)
-			return mistake(notStored(stored, candidate, report.Failed))
-		}
+		report, err = a.Sessions.Verify(ctx, candidate, stored, put)
+	} else {
+		err = put()
 	}
-	changedMeanwhile, err := a.storeConfig(ctx, stored, candidate)
-	if report != nil { // once it is stored, for what could not be ended is owed to the config
-		a.endLeft(candidate, report)
-	}
-	if err != nil || changedMeanwhile != nil {
-		return changedMeanwhile, err
+	switch {
+	case err != nil:
+		return failed(err)
+	case report != nil && report.Failed != nil:
+		return mistake(notStored(stored, candidate, report.Failed))
 	}
 	traits, err := a.adopt(ctx, candidate, report)
 	if err != nil {
@@ -257,24 +252,17 @@ func changedTrust(before, after *store.Config) string {
 }
 
 // storeConfig stores the candidate unless the config is another by now than the one it was made from.
-func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config) (*logical.Response, error) {
+func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config) error {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
 	stored, _, err := orUnreadable(a.Store.Configs.Get(ctx, candidate.Name))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if (stored == nil) != (madeFrom == nil) || stored != nil && !stored.WrittenAt.Equal(madeFrom.WrittenAt) {
-		return nil, logical.CodedError(http.StatusConflict, fmt.Sprintf("config %q was changed by another request while this one was verified: nothing of this one was stored, try again", candidate.Name))
+		return logical.CodedError(http.StatusConflict, fmt.Sprintf("config %q was changed by another request while this one was verified: nothing of this one was stored, try again", candidate.Name))
 	}
-	return nil, a.Store.Configs.Put(ctx, candidate.Name, candidate)
-}
-
-// endLeft sees to the sessions that a verification or check opened and could not end.
-func (a *API) endLeft(config *store.Config, report *upstream.Report) {
-	for _, left := range report.OpenSessions {
-		a.Sessions.Discard(sessions.OfCheck, store.Origin{Config: config.Name, URL: config.URL}, left)
-	}
+	return a.Store.Configs.Put(ctx, candidate.Name, candidate)
 }
 
 func (a *API) readConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -140,12 +140,10 @@ func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framewo
 	if config == nil {
 		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no config %q to check", name))
 	}
-	server, err := a.Upstream.Server(config)
+	report, err := a.Sessions.Check(ctx, config)
 	if err != nil {
 		return failed(err)
 	}
-	report := server.Check(ctx)
-	a.endLeft(config, report)
 	answer := checkAnswer(report)
 	warnings := append(health.ExpiryWarnings(config, time.Now()), reportWarnings(report)...)
 	answer[fieldReport] = reportText(report, answer[fieldMessage].(string), warnings)

@@ -22,9 +22,6 @@ const (
 	endLimit = 50 * time.Second
 )
 
-// OfCheck stands in the place of a role for the sessions that a check opened: no role can have this name.
-const OfCheck = ":check"
-
 // End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central. What is being obtained
 // for the role is discarded when it comes. The logouts are written down as owed before anything is forgotten or sent, so
 // that none is lost. A caller that hangs up ends nothing of it, and what there is no time for stays owed. The warnings name what could not be ended and until when it lives; the error is storage's, and then
@@ -150,8 +147,8 @@ func (m *Manager) tryLogout(ctx context.Context, logout store.PendingLogout) (wa
 	return warning
 }
 
-// Discard ends, in the background, a session that was opened for the role and is not handed out.
-func (m *Manager) Discard(role string, origin store.Origin, grant upstream.Grant) {
+// discardGrant ends, in the background, a session that was opened for the role and is not handed out.
+func (m *Manager) discardGrant(role string, origin store.Origin, grant upstream.Grant) {
 	m.discard(role, store.Token{Origin: origin, AccessToken: grant.AccessToken, GrantedUntil: grant.SentAt.Add(grant.Access)})
 }
 

@@ -97,7 +97,7 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 	}
 	if token.MayBeAccepted(now) {
 		for _, left := range server.ProbeRotation(ctx, token.AccessToken) {
-			m.Discard(state.role, token.Origin, left)
+			m.discardGrant(state.role, token.Origin, left)
 		}
 	}
 	traits := server.Traits(ctx)
