@@ -98,7 +98,7 @@ func (f *Failure) Remedy() string {
 	case ncentral.KindUnauthorized, ncentral.KindForbidden:
 		if f.Step == ncentral.CallAuthenticate {
 			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is locked or " +
-				"disabled, has an expired password, or has two-factor authentication or SSO switched on: see to the user in " +
+				"disabled, has an expired password, or has two-factor authentication or SSO switched on: check the user in " +
 				"N-central (Administration, User Management, Users, API Access), and write the token that the user has now, or " +
 				"a new one, to user_api_token"
 		}
@@ -113,8 +113,8 @@ func (f *Failure) Remedy() string {
 	case ncentral.KindServerError, ncentral.KindHiddenError:
 		switch f.Step {
 		case ncentral.CallAuthenticate:
-			return "N-central itself fails, or the API user's password has expired, which some servers tell like this: see to " +
-				"the password in N-central (Administration, User Management, Users); if it has expired, set a new one, then " +
+			return "N-central itself fails, or the API user's password has expired, which some servers report in this way: " +
+				"check the password in N-central (Administration, User Management, Users); if it has expired, set a new one, then " +
 				"generate a new User-API token and write user_api_token and password_changed_at"
 		case ncentral.CallData:
 			return remedyOfData(f.User)
@@ -122,13 +122,14 @@ func (f *Failure) Remedy() string {
 	case ncentral.KindBadRequest:
 		if f.Step == ncentral.CallLinks { // which has nothing in it to be refused for
 			if f.has.http {
-				return "give url https, for that is most likely what the server speaks on this port"
+				return "write url with https, which is most likely what the server speaks on this port"
 			}
 			return "check that url is the base URL of an N-central server, with its port"
 		}
 		if f.Step == ncentral.CallAuthenticate {
-			return "N-central may mean that it refuses the User-API token: see to the user in N-central (Administration, User " +
-				"Management, Users); where nothing is wrong there, generate a new User-API token and write it to user_api_token"
+			return "N-central may mean that it refuses the User-API token: check the user in N-central " +
+				"(Administration, User Management, Users); if nothing is wrong there, " +
+				"generate a new User-API token and write it to user_api_token"
 		}
 	case ncentral.KindQueued:
 		return "try later, or raise max_requests_in_flight"

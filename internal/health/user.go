@@ -33,8 +33,8 @@ func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 		troubles = append(troubles, "the API user is disabled: enable the user in N-central (Administration, User Management, Users)")
 	}
 	if user.HasTwoFactor() {
-		troubles = append(troubles, fmt.Sprintf("the API user has two-factor authentication on (%s), and may be refused for it: "+
-			"switch it off for this user in N-central", user.TwoFactorType))
+		troubles = append(troubles, fmt.Sprintf("the API user has two-factor authentication on (%s), and may be refused "+
+			"because of that: switch it off for this user in N-central", user.TwoFactorType))
 	}
 	return troubles, isKnown(user.PasswordExpired) || isKnown(user.Locked) || isDisabled
 }
@@ -64,8 +64,8 @@ func remedyOfData(user *ncentral.User) string {
 	case len(troubles) > 0:
 		return strings.Join(troubles, "; ")
 	case user != nil && user.PasswordExpired != nil:
-		return "the API user's password has not expired, and N-central tells of nothing else that is wrong with the user: its own log may say why"
+		return "the API user's password has not expired, and N-central reports nothing else wrong with the user: N-central's own log may say why"
 	}
-	return "where authenticate works and data calls fail like this, the API user's password has most likely " +
+	return "when authenticate works and data calls fail in this way, the API user's password has most likely " +
 		"expired: set a new one in N-central, then generate a new User-API token and write user_api_token and password_changed_at"
 }

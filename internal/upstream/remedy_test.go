@@ -184,7 +184,7 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 				intermediate := newAuthority(t, authority, "Example Issuing CA")
 				return shows(t, newIssuer(t, intermediate, newKey(t), onLoopback())).trusting(authority)
 			},
-			[]string{`unknown authority: "Example Issuing CA"`, "ca_cert, which does not hold it", "intermediate", "send it along"},
+			[]string{`unknown authority: "Example Issuing CA"`, "ca_cert, which does not hold it", "intermediate", "better that the server sends it"},
 			[]string{checkURL, setName, setCACert},
 		},
 		"signs itself": {
@@ -210,7 +210,7 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 		},
 		"the authority was made anew": {
 			func(t *testing.T) site { return shows(t, server).trusting(newAuthority(t, nil, "Example CA")) },
-			[]string{`"Example CA" that is another than the trusted one of that name`, "if the authority was made anew"},
+			[]string{`"Example CA" that is another than the trusted one of that name`, "if the authority was renewed"},
 			[]string{checkURL, setName, "unknown authority"},
 		},
 		"signed with SHA-1": {
@@ -382,7 +382,7 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 			func(t *testing.T) site {
 				return site{Config: store.Config{URL: "http://" + serveHTTP(t, server.tls(), http.NotFoundHandler())}}
 			},
-			[]string{"(status 400)", "give url https"},
+			[]string{"(status 400)", "write url with https"},
 			notInVain,
 		},
 		"an alert in answer to http": {
@@ -550,7 +550,7 @@ func TestAnAnswerThatIsNotNCentralsIsToldByWhoGaveIt(t *testing.T) {
 	tellOfEach(t, map[string]situation{
 		"a firewall's page": {
 			answering("/authenticate", page(403, html, "<html>blocked</html>")),
-			[]string{"a proxy, firewall or web filter", "the User-API token was not judged, so generate no new one"},
+			[]string{"a proxy, firewall or web filter", "has not judged the User-API token, so do not generate a new one"},
 			[]string{checkURL, generate},
 		},
 		"a redirect to another server": {
@@ -590,12 +590,12 @@ func TestAnAnswerThatIsNotNCentralsIsToldByWhoGaveIt(t *testing.T) {
 		},
 		"a proxy that takes the Authorization out": {
 			without("/authenticate"),
-			[]string{"takes the Authorization header out", "let it through as it is"},
+			[]string{"removes or changes the Authorization header", "must pass the header on unchanged"},
 			[]string{checkURL, generate, "password"},
 		},
 		"a proxy that takes it out of some calls": {
 			without("/validate"),
-			[]string{"takes the Authorization header out", "let it through as it is"},
+			[]string{"removes or changes the Authorization header", "must pass the header on unchanged"},
 			[]string{checkURL, generate, "password"},
 		},
 	})
@@ -679,12 +679,12 @@ func TestAProxyIsToldFromWhatIsBehindIt(t *testing.T) {
 			situation{trustingOthers, []string{theProxy + ` cannot be used: certificate signed by an unknown authority: "Proxy CA"`, "this Vault node's system"}, notInVain}, showing(proxysOwn),
 		},
 		"shows a certificate that ca_cert does not hold": {
-			situation{behind, []string{theProxy, `"Proxy CA"`, "ca_cert counts for a proxy with https too"}, notInVain}, showing(proxysOwn),
+			situation{behind, []string{theProxy, `"Proxy CA"`, "ca_cert applies to an https proxy too"}, notInVain}, showing(proxysOwn),
 		},
 		"is asked for N-central's name": {
 			situation{
 				func(*testing.T) site { return at("ncentral.invalid").trusting(authority).named("ncentral.invalid") },
-				[]string{theProxy, "tls_server_name is asked of a proxy with https too"},
+				[]string{theProxy, "tls_server_name applies to an https proxy too"},
 				notInVain,
 			}, showing(newIssuer(t, authority, newKey(t), onLoopback())),
 		},
