@@ -111,7 +111,7 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 		"a redirect": {func(m *mount) {
 			m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureRedirect})
 		}, "links", "without /api"},
-		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "give url https"},
+		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "write url with https"},
 		"refused JWT": {func(m *mount) { _, _ = m.RegenerateUserAPIToken("api-user") }, "authenticate", "write the token that the user has now"},
 		"rate limit":  {func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate", "max_requests_in_flight"},
 		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "user", "the API user's password has expired: set a new one"},

@@ -476,7 +476,7 @@ func TestASessionThatIsNotHandedOutIsEndedThoughStorageRefuses(t *testing.T) {
 			if open := m.OpenSessions(); down != (open == 1) {
 				t.Errorf("logouts fail: %t; %d sessions are open", down, open)
 			}
-			m.logged("nor could that be written down", down)
+			m.logged("and that could not be written down either", down)
 		})
 	}
 }
@@ -537,7 +537,7 @@ func TestADebtThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
 		}
 		storage.del.Store(&fails)
 		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.logged("a logout owed could not be struck", true)
+		m.logged("a logout owed could not be removed", true)
 		storage.del.Store(nil)
 		m.ResetCounts()
 		m.tick()

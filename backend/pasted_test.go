@@ -49,28 +49,28 @@ const (
 	toldUTF16       = "it was saved as UTF-16, which Windows calls Unicode: save the file in ASCII, as PowerShell does with -Encoding ascii"
 	toldEncoding    = "it begins with a byte order mark that was read in another encoding: save the file in ASCII, as PowerShell does with -Encoding ascii"
 	toldJSON        = "it is JSON: give the value alone, as jq -r prints it"
-	toldWebPage     = "it is a web page, as a server answers that wants a login or has nothing there: see what the page says, and get the value anew"
+	toldWebPage     = "it is a web page, such as a server sends when it wants a login or has nothing at that address: read the page, and get the value again"
 	toldPlaceholder = "it is a placeholder or a variable that nothing has filled in: give the value itself"
 	toldMasked      = "it is masked, as logs, forms and chats show secrets: take it from where it was first shown"
 	toldShortened   = "it is shortened with dots: give the whole of it"
 	toldQuotes      = "it has quotation marks: give the value without them"
 	toldURL         = "it is a URL: give that as url, and here what the field is for"
-	toldAt          = "it begins with an @, which only a command line takes for the name of a file: give what the file holds"
+	toldAt          = "it begins with an @, which names a file on a command line only: give the content of the file"
 	toldPath        = "it is the path or the name of a file: put an @ before it, as in FIELD=@FILE, to have the command line read the file"
-	toldHidden      = "it has characters that cannot be seen, such as a zero-width or no-break space, which chats and web pages put in: delete them, or copy it again from where it was first shown"
+	toldHidden      = "it has invisible characters, such as a zero-width or no-break space, which chats and web pages put in: delete them, or copy it again from where it was first shown"
 	toldBearer      = "it has the word Bearer before it, as a header does: give the token alone"
 	toldName        = "it has a name before it, as NAME=VALUE does: give the value alone, without quotation marks"
-	toldSpaces      = "it has spaces or line ends inside: give the token in one line, and nothing besides"
+	toldSpaces      = "it has spaces or line ends inside: give the token in one line, and nothing else"
 	toldCut         = "it is cut short or damaged: copy the whole of it, from its first characters, which are eyJ, to its last"
 	toldOthers      = "it has characters that no token has: give the token alone, with nothing before or after it"
 	toldMore        = "more than the token stands there: give the token alone, once, with nothing after it"
 	toldPEM         = "it is a certificate or a key in PEM form: give the token that N-central's web UI showed when it was generated"
-	toldOneWord     = "it is one word and no token: where that is the name of a file, put an @ before it, as in FIELD=@FILE"
+	toldOneWord     = "it is one word and not a token: if it is the name of a file, put an @ before it, as in FIELD=@FILE"
 	toldBase64      = "it is the base64 of a token: decode it first, with base64 -d"
 	toldVault       = "it is a token of Vault's or OpenBao's: give the one that N-central's web UI showed when it was generated"
-	toldBackslash   = "it has a backslash, as line ends have that JSON or YAML wrote: give the token alone"
+	toldBackslash   = "it has a backslash, as in a line end that JSON or YAML wrote: give the token alone"
 	toldEmpty       = "it is empty: give the token that N-central's web UI showed when it was generated"
-	toldNoText      = "it has bytes that are no text: give the token as text"
+	toldNoText      = "it has bytes that are not text: give the token as text"
 	toldNoJWT       = "it is not a JWT, which consists of three parts with dots between: give the token that N-central's web UI showed when it was generated"
 )
 
@@ -105,7 +105,7 @@ func pastedTokens(token, certificate string) []pasted {
 		{"`export NAME='TOKEN'`", "export NCENTRAL_TOKEN='" + token + "'", toldName},
 		{"`$env:NAME = \"TOKEN\"`", `$env:NCENTRAL_TOKEN = "` + token + `"`, toldName},
 		{"`name: TOKEN`, as YAML has it", "user_api_token: " + token, toldName},
-		{"a path, for want of the `@`", "/run/secrets/user-api-token", toldPath},
+		{"a path, without the `@` before it", "/run/secrets/user-api-token", toldPath},
 		{"a path of Windows", `C:\Users\Me\My Documents\token`, toldPath},
 		{"a file's name with an ending", "user-api-token.txt", toldPath},
 		{"a file's name without one", "user-api-token", toldOneWord},
@@ -126,7 +126,7 @@ func pastedTokens(token, certificate string) []pasted {
 		{"nothing, as of an empty variable or file", "\n", toldEmpty},
 		{"JSON around it", `{"token": "` + token + `"}`, toldJSON},
 		{"JSON around it that is cut off", `{"token": "` + token, toldJSON},
-		{"a web page, saved in its stead", "<!DOCTYPE html>\n<html lang=en><title>Login</title>\n<p>Bearer of news</html>\n", toldWebPage},
+		{"a web page, saved instead of it", "<!DOCTYPE html>\n<html lang=en><title>Login</title>\n<p>Bearer of news</html>\n", toldWebPage},
 		{"a line end written as `\\n`", token + `\n`, toldBackslash},
 		{"the base64 of it (a Kubernetes Secret)", base64.StdEncoding.EncodeToString([]byte(token)), toldBase64},
 		{"broken into two lines", token[:middle] + "\n" + token[middle:], toldSpaces},
@@ -150,10 +150,10 @@ func pastedTokens(token, certificate string) []pasted {
 // pastedCertificates are forms of ca_cert.
 func pastedCertificates(certificate, token string) []pasted {
 	const (
-		key  = "it holds a private key, which would be answered to whoever may read this config: leave the key out and give the certificates alone"
+		key  = "it holds a private key, which everyone who may read this config would see: leave the key out and give the certificates alone"
 		cut  = "it is cut short: a line -----BEGIN CERTIFICATE----- has no line -----END CERTIFICATE----- after it"
 		tail = "its beginning is missing: a line -----END CERTIFICATE----- has no line -----BEGIN CERTIFICATE----- before it"
-		line = "it has its lines in one, with spaces in the place of line ends: have the command line read the file, as in FIELD=@FILE"
+		line = "all of it is in one line, with spaces instead of line ends: have the command line read the file, as in FIELD=@FILE"
 	)
 	block, _ := pem.Decode([]byte(certificate))
 	bare := base64.StdEncoding.EncodeToString(block.Bytes)
@@ -178,7 +178,7 @@ func pastedCertificates(certificate, token string) []pasted {
 		{"a certificate request (CSR)", of("CERTIFICATE REQUEST"), "it is a certificate request, not a certificate: give the certificate of the authority that signed the server's"},
 		{"a public key", of("PUBLIC KEY"), "it is a public key, not a certificate: give the certificate of the authority that signed the server's"},
 		{"PKCS #7", of("PKCS7"), "it is a PKCS #7 file: make certificates of it, with openssl pkcs7 -print_certs -in FILE -out ca.pem"},
-		{"`TRUSTED CERTIFICATE`", of("TRUSTED CERTIFICATE"), "it is a certificate in a form of OpenSSL's own: make a usual one of it, with openssl x509 -in FILE -out ca.pem"},
+		{"`TRUSTED CERTIFICATE`", of("TRUSTED CERTIFICATE"), "it is a certificate in OpenSSL's own form: convert it to the usual one, with openssl x509 -in FILE -out ca.pem"},
 		{"a revocation list", of("X509 CRL"), "it is a list of revoked certificates: give the certificate of the authority that signed the server's"},
 		{"other PEM", of("DH PARAMETERS"), "it holds no certificate, but something else in PEM form: give the certificate of the authority that signed the server's"},
 		{"cut short", half, cut},
@@ -186,7 +186,7 @@ func pastedCertificates(certificate, token string) []pasted {
 		{"without its first lines", certificate[40:], tail},
 		{"the first one without its first lines", certificate[40:] + certificate, tail},
 		{"damaged inside", strings.Replace(certificate, "\nMI", "\n??", 1), "the PEM bundle holds a certificate that is damaged or cut short"},
-		{"what is no certificate inside", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1 of the PEM bundle cannot be read: x509: malformed certificate"},
+		{"something else than a certificate inside", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1 of the PEM bundle cannot be read: x509: malformed certificate"},
 		{"indented, as in YAML", "  " + strings.ReplaceAll(certificate, "\n", "\n  "), "its lines are indented, as YAML files have them: give it without the spaces before its lines"},
 		{"in one line, with `\\n`", strings.ReplaceAll(certificate, "\n", `\n`), `its line ends are written as backslashes with letters: give it with line ends, as jq -r and echo -e print them, or have the command line read the file, as in FIELD=@FILE`},
 		{"in one line, with spaces", strings.ReplaceAll(certificate, "\n", " "), line},
@@ -194,14 +194,14 @@ func pastedCertificates(certificate, token string) []pasted {
 		{"two files joined without a line end", strings.TrimSpace(certificate) + certificate, "two of its certificates have no line end between them: put one there"},
 		{"in quotes", `"` + strings.TrimSpace(certificate) + `"`, toldQuotes},
 		{"`NAME=` before it", "CA_CERT=" + certificate, "something stands before -----BEGIN in its line: give the certificates alone, from that line on"},
-		{"with dashes for its hyphens (Word, Outlook)", strings.ReplaceAll(certificate, "--", "–"), "its line BEGIN CERTIFICATE has not five hyphens at either end, as where a document made dashes of them: give the file itself"},
+		{"with dashes for its hyphens (Word, Outlook)", strings.ReplaceAll(certificate, "--", "–"), "its line BEGIN CERTIFICATE does not have five hyphens at each end, because a document made dashes of them: give the file itself"},
 		{"with a zero-width space inside", strings.Replace(certificate, "\nMI", "\nM\u200bI", 1), toldHidden},
 		{"JSON around it", `{"ca": "` + strings.ReplaceAll(certificate, "\n", `\n`) + `"}`, toldJSON},
-		{"a web page, saved in its stead", "<html>\n<body>404 Not Found</body>\n</html>\n", toldWebPage},
+		{"a web page, saved instead of it", "<html>\n<body>404 Not Found</body>\n</html>\n", toldWebPage},
 		{"the base64 of the file", base64.StdEncoding.EncodeToString([]byte(certificate)), "it is the base64 of a PEM file: decode it first, with base64 -d"},
 		{"without its first and last line", bare, "it lacks the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE----- around it: give the whole file"},
-		{"a path, for want of the `@`", "/etc/ssl/certs/ca.pem", toldPath},
-		{"a file's name without an ending", "our-ca", "it is one word and no certificate: where that is the name of a file, put an @ before it, as in FIELD=@FILE"},
+		{"a path, without the `@` before it", "/etc/ssl/certs/ca.pem", toldPath},
+		{"a file's name without an ending", "our-ca", "it is one word and not a certificate: if it is the name of a file, put an @ before it, as in FIELD=@FILE"},
 		{"`@FILE` in a body of JSON, or in Terraform", "@ca.pem", toldAt},
 		{"`${VAR}`, which nothing has replaced", "${CA_CERT}", toldPlaceholder},
 		{"masked", "****", toldMasked},

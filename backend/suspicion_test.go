@@ -175,7 +175,7 @@ func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			m.read(nil)
 			m.calls(calls{simulator.EndpointValidate: 1}) // its answer stands
-			m.logged("what was found of a token could not be stored", refuses)
+			m.logged("what was found out about a token could not be stored", refuses)
 		})
 	}
 }

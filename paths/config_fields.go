@@ -242,7 +242,7 @@ func checkSHA256(given string, config *store.Config, tokenGiven bool) error {
 	case of(config.UserAPIToken):
 		return nil
 	case of(config.UserAPIToken + "\n"), of(config.UserAPIToken + "\r\n"):
-		return errors.New("it is that of the token with a line end after it: give the SHA-256 of the token alone")
+		return errors.New("it is the SHA-256 of the token with a line end after it: give that of the token alone")
 	}
 	switch {
 	case !inHex.MatchString(given):
@@ -256,7 +256,7 @@ func checkSHA256(given string, config *store.Config, tokenGiven bool) error {
 // checkCACert takes a bundle as it is given: declarative tools compare it with what is answered.
 func checkCACert(given string) (string, error) {
 	if pasted.HoldsPrivateKey(given) {
-		return "", errors.New("it holds a private key, which would be answered to whoever may read this config: leave the key out and give the certificates alone")
+		return "", errors.New("it holds a private key, which everyone who may read this config would see: leave the key out and give the certificates alone")
 	}
 	bundle := (&store.Config{CACert: given}).Authorities()
 	if _, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: bundle}); err != nil {

@@ -149,7 +149,7 @@ func intSetting[T any](field string, standard, least, most int, of func(*T) *int
 		set: func(entry *T, data *framework.FieldData) error {
 			value := data.Get(field).(int)
 			if isFraction(data.Raw[field]) {
-				return fmt.Errorf("%v is no whole number: give one from %d to %d", data.Raw[field], least, most)
+				return fmt.Errorf("%v is not a whole number: give one from %d to %d", data.Raw[field], least, most)
 			}
 			if value < least || value > most {
 				return fmt.Errorf("%d is out of range: give a number from %d to %d", value, least, most)

@@ -199,7 +199,7 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 		return nil, err
 	}
 	if unreadable != nil && data.Raw[fieldConfig] == nil {
-		return mistakeOver(unreadable, fmt.Errorf("%s: give it, since which one the role had cannot be read", fieldConfig))
+		return mistakeOver(unreadable, fmt.Errorf("%s: give it, since the one that the role had cannot be read", fieldConfig))
 	}
 	role, err := changedRole(stored, req, data)
 	if err != nil {

@@ -67,7 +67,7 @@ func overwritten(before *store.UnreadableError) []string {
 	if before == nil {
 		return nil
 	}
-	return []string{"the entry before could not be read, so what was not given has its default now"}
+	return []string{"the entry before could not be read, so every field that was not given has its default now"}
 }
 
 // exists is an existence check, by which Vault asks its policies for create or update. An entry that cannot be read exists:

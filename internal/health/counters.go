@@ -80,7 +80,7 @@ func newCounters(config string) *counters {
 		readsBySource: prometheus.NewCounterVec(prometheus.CounterOpts(options("token_reads_total",
 			"Tokens handed out, by where the read had it from: memory, storage, or the refresh or authenticate that it waited for.")), []string{"source"}),
 		staleReads: prometheus.NewCounter(prometheus.CounterOpts(options("stale_token_reads_total",
-			"Tokens handed out that were due for replacement, for want of a new one."))),
+			"Tokens handed out although they were due for replacement, since no new one could be had."))),
 		failedReads: prometheus.NewCounterVec(prometheus.CounterOpts(options("failed_token_reads_total",
 			"Reads of a token that failed for another reason than the caller's mistake, by reason.")), []string{"reason"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts(options("calls_total",

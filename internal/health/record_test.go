@@ -41,7 +41,7 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		},
 		"none can be had, and one lives": {
 			note:  func(r *Record) { r.NoteObtaining(0, obtaining); r.ServedStale(now.Add(1)) },
-			state: StateDegraded, reasons: []string{"obtaining", "one is handed out that lives until"},
+			state: StateDegraded, reasons: []string{"obtaining", "one is handed out, which lives until"},
 		},
 		"none can be had, and the last has just ended": {
 			note:  func(r *Record) { r.NoteObtaining(0, obtaining); r.ServedStale(now) },

@@ -64,7 +64,7 @@ func (r *Record) Status(config *store.Config, pauses Pauses, traits store.Server
 		}
 	}
 	if now.Before(r.servedStale) {
-		status.Reasons = append(status.Reasons, fmt.Sprintf("for want of a new token, one is handed out that lives until %s",
+		status.Reasons = append(status.Reasons, fmt.Sprintf("no new token could be had, so an earlier one is handed out, which lives until %s",
 			r.servedStale.UTC().Format(time.RFC3339)))
 	}
 	status.Reasons = append(status.Reasons, ExpiryWarnings(config, now)...)

@@ -90,7 +90,7 @@ func findInAlert(text string, way *attemptError) finding {
 	case isAny(alertProtocolVersion):
 		return finding{FaultTLSVersion, "the server speaks neither TLS 1.2 nor 1.3"}
 	case isAny(alertHandshakeFailure, alertInsufficientSecurity):
-		return finding{FaultNoCipher, "the TLS handshake failed, most likely for want of a cipher suite that both sides accept"}
+		return finding{FaultNoCipher, "the TLS handshake failed, most likely because no cipher suite is accepted by both sides"}
 	case isAny(alertUnrecognizedName):
 		return finding{FaultNameless, "the server has no certificate under the name that it was asked for"}
 	}
@@ -178,7 +178,7 @@ func findInNames(otherName x509.HostnameError) finding {
 func findInValidity(certificate *x509.Certificate) finding {
 	name := nameOf(certificate.Subject)
 	if time.Now().Before(certificate.NotBefore) {
-		return finding{FaultNotYetValid, fmt.Sprintf("certificate of %s is not valid before %s, which by this machine's clock is still to come",
+		return finding{FaultNotYetValid, fmt.Sprintf("certificate of %s is not valid before %s, which is in the future by this machine's clock",
 			name, certificate.NotBefore.UTC().Format(time.RFC3339))}
 	}
 	return finding{FaultExpired, fmt.Sprintf("certificate of %s has expired at %s, by this machine's clock",

@@ -42,7 +42,7 @@ var (
 
 	inJSON = form{isJSON, "it is JSON: give the value alone, as jq -r prints it"}
 
-	webPage = form{looksLike(`(?i)^(<\?xml[^>]*>\s*)?<(!doctype|html|head|body)\b`), "it is a web page, as a server answers that wants a login or has nothing there: see what the page says, and get the value anew"}
+	webPage = form{looksLike(`(?i)^(<\?xml[^>]*>\s*)?<(!doctype|html|head|body)\b`), "it is a web page, such as a server sends when it wants a login or has nothing at that address: read the page, and get the value again"}
 
 	placeholder = form{isPlaceholder, "it is a placeholder or a variable that nothing has filled in: give the value itself"}
 
@@ -54,11 +54,11 @@ var (
 
 	address = form{looksLike(`(?i)^https?:`), "it is a URL: give that as url, and here what the field is for"}
 
-	namedFile = form{looksLike(`^@`), "it begins with an @, which only a command line takes for the name of a file: give what the file holds"}
+	namedFile = form{looksLike(`^@`), "it begins with an @, which names a file on a command line only: give the content of the file"}
 
 	path = form{isPath, "it is the path or the name of a file: put an @ before it, as in FIELD=@FILE, to have the command line read the file"}
 
-	hidden = form{hasHidden, "it has characters that cannot be seen, such as a zero-width or no-break space, which chats and web pages put in: delete them, or copy it again from where it was first shown"}
+	hidden = form{hasHidden, "it has invisible characters, such as a zero-width or no-break space, which chats and web pages put in: delete them, or copy it again from where it was first shown"}
 )
 
 // quotes are the typographic ones.

@@ -110,7 +110,7 @@ func pendingLogoutOf(token store.Token) store.PendingLogout {
 func (m *Manager) deletePendingLogouts(ctx context.Context, logouts ...store.PendingLogout) {
 	for _, logout := range logouts {
 		if err := m.store.DeletePendingLogout(ctx, logout); err != nil {
-			m.logger.Warn("a logout owed could not be struck: it is tried once more", "config", logout.Config, "error", err)
+			m.logger.Warn("a logout owed could not be removed: it is tried once more", "config", logout.Config, "error", err)
 		}
 	}
 }
@@ -203,7 +203,7 @@ func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (w
 	}
 	ending, warning := m.logOut(ctx, role, pendingLogoutOf(token))
 	if ending == upstream.LogoutFailed {
-		warning = fmt.Sprintf("%s; nor could that be written down: %s", warning, err)
+		warning = fmt.Sprintf("%s; and that could not be written down either: %s", warning, err)
 	}
 	return warning
 }

@@ -32,9 +32,9 @@ var (
 	// ErrDeadOnArrival says that the answer with a new token took longer than the token lived.
 	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role a longer ttl, or try again")
 	// ErrTimeOver says that a read took longer than it may.
-	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or see in status how N-central fares")
+	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or read in status what is wrong with N-central")
 	// ErrTooManyWaiting says that so many reads of a dedicated role wait for a session that no more may.
-	ErrTooManyWaiting = errors.New("too many reads of this role wait for a session of their own already: try again later, " +
+	ErrTooManyWaiting = errors.New("too many reads of this role are already waiting for a session of their own: try again later, " +
 		"raise max_requests_in_flight, or use a shared role")
 	// ErrMaxLeaseUnknown says that Vault did not tell the mount's max_lease_ttl, beyond which no token may be promised.
 	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no token was asked for: try again")

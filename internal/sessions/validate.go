@@ -117,7 +117,7 @@ func (m *Manager) changeCurrent(state *roleState, from, to *store.Token) (change
 	next := *session
 	next.Current, next.LastReadAt = to, state.lastReadAt(session)
 	if err := m.storeOrKeep(m.storing, state.role, &next); err != nil {
-		m.logger.Warn("what was found of a token could not be stored", "role", state.role, "error", err)
+		m.logger.Warn("what was found out about a token could not be stored", "role", state.role, "error", err)
 	}
 	return true
 }

@@ -229,7 +229,7 @@ func (s *Store) owed(ctx context.Context, key string) (*PendingLogout, error) {
 		err = decode(entry, logout)
 	}
 	if err != nil {
-		s.logger.Error("a stored logout owed cannot be read and is struck: the session lives until it expires", "key", key, "error", reasonOf(err))
+		s.logger.Error("a stored logout owed cannot be read and is removed: the session lives until it expires", "key", key, "error", reasonOf(err))
 		return nil, s.DeletePendingLogout(ctx, PendingLogout{Key: key})
 	}
 	return logout, nil

@@ -374,7 +374,7 @@ func (e *checkRun) user(ctx context.Context) (string, error) {
 	switch ncentral.KindOf(err) {
 	case "":
 	case ncentral.KindForbidden:
-		return "not told: the API user's role lacks the permission USERS_VIEW, which is well: the data call tells whether the user works", nil
+		return "not told: the API user's role lacks the permission USERS_VIEW, which is no fault: the data call tells whether the user works", nil
 	case ncentral.KindNotFound:
 		return "this server does not tell of the API user, as none before 2026 does: the data call tells whether the user works", nil
 	default:
@@ -395,7 +395,7 @@ func (e *checkRun) data(ctx context.Context) (string, error) {
 	case "":
 		return "", nil
 	case ncentral.KindForbidden:
-		return "the user may not see service organisations, which is well if its work does not need them", nil
+		return "the user may not see service organisations, which is no fault if its work does not need them", nil
 	}
 	failure := health.NewFailure(e.server.config, ncentral.CallData, err)
 	failure.User = e.report.User

@@ -347,7 +347,7 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 			handshake(func(c *tls.Config) {
 				c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA}
 			}),
-			[]string{"for want of a cipher suite", "offer TLS 1.2 or later with cipher suites of ECDHE"},
+			[]string{"no cipher suite is accepted by both sides", "offer TLS 1.2 or later with cipher suites of ECDHE"},
 			notInVain,
 		},
 		"no certificate under that name": {
