@@ -31,10 +31,10 @@ func Version() string { return strings.TrimSpace(version) }
 
 const help = `
 The N-central secrets engine keeps the permanent User-API tokens of N-able
-N-central users and hands out short-lived access tokens for N-central's REST
-API in their place.
+N-central users. Instead of these it hands out short-lived access tokens for
+N-central's REST API.
 
-Write a server and its User-API token to config/NAME, say who gets what in
+Write a server and its User-API token to config/NAME, make roles with
 roles/NAME, and read tokens from creds/NAME:
 
     vault write ncentral/config/default \
@@ -42,12 +42,13 @@ roles/NAME, and read tokens from creds/NAME:
     vault write ncentral/roles/monitoring ttl=30m
     vault read ncentral/creds/monitoring
 
-A token can do all that its N-central user can: a role narrows who may read
-it, how long it lives and how it is handed out, never what it may do.
+A token can do all that its N-central user can do. A role controls who may
+read it, how long it lives and how it is handed out. A role never limits what
+the token may do.
 
-Whether a credential is alive, config/NAME/check finds out; status tells how
-all of them fare, and metrics tells Prometheus; deleting sessions/NAME ends a
-role's tokens. Each has its own help, for example:
+config/NAME/check finds out whether a credential works. status shows the state
+of all credentials, and metrics has the same for Prometheus. Deleting
+sessions/NAME ends a role's tokens. Each path has its own help, for example:
 vault path-help ncentral/creds/monitoring
 `
 

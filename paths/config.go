@@ -31,21 +31,21 @@ func (a *API) configPath() *framework.Path {
 			logical.UpdateOperation: a.configWriting(),
 			logical.PatchOperation: writing(framework.PathOperation{
 				Callback:     a.telling(events.ConfigWritten, a.writeConfig),
-				Summary:      "Change the fields given of a config; null resets a field to its default.",
-				Description:  "A field that is not given stays what it is. `url` and `user_api_token` have no default and cannot be null. Everything else is as in a POST, the verification included; but where there is no config of the name, the answer is a 404.",
+				Summary:      "Change the given fields of a config; null resets a field to its default.",
+				Description:  "A field that is not given keeps its value. `url` and `user_api_token` have no default and cannot be null. Everything else is as in a POST, including the verification. If there is no config of that name, the answer is a 404.",
 				Examples:     example(map[string]any{fieldMaxRetries: 5, fieldExpiryWarning: "30d"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
 			logical.DeleteOperation: writing(framework.PathOperation{
 				Callback:     a.deleteConfig,
 				Summary:      "Delete a config that no role names.",
-				Description:  "Where roles still name it, nothing is deleted, and the answer is a 400 with their names. Warnings tell what can no longer be logged out.",
+				Description:  "If roles still name it, nothing is deleted, and the answer is a 400 with their names. Warnings say what can no longer be logged out.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete"},
 			}),
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readConfig,
 				Summary:      "Read a config, without its User-API token.",
-				Description:  "Of the User-API token it answers the SHA-256, when it was set here, and when it expires by its own claim. Warnings tell of a password or token that has expired or soon will.",
+				Description:  "Of the User-API token, the answer has the SHA-256, when it was set here, and when it expires by its own claim. Warnings say that a password or token has expired or soon will.",
 				Responses:    answers("The config.", configAnswerFields()),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
@@ -54,33 +54,36 @@ func (a *API) configPath() *framework.Path {
 		HelpSynopsis: "Configure an N-central server and the credential for it.",
 		HelpDescription: `
 A config names an N-central server and holds the User-API token of one of its
-users, from which this engine obtains access tokens. The token is made in
-N-central's web UI alone (Administration, User Management, Users, the user,
-API Access, Generate JSON Web Token), is shown there once, and ends the one
-before it. The user is best an API-only one. It must have two-factor
-authentication and SSO switched off, a role and an access group; N-central
-refuses its token else, as if that were wrong, or answers it no data. A new
-config needs url and user_api_token:
+users. With this token the engine obtains access tokens. You generate it in
+N-central's web UI: Administration, User Management, Users, the user, API
+Access, Generate JSON Web Token. N-central shows it once, and the user's
+earlier token stops working. An API-only user is best. The user must have
+two-factor authentication and SSO switched off: otherwise N-central refuses
+the token as if it were wrong. The user also needs a role and an access group:
+otherwise N-central answers no data. A new config needs url and
+user_api_token:
 
     vault write ncentral/config/default \
         url=https://ncentral.example.com user_api_token=@file-with-the-token
 
-Unless verify=false is given, a write tries the new values on the server first
-and changes nothing if they fail. A new url, user_api_token or TLS trust
-retires the sessions of the config's roles: their tokens are handed out no
-more and left to lapse.
+A write first tries the new values on the server, and changes nothing if they
+fail. With verify=false it does not try them. A new url, user_api_token or TLS
+trust retires the sessions of the config's roles: their tokens are no longer
+handed out, and live on until they expire.
 
-Writing a config that exists changes the fields given and no other. So does a
+Writing a config that exists changes only the fields that are given. So does a
 PATCH, in which null resets a field to its default:
 
     echo '{"max_retries": null}' | vault patch ncentral/config/default -
 
-Reading answers all but the User-API token. A config that roles name is not
-deleted. What a config opened can be logged out only while it exists and has
-the same url: revoke the leases of dedicated roles before it is deleted.
+Reading returns every field but the User-API token. A config cannot be deleted
+while roles name it. The sessions of a config can be logged out only while the
+config exists and has the same url: revoke the leases of dedicated roles before
+you delete it.
 
-N-central lets API users' passwords expire, after 90 days by default, and with
-them every token of the user: give password_changed_at to be warned in time.
+N-central lets the password of an API user expire, after 90 days by default.
+Then no token of that user works. Give password_changed_at to be warned in
+time.
 `,
 	}
 }
@@ -89,8 +92,8 @@ them every token of the user: give password_changed_at to be warned in time.
 func (a *API) configWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
 		Callback:    a.telling(events.ConfigWritten, a.writeConfig),
-		Summary:     "Create a config, or change the fields given of one that exists.",
-		Description: "`url` and `user_api_token` are required for a new config; of one that exists, what is not given stays what it is. Unless `verify` is false, the new values are tried on the server first: where that fails, the answer is a 400 that names the step and the remedy, and nothing is changed.",
+		Summary:     "Create a config, or change the given fields of one that exists.",
+		Description: "`url` and `user_api_token` are required for a new config. In one that exists, a field that is not given keeps its value. Unless `verify` is false, the new values are first tried on the server: if that fails, the answer is a 400 that names the step and the remedy, and nothing is changed.",
 		Examples: example(map[string]any{
 			fieldURL: "https://ncentral.example.com", fieldUserAPIToken: "the token that N-central showed", fieldPasswordChangedAt: "2026-11-03T00:00:00Z",
 		}),
@@ -107,19 +110,23 @@ func (a *API) configListPath() *framework.Path {
 				Callback:                  a.listConfigs,
 				Summary:                   "List the configs, each with its URL and state.",
 				Description:               "The state is what the active node knows since the plugin started there. `after` and `limit` page through the names.",
-				Responses:                 answers("The names, and what is worth knowing of each.", listAnswerFields("configs", "url and state")),
+				Responses:                 answers("The names, and the main facts about each.", listAnswerFields("configs", "url and state")),
 				ForwardPerformanceStandby: true, // the active node knows the states
 			},
 		},
 		DisplayAttrs: display("", "configs"),
 		HelpSynopsis: "List the configs, each with its URL and state.",
 		HelpDescription: `
-Lists the names of the configs. key_info has the url and state of each, which
-"vault list -detailed ncentral/config" shows. The state is what the active node
-knows since the plugin started there: unknown, where no token was asked for and
-no data call made; ok, where the last of these went well and no call of the last
-five minutes found N-central down; degraded, where tokens are handed out but
-something needs a person; or failing, where new tokens cannot be had.
+Lists the names of the configs. key_info has the url and state of each;
+"vault list -detailed ncentral/config" shows them. The state is what the active
+node knows since the plugin started there:
+
+    unknown    no token was requested and no data call was made
+    ok         the last of these succeeded, and no call of the last five
+               minutes found N-central down
+    degraded   tokens are handed out, but somebody must act
+    failing    no new tokens can be obtained
+
 ncentral/status has the reasons.
 `,
 	}

@@ -51,34 +51,34 @@ func (a *API) configCheckPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback:                  a.checkConfig,
-				Summary:                   "Check that a config's credential is alive, and find out what its server is like.",
-				Description:               "Makes every step that the engine makes in its work, once and without retries, and logs out every session that it opened. It answers 200 whether the check passed or not: `ok` says which. What it learns of the server is stored.",
+				Summary:                   "Check that a config's credential works, and find out how its server behaves.",
+				Description:               "Makes every kind of call that the engine makes in its work, once and without retries, and logs out every session that it opened. The answer is 200 whether the check passed or not: see `ok`. What the check learns about the server is stored.",
 				Responses:                 answers("How the check went, whether it passed or not.", checkAnswerFields()),
 				ForwardPerformanceStandby: true,
 			},
 		},
 		DisplayAttrs: display("check", "config"),
-		HelpSynopsis: "Find out whether a config's credential is alive.",
+		HelpSynopsis: "Find out whether a config's credential works.",
 		HelpDescription: `
-Makes every step that the engine makes in its work, once and without retries:
-reads the links, authenticates twice, validates, asks who the N-central user is
-and makes a data call, refreshes, asks for the server's version, and logs out
-every session that it opened. With a line for each step:
+Makes every kind of call that the engine makes in its work, once and without
+retries: reads the links, authenticates twice, validates, asks who the N-central
+user is, makes a data call, refreshes, asks for the server's version, and logs
+out every session that it opened. This prints one line for each step:
 
     vault write -f -field=report ncentral/config/default/check
 
-It answers 200 also where a step failed: ok, failed_step and message say so,
-steps tells of each, and report of all in one text. user is what N-central tells
-of the user: from 2026 on, and where the user's role has USERS_VIEW. The data
-call asks for service organisations: a user that may not see them passes, and
-the step says so.
+The answer is 200 even if a step failed: ok, failed_step and message say so.
+steps describes each step, and report has all of it as one text. user is what
+N-central says about the user. It says this from version 2026 on, if the user's
+role has USERS_VIEW. The data call asks for service organisations. A user that
+may not see them passes, and the step says so.
 
-What it learns of the server is stored, and decides how tokens are replaced. A
-check that passes ends the time for which the engine leaves a server alone
-that refused its User-API token, or did not answer.
+What the check learns about the server is stored, and decides how tokens are
+replaced. After a server refused its User-API token or did not answer, the
+engine leaves it alone for a time. A check that passes ends that time.
 
 On a server where a new session ends the user's earlier ones, a check ends the
-tokens that readers hold; the answer warns of such a server.
+tokens that readers hold. The answer warns about such a server.
 `,
 	}
 }
@@ -86,39 +86,39 @@ tokens that readers hold; the answer warns of such a server.
 func checkAnswerFields() map[string]*framework.FieldSchema {
 	return together(learntFields(), map[string]*framework.FieldSchema{
 		fieldOK:         {Type: framework.TypeBool, Required: true, Description: "Whether every step passed."},
-		fieldFailedStep: {Type: framework.TypeString, Required: true, Description: "The first step that failed; empty where none did."},
-		fieldMessage:    {Type: framework.TypeString, Required: true, Description: "What came of it, and what to do."},
+		fieldFailedStep: {Type: framework.TypeString, Required: true, Description: "The first step that failed; empty if none did."},
+		fieldMessage:    {Type: framework.TypeString, Required: true, Description: "The result, and what to do."},
 		fieldSteps:      {Type: framework.TypeSlice, Required: true, Description: "Each step that was made: name, ok, milliseconds, message."},
-		fieldReport:     {Type: framework.TypeString, Required: true, Description: "The steps, what came of it and the warnings, as a text with a line for each."},
+		fieldReport:     {Type: framework.TypeString, Required: true, Description: "The steps, the result and the warnings, as a text with one line for each."},
 		fieldUser:       userField(),
 	})
 }
 
 func userField() *framework.FieldSchema {
-	return &framework.FieldSchema{Type: framework.TypeMap, Description: "What N-central tells of the API user; absent where it does not tell."}
+	return &framework.FieldSchema{Type: framework.TypeMap, Description: "What N-central says about the API user; absent if it does not say anything."}
 }
 
 // userFields are what N-central may tell of the API user, and left out where it does not.
 func userFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldUserName:              {Type: framework.TypeString, Description: "The user's name in N-central."},
-		fieldPasswordExpired:       {Type: framework.TypeBool, Description: "Whether the password has expired, and with it every token of the user."},
+		fieldPasswordExpired:       {Type: framework.TypeBool, Description: "Whether the password has expired, so that no token of the user works."},
 		fieldPasswordResetRequired: {Type: framework.TypeBool, Description: "Whether the user must set a new password."},
 		fieldLocked:                {Type: framework.TypeBool, Description: "Whether the user is locked."},
 		fieldEnabled:               {Type: framework.TypeBool, Description: "Whether the user is enabled."},
-		fieldTwoFactor:             {Type: framework.TypeString, Description: "The kind of two-factor authentication, NONE for none, as it must be."},
+		fieldTwoFactor:             {Type: framework.TypeString, Description: "The kind of two-factor authentication. It must be NONE."},
 	}
 }
 
 // learntFields are what is known of a server, and left out where it is not.
 func learntFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldClockOffset:   {Type: framework.TypeFloat, Description: "How many seconds the server's clock is ahead of this node's; absent where it did not tell."},
-		fieldServerVersion: {Type: framework.TypeString, Description: "N-central's version; absent where it did not tell."},
-		fieldCanValidate:   {Type: framework.TypeBool, Description: "Whether the server tells if a token lives; where it does not, a data call does. Absent where that was not found out."},
-		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent where that was not found out."},
-		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it; absent where that was not found out."},
-		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones; absent where that was not found out."},
+		fieldClockOffset:   {Type: framework.TypeFloat, Description: "How many seconds the server's clock is ahead of this node's; absent if the server did not say."},
+		fieldServerVersion: {Type: framework.TypeString, Description: "N-central's version; absent if the server did not say."},
+		fieldCanValidate:   {Type: framework.TypeBool, Description: "Whether the server says if a token lives; if it does not, a data call is used instead. Absent if that was not found out."},
+		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent if that was not found out."},
+		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it; absent if that was not found out."},
+		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones; absent if that was not found out."},
 	}
 }
 
@@ -127,7 +127,7 @@ func stepFields() map[string]*framework.FieldSchema {
 		fieldStepName:         {Type: framework.TypeString, Required: true, Description: "links, authenticate, authenticate_again, validate, user, data, refresh, server_info or logout."},
 		fieldOK:               {Type: framework.TypeBool, Required: true, Description: "Whether it passed."},
 		fieldStepMilliseconds: {Type: framework.TypeInt64, Required: true, Description: "How long it took."},
-		fieldMessage:          {Type: framework.TypeString, Required: true, Description: "What it found; empty where there is nothing to say."},
+		fieldMessage:          {Type: framework.TypeString, Required: true, Description: "What it found; empty if there is nothing to say."},
 	}
 }
 

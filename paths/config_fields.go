@@ -80,11 +80,11 @@ func serverFields() map[string]*framework.FieldSchema {
 		},
 		fieldTLSServerName: {
 			Type: framework.TypeString, DisplayAttrs: label("TLS server name", groupTrust),
-			Description: "Host name or IP address to expect in the server's certificate, where it is not the host of url.",
+			Description: "Host name or IP address to expect in the server's certificate, if it is not the host of url.",
 		},
 		fieldTLSSkipVerify: {
 			Type: framework.TypeBool, Default: false, DisplayAttrs: label("Skip TLS verification", groupTrust),
-			Description: "Do not verify the server's certificate (false by default). Whoever stands between can then take the User-API token: give ca_cert instead.",
+			Description: "Do not verify the server's certificate (false by default). Then anyone on the way to the server can take the User-API token: give ca_cert instead.",
 		},
 	}
 }
@@ -93,15 +93,15 @@ func callFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldRequestTimeout: {
 			Type: framework.TypeDurationSecond, Default: "10s", DisplayAttrs: label("Request timeout", groupCalls),
-			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token ends within three times this, and within 55s, retries included.",
+			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token, with all retries, takes no longer than three times this, and no longer than 55s.",
 		},
 		fieldMaxRetries: {
 			Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: label("Retries", groupCalls),
-			Description: "How often a call that found N-central unreachable or busy is made again: 0 to 10, by default 3.",
+			Description: "How often a call is repeated that found N-central unreachable or busy: 0 to 10, by default 3.",
 		},
 		fieldMaxRequestsInFlight: {
 			Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: label("Requests in flight", groupCalls),
-			Description: "How many calls may be under way at a time: 1 to 50, by default 8. N-central limits them for all integrations together.",
+			Description: "How many calls may be under way at the same time: 1 to 50, by default 8. N-central limits the calls of all integrations together.",
 		},
 		fieldRefreshTokenTTL: {
 			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("Refresh token TTL", groupCalls),
@@ -114,15 +114,15 @@ func expiryFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldPasswordChangedAt: {
 			Type: framework.TypeString, DisplayAttrs: label("Password changed at", groupExpiry),
-			Description: "When the API user's password was last set: a day like 2026-11-03, RFC 3339, or Unix time in seconds. Nothing tells this engine but you.",
+			Description: "When the API user's password was last set: a day like 2026-11-03, RFC 3339, or Unix time in seconds. The engine cannot find this out: you must give it.",
 		},
 		fieldPasswordMaxAge: {
 			Type: framework.TypeDurationSecond, Default: "90d", DisplayAttrs: label("Password maximum age", groupExpiry),
-			Description: "After how long N-central lets the password expire, in days like 90d, which is the default; 0 if it does not.",
+			Description: "After how long the password expires in N-central, in days, like 90d, which is the default; 0 if it does not expire.",
 		},
 		fieldExpiryWarning: {
 			Type: framework.TypeDurationSecond, Default: "14d", DisplayAttrs: label("Expiry warning", groupExpiry),
-			Description: "How long before the end of the password or the User-API token warnings begin, in days like 14d, which is the default; 0 warns once it is past.",
+			Description: "How long before the password or the User-API token expires the warnings begin, in days, like 14d, which is the default. With 0 they begin when it has expired.",
 		},
 	}
 }
@@ -134,15 +134,15 @@ func configWriteFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldUserAPIToken: {
 			Type: framework.TypeString, Required: true, DisplayAttrs: secret,
-			Description: "The User-API token (JWT) that N-central's web UI generated for the API user, which must be without two-factor authentication and SSO. It is never returned. Required for a new config, and where url, ca_cert, tls_server_name or tls_skip_verify change.",
+			Description: "The User-API token (JWT) that N-central's web UI generated for the API user, who must have two-factor authentication and SSO switched off. It is never returned. Required for a new config, and whenever url, ca_cert, tls_server_name or tls_skip_verify changes.",
 		},
 		fieldUserAPITokenSHA256: {
 			Type: framework.TypeString, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
-			Description: "SHA-256 of the User-API token, in hex. Given, it must be that of the token given or stored, so that declarative tools, which read it back, notice a write that failed. Never required.",
+			Description: "SHA-256 of the User-API token, in hex. If given, it must match the token that is given or stored. Declarative tools read it back, and so notice a write that failed. Never required.",
 		},
 		fieldVerify: {
 			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Verify", groupServer),
-			Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check (true by default). If one fails, nothing is changed. Not stored itself.",
+			Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check (true by default). If a step fails, nothing is changed. This field itself is not stored.",
 		},
 	}
 }
@@ -152,15 +152,15 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 	return together(alwaysAnswered(configFields()), map[string]*framework.FieldSchema{
 		fieldPasswordChangedAt: {
 			Type: framework.TypeTime, DisplayAttrs: label("Password changed at", groupExpiry),
-			Description: "When the API user's password was last set, where that was given.",
+			Description: "When the API user's password was last set, if that was given.",
 		},
 		fieldPasswordExpiresAt: {
 			Type: framework.TypeTime, DisplayAttrs: label("Password expires at", groupExpiry),
-			Description: "When the API user's password expires. Absent where password_changed_at is not given, or password_max_age is 0.",
+			Description: "When the API user's password expires. Absent if password_changed_at is not given, or password_max_age is 0.",
 		},
 		fieldUserAPITokenSHA256: {
 			Type: framework.TypeString, Required: true, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
-			Description: "SHA-256 of the User-API token, in hex: enough to tell whether two configs have the same.",
+			Description: "SHA-256 of the User-API token, in hex. It shows whether two configs have the same token.",
 		},
 		fieldUserAPITokenSetAt: {
 			Type: framework.TypeTime, Required: true, DisplayAttrs: label("User-API token set at", groupServer),
@@ -168,7 +168,7 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 		},
 		fieldUserAPITokenExpiresAt: {
 			Type: framework.TypeTime, DisplayAttrs: label("User-API token expires at", groupExpiry),
-			Description: "When the User-API token expires by its own claim. Absent where it has none.",
+			Description: "When the User-API token expires by its own claim. Absent if it has none.",
 		},
 	})
 }

@@ -37,18 +37,18 @@ func (a *API) credsPath() *framework.Path {
 			"name": nameField("The role's name."),
 			fieldMinTTL: {
 				Type: framework.TypeDurationSecond, Query: true, DisplayAttrs: label("Minimum TTL", groupRead),
-				Description: "Least remaining lifetime of the token, where the role's min_ttl is not enough for this read. More than half of what N-central grants is an error; on a dedicated role, more than all of it.",
+				Description: "Least remaining lifetime of the token, if the role's min_ttl is not enough for this read. On a shared role, at most half of the lifetime that N-central grants; on a dedicated role, at most all of it. More is an error.",
 			},
 			fieldValidate: {
 				Type: framework.TypeBool, Query: true, Default: false, DisplayAttrs: label("Validate", groupRead),
-				Description: "Ask N-central first whether the token still lives, and replace it if not (false by default). Where N-central cannot be asked, that is the error. On a dedicated role it changes nothing: the token is new.",
+				Description: "First ask N-central whether the token still lives, and replace it if not (false by default). If N-central cannot be asked, the read fails. On a dedicated role this changes nothing, since the token is new.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:    a.readCreds,
 				Summary:     "Read an N-central access token.",
-				Description: "The token is sent to the `url` beside it, as `Authorization: Bearer TOKEN`. Readers of a shared role get one token until it is replaced; each read of a dedicated role opens a session of its own. Under a lease, `lease_duration` is the token's remaining life; without one, `ttl` says when this engine replaces it.",
+				Description: "Send the token to the `url` beside it, as `Authorization: Bearer TOKEN`. All readers of a shared role get the same token until it is replaced; each read of a dedicated role opens a session of its own. Under a lease, `lease_duration` is the token's remaining life; without one, `ttl` says when this engine replaces the token.",
 				Responses:   answers("A token.", credsAnswerFields()),
 			},
 			logical.UpdateOperation: &framework.PathOperation{
@@ -69,33 +69,34 @@ func (a *API) credsPath() *framework.Path {
 const groupRead = "This read"
 
 const credsHelp = `
-Answers an access token for N-central's REST API, to be sent as
-"Authorization: Bearer TOKEN" to the url beside it:
+Returns an access token for N-central's REST API. Send it to the url beside it,
+as "Authorization: Bearer TOKEN":
 
     vault read ncentral/creds/monitoring
     vault read ncentral/creds/monitoring min_ttl=10m validate=true
 
-Readers of a shared role get one token: it is obtained when it is first needed,
-reused until the role's min_ttl before its end, and then replaced, so that a
-read costs N-central nothing most of the time. A read of a dedicated role opens
-a session of its own, which is logged out when the lease ends.
+All readers of a shared role get the same token. The engine obtains it when it
+is first needed, reuses it until it has less life left than the role's min_ttl,
+and then replaces it. So most reads cost N-central nothing. A read of a
+dedicated role opens a session of its own, which is logged out when the lease
+ends.
 
-The token can do all that the N-central user of the role's config can. A role
-narrows who may read it, how long it lives and how it is handed out, never
-what it may do.
+The token can do all that the N-central user of the role's config can do. A role
+controls who may read it, how long it lives and how it is handed out. A role
+never limits what the token may do.
 
-Under a lease, lease_duration is the token's remaining life, and the lease is
-not renewable: read again before it ends. Revoking the lease of a shared token
-ends nothing at N-central, since other readers hold the same token: delete
-sessions/ROLE does. Where the role has lease=false, ttl says in how many
-seconds this engine replaces the token, and the fields rotation_period and
-last_vault_rotation are there for consumers that plan by them.
+Under a lease, lease_duration is the token's remaining life. The lease is not
+renewable: read again before it ends. Revoking the lease of a shared token ends
+nothing at N-central, since other readers hold the same token. Deleting
+sessions/ROLE does end it. If the role has lease=false, ttl says in how many
+seconds this engine replaces the token. The fields rotation_period and
+last_vault_rotation are there for readers that plan by them.
 
 Do not log a shared token out at N-central: that ends it for all its readers.
 
-While N-central cannot give a new token, the one in hand is answered for as
-long as it lives, with a warning. Warnings also tell of the end of the API
-user's password and of the User-API token, where it is near.
+While no new token can be obtained, reads return the current one with a warning,
+as long as it lives. Warnings also say when the API user's password or the
+User-API token will expire soon.
 `
 
 func credsAnswerFields() map[string]*framework.FieldSchema {

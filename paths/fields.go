@@ -251,7 +251,7 @@ func listFields() map[string]*framework.FieldSchema {
 		},
 		fieldLimit: {
 			Type: framework.TypeInt, Query: true, Default: 0, DisplayAttrs: label("Limit", groupPage),
-			Description: "List so many entries at most; 0, the default, lists all.",
+			Description: "The largest number of entries to list; 0, the default, lists all.",
 		},
 	}
 }

@@ -33,8 +33,8 @@ func (a *API) rolesPath() *framework.Path {
 			logical.UpdateOperation: a.roleWriting(),
 			logical.PatchOperation: writing(framework.PathOperation{
 				Callback:     a.telling(events.RoleWritten, a.writeRole),
-				Summary:      "Change the fields given of a role; null resets a field to its default.",
-				Description:  "A field that is not given stays what it is. Everything else is as in a POST; but where there is no role of the name, the answer is a 404.",
+				Summary:      "Change the given fields of a role; null resets a field to its default.",
+				Description:  "A field that is not given keeps its value. Everything else is as in a POST. If there is no role of that name, the answer is a 404.",
 				Examples:     example(map[string]any{fieldTTL: "20m"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
@@ -47,31 +47,32 @@ func (a *API) rolesPath() *framework.Path {
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:     a.readRole,
 				Summary:      "Read a role.",
-				Description:  "All its fields are answered, those that were never written with their defaults.",
+				Description:  "The answer has all fields. Those that were never written have their defaults.",
 				Responses:    answers("The role.", alwaysAnswered(roleFields())),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
 		},
 		DisplayAttrs: display("", "role"),
-		HelpSynopsis: "Define who gets tokens of which config, for how long and how.",
+		HelpSynopsis: "Define which config tokens come from, how long they live, and how they are handed out.",
 		HelpDescription: `
 A role hands out access tokens of one config at creds/NAME:
 
     vault write ncentral/roles/monitoring config=default ttl=30m
 
-It narrows who may read, how long a token lives and how it is handed out, never
-what a token may do: a token can do all that its N-central user can.
-Least privilege is one N-central user, so one config, per use.
+A role controls who may read a token, how long it lives and how it is handed
+out. A role never limits what the token may do: a token can do all that its
+N-central user can do. For least privilege, make one N-central user, and one
+config, for each use.
 
-Readers of a shared role hold one token: a client that logs out at N-central
-ends it for all of them. Give such a client a role of its own, with
+All readers of a shared role hold the same token: a client that logs out at
+N-central ends it for all of them. Give such a client a role of its own, with
 credential_type=dedicated.
 
 A change of config, credential_type or ttl retires the role's sessions: their
-tokens are handed out no more and left to lapse. Deleting a role logs its
-sessions out.
+tokens are no longer handed out, and live on until they expire. Deleting a role
+logs its sessions out.
 
-Writing a role that exists changes the fields given and no other. So does a
+Writing a role that exists changes only the fields that are given. So does a
 PATCH, in which null resets a field to its default:
 
     echo '{"min_ttl": null}' | vault patch ncentral/roles/monitoring -
@@ -83,8 +84,8 @@ PATCH, in which null resets a field to its default:
 func (a *API) roleWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
 		Callback:     a.telling(events.RoleWritten, a.writeRole),
-		Summary:      "Create a role, or change the fields given of one that exists.",
-		Description:  "A new role has the defaults for what is not given; of one that exists, that stays what it is. The role's config must exist.",
+		Summary:      "Create a role, or change the given fields of one that exists.",
+		Description:  "In a new role, a field that is not given has its default. In one that exists, it keeps its value. The role's config must exist.",
 		Examples:     example(map[string]any{fieldConfig: defaultConfig, fieldTTL: "30m", fieldLease: false}),
 		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "write"},
 	})
@@ -99,14 +100,14 @@ func (a *API) rolesListPath() *framework.Path {
 				Callback:    a.listRoles,
 				Summary:     "List the roles, each with its config, type, TTL and lease.",
 				Description: "`after` and `limit` page through the names.",
-				Responses:   answers("The names, and what is worth knowing of each.", listAnswerFields("roles", "config, credential_type, ttl and lease")),
+				Responses:   answers("The names, and the main facts about each.", listAnswerFields("roles", "config, credential_type, ttl and lease")),
 			},
 		},
 		DisplayAttrs: display("", "roles"),
 		HelpSynopsis: "List the roles, each with its config, type, TTL and lease.",
 		HelpDescription: `
 Lists the names of the roles. key_info has the config, credential_type, ttl and
-lease of each, which "vault list -detailed ncentral/roles" shows.
+lease of each; "vault list -detailed ncentral/roles" shows them.
 `,
 	}
 }
@@ -128,24 +129,24 @@ func roleFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldConfig: {
 			Type: framework.TypeString, Default: defaultConfig, DisplayAttrs: label("Config", groupSource),
-			Description: "Name of the config that tokens come from, by default the one called default. It must exist.",
+			Description: "Name of the config that tokens come from. The default is the config called default. It must exist.",
 		},
 		fieldCredentialType: {
 			Type: framework.TypeString, Default: string(store.Shared), DisplayAttrs: label("Credential type", groupHandOut),
 			AllowedValues: []any{string(store.Shared), string(store.Dedicated)},
-			Description:   "shared, the default: one session for the role, whose token every reader gets until min_ttl before its end; then it is replaced; a reader that logs it out ends it for all. dedicated: a session of its own for every read, logged out when its lease ends.",
+			Description:   "shared, the default: one session for the role. Every reader gets its token, until the token has less than min_ttl left and is replaced. A reader that logs the token out ends it for all. dedicated: a session of its own for every read, logged out when its lease ends.",
 		},
 		fieldTTL: {
 			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("TTL", groupLifetime),
-			Description: "Access-token lifetime to ask N-central for; 0, the default, leaves it to N-central. No more than N-central's own limit is granted, 1h unless its administrator set less, nor than the mount's max_lease_ttl.",
+			Description: "Access-token lifetime to ask N-central for; 0, the default, leaves it to N-central. Two limits apply: N-central's own, which is 1h unless its administrator set less, and the mount's max_lease_ttl.",
 		},
 		fieldMinTTL: {
 			Type: framework.TypeDurationSecond, DisplayAttrs: label("Minimum TTL", groupLifetime),
-			Description: "Shared: least remaining lifetime of a token when it is handed out, by default a sixth of the token's life, but 5m at least, and half of the life at most. It can be half of ttl at most (of 1h where ttl is 0).",
+			Description: "Shared roles: least remaining lifetime of a token when it is handed out. The default is a sixth of the token's life, but 5m at least, and half of the life at most. You can give half of ttl at most (half of 1h if ttl is 0).",
 		},
 		fieldLease: {
 			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Lease", groupHandOut),
-			Description: "Hand tokens out under a lease (true by default). false, for shared tokens only: no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since others hold the token.",
+			Description: "Hand tokens out under a lease (true by default). With false, which is for shared tokens only, there is no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since other readers hold the same token.",
 		},
 	}
 }

@@ -24,15 +24,15 @@ func (a *API) sessionsPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:                  a.readSessions,
-				Summary:                   "Read what is known of a role's sessions, without a secret.",
-				Description:               "Tells of the token that the role's readers share, and how many earlier ones still live. It makes no call to N-central. A dedicated role's sessions are its leases: `leases` is their prefix.",
+				Summary:                   "Read what is known about a role's sessions, without a secret.",
+				Description:               "Describes the token that the role's readers share, and says how many earlier ones still live. No call is made to N-central. A dedicated role's sessions are its leases: `leases` is their prefix.",
 				Responses:                 answers("The role's sessions.", sessionsAnswerFields()),
 				ForwardPerformanceStandby: true,
 			},
 			logical.DeleteOperation: &framework.PathOperation{
 				Callback:                  a.telling(events.SessionsEnded, a.endSessions),
 				Summary:                   "Log a role's sessions out at N-central and forget them.",
-				Description:               "The first move when an access token has leaked: every reader of the role holds a dead token from then on, and the next read authenticates anew. Warnings name what could not be ended, and until when it lives.",
+				Description:               "Do this first when an access token has leaked. From then on, every reader of the role holds a dead token, and the next read authenticates again. Warnings name what could not be ended, and until when it lives.",
 				Responses:                 doneOrWarned(),
 				DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "end"},
 				ForwardPerformanceStandby: true,
@@ -41,18 +41,18 @@ func (a *API) sessionsPath() *framework.Path {
 		DisplayAttrs: display("", "sessions"),
 		HelpSynopsis: "Read or end the sessions that a role has open at N-central.",
 		HelpDescription: `
-Reading tells of the session whose token the role's readers share: when it was
-obtained, expires and is replaced, and how many earlier tokens of the role
-still live. It answers no secret.
+Reading describes the session whose token the role's readers share: when the
+token was obtained, when it expires and when it is replaced, and how many
+earlier tokens of the role still live. The answer holds no secret.
 
-Deleting logs all of the role's sessions out at N-central, earlier ones too,
-and forgets them; the next read of creds/ROLE authenticates anew. It is the
-first move when an access token has leaked:
+Deleting logs all of the role's sessions out at N-central, including earlier
+ones, and forgets them. The next read of creds/ROLE authenticates again. Do this
+first when an access token has leaked:
 
     vault delete ncentral/sessions/monitoring
 
 Warnings name what could not be ended, and until when it lives. The sessions of
-a dedicated role are its leases, which are left alone: end them with
+a dedicated role are its leases. Deleting does not end these: end them with
 "vault lease revoke -prefix ncentral/creds/ROLE".
 `,
 	}
@@ -67,23 +67,23 @@ func (a *API) sessionsListPath() *framework.Path {
 				Callback:                  a.listSessions,
 				Summary:                   "List the roles that have sessions at N-central.",
 				Description:               "Earlier sessions that still live count too. `after` and `limit` page through the names.",
-				Responses:                 answers("The names, and what is worth knowing of each.", listAnswerFields("roles that have sessions", "expires_at, where there is a token to hand out")),
+				Responses:                 answers("The names, and the main facts about each.", listAnswerFields("roles that have sessions", "expires_at, if there is a token to hand out")),
 				ForwardPerformanceStandby: true,
 			},
 		},
 		DisplayAttrs: display("", "sessions"),
 		HelpSynopsis: "List the roles that have sessions at N-central.",
 		HelpDescription: `
-Lists the names of the roles that have sessions, earlier ones that still live
-included. key_info has expires_at for each that has a token to hand out, which
-"vault list -detailed ncentral/sessions" shows.
+Lists the names of the roles that have sessions, including earlier ones that
+still live. key_info has expires_at for each role that has a token to hand out;
+"vault list -detailed ncentral/sessions" shows it.
 `,
 	}
 }
 
 func sessionInfoFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldExpiresAt: {Type: framework.TypeTime, Description: "When the token in hand expires; absent where there is none."},
+		fieldExpiresAt: {Type: framework.TypeTime, Description: "When the current token expires; absent if there is none."},
 	}
 }
 
@@ -102,16 +102,16 @@ const (
 
 func sessionsAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldIssuedAt:         {Type: framework.TypeTime, Description: "When the token in hand was obtained. This and the fields down to last_validated_at are absent where there is no token, or where it is not known."},
-		fieldExpiresAt:        {Type: framework.TypeTime, Description: "When the token in hand expires."},
-		fieldRotatesAt:        {Type: framework.TypeTime, Description: "When this engine replaces it at the latest, if it is read."},
-		fieldRefreshExpiresAt: {Type: framework.TypeTime, Description: "When the refresh token beside it expires."},
-		fieldObtainedBy:       {Type: framework.TypeString, AllowedValues: []any{"authenticate", "refresh"}, Description: "Which call brought it: authenticate or refresh."},
-		fieldSuspect:          {Type: framework.TypeBool, Description: "Whether it is validated before it is handed out again."},
+		fieldIssuedAt:         {Type: framework.TypeTime, Description: "When the current token was obtained. Absent if there is no token, as are the fields that follow, down to last_validated_at."},
+		fieldExpiresAt:        {Type: framework.TypeTime, Description: "When the current token expires."},
+		fieldRotatesAt:        {Type: framework.TypeTime, Description: "When this engine replaces the token at the latest, if it is read."},
+		fieldRefreshExpiresAt: {Type: framework.TypeTime, Description: "When the refresh token of the session expires."},
+		fieldObtainedBy:       {Type: framework.TypeString, AllowedValues: []any{"authenticate", "refresh"}, Description: "Which call brought the token: authenticate or refresh."},
+		fieldSuspect:          {Type: framework.TypeBool, Description: "Whether the token is validated before it is handed out again."},
 		fieldLastReadAt:       {Type: framework.TypeTime, Description: "When the role was last read, as far as this node knows."},
 		fieldLastValidatedAt:  {Type: framework.TypeTime, Description: "When N-central last said that the token lives."},
 		fieldEarlierTokens:    {Type: framework.TypeInt, Required: true, Description: "How many retired and replaced tokens of the role still live."},
-		fieldLeases:           {Type: framework.TypeString, Description: "On a dedicated role, whose sessions are its leases: their prefix, for lease revoke -prefix and sys/leases/lookup."},
+		fieldLeases:           {Type: framework.TypeString, Description: "On a dedicated role, whose sessions are its leases: the prefix of these leases, for lease revoke -prefix and sys/leases/lookup."},
 		fieldLogoutsOwed:      {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
 	}
 }

@@ -29,29 +29,33 @@ func (a *API) statusPath() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:    a.readStatus,
-				Summary:     "Read how the credentials of all configs fare.",
-				Description: "A state for each config, the reasons for it in words, the last success and failure, the expiries, the N-central user, and what was learnt of the server, as the active node knows it since the plugin started there. It makes no call to N-central.",
+				Summary:     "Read the state of the credentials of all configs.",
+				Description: "For each config: its state, the reasons for it in words, the last success and failure, the expiries, the N-central user, and what was learnt about the server. This is what the active node knows since the plugin started there. No call is made to N-central.",
 				Responses: answers("How the configs fare.", map[string]*framework.FieldSchema{
-					fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, how each config fares. What is not known is left out."},
+					fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, the state of each config and what belongs to it. What is not known is left out."},
 				}),
 				ForwardPerformanceStandby: true, // the active node knows
 			},
 		},
 		DisplayAttrs: display("read", "status"),
-		HelpSynopsis: "Read how the credentials of all configs fare.",
+		HelpSynopsis: "Read the state of the credentials of all configs.",
 		HelpDescription: `
-Answers for each config a state, the reasons for it in words, when N-central
-last answered well and when it last failed and how, when it is next asked for
-a token where it is being left alone, how many logouts are owed, when the
-User-API token and the password expire, which N-central user it is and what
-N-central tells of them, and what was learnt of the server.
+Returns for each config: its state, the reasons for it in words, when a call to
+N-central last succeeded, when one last failed and how, when N-central is next
+asked for a token if it is being left alone, how many logouts are owed, when the
+User-API token and the password expire, what N-central says about its user, and
+what was learnt about the server. The state is one of these:
 
-The state is unknown where no token was asked for and no data call made since
-the plugin started, ok where the last of these went well and no call of the last
-five minutes found N-central down, degraded where tokens are handed out but
-something needs a person, and failing where new tokens cannot be had. Logouts
-that are owed could not be done yet and are tried once a minute until the token
-expires: see that there are none before the mount is disabled, which drops them.
+    unknown    no token was requested and no data call was made since the
+               plugin started
+    ok         the last of these succeeded, and no call of the last five
+               minutes found N-central down
+    degraded   tokens are handed out, but somebody must act
+    failing    no new tokens can be obtained
+
+Logouts that are owed could not be done yet. They are tried once a minute until
+the token expires. Disabling the mount drops them, so see first that there are
+none.
 `,
 	}
 }
@@ -60,14 +64,14 @@ expires: see that there are none before the mount is disabled, which drops them.
 func statusFields() map[string]*framework.FieldSchema {
 	return together(learntFields(), map[string]*framework.FieldSchema{
 		fieldState:                 stateField(),
-		fieldReasons:               {Type: framework.TypeStringSlice, Required: true, Description: "What of it needs a person, in words, with the remedy."},
-		fieldLastSuccess:           {Type: framework.TypeTime, Description: "When N-central last answered well."},
-		fieldLastFailure:           {Type: framework.TypeTime, Description: "When it last failed."},
-		fieldLastFailureKind:       {Type: framework.TypeString, Description: "How it last failed, in a word: unreachable, timeout, refused and the like."},
-		fieldNextAttempt:           {Type: framework.TypeTime, Description: "When N-central is next asked for a token, where it is being left alone."},
+		fieldReasons:               {Type: framework.TypeStringSlice, Required: true, Description: "What somebody must see to, in words, with the remedy."},
+		fieldLastSuccess:           {Type: framework.TypeTime, Description: "When a call to N-central last succeeded."},
+		fieldLastFailure:           {Type: framework.TypeTime, Description: "When a call last failed."},
+		fieldLastFailureKind:       {Type: framework.TypeString, Description: "How it failed, in one word: unreachable, timeout, refused and so on."},
+		fieldNextAttempt:           {Type: framework.TypeTime, Description: "When N-central is next asked for a token, if it is being left alone."},
 		fieldLogoutsOwed:           {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
-		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, where it has one."},
-		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, where password_changed_at is given."},
+		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, if it has one."},
+		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, if password_changed_at is given."},
 		fieldUser:                  userField(),
 	})
 }
@@ -77,7 +81,7 @@ func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
 		AllowedValues: []any{string(health.StateUnknown), string(health.StateOK), string(health.StateDegraded), string(health.StateFailing)},
-		Description:   "unknown: no token was asked for and no data call made since the plugin started. ok: the last of these went well, and no call of the last five minutes found N-central down. degraded: tokens are handed out, but something needs a person. failing: new tokens cannot be had.",
+		Description:   "unknown: no token was requested and no data call was made since the plugin started. ok: the last of these succeeded, and no call of the last five minutes found N-central down. degraded: tokens are handed out, but somebody must act. failing: no new tokens can be obtained.",
 	}
 }
 
