@@ -236,7 +236,7 @@ func TestWhereThereAreNoEventsTheEngineIsSilent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := &logBuffer{}
 			sender := events.NewSender(test.core, hclog.New(&hclog.LoggerOptions{Output: log}))
-			sender.Send(t.Context(), events.ConfigWritten, events.Changed(logical.UpdateOperation, "config/default"))
+			sender.Send(t.Context(), events.ConfigWritten, events.ChangeMetadata(logical.UpdateOperation, "config/default"))
 			if logged := log.String() != ""; logged != test.logged {
 				t.Errorf("the log: %s", log)
 			}

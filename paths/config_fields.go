@@ -176,7 +176,7 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 // configSettings are how a write changes a config. What depends on several fields is changedConfig's.
 func configSettings() []setting[store.Config] {
 	url := textSetting(fieldURL, ncentral.ParseBaseURL, func(c *store.Config) *string { return &c.URL })
-	token := textSetting(fieldUserAPIToken, pasted.UserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
+	token := textSetting(fieldUserAPIToken, pasted.ParseUserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
 	url.reset, token.reset = nil, nil
 	return []setting[store.Config]{
 		url,
@@ -260,7 +260,7 @@ func checkCACert(given string) (string, error) {
 	}
 	bundle := (&store.Config{CACert: given}).Authorities()
 	if _, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: bundle}); err != nil {
-		return "", cmp.Or(pasted.WhyNoCertificates(bundle), err)
+		return "", cmp.Or(pasted.DiagnoseBundle(bundle), err)
 	}
 	return given, nil
 }

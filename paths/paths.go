@@ -82,7 +82,7 @@ func (a *API) telling(event events.Type, do framework.OperationFunc) framework.O
 
 // tell sends the event of what the request changed.
 func (a *API) tell(ctx context.Context, event events.Type, req *logical.Request) {
-	a.Events.Send(ctx, event, events.Changed(req.Operation, req.Path))
+	a.Events.Send(ctx, event, events.ChangeMetadata(req.Operation, req.Path))
 }
 
 // display is what operation ids are made of: prefix, verb, suffix. An operation may have another verb than its path.

@@ -39,9 +39,9 @@ const (
 	ExpiresAt = "expires_at" // RFC 3339, UTC
 )
 
-// Changed answers the metadata of an event about a change that was asked for: path is the API path of what changed, seen
+// ChangeMetadata answers the metadata of an event about a change that was asked for: path is the API path of what changed, seen
 // from the mount.
-func Changed(operation logical.Operation, path string) []string {
+func ChangeMetadata(operation logical.Operation, path string) []string {
 	return []string{
 		logical.EventMetadataPath, path,
 		logical.EventMetadataDataPath, path,
@@ -50,8 +50,8 @@ func Changed(operation logical.Operation, path string) []string {
 	}
 }
 
-// Found answers the metadata of an event about a config's credential that nobody asked for, with more keys and values.
-func Found(config string, more ...string) []string {
+// CredentialMetadata answers the metadata of an event about a config's credential that nobody asked for, with more keys and values.
+func CredentialMetadata(config string, more ...string) []string {
 	path := "config/" + config
 	return append([]string{
 		logical.EventMetadataPath, path,

@@ -58,7 +58,7 @@ var remedies = map[ncentral.Fault]string{
 	ncentral.FaultNoDNS:       "see to the DNS servers of this Vault node",
 	ncentral.FaultForbidden: "a firewall or security policy of this Vault node itself (nftables, SELinux) must let " +
 		"Vault and its plugins connect to N-central",
-	ncentral.FaultNoFiles: "raise the limit of open files of the Vault server (LimitNOFILE), or see what uses them up",
+	ncentral.FaultNoResources: "raise the limit of open files of the Vault server (LimitNOFILE), or see what uses them up",
 	ncentral.FaultCutOff: "a firewall or filter on the way must let this Vault node through, or a load balancer has " +
 		"no N-central behind it: ask whoever runs them",
 	ncentral.FaultClosed: "N-central, or a load balancer or firewall before it, hung up: see whether N-central is up, " +
@@ -71,7 +71,7 @@ var remedies = map[ncentral.Fault]string{
 	ncentral.FaultNoCipher: "have N-central, or the load balancer before it, offer TLS 1.2 or later with cipher " +
 		"suites of ECDHE: no setting here can replace that",
 	ncentral.FaultHandshake: "the log of N-central, or of the load balancer before it, says why",
-	ncentral.FaultWantsClient: "ask whoever runs what stands before N-central to exempt this Vault node, or the path " +
+	ncentral.FaultClientCertificate: "ask whoever runs what stands before N-central to exempt this Vault node, or the path " +
 		"/api, from client certificates",
 
 	ncentral.FaultNoName: "have it issued anew with the host of url as a subject alternative name, since a common " +
@@ -81,7 +81,7 @@ var remedies = map[ncentral.Fault]string{
 	ncentral.FaultWeakSignature: "have it issued anew, signed with SHA-256; until then ca_cert may hold the server's own " +
 		"certificate, which is trusted as it is",
 	ncentral.FaultWeakKey: "have it issued anew, with keys of 2048 bits or more on both sides",
-	ncentral.FaultNoAuthority: "have the server's certificate issued by an authority that may do so; until then ca_cert may hold " +
+	ncentral.FaultIssuerNotCA: "have the server's certificate issued by an authority that may do so; until then ca_cert may hold " +
 		"the server's own certificate, which is trusted as it is",
 	ncentral.FaultCertificate: "have it issued anew for this server, by an authority that may do so: no setting here can replace that",
 
@@ -97,7 +97,7 @@ var remedies = map[ncentral.Fault]string{
 
 	ncentral.FaultRedirect: "if N-central is there now, write that as url; otherwise something on the way wants a " +
 		"login there, and must let this Vault node through",
-	ncentral.FaultInItsPlace: "ask whoever runs it to let this Vault node through: N-central has not judged the " +
+	ncentral.FaultIntercepted: "ask whoever runs it to let this Vault node through: N-central has not judged the " +
 		"User-API token, so do not generate a new one",
 	ncentral.FaultAuthorizationLost: "a proxy or gateway before N-central removes or changes the Authorization " +
 		"header: it must pass the header on unchanged",
@@ -133,7 +133,7 @@ func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
 			return "ca_cert holds another certificate of that name: if the authority was renewed, set ca_cert to its new certificate"
 		}
 		return "if the authority is a private one, set ca_cert to its certificate"
-	case ncentral.FaultWrongName, ncentral.FaultNameless:
+	case ncentral.FaultWrongName, ncentral.FaultUnrecognizedName:
 		if s.serverName {
 			return "correct tls_server_name, or reset it if the certificate holds the host of url"
 		}
@@ -152,7 +152,7 @@ func (s settings) remedyAtProxy(fault ncentral.Fault) string {
 	switch fault {
 	case ncentral.FaultNotTLS:
 		return "write HTTPS_PROXY in the environment of the Vault server with http:// in place of https://, and restart the server"
-	case ncentral.FaultWrongName, ncentral.FaultNameless:
+	case ncentral.FaultWrongName, ncentral.FaultUnrecognizedName:
 		if s.serverName {
 			return "tls_server_name applies to an https proxy too: write HTTPS_PROXY in the environment of the Vault server with " +
 				"http://, if the proxy speaks that, or exempt the host of url with NO_PROXY"

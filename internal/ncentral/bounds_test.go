@@ -111,7 +111,7 @@ func TestEachCauseOfNoConnectionIsToldApart(t *testing.T) {
 		"another host":        {x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"x"}}}, "another name", FaultWrongName},
 		"no host":             {x509.HostnameError{Certificate: some}, "no subject alternative name", FaultNoName},
 		"expired":             {expired, "has expired", FaultExpired},
-		"may not sign":        {mayNotSign, "may not sign", FaultNoAuthority},
+		"may not sign":        {mayNotSign, "may not sign", FaultIssuerNotCA},
 		"otherwise invalid":   {otherwise, "cannot be verified: too many intermediates", FaultCertificate},
 		"unverified":          {&tls.CertificateVerificationError{Err: errors.New("no")}, "cannot be verified: no", FaultCertificate},
 		"unverified: expired": {&tls.CertificateVerificationError{Err: expired}, "has expired", FaultExpired},
@@ -134,13 +134,13 @@ func TestEachCauseOfNoConnectionIsToldApart(t *testing.T) {
 		"cut off, by proxy":   {&attemptError{error: io.EOF, byProxy: true}, "the proxy that the environment names or behind it", FaultCutOff},
 		"no route":            {syscall.ENETUNREACH, "no route to the host", FaultNoRoute},
 		"forbidden":           {syscall.EPERM, "this machine forbids", FaultForbidden},
-		"no files":            {syscall.EMFILE, "no file or port left", FaultNoFiles},
+		"no files":            {syscall.EMFILE, "no file or port left", FaultNoResources},
 		"alert 40":            {alert(40), "no cipher suite is accepted", FaultNoCipher},
 		"alert 70":            {alert(70), "neither TLS 1.2 nor 1.3", FaultTLSVersion},
 		"alert 71":            {alert(71), "no cipher suite is accepted", FaultNoCipher},
 		"alert 80":            {alert(80), "broke the TLS handshake off: internal error", FaultHandshake},
-		"alert 112":           {alert(112), "no certificate under the name", FaultNameless},
-		"alert 116":           {alert(116), "demands a client certificate", FaultWantsClient},
+		"alert 112":           {alert(112), "no certificate under the name", FaultUnrecognizedName},
+		"alert 116":           {alert(116), "demands a client certificate", FaultClientCertificate},
 	} {
 		t.Run(name, func(t *testing.T) {
 			failure := connectionError(t.Context(), CallLogout, fmt.Errorf("wrapped: %w", test.cause))

@@ -8,23 +8,23 @@ type Fault string
 
 // The faults of the network, as far as this machine.
 const (
-	FaultNameUnknown Fault = "name_unknown" // DNS has no such host
-	FaultNoDNS       Fault = "no_dns"       // DNS does not answer, or fails
-	FaultNoRoute     Fault = "no_route"     // no way to the address
-	FaultForbidden   Fault = "forbidden"    // this machine forbids the connection
-	FaultNoFiles     Fault = "no_files"     // this machine has no file or port left
-	FaultRefused     Fault = "refused"      // nothing listens there
-	FaultCutOff      Fault = "cut_off"      // closed before there was a connection to send anything on
-	FaultClosed      Fault = "closed"       // closed in place of an answer
-	FaultNoAnswer    Fault = "no_answer"    // sent, and nothing came in time
-	FaultTimeOver    Fault = "time_over"    // the server is there, and the time for several calls was over
-	FaultNotTLS      Fault = "not_tls"      // the port speaks something else than TLS
-	FaultNotHTTP     Fault = "not_http"     // the port speaks something else than HTTP
-	FaultTLSVersion  Fault = "tls_version"  // the server speaks TLS 1.1 or older
-	FaultNoCipher    Fault = "no_cipher"    // the server has no cipher suite in common with this client
-	FaultHandshake   Fault = "handshake"    // TLS went wrong otherwise
-	FaultNameless    Fault = "nameless"     // the server has nothing under the name that it is asked for
-	FaultWantsClient Fault = "wants_client" // the server demands a client certificate
+	FaultNameUnknown       Fault = "name_unknown" // DNS has no such host
+	FaultNoDNS             Fault = "no_dns"       // DNS does not answer, or fails
+	FaultNoRoute           Fault = "no_route"     // no way to the address
+	FaultForbidden         Fault = "forbidden"    // this machine forbids the connection
+	FaultNoResources       Fault = "no_files"     // this machine has no file or port left
+	FaultRefused           Fault = "refused"      // nothing listens there
+	FaultCutOff            Fault = "cut_off"      // closed before there was a connection to send anything on
+	FaultClosed            Fault = "closed"       // closed in place of an answer
+	FaultNoAnswer          Fault = "no_answer"    // sent, and nothing came in time
+	FaultTimeOver          Fault = "time_over"    // the server is there, and the time for several calls was over
+	FaultNotTLS            Fault = "not_tls"      // the port speaks something else than TLS
+	FaultNotHTTP           Fault = "not_http"     // the port speaks something else than HTTP
+	FaultTLSVersion        Fault = "tls_version"  // the server speaks TLS 1.1 or older
+	FaultNoCipher          Fault = "no_cipher"    // the server has no cipher suite in common with this client
+	FaultHandshake         Fault = "handshake"    // TLS went wrong otherwise
+	FaultUnrecognizedName  Fault = "nameless"     // the server has nothing under the name that it is asked for
+	FaultClientCertificate Fault = "wants_client" // the server demands a client certificate
 )
 
 // The faults of certificates.
@@ -32,7 +32,7 @@ const (
 	FaultUnknownAuthority Fault = "unknown_authority" // whoever signed it is not trusted
 	FaultSelfSigned       Fault = "self_signed"       // it signs itself and is not trusted
 	FaultOtherAuthority   Fault = "other_authority"   // an authority of that name is trusted, but did not sign it
-	FaultNoAuthority      Fault = "no_authority"      // whoever signed it may not sign
+	FaultIssuerNotCA      Fault = "no_authority"      // whoever signed it may not sign
 	FaultWrongName        Fault = "wrong_name"        // it holds other names
 	FaultNoName           Fault = "no_name"           // it holds no name that counts
 	FaultExpired          Fault = "expired"
@@ -55,7 +55,7 @@ const (
 const (
 	FaultRedirect          Fault = "redirect"           // to another server that speaks https
 	FaultWebPage           Fault = "web_page"           // HTML, which N-central's API never answers, with status 400 or more
-	FaultInItsPlace        Fault = "in_its_place"       // a 401 or 403 that is not N-central's
+	FaultIntercepted       Fault = "in_its_place"       // a 401 or 403 that is not N-central's
 	FaultAuthorizationLost Fault = "authorization_lost" // N-central did not get the Authorization that was sent
 )
 
@@ -63,8 +63,8 @@ const (
 // shown a wrong password again and again may lock its user.
 func (f Fault) stands() bool {
 	switch f {
-	case FaultTLSVersion, FaultNoCipher, FaultNameless, FaultWantsClient,
-		FaultUnknownAuthority, FaultSelfSigned, FaultOtherAuthority, FaultNoAuthority, FaultWrongName, FaultNoName,
+	case FaultTLSVersion, FaultNoCipher, FaultUnrecognizedName, FaultClientCertificate,
+		FaultUnknownAuthority, FaultSelfSigned, FaultOtherAuthority, FaultIssuerNotCA, FaultWrongName, FaultNoName,
 		FaultExpired, FaultNotYetValid, FaultWeakSignature, FaultWeakKey, FaultCertificate,
 		FaultProxyCredential, FaultProxyForbids:
 		return true

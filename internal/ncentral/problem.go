@@ -98,7 +98,7 @@ func readProblem(ctx context.Context, r request, response *http.Response, body [
 		return brokenBody(ctx, failure, readError)
 	case isVerdict && !stated.isOf(status):
 		failure.Kind = KindMalformed
-		failure.Fault = FaultInItsPlace
+		failure.Fault = FaultIntercepted
 		failure.Detail = describeBody(body, response.Header) + "; a proxy, firewall or web filter probably answered in N-central's place"
 	case isJSON(mediaType):
 		message, _ := stated.Message.(string)

@@ -86,13 +86,13 @@ func findInAlert(text string, way *attemptError) finding {
 	switch {
 	case isAny(alertCertificateRequired, alertBadCertificate, alertUnsupported, alertCertificateRevoked, alertCertificateExpired,
 		alertCertificateUnknown, alertUnknownCA), isAny(alertHandshakeFailure) && way.certificateAsked:
-		return finding{FaultWantsClient, "the server demands a client certificate, and there is none to show"}
+		return finding{FaultClientCertificate, "the server demands a client certificate, and there is none to show"}
 	case isAny(alertProtocolVersion):
 		return finding{FaultTLSVersion, "the server speaks neither TLS 1.2 nor 1.3"}
 	case isAny(alertHandshakeFailure, alertInsufficientSecurity):
 		return finding{FaultNoCipher, "the TLS handshake failed, most likely because no cipher suite is accepted by both sides"}
 	case isAny(alertUnrecognizedName):
-		return finding{FaultNameless, "the server has no certificate under the name that it was asked for"}
+		return finding{FaultUnrecognizedName, "the server has no certificate under the name that it was asked for"}
 	}
 	return finding{FaultHandshake, "the server broke the TLS handshake off: " + filter(strings.TrimPrefix(text, goTLS))}
 }
@@ -116,7 +116,7 @@ func findInCertificate(cause error) finding {
 	case errors.As(cause, &invalid) && invalid.Reason == x509.Expired:
 		return findInValidity(invalid.Cert)
 	case errors.As(cause, &invalid) && invalid.Reason == x509.NotAuthorizedToSign:
-		return finding{FaultNoAuthority, fmt.Sprintf("certificate is signed by %s, which may not sign certificates", nameOf(invalid.Cert.Subject))}
+		return finding{FaultIssuerNotCA, fmt.Sprintf("certificate is signed by %s, which may not sign certificates", nameOf(invalid.Cert.Subject))}
 	case errors.As(cause, &invalid):
 		return finding{FaultCertificate, "certificate cannot be verified: " + filter(strings.TrimPrefix(invalid.Error(), goX509))}
 	case errors.As(cause, &unverified):
@@ -136,7 +136,7 @@ func findInUnknownAuthority(unknown x509.UnknownAuthorityError) finding {
 	case strings.Contains(hint, goWeakKey):
 		return weakKey
 	case strings.Contains(hint, x509.ConstraintViolationError{}.Error()):
-		return finding{FaultNoAuthority, fmt.Sprintf("certificate is signed by %s, which may not sign certificates", issuer)}
+		return finding{FaultIssuerNotCA, fmt.Sprintf("certificate is signed by %s, which may not sign certificates", issuer)}
 	case strings.Contains(hint, goNotItsKey), strings.Contains(hint, goNotItsKeyType):
 		return finding{FaultOtherAuthority, fmt.Sprintf("certificate is signed by an authority %s that is another than the trusted one of that name", issuer)}
 	case signsItself:

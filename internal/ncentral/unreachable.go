@@ -177,7 +177,7 @@ func findInNetwork(cause error, way *attemptError) finding {
 	case isAny(syscall.EACCES, syscall.EPERM):
 		return finding{FaultForbidden, "this machine forbids the connection"}
 	case isAny(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL):
-		return finding{FaultNoFiles, "this machine has no file or port left for a connection"}
+		return finding{FaultNoResources, "this machine has no file or port left for a connection"}
 	case isEnd && way.connected:
 		return finding{FaultClosed, "the connection was closed before an answer came"}
 	case isEnd && way.byProxy:

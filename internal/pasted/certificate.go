@@ -36,9 +36,9 @@ func visible(text string) string {
 	}, text)
 }
 
-// WhyNoCertificates tells what a text is that was refused as a bundle of certificates, nil where it has no name for it. The
+// DiagnoseBundle tells what a text is that was refused as a bundle of certificates, nil where it has no name for it. The
 // text is without byte order marks and has the line ends of Unix.
-func WhyNoCertificates(bundle string) error {
+func DiagnoseBundle(bundle string) error {
 	bundle = strings.TrimSpace(bundle)
 	if strings.Contains(bundle, "-----BEGIN ") {
 		return tell(bundle, insteadOfBundle)

@@ -36,11 +36,11 @@ func isOneOf(err error, forms []form) bool {
 	return slices.ContainsFunc(forms, func(f form) bool { return f.told == err.Error() })
 }
 
-// FuzzUserAPIToken gives any text as a token. What is taken is the given token, without what cannot be in one.
-func FuzzUserAPIToken(f *testing.F) {
+// FuzzParseUserAPIToken gives any text as a token. What is taken is the given token, without what cannot be in one.
+func FuzzParseUserAPIToken(f *testing.F) {
 	seed(f, aToken, aToken[:20], aToken[20:], aToken+aToken, strings.Join(strings.Split(aToken, ""), "\x00"), "token")
 	f.Fuzz(func(t *testing.T, given string) {
-		token, err := UserAPIToken(given)
+		token, err := ParseUserAPIToken(given)
 		switch {
 		case err != nil:
 			if token != "" || !isOneOf(err, insteadOfToken) {
@@ -49,18 +49,18 @@ func FuzzUserAPIToken(f *testing.F) {
 		case !strings.Contains(given, token) || strings.ContainsFunc(token, isNeverInJWT) || strings.Count(token, ".") != 2:
 			t.Errorf("%q was taken of %q", token, given)
 		default:
-			if again, err := UserAPIToken(token); again != token || err != nil {
+			if again, err := ParseUserAPIToken(token); again != token || err != nil {
 				t.Errorf("%q is not taken as it was taken: %v", token, err)
 			}
 		}
 	})
 }
 
-// FuzzWhyNoCertificates has any text told by its name, or by none.
-func FuzzWhyNoCertificates(f *testing.F) {
+// FuzzDiagnoseBundle has any text told by its name, or by none.
+func FuzzDiagnoseBundle(f *testing.F) {
 	seed(f, aCertificate, aCertificate+aCertificate, aCertificate[:50], aCertificate[50:], strings.ReplaceAll(aCertificate, "\n", " "), strings.ReplaceAll(aCertificate, "CERTIFICATE", "PRIVATE KEY"), "ca.pem", aToken)
 	f.Fuzz(func(t *testing.T, given string) {
-		if err := WhyNoCertificates(given); err != nil && !isOneOf(err, slices.Concat(insteadOfBundle, withoutPEM)) {
+		if err := DiagnoseBundle(given); err != nil && !isOneOf(err, slices.Concat(insteadOfBundle, withoutPEM)) {
 			t.Errorf("something of the value is told: %v", err)
 		}
 		if line := "-----BEGIN EC PRIVATE KEY-----"; !HoldsPrivateKey(given+line) || !HoldsPrivateKey(line+given) {

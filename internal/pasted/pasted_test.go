@@ -14,11 +14,11 @@ import (
 func TestWhatCannotBeSeenIsTold(t *testing.T) {
 	for _, unseen := range "\u00a0\u00ad\u034f\u115f\u1160\u17b4\u180b\u180e\u200b\u200d\u2060\u2065\u3164\ufe00\ufe0e\ufe0f\uffa0\U000e0041\U000e0100" {
 		inToken := aToken[:9] + string(unseen) + aToken[9:]
-		if _, err := UserAPIToken(inToken); err == nil || err.Error() != hidden.told {
+		if _, err := ParseUserAPIToken(inToken); err == nil || err.Error() != hidden.told {
 			t.Errorf("%U in a token: %v", unseen, err)
 		}
 		inCertificate := strings.Replace(aCertificate, "MII", "M"+string(unseen)+"II", 1)
-		if err := WhyNoCertificates(inCertificate); err == nil || err.Error() != hidden.told {
+		if err := DiagnoseBundle(inCertificate); err == nil || err.Error() != hidden.told {
 			t.Errorf("%U in a certificate: %v", unseen, err)
 		}
 	}
@@ -43,7 +43,7 @@ func TestPrivateKeyIsFoundInEitherBase64(t *testing.T) {
 func TestOnlyATokenIsToldToBeOneInBase64(t *testing.T) {
 	const told = "it is the base64 of a token: decode it first, with base64 -d"
 	for inside, isToken := range map[string]bool{aToken: true, aToken + "\n": true, "n-central.example.com": false, strings.Split(aToken, ".")[0]: false} {
-		_, err := UserAPIToken(base64.StdEncoding.EncodeToString([]byte(inside)))
+		_, err := ParseUserAPIToken(base64.StdEncoding.EncodeToString([]byte(inside)))
 		if err == nil || (err.Error() == told) != isToken {
 			t.Errorf("the base64 of %q: %v", inside, err)
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// UserAPIToken returns the token without what may stand around it, or what was given in its place.
-func UserAPIToken(given string) (string, error) {
+// ParseUserAPIToken returns the token without what may stand around it, or what was given in its place.
+func ParseUserAPIToken(given string) (string, error) {
 	token := strings.TrimFunc(given, func(r rune) bool { return unicode.IsSpace(r) || string(r) == byteOrderMark })
 	if isWholeJWT(token) {
 		return token, nil

@@ -32,7 +32,7 @@ func (r *Registry) AnnounceExpiries(ctx context.Context) error {
 func (r *Registry) announceExpiries(ctx context.Context, config *store.Config, now time.Time) {
 	for _, expiry := range r.Record(config.Name).ExpiriesToAnnounce(config, now) {
 		r.logger.Warn(expiry.Warning)
-		r.events.Send(ctx, events.CredentialExpiring, events.Found(config.Name,
+		r.events.Send(ctx, events.CredentialExpiring, events.CredentialMetadata(config.Name,
 			events.Reason, expiry.Warning, events.ExpiresAt, expiry.At.Format(time.RFC3339)))
 	}
 }

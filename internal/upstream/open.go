@@ -97,7 +97,7 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 func mayHaveArrived(err error) bool {
 	var failure *health.Failure
 	var callErr *ncentral.Error
-	if !errors.As(err, &callErr) || callErr.NotSent || callErr.Fault == ncentral.FaultWantsClient ||
+	if !errors.As(err, &callErr) || callErr.NotSent || callErr.Fault == ncentral.FaultClientCertificate ||
 		errors.As(err, &failure) && failure.NotMade {
 		return false
 	}
@@ -230,7 +230,7 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *healt
 		s.suspectUser(ctx)
 	}
 	if s.generation == s.record.Generation() {
-		s.events.Send(ctx, events.AuthenticateRefused, events.Found(s.config.Name, events.Reason, failure.Explanation()))
+		s.events.Send(ctx, events.AuthenticateRefused, events.CredentialMetadata(s.config.Name, events.Reason, failure.Explanation()))
 	}
 }
 

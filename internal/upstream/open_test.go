@@ -89,7 +89,7 @@ func TestWhetherACallThatFailedMayHaveArrived(t *testing.T) {
 		"no connection":                 {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true}, false},
 		"a connection that timed out":   {&ncentral.Error{Kind: ncentral.KindTimeout, NotSent: true}, false},
 		"none that is trusted":          {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true, Fault: ncentral.FaultSelfSigned}, false},
-		"no certificate for the server": {&ncentral.Error{Kind: ncentral.KindUnreachable, Fault: ncentral.FaultWantsClient}, false},
+		"no certificate for the server": {&ncentral.Error{Kind: ncentral.KindUnreachable, Fault: ncentral.FaultClientCertificate}, false},
 		"an answer that is not whole":   {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}, true},
 		"a page of something before":    {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 302}, false},
 		"a proxy that waited in vain":   {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 504}, true},

@@ -181,10 +181,10 @@ func (s *Server) reportObtaining(ctx context.Context, failure *health.Failure) {
 func (s *Server) announce(ctx context.Context, transition health.Transition, failure *health.Failure) {
 	switch {
 	case transition.Worsened():
-		s.events.Send(ctx, events.CredentialDegraded, events.Found(s.config.Name, events.Reason, failure.Explanation()))
+		s.events.Send(ctx, events.CredentialDegraded, events.CredentialMetadata(s.config.Name, events.Reason, failure.Explanation()))
 	case transition.Recovered():
 		s.logger.Info("new tokens can be had again, and data calls succeed")
-		s.events.Send(ctx, events.CredentialRecovered, events.Found(s.config.Name))
+		s.events.Send(ctx, events.CredentialRecovered, events.CredentialMetadata(s.config.Name))
 	}
 }
 
