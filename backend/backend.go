@@ -26,7 +26,8 @@ import (
 //go:embed VERSION
 var version string
 
-// Version is the engine's version in the form vX.Y.Z. Vault holds it against the version that the plugin is registered with.
+// Version is the engine's version in the form vX.Y.Z. Vault holds it against the version that the
+// plugin is registered with.
 func Version() string { return strings.TrimSpace(version) }
 
 const help = `
@@ -52,8 +53,8 @@ sessions/NAME ends a role's tokens. Each path has its own help, for example:
 vault path-help ncentral/creds/monitoring
 `
 
-// Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central: Vault makes backends also
-// only to ask for their type and version.
+// Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central:
+// Vault makes backends also only to ask for their type and version.
 func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	return newBackend(ctx, conf, nil)
 }
@@ -114,14 +115,16 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	return &engine{Backend: backend}, nil
 }
 
-// ticksElsewhere says whether another node than this does the tick's work: the active node of this cluster for a standby,
-// the primary for a disaster-recovery secondary. A performance secondary does its own, for sessions are each cluster's.
+// ticksElsewhere reports whether another node than this does the tick's work: the active node of this
+// cluster for a standby, the primary for a disaster-recovery secondary. A performance secondary
+// does its own, for sessions are each cluster's.
 func ticksElsewhere(state consts.ReplicationState) bool {
 	return state.HasState(consts.ReplicationPerformanceStandby) || state.HasState(consts.ReplicationDRSecondary)
 }
 
-// HandleRequest refuses values of a wrong type, and names that look like a token, before the framework looks at them: errors
-// would quote them, and a User-API token may have been typed into any field. It completes the framework's answers to requests for help.
+// HandleRequest refuses values of a wrong type, and names that look like a token, before the
+// framework looks at them: errors would quote them, and a User-API token may have been typed into
+// any field. It completes the framework's answers to requests for help.
 func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if err := e.checkGiven(req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
@@ -133,8 +136,9 @@ func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logi
 	return response, err
 }
 
-// HandleExistenceCheck looks at the path alone: what a value of a wrong type would fail here, Vault writes to its logs in
-// clear. HandleRequest refuses it, once the policy that Vault chooses by the answer allows the request.
+// HandleExistenceCheck looks at the path alone: what a value of a wrong type would fail here, Vault
+// writes to its logs in clear. HandleRequest refuses it, once the policy that Vault chooses by the
+// answer allows the request.
 func (e *engine) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
 	bare := *req
 	bare.Data = nil

@@ -11,11 +11,12 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// replicationStateStands is for how long an answer of core about the replication state is not asked for again.
+// replicationStateStands is for how long an answer of core about the replication state is not asked
+// for again.
 const replicationStateStands = time.Second
 
-// cachingSystemView answers the replication state from memory for a second. The framework asks for it at every request,
-// and for a plugin each question is a call back to Vault's process.
+// cachingSystemView returns the replication state from memory for a second. The framework asks for
+// it at every request, and for a plugin each question is a call back to Vault's process.
 type cachingSystemView struct {
 	logical.SystemView
 	last atomic.Pointer[replicationState]

@@ -88,7 +88,8 @@ time.
 	}
 }
 
-// configWriting is both the creation of a config and its update, which are one operation to whoever looks at the API.
+// configWriting is both the creation of a config and its update, which are one operation to whoever
+// looks at the API.
 func (a *API) configWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
 		Callback:    a.telling(events.ConfigWritten, a.writeConfig),
@@ -187,7 +188,8 @@ func notStored(stored, candidate *store.Config, failed *upstream.Step) error {
 	return fmt.Errorf("config %q was not changed, because %w", candidate.Name, why)
 }
 
-// adopt keeps what the verification taught, if there was one, and returns what of it and of the server is worth a warning.
+// adopt keeps what the verification taught, if there was one, and returns what of it and of the
+// server is worth a warning.
 func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.Report) (warnings []string, err error) {
 	if report != nil {
 		warnings = report.Warnings
@@ -205,7 +207,8 @@ func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.
 	return append(warnings, learntWarnings(server.Traits(ctx))...), nil
 }
 
-// changedConfig answers what the config is to be: the stored one, or the defaults, with the request's fields.
+// changedConfig returns what the config is to be: the stored one, or the defaults, with the
+// request's fields.
 func changedConfig(name string, stored *store.Config, req *logical.Request, data *framework.FieldData) (*store.Config, error) {
 	settings := configSettings()
 	candidate := withDefaults(settings)
@@ -243,7 +246,8 @@ func changedConfig(name string, stored *store.Config, req *logical.Request, data
 	return candidate, nil
 }
 
-// changedTrust names the field, if any, in which the two configs differ in where the User-API token is sent to.
+// changedTrust names the field, if any, in which the two configs differ in where the User-API token
+// is sent to.
 func changedTrust(before, after *store.Config) string {
 	switch {
 	case before.URL != after.URL:
@@ -258,7 +262,8 @@ func changedTrust(before, after *store.Config) string {
 	return ""
 }
 
-// storeConfig stores the candidate unless the config is another by now than the one it was made from.
+// storeConfig stores the candidate unless the config is another by now than the one it was made
+// from.
 func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config) error {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
@@ -344,8 +349,9 @@ func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *fram
 	return withWarnings(nil, warnings), nil
 }
 
-// deleteUnusedConfig deletes the config unless roles use it, which it returns, and reports whether there was one and it is gone.
-// The warnings name roles that cannot be read: whether they use it is not known.
+// deleteUnusedConfig deletes the config unless roles use it, which it returns, and reports whether
+// there was one and it is gone. The warnings name roles that cannot be read: whether they use it is
+// not known.
 func (a *API) deleteUnusedConfig(ctx context.Context, name string) (deleted bool, users, warnings []string, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
@@ -370,8 +376,8 @@ func (a *API) deleteUnusedConfig(ctx context.Context, name string) (deleted bool
 	return true, nil, append(warnings, stranded...), a.Store.Traits.Delete(ctx, name)
 }
 
-// stranded returns the warnings of what can no longer be logged out, once the config is no more or has another url: a token
-// is sent nowhere but to the url that it came from.
+// stranded returns the warnings of what can no longer be logged out, once the config is no more or
+// has another url: a token is sent nowhere but to the url that it came from.
 func (a *API) stranded(ctx context.Context, config string) (warnings []string, err error) {
 	owed, err := a.Store.CountOwedOfConfig(ctx, config)
 	if err != nil {

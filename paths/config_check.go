@@ -150,8 +150,8 @@ func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framewo
 	return withWarnings(&logical.Response{Data: answer}, warnings), nil
 }
 
-// reportText has a line for each step, for what came of it, and for each warning: the command line shows nothing else where
-// it is asked for this field alone.
+// reportText has a line for each step, for what came of it, and for each warning: the command line
+// shows nothing else where it is asked for this field alone.
 func reportText(report *upstream.Report, outcome string, warnings []string) string {
 	var text strings.Builder
 	line := func(verdict, name string, took time.Duration, message string) {

@@ -50,8 +50,8 @@ const (
 	defaultExpiryWarning       = 14 * 24 * time.Hour
 )
 
-// earliestPassword is older than any password of N-central: what lies before it is no time, but a day without its hyphens
-// taken for seconds, or a year that cannot be stored.
+// earliestPassword is older than any password of N-central: what lies before it is no time, but a
+// day without its hyphens taken for seconds, or a year that cannot be stored.
 var earliestPassword = time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)
 
 const (
@@ -147,7 +147,8 @@ func configWriteFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// configAnswerFields are the fields of a read: those of a config without its token, and what follows from them.
+// configAnswerFields are the fields of a read: those of a config without its token, and what
+// follows from them.
 func configAnswerFields() map[string]*framework.FieldSchema {
 	return together(alwaysAnswered(configFields()), map[string]*framework.FieldSchema{
 		fieldPasswordChangedAt: {
@@ -173,7 +174,8 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 	})
 }
 
-// configSettings are how a write changes a config. What depends on several fields is changedConfig's.
+// configSettings are how a write changes a config. What depends on several fields is
+// changedConfig's.
 func configSettings() []setting[store.Config] {
 	url := textSetting(fieldURL, ncentral.ParseBaseURL, func(c *store.Config) *string { return &c.URL })
 	token := textSetting(fieldUserAPIToken, pasted.ParseUserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
@@ -192,7 +194,8 @@ func configSettings() []setting[store.Config] {
 		{
 			field: fieldPasswordChangedAt,
 			set: func(c *store.Config, data *framework.FieldData) (err error) {
-				// The framework's own type for times takes no number, as which a plugin is given Unix time.
+				// The framework's own type for times takes no number, as which a plugin is given
+				// Unix time.
 				c.PasswordChangedAt, err = readPasswordChangedAt(data.Get(fieldPasswordChangedAt).(string), time.Now())
 				return err
 			},
@@ -203,7 +206,8 @@ func configSettings() []setting[store.Config] {
 	}
 }
 
-// readPasswordChangedAt takes the time in every form that people and tools write it in, and refuses what cannot be meant.
+// readPasswordChangedAt takes the time in every form that people and tools write it in, and refuses
+// what cannot be meant.
 func readPasswordChangedAt(given string, now time.Time) (time.Time, error) {
 	at, err := parseutil.ParseAbsoluteTime(given)
 	if err != nil {
@@ -224,7 +228,8 @@ func readPasswordChangedAt(given string, now time.Time) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-// zeroOrDays is a check for durations of days. Fewer seconds than a day has are most likely days without their unit.
+// zeroOrDays is a check for durations of days. Fewer seconds than a day has are most likely days
+// without their unit.
 func zeroOrDays(value time.Duration) error {
 	if value != 0 && value < 24*time.Hour {
 		return fmt.Errorf("%s is too short: give 0 or at least a day, with the unit d for days, like 14d", value)
@@ -270,8 +275,9 @@ const longestHostName = 253
 // hostName is a name of labels as RFC 1123 has them, absolute or not.
 var hostName = regexp.MustCompile(`(?i)^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\.?$`)
 
-// checkServerName takes the names that a certificate can hold, and IP addresses, for which crypto/tls looks among those of
-// the certificate. A name is sent in clear at each handshake, so nothing else may get in.
+// checkServerName takes the names that a certificate can hold, and IP addresses, for which
+// crypto/tls looks among those of the certificate. A name is sent in clear at each handshake, so
+// nothing else may get in.
 func checkServerName(given string) (string, error) {
 	name := strings.TrimSpace(given)
 	address, err := netip.ParseAddr(name)

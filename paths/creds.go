@@ -186,8 +186,9 @@ func allWarnings(answer *sessions.Answer) []string {
 	return append(answer.Warnings, health.ExpiryWarnings(answer.Config, time.Now())...)
 }
 
-// unleased answers the token with the fields by which consumers know when to come back. Of two answers with one token,
-// only ttl may differ: Vault's Secrets Operator restarts what it serves where another field does.
+// unleased returns the token with the fields by which consumers know when to come back. Of two
+// returns with one token, only ttl may differ: Vault's Secrets Operator restarts what it serves
+// where another field does.
 func unleased(answer *sessions.Answer) *logical.Response {
 	data := tokenData(answer)
 	data[fieldTTL] = max(int64((answer.UntilRotation+time.Second-1)/time.Second), 1)
@@ -196,8 +197,8 @@ func unleased(answer *sessions.Answer) *logical.Response {
 	return &logical.Response{Data: data, Warnings: allWarnings(answer)}
 }
 
-// leased answers the token under a lease that ends with it, in whole seconds rounded down, so that no lease outlives its
-// token. It is never renewable: N-central cannot lengthen an access token.
+// leased returns the token under a lease that ends with it, in whole seconds rounded down, so that
+// no lease outlives its token. It is never renewable: N-central cannot lengthen an access token.
 func leased(answer *sessions.Answer, internal map[string]any) *logical.Response {
 	lifetime := answer.Remaining.Truncate(time.Second)
 	internal["secret_type"] = accessTokenType
@@ -244,7 +245,8 @@ func (a *API) accessTokenSecret() *framework.Secret {
 	}
 }
 
-// revoke ends the session of a dedicated token. That of a shared one is left alone: other readers hold the same token.
+// revoke ends the session of a dedicated token. That of a shared one is left alone: other readers
+// hold the same token.
 func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	kept := req.Secret.InternalData
 	if kept[leaseCredentialType] != string(store.Dedicated) {

@@ -16,9 +16,10 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// failed answers an error of the packages below in Vault's way: 400 for the caller's mistakes and a refused credential, 503
-// where N-central is not there or too busy, 502 where it answers what it should not. It is never 403, on which Vault's
-// Secrets Operator throws its own Vault token away, and 500 only for failures of this node.
+// failed returns an error of the packages below in Vault's way: 400 for the caller's mistakes and a
+// refused credential, 503 where N-central is not there or too busy, 502 where it answers what it
+// should not. It is never 403, on which Vault's Secrets Operator throws its own Vault token away,
+// and 500 only for failures of this node.
 func failed(err error) (*logical.Response, error) {
 	var failure *health.Failure
 	var limit *sessions.LimitError
@@ -41,7 +42,7 @@ func failed(err error) (*logical.Response, error) {
 	return nil, err
 }
 
-// isTransient says whether the same request may well succeed when it is made again.
+// isTransient reports whether the same request may well succeed when it is made again.
 func isTransient(err error) bool {
 	for _, transient := range []error{
 		sessions.ErrSuperseded, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting, sessions.ErrMaxLeaseUnknown,
@@ -54,7 +55,7 @@ func isTransient(err error) bool {
 	return false
 }
 
-// mistake answers a 400 whose text is the error's.
+// mistake returns a 400 whose text is the error's.
 func mistake(err error) (*logical.Response, error) {
 	return logical.ErrorResponse(err.Error()), nil
 }

@@ -26,7 +26,8 @@ const longestName = 128
 
 var validName = regexp.MustCompile(`^\w(([\w\-.@]+)?\w)?$`)
 
-// checkName holds names to Vault's usual form with @, which the patterns of paths enforce but for the length.
+// checkName holds names to Vault's usual form with @, which the patterns of paths enforce but for
+// the length.
 func checkName(name string) error {
 	switch {
 	case resemblesToken(name):
@@ -39,12 +40,14 @@ func checkName(name string) error {
 	return nil
 }
 
-// resemblesToken reports whether the text is in the form of a JWT. Such a one may be a secret, and is repeated nowhere.
+// resemblesToken reports whether the text is in the form of a JWT. Such a one may be a secret, and
+// is repeated nowhere.
 func resemblesToken(text string) bool {
 	return strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") >= 2
 }
 
-// CheckPath refuses a path that holds what looks like a token, before anything of it gets into an error or a log.
+// CheckPath refuses a path that holds what looks like a token, before anything of it gets into an
+// error or a log.
 func CheckPath(path string) error {
 	for name := range strings.SplitSeq(path, "/") {
 		if resemblesToken(name) {
@@ -62,8 +65,9 @@ var remedies = map[framework.FieldType]string{
 	framework.TypeDurationSecond: "give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h",
 }
 
-// CheckTypes refuses a value that the field of its name does not take, a secret that is anything but a string, and what
-// looks like a token in a field's place. The error names the field and holds nothing of the value.
+// CheckTypes refuses a value that the field of its name does not take, a secret that is anything
+// but a string, and what looks like a token in a field's place. The error names the field and holds
+// nothing of the value.
 func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if resemblesToken(name) { // the framework would warn of it as a field that it does not know
@@ -91,7 +95,7 @@ type setting[T any] struct {
 	reset func(entry *T) // nil: the field has no default, so it cannot be null
 }
 
-// withDefaults answers an entry in which every field that has a default has it.
+// withDefaults returns an entry in which every field that has a default has it.
 func withDefaults[T any](settings []setting[T]) *T {
 	entry := new(T)
 	for _, s := range settings {
@@ -102,8 +106,9 @@ func withDefaults[T any](settings []setting[T]) *T {
 	return entry
 }
 
-// apply changes the fields of the entry that the request gives and no other. In a PATCH, null resets a field to its
-// default; elsewhere it counts as not given. Errors begin with the field's name.
+// apply changes the fields of the entry that the request gives and no other. In a PATCH, null
+// resets a field to its default; elsewhere it counts as not given. Errors begin with the field's
+// name.
 func apply[T any](entry *T, settings []setting[T], req *logical.Request, data *framework.FieldData) error {
 	for _, s := range settings {
 		raw, given := data.Raw[s.field]
@@ -187,7 +192,8 @@ func textSetting[T any](field string, clean func(string) (string, error), of fun
 	}
 }
 
-// wholeSeconds reads a duration as it was given. The framework would take one under a second, a negative one too, for 0.
+// wholeSeconds reads a duration as it was given. The framework would take one under a second, a
+// negative one too, for 0.
 func wholeSeconds(raw any) (time.Duration, error) {
 	value, err := parseutil.ParseDurationSecond(raw)
 	switch {
@@ -201,8 +207,8 @@ func wholeSeconds(raw any) (time.Duration, error) {
 	return value, nil
 }
 
-// isFraction says whether a field was given as a number that is not whole, which conversions would cut off. To a plugin all
-// numbers of a request come as float64.
+// isFraction reports whether a field was given as a number that is not whole, which conversions would
+// cut off. To a plugin all numbers of a request come as float64.
 func isFraction(raw any) bool {
 	number, isFloat := raw.(float64)
 	return isFloat && number != math.Trunc(number)
@@ -270,7 +276,8 @@ func label(name, group string) *framework.DisplayAttributes {
 	return &framework.DisplayAttributes{Name: name, Group: group}
 }
 
-// whatNamesHold is for help: a name in a path that holds something else is refused by Vault itself, with no more than a 404.
+// whatNamesHold is for help: a name in a path that holds something else is refused by Vault itself,
+// with no more than a 404.
 const whatNamesHold = " 128 characters at most: letters, digits, underscores, hyphens, @ and single dots, with a letter, digit or underscore at either end."
 
 // nameField is the name in a path.
@@ -280,7 +287,8 @@ func nameField(description string) *framework.FieldSchema {
 	}
 }
 
-// alwaysAnswered are fields of a write as a read answers them: always there, with durations in seconds.
+// alwaysAnswered are fields of a write as a read answers them: always there, with durations in
+// seconds.
 func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	answered := map[string]*framework.FieldSchema{}
 	for name, field := range written {
@@ -295,9 +303,10 @@ func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*frame
 	return answered
 }
 
-// listed answers a LIST: the page of the names that the request asks for, each with what infoOf tells of it. A name of
-// which it tells nothing is gone in the meantime and left out. One that cannot be read is listed, so that it can be found
-// and deleted, and a warning says why nothing is told of it.
+// listed returns a LIST: the page of the names that the request asks for, each with what infoOf
+// tells of it. A name of which it tells nothing is gone in the meantime and left out. One that
+// cannot be read is listed, so that it can be found and deleted, and a warning says why nothing is
+// told of it.
 func listed(names []string, data *framework.FieldData, infoOf func(name string) (map[string]any, error)) (*logical.Response, error) {
 	limit := data.Get(fieldLimit).(int)
 	if limit < 0 {
@@ -336,7 +345,7 @@ func example(data map[string]any) []framework.RequestExample {
 	return []framework.RequestExample{{Data: data}}
 }
 
-// answers are the responses of an operation that has an answer.
+// returns are the responses of an operation that has an answer.
 func answers(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
 }
@@ -349,8 +358,8 @@ func doneOrWarned() map[int][]framework.Response {
 	}
 }
 
-// written answers a write: nothing, unless the request has fields that the path does not know. The framework warns of them,
-// but only in an answer.
+// written returns a write: nothing, unless the request has fields that the path does not know. The
+// framework warns of them, but only in an answer.
 func written(data *framework.FieldData) *logical.Response {
 	for field := range data.Raw {
 		if data.Schema[field] == nil {
@@ -360,7 +369,7 @@ func written(data *framework.FieldData) *logical.Response {
 	return nil
 }
 
-// together answers the fields of all maps.
+// together returns the fields of all maps.
 func together(fields ...map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	all := map[string]*framework.FieldSchema{}
 	for _, some := range fields {
@@ -380,7 +389,8 @@ func some(texts []string) []string {
 	return append(texts[:mostNamed:mostNamed], fmt.Sprintf("%d more such", len(texts)-mostNamed))
 }
 
-// withWarnings answers the response with the warnings added; a nil response becomes one that has them, if there are any.
+// withWarnings returns the response with the warnings added; a nil response becomes one that has
+// them, if there are any.
 func withWarnings(response *logical.Response, warnings []string) *logical.Response {
 	if response == nil && len(warnings) > 0 {
 		response = &logical.Response{}

@@ -66,7 +66,8 @@ func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.
 		return nil, err
 	}
 	conditions.add(unreadableConfigs, float64(len(damaged)))
-	// Made anew at each read, for what is stored now alone: a config may have been deleted, also by another node.
+	// Made anew at each read, for what is stored now alone: a config may have been deleted, also by
+	// another node.
 	registry := prometheus.NewRegistry()
 	if err := registry.Register(conditions); err != nil {
 		return nil, err
@@ -97,7 +98,8 @@ func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.
 // gauges are metrics that tell of one moment. They are one Collector.
 type gauges []prometheus.Metric
 
-// Describe implements prometheus.Collector. It sends nothing: what there is to describe differs from moment to moment.
+// Describe implements prometheus.Collector. It sends nothing: what there is to describe differs
+// from moment to moment.
 func (g gauges) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
@@ -118,7 +120,8 @@ func (g *gauges) addTime(description *prometheus.Desc, at time.Time, labels ...s
 	}
 }
 
-// addRemaining adds the seconds left until then, less than zero once that is past, unless the time is zero.
+// addRemaining adds the seconds left until then, less than zero once that is past, unless the time
+// is zero.
 func (g *gauges) addRemaining(description *prometheus.Desc, until, now time.Time, labels ...string) {
 	if !until.IsZero() {
 		g.add(description, until.Sub(now).Seconds(), labels...)
@@ -163,7 +166,8 @@ var (
 	authenticateEnds  = describe("server_authenticate_ends_earlier_sessions", "Whether a new session ends the user's earlier ones, 0 or 1; absent if that is not known.", health.ConfigLabel)
 )
 
-// gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in words.
+// gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in
+// words.
 func (a *API) gaugesOfConditions(ctx context.Context, configs []*store.Config) (gauges, error) {
 	var all gauges
 	all.add(buildInfo, 1, a.Version)

@@ -15,8 +15,9 @@ import (
 // helpWidth is how wide a line of path-help may be.
 const helpWidth = 80
 
-// CompleteHelp completes the SDK's answer to a request for help. Its text gets lines that fit a terminal. Its OpenAPI
-// document, from which the servers' web UIs draw their API explorer, gets what the SDK leaves out.
+// CompleteHelp completes the SDK's answer to a request for help. Its text gets lines that fit a
+// terminal. Its OpenAPI document, from which the servers' web UIs draw their API explorer, gets
+// what the SDK leaves out.
 func CompleteHelp(response *logical.Response, route func(path string) *framework.Path) {
 	if text, ok := response.Data["help"].(string); ok {
 		response.Data["help"] = wrapLines(text)
@@ -35,7 +36,8 @@ func CompleteHelp(response *logical.Response, route func(path string) *framework
 	clear(document.Components.Schemas) // all of them stand where they are used
 }
 
-// operationsOf are the operations that an item of the document has. A name that ends in a slash is that of a LIST.
+// operationsOf are the operations that an item of the document has. A name that ends in a slash is
+// that of a LIST.
 func operationsOf(name string, item *framework.OASPathItem) map[logical.Operation]*framework.OASOperation {
 	var read logical.Operation = logical.ReadOperation
 	if strings.HasSuffix(name, "/") {
@@ -51,9 +53,9 @@ func operationsOf(name string, item *framework.OASPathItem) map[logical.Operatio
 	return operations
 }
 
-// The groups in which an API explorer shows the operations, in the order of their first paths. Vault puts all engines'
-// operations into its group "secrets", which is there before this mount's by its cubbyhole: what hands out tokens stays in
-// it, and so comes first.
+// The groups in which an API explorer shows the operations, in the order of their first paths.
+// Vault puts all engines' operations into its group "secrets", which is there before this mount's
+// by its cubbyhole: what hands out tokens stays in it, and so comes first.
 const (
 	tagTokens     = "secrets"
 	tagSetup      = "N-central setup"
@@ -75,8 +77,9 @@ const (
 	mediaTypePatch = "application/merge-patch+json" // Vault refuses a PATCH of any other
 )
 
-// completeOperation puts schemas where they are used, since the server loses references to them on their way from a plugin,
-// and draws answers anew, with the fields that are always there and what their lists and maps hold.
+// completeOperation puts schemas where they are used, since the server loses references to them on
+// their way from a plugin, and draws answers anew, with the fields that are always there and what
+// their lists and maps hold.
 func completeOperation(drawn *framework.OASOperation, operation logical.Operation, declared framework.OperationProperties, schemas map[string]*framework.OASSchema) {
 	if body := drawn.RequestBody; body != nil {
 		schema := schemas[strings.TrimPrefix(body.Content[mediaTypeJSON].Schema.Ref, "#/components/schemas/")]
@@ -103,7 +106,8 @@ func contentOf(response framework.Response, entries map[string]map[string]*frame
 	return nil
 }
 
-// entryFields are the fields of what lists and maps in an operation's answer hold, by the name of the list or map.
+// entryFields are the fields of what lists and maps in an operation's answer hold, by the name of
+// the list or map.
 func entryFields(operationID string) map[string]map[string]*framework.FieldSchema {
 	switch operationID {
 	case "ncentral-check-config":
@@ -131,7 +135,8 @@ func objectSchema(fields map[string]*framework.FieldSchema, entries map[string]m
 	return object
 }
 
-// fieldSchema is the schema of an answer's field, which holds entries where it is a list or map. The user is one object.
+// fieldSchema is the schema of an answer's field, which holds entries where it is a list or map.
+// The user is one object.
 func fieldSchema(name string, field *framework.FieldSchema, entry map[string]*framework.FieldSchema) *framework.OASSchema {
 	schema := &framework.OASSchema{Type: "string", Description: field.Description, Enum: field.AllowedValues, DisplayAttrs: field.DisplayAttrs}
 	switch field.Type {

@@ -1,7 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package paths is the engine's API as users see it: one file a path, with its fields, help, responses and handlers.
+// Package paths is the engine's API as users see it: one file a path, with its fields, help,
+// responses and handlers.
 package paths
 
 import (
@@ -29,11 +30,12 @@ type API struct {
 	Logger   hclog.Logger
 	// Version is the engine's own, in the form vX.Y.Z.
 	Version string
-	// ReplicationState answers what this node is in its cluster, from memory.
+	// ReplicationState returns what this node is in its cluster, from memory.
 	ReplicationState func() consts.ReplicationState
 }
 
-// Paths are all paths of the engine. The framework tries them in this order, so the busiest comes first.
+// Paths are all paths of the engine. The framework tries them in this order, so the busiest comes
+// first.
 func (a *API) Paths() []*framework.Path {
 	return []*framework.Path{
 		a.credsPath(),
@@ -54,13 +56,14 @@ func (a *API) Secrets() []*framework.Secret {
 	return []*framework.Secret{a.accessTokenSecret()}
 }
 
-// isStandby says whether this node must hand to the active node what needs N-central, a lease or a write.
+// isStandby reports whether this node must hand to the active node what needs N-central, a lease or a
+// write.
 func (a *API) isStandby() bool {
 	return a.ReplicationState().HasState(consts.ReplicationPerformanceStandby)
 }
 
-// writing makes an operation one that changes configs or roles. It is forwarded before it runs, by standbys and by
-// performance secondaries alike, so that nothing is verified twice.
+// writing makes an operation one that changes configs or roles. It is forwarded before it runs, by
+// standbys and by performance secondaries alike, so that nothing is verified twice.
 func writing(operation framework.PathOperation) *framework.PathOperation {
 	operation.ForwardPerformanceStandby, operation.ForwardPerformanceSecondary = true, true
 	if operation.Responses == nil {
@@ -85,7 +88,8 @@ func (a *API) tell(ctx context.Context, event events.Type, req *logical.Request)
 	a.Events.Send(ctx, event, events.ChangeMetadata(req.Operation, req.Path))
 }
 
-// display is what operation ids are made of: prefix, verb, suffix. An operation may have another verb than its path.
+// display is what operation ids are made of: prefix, verb, suffix. An operation may have another
+// verb than its path.
 func display(verb, suffix string) *framework.DisplayAttributes {
 	return &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: verb, OperationSuffix: suffix}
 }

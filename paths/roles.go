@@ -80,7 +80,8 @@ PATCH, in which null resets a field to its default:
 	}
 }
 
-// roleWriting is both the creation of a role and its update, which are one operation to whoever looks at the API.
+// roleWriting is both the creation of a role and its update, which are one operation to whoever
+// looks at the API.
 func (a *API) roleWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
 		Callback:     a.telling(events.RoleWritten, a.writeRole),
@@ -151,7 +152,8 @@ func roleFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// roleSettings are how a write changes a role. What depends on several fields, or on what is stored, is writeRole's.
+// roleSettings are how a write changes a role. What depends on several fields, or on what is
+// stored, is writeRole's.
 func roleSettings() []setting[store.Role] {
 	return []setting[store.Role]{
 		{
@@ -226,7 +228,8 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 	return withWarnings(written(data), warnings), nil
 }
 
-// changedRole returns what the role is to be: the stored one, or the defaults, with the request's fields.
+// changedRole returns what the role is to be: the stored one, or the defaults, with the request's
+// fields.
 func changedRole(stored *store.Role, req *logical.Request, data *framework.FieldData) (*store.Role, error) {
 	settings := roleSettings()
 	role := withDefaults(settings)
@@ -253,7 +256,8 @@ func roleWarnings(role *store.Role) []string {
 	return warnings
 }
 
-// checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its life.
+// checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its
+// life.
 func checkMinTTL(role *store.Role) error {
 	limit := role.ExpectedLifetime() / 2
 	if role.MinTTL == nil || *role.MinTTL <= limit {
@@ -279,8 +283,8 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 	}}, nil
 }
 
-// deleteRole deletes the role first, so that no session is opened for it any more, and then ends those that are open. What
-// of that fails after the role is gone is the tick's to finish.
+// deleteRole deletes the role first, so that no session is opened for it any more, and then ends
+// those that are open. What of that fails after the role is gone is the tick's to finish.
 func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	deleted, hadLeases, err := a.forgetRole(ctx, name)
@@ -300,8 +304,9 @@ func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framew
 	return withWarnings(nil, warnings), nil
 }
 
-// forgetRole deletes the role between the writes of others, one of which would else bring it back. It reports whether there
-// was one, and whether it may have been a dedicated one, as one that cannot be read may.
+// forgetRole deletes the role between the writes of others, one of which would else bring it back.
+// It reports whether there was one, and whether it may have been a dedicated one, as one that
+// cannot be read may.
 func (a *API) forgetRole(ctx context.Context, name string) (deleted, hadLeases bool, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()

@@ -149,10 +149,12 @@ func (a *API) readSessions(ctx context.Context, req *logical.Request, data *fram
 	return &logical.Response{Data: answer}, nil
 }
 
-// leasesOf is the prefix of the leases of a dedicated role, as lease revoke and sys/leases/lookup take it.
+// leasesOf is the prefix of the leases of a dedicated role, as lease revoke and sys/leases/lookup
+// take it.
 func leasesOf(req *logical.Request, role string) string { return req.MountPoint + "creds/" + role }
 
-// leasesGoOn is the warning of what ends a role's shared sessions, or makes a dedicated role another.
+// leasesGoOn is the warning of what ends a role's shared sessions, or makes a dedicated role
+// another.
 func leasesGoOn(req *logical.Request, role string) string {
 	return fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease revoke -prefix %s", leasesOf(req, role))
 }

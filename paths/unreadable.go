@@ -14,8 +14,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// orUnreadable takes apart the error of a stored entry that cannot be read and storage's own. Such an entry exists: it can
-// be overwritten by a full write, and deleted.
+// orUnreadable takes apart the error of a stored entry that cannot be read and storage's own. Such
+// an entry exists: it can be overwritten by a full write, and deleted.
 func orUnreadable[T any](entry T, err error) (T, *store.UnreadableError, error) {
 	var unreadable *store.UnreadableError
 	if errors.As(err, &unreadable) {
@@ -24,8 +24,9 @@ func orUnreadable[T any](entry T, err error) (T, *store.UnreadableError, error) 
 	return entry, nil, err
 }
 
-// toChange returns the stored entry that a write changes. There is none where a POST makes a new one, or replaces one that
-// cannot be read, which is returned too: that takes all that a new entry needs, so that nothing of it is guessed.
+// toChange returns the stored entry that a write changes. There is none where a POST makes a new
+// one, or replaces one that cannot be read, which is returned too: that takes all that a new entry
+// needs, so that nothing of it is guessed.
 func toChange[T any](ctx context.Context, entries *store.Collection[T], req *logical.Request, kind, name string) (*T, *store.UnreadableError, error) {
 	stored, unreadable, err := orUnreadable(entries.Get(ctx, name))
 	switch {
@@ -37,7 +38,8 @@ func toChange[T any](ctx context.Context, entries *store.Collection[T], req *log
 	return nil, nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no %s %q to change: write it with POST first", kind, name))
 }
 
-// mistakeOver answers the mistake in a write that is to replace an unreadable entry, if there is one.
+// mistakeOver returns the mistake in a write that is to replace an unreadable entry, if there is
+// one.
 func mistakeOver(unreadable *store.UnreadableError, err error) (*logical.Response, error) {
 	if unreadable != nil {
 		err = fmt.Errorf("%w; %s", err, unreadable)
@@ -45,7 +47,8 @@ func mistakeOver(unreadable *store.UnreadableError, err error) (*logical.Respons
 	return mistake(err)
 }
 
-// leftOut takes apart joined errors: it returns a warning for each entry that cannot be read, and storage's own errors.
+// leftOut takes apart joined errors: it returns a warning for each entry that cannot be read, and
+// storage's own errors.
 func leftOut(err error) (warnings []string, failure error) {
 	var unreadable *store.UnreadableError
 	joined, isJoined := err.(interface{ Unwrap() []error })
@@ -70,8 +73,9 @@ func overwritten(before *store.UnreadableError) []string {
 	return []string{"the entry before could not be read, so every field that was not given has its default now"}
 }
 
-// exists is an existence check, by which Vault asks its policies for create or update. An entry that cannot be read exists:
-// who may only create must not replace it, and who may update must be able to.
+// exists is an existence check, by which Vault asks its policies for create or update. An entry
+// that cannot be read exists: who may only create must not replace it, and who may update must be
+// able to.
 func exists[T any](entry *T, err error) (bool, error) {
 	entry, unreadable, err := orUnreadable(entry, err)
 	if err != nil {

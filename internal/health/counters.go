@@ -49,11 +49,12 @@ func failureReasons() []string {
 	return reasons
 }
 
-// succeeded is the outcome of a call that brought what it was made for. The other outcomes are the kinds of failure.
+// succeeded is the outcome of a call that brought what it was made for. The other outcomes are the
+// kinds of failure.
 const succeeded = "success"
 
-// counters count what happened with one config since this process started. They are one Collector, so that a config's
-// metrics come and go with it.
+// counters count what happened with one config since this process started. They are one Collector,
+// so that a config's metrics come and go with it.
 type counters struct {
 	reads             map[Source]prometheus.Counter
 	readsBySource     *prometheus.CounterVec
@@ -101,7 +102,8 @@ func newCounters(config string) *counters {
 	for _, source := range []Source{SourceMemory, SourceStorage, SourceRefresh, SourceAuthenticate} {
 		c.reads[source] = c.readsBySource.WithLabelValues(string(source))
 	}
-	// What alerts ask the increase of is there before it counts: Prometheus sees no increase in a series that begins above 0.
+	// What alerts ask the increase of is there before it counts: Prometheus sees no increase in a
+	// series that begins above 0.
 	for _, reason := range failureReasons() {
 		c.failedReads.WithLabelValues(reason)
 	}
@@ -112,7 +114,8 @@ func newCounters(config string) *counters {
 	return c
 }
 
-// histogram has buckets that span what a healthy call takes up to the longest flight, three times the longest request_timeout.
+// histogram has buckets that span what a healthy call takes up to the longest flight, three times
+// the longest request_timeout.
 func histogram(options prometheus.Opts) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Namespace: options.Namespace, Subsystem: options.Subsystem, Name: options.Name, Help: options.Help,

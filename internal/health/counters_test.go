@@ -16,7 +16,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// metricsOf returns what is told of a config: the value by name and labels, of which the config's is checked.
+// metricsOf returns what is told of a config: the value by name and labels, of which the config's
+// is checked.
 func metricsOf(t *testing.T, c *counters) (values map[string]float64, buckets []float64) {
 	t.Helper()
 	described := make(chan *prometheus.Desc, 100)
@@ -55,7 +56,8 @@ func metricsOf(t *testing.T, c *counters) (values map[string]float64, buckets []
 	return values, buckets
 }
 
-// Prometheus sees no increase in a series that begins above 0: what alerts ask the increase of is there from the outset.
+// Prometheus sees no increase in a series that begins above 0: what alerts ask the increase of is
+// there from the outset.
 func TestWhatIsCountedIsThereBeforeItCounts(t *testing.T) {
 	want := map[string]float64{
 		"vault_ncentral_stale_token_reads_total": 0, "vault_ncentral_refresh_fallbacks_total": 0, "vault_ncentral_override_fallbacks_total": 0,

@@ -28,7 +28,8 @@ func expiriesOf(config *store.Config) [2]expiry {
 	}
 }
 
-// warning tells of the expiry at that time, if it is within the config's expiry_warning or past; else it is empty.
+// warning tells of the expiry at that time, if it is within the config's expiry_warning or past;
+// else it is empty.
 func (e expiry) warning(config *store.Config, now time.Time) string {
 	if e.at.IsZero() || e.at.Sub(now) > config.ExpiryWarning {
 		return ""
@@ -40,8 +41,8 @@ func (e expiry) warning(config *store.Config, now time.Time) string {
 	return fmt.Sprintf("config %q: %s %s %s, %s", config.Name, e.what, tense, e.at.Format(time.RFC3339), e.remedy)
 }
 
-// ExpiryWarnings tells of the ends that are near or past at that time: of the API user's password and of the User-API
-// token, from the config's expiry_warning ahead.
+// ExpiryWarnings tells of the ends that are near or past at that time: of the API user's password
+// and of the User-API token, from the config's expiry_warning ahead.
 func ExpiryWarnings(config *store.Config, now time.Time) []string {
 	var warnings []string
 	for _, e := range expiriesOf(config) {
@@ -58,8 +59,8 @@ type ExpiryWarning struct {
 	At      time.Time
 }
 
-// ExpiriesToAnnounce returns the warnings that are to be given at that time, and notes that they are: each once a day, and
-// again when the end is there.
+// ExpiriesToAnnounce returns the warnings that are to be given at that time, and notes that they
+// are: each once a day, and again when the end is there.
 func (r *Record) ExpiriesToAnnounce(config *store.Config, now time.Time) []ExpiryWarning {
 	var due []ExpiryWarning
 	for _, e := range expiriesOf(config) {
@@ -76,7 +77,8 @@ type announcement struct {
 	at      time.Time
 }
 
-// mayAnnounce notes that the warning is given at that time, unless there is none or the same was told within a day.
+// mayAnnounce notes that the warning is given at that time, unless there is none or the same was
+// told within a day.
 func (r *Record) mayAnnounce(what, warning string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Failure is a call to N-central that did not bring what it was made for, told to the people who run the engine: which
-// config, which step, what happened, what to do, and when it is tried again.
+// Failure is a call to N-central that did not bring what it was made for, told to the people who
+// run the engine: which config, which step, what happened, what to do, and when it is tried again.
 type Failure struct {
 	Config string
 	Step   ncentral.Call
@@ -24,13 +24,14 @@ type Failure struct {
 	has settings
 	// Next is when the engine tries again; zero where it tries at the next request.
 	Next time.Time
-	// NotMade says that the call was not made, because the server is being left alone after the Cause.
+	// NotMade says that the call was not made, because the server is being left alone after the
+	// Cause.
 	NotMade bool
-	// Lost says of a refresh that N-central may have acted on it, or on an attempt before the last, without the engine
-	// having got the answer.
+	// Lost says of a refresh that N-central may have acted on it, or on an attempt before the last,
+	// without the engine having got the answer.
 	Lost bool
-	// User is what N-central told of the API user beside a data call that failed, or what is wrong with them; nil where it
-	// did not tell.
+	// User is what N-central told of the API user beside a data call that failed, or what is wrong
+	// with them; nil where it did not tell.
 	User *ncentral.User
 }
 
@@ -55,23 +56,25 @@ func (f *Failure) Explanation() string {
 	return text.String()
 }
 
-// ofCallNotMade answers the failure of a call for the config that was not made because of an earlier one, which may have
-// been another config's with the same User-API token.
+// ofCallNotMade returns the failure of a call for the config that was not made because of an
+// earlier one, which may have been another config's with the same User-API token.
 func (f *Failure) NotMadeFor(config string, step ncentral.Call) *Failure {
 	later := *f
 	later.Config, later.Step, later.NotMade = config, step, true
 	return &later
 }
 
-// Unwrap answers the client's error.
+// Unwrap returns the client's error.
 func (f *Failure) Unwrap() error { return f.Cause }
 
-// CredentialRejected reports that N-central refused the User-API token: the caller's configuration is at fault, and time mends nothing.
+// CredentialRejected reports that N-central refused the User-API token: the caller's configuration
+// is at fault, and time mends nothing.
 func (f *Failure) CredentialRejected() bool {
 	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindUnauthorized || f.Kind == ncentral.KindForbidden)
 }
 
-// mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in other words than 401.
+// mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in
+// other words than 401.
 func (f *Failure) MayBeRejection() bool {
 	return f.Step == ncentral.CallAuthenticate && f.fault() != ncentral.FaultAuthorizationLost &&
 		(f.Kind == ncentral.KindBadRequest || f.Kind == ncentral.KindHiddenError)
@@ -137,7 +140,8 @@ func (f *Failure) Remedy() string {
 	return ""
 }
 
-// isDown reports whether a failure of that kind is retried and then counts as the server being down.
+// isDown reports whether a failure of that kind is retried and then counts as the server being
+// down.
 func IsDown(kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable, ncentral.KindQueued:

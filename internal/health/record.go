@@ -1,21 +1,23 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package health tells the people who run the engine how a config fares: what a failed call means and what to do about it,
-// whether the credential works, what expires, and what is counted.
+// Package health tells the people who run the engine how a config fares: what a failed call means
+// and what to do about it, whether the credential works, what expires, and what is counted.
 //
-// It makes no call and reads no storage. Package upstream makes the calls, and notes in a config's Record what came of each:
-// NoteOutcome for every call, NoteObtaining for those that were to bring a token, NoteProbe for the data call that tells whether
-// the API user works, NoteValidation and NoteUser. A Transition that comes back says whether events have something to tell.
-// The paths status, metrics and creds, and the events, are told from there: Record.Status for a person, Record.Collector for
-// Prometheus, UserWarning and ExpiryWarnings for whoever reads a token.
+// It makes no call and reads no storage. Package upstream makes the calls, and notes in a config's
+// Record what came of each: NoteOutcome for every call, NoteObtaining for those that were to bring
+// a token, NoteProbe for the data call that tells whether the API user works, NoteValidation and
+// NoteUser. A Transition that comes back reports whether events have something to tell. The paths
+// status, metrics and creds, and the events, are told from there: Record.Status for a person,
+// Record.Collector for Prometheus, UserWarning and ExpiryWarnings for whoever reads a token.
 //
-// A Failure is the error of every call that failed. It names config, step, cause, remedy and next attempt; the remedies are in
-// remedy.go and user.go, and operations.md lists each.
+// A Failure is the error of every call that failed. It names config, step, cause, remedy and next
+// attempt; the remedies are in remedy.go and user.go, and operations.md lists each.
 //
-// What is noted of a server or credential that the config no longer names does not count: a Record counts generations.
-// A Record's lock is never held during a call. The tests beside this file hold the rules; those of real servers, proxies and
-// certificates are in internal/upstream/remedy_test.go.
+// What is noted of a server or credential that the config no longer names does not count: a Record
+// counts generations. A Record's lock is never held during a call. The tests beside this file hold
+// the rules; those of real servers, proxies and certificates are in
+// internal/upstream/remedy_test.go.
 package health
 
 import (
@@ -29,7 +31,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// Record is how one config's server fared since this process started. It outlasts the config's versions.
+// Record is how one config's server fared since this process started. It outlasts the config's
+// versions.
 type Record struct {
 	counters *counters
 
@@ -54,7 +57,8 @@ func NewRecord(config string) *Record {
 	return newRecordWith(newCounters(config))
 }
 
-// Beside returns a record for a config that is not stored beside the one that is: both are counted in one place.
+// Beside returns a record for a config that is not stored beside the one that is: both are counted
+// in one place.
 func (r *Record) Beside() *Record { return newRecordWith(r.counters) }
 
 func newRecordWith(counters *counters) *Record {
@@ -76,13 +80,15 @@ func (r *Record) CountOverrideFallback() { r.counters.overrideFallbacks.Inc() }
 // CountRead counts a token that was handed out.
 func (r *Record) CountRead(from Source) { r.counters.reads[from].Inc() }
 
-// CountFailedRead counts a read that got no token. The reason is one of a fixed few, such as the Kind of a Failure.
+// CountFailedRead counts a read that got no token. The reason is one of a fixed few, such as the
+// Kind of a Failure.
 func (r *Record) CountFailedRead(reason string) { r.counters.failedReads.WithLabelValues(reason).Inc() }
 
 // CountRefreshFallback counts a rotation that authenticates because a refresh brought no token.
 func (r *Record) CountRefreshFallback() { r.counters.refreshFallbacks.Inc() }
 
-// CountDeadToken counts a token that N-central ended before its time for no reason that the engine knows.
+// CountDeadToken counts a token that N-central ended before its time for no reason that the engine
+// knows.
 func (r *Record) CountDeadToken() { r.counters.deadTokens.Inc() }
 
 // ServedStale notes that a token was handed out for want of a new one, and until when it lives.
@@ -130,8 +136,8 @@ func (r *Record) severity() severity {
 	return healthy
 }
 
-// recordObtaining notes how an attempt to obtain a token went, and answers what events told that ails the credential, and what
-// ails it now.
+// recordObtaining notes how an attempt to obtain a token went, and returns what events told that
+// ails the credential, and what ails it now.
 func (r *Record) NoteObtaining(generation int, failure *Failure) Transition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,7 +195,8 @@ func (r *Record) NoteUser(generation int, user *ncentral.User) {
 	}
 }
 
-// lastUser is what N-central last told of the API user: where it could not be asked since, that stands.
+// lastUser is what N-central last told of the API user: where it could not be asked since, that
+// stands.
 func (r *Record) LastUser(generation int) *ncentral.User {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,8 +206,8 @@ func (r *Record) LastUser(generation int) *ncentral.User {
 	return r.user
 }
 
-// UserWarning is what whoever gets a token should know of its user: why the last data call failed, or what N-central tells
-// of the user. It is empty where nothing is known to be wrong.
+// UserWarning is what whoever gets a token should know of its user: why the last data call failed,
+// or what N-central tells of the user. It is empty where nothing is known to be wrong.
 func (r *Record) UserWarning(config string) string {
 	failure := r.dataCall.Load()
 	if failure == nil {

@@ -19,7 +19,8 @@ func failureOf(step ncentral.Call, detail string) *Failure {
 	return &Failure{Step: step, Kind: ncentral.KindServerError, Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail}}
 }
 
-// Failing is where no new token can be had and none is left to hand out; whatever else needs a person degrades.
+// Failing is where no new token can be had and none is left to hand out; whatever else needs a
+// person degrades.
 func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 	now := time.Now()
 	obtaining, lastOutage, refusal := failureOf(ncentral.CallRefresh, "obtaining"), failureOf(ncentral.CallValidate, "silence"), failureOf(ncentral.CallAuthenticate, "refusal")

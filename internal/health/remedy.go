@@ -34,7 +34,8 @@ func (f *Failure) fault() ncentral.Fault {
 	return ""
 }
 
-// remedyOfFault is what a person can do about what is plainly wrong; empty where the kind of failure decides on that.
+// remedyOfFault is what a person can do about what is plainly wrong; empty where the kind of
+// failure decides on that.
 func (f *Failure) remedyOfFault() string {
 	var callErr *ncentral.Error
 	if !errors.As(f.Cause, &callErr) {
@@ -147,7 +148,8 @@ func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
 	return ""
 }
 
-// remedyAtProxy is what can be done about the connection to the proxy itself, which is made with the config's trust.
+// remedyAtProxy is what can be done about the connection to the proxy itself, which is made with
+// the config's trust.
 func (s settings) remedyAtProxy(fault ncentral.Fault) string {
 	switch fault {
 	case ncentral.FaultNotTLS:

@@ -26,7 +26,8 @@ const (
 // States are all there are.
 func States() []State { return []State{StateUnknown, StateOK, StateDegraded, StateFailing} }
 
-// Status is how a config fares, and what of it needs a person. Times are zero where there was none such.
+// Status is how a config fares, and what of it needs a person. Times are zero where there was none
+// such.
 type Status struct {
 	State           State
 	Reasons         []string
@@ -46,7 +47,8 @@ type Pauses struct {
 	Next      time.Time // when it is next asked for a token, where it is being left alone
 }
 
-// Status returns how the config fares at that time, with what is known of its server and so many logouts owed there.
+// Status returns how the config fares at that time, with what is known of its server and so many
+// logouts owed there.
 func (r *Record) Status(config *store.Config, pauses Pauses, traits store.ServerTraits, owed int, now time.Time) Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,8 +92,8 @@ func (r *Record) Status(config *store.Config, pauses Pauses, traits store.Server
 // clockTolerance is how far apart the clocks of N-central and of this node may be without a word.
 const clockTolerance = 5 * time.Minute
 
-// ClockWarning tells of clocks that are apart, as a check last found them; else it is empty. Tokens are none the worse: how
-// long they live is counted by this node's clock alone.
+// ClockWarning tells of clocks that are apart, as a check last found them; else it is empty. Tokens
+// are none the worse: how long they live is counted by this node's clock alone.
 func ClockWarning(traits store.ServerTraits) string {
 	if traits.ClockOffset == nil || traits.ClockOffset.Abs() <= clockTolerance {
 		return ""

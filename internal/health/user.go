@@ -12,8 +12,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// troublesOf are what N-central tells of the API user that needs a person, each with its remedy, and whether for one of
-// them the user does not work. A nil user is one of whom nothing was told.
+// troublesOf are what N-central tells of the API user that needs a person, each with its remedy,
+// and whether for one of them the user does not work. A nil user is one of whom nothing was told.
 func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 	if user == nil {
 		return nil, false
@@ -41,7 +41,8 @@ func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 
 func isKnown(is *bool) bool { return is != nil && *is }
 
-// NewUserFailure returns what N-central tells of the API user that needs a person, nil where it tells of nothing.
+// NewUserFailure returns what N-central tells of the API user that needs a person, nil where it
+// tells of nothing.
 func NewUserFailure(config *store.Config, user *ncentral.User) *Failure {
 	troubles, _ := UserTroubles(user)
 	if len(troubles) == 0 {
@@ -53,11 +54,12 @@ func NewUserFailure(config *store.Config, user *ncentral.User) *Failure {
 	}
 }
 
-// isOfUser reports whether the failure is no call's, but what N-central told of the user. Of a users/me that itself fails no
-// check and no probe makes a failure.
+// isOfUser reports whether the failure is no call's, but what N-central told of the user. Of a
+// users/me that itself fails no check and no probe makes a failure.
 func (f *Failure) IsOfUser() bool { return f.Step == ncentral.CallUser }
 
-// remedyOfData is what to do about a data call that failed where the token lives. What N-central tells of the user decides.
+// remedyOfData is what to do about a data call that failed where the token lives. What N-central
+// tells of the user decides.
 func remedyOfData(user *ncentral.User) string {
 	troubles, _ := UserTroubles(user)
 	switch {

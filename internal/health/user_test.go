@@ -10,8 +10,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// What is not told is neither good nor bad. Whoever is locked, disabled or has an expired password does not work; what may
-// come of the rest, N-central decides.
+// What is not told is neither good nor bad. Whoever is locked, disabled or has an expired password
+// does not work; what may come of the rest, N-central decides.
 func TestWhatIsToldOfTheUserNeedsAPersonOrNot(t *testing.T) {
 	well := ncentral.User{
 		Name: "api@example.com", Enabled: new(true), Locked: new(false), PasswordExpired: new(false), PasswordResetRequired: new(false),

@@ -13,11 +13,13 @@ import (
 
 // ReadOptions is what a reader asks for.
 type ReadOptions struct {
-	// MinTTL is the least remaining lifetime for this read; zero, or less than the role's min_ttl, is the role's.
+	// MinTTL is the least remaining lifetime for this read; zero, or less than the role's min_ttl,
+	// is the role's.
 	MinTTL time.Duration
 	// Validate asks N-central first whether the token lives.
 	Validate bool
-	// CacheOnly is set where N-central is not to be called: a read that needs it fails with ErrNeedsActiveNode.
+	// CacheOnly is set where N-central is not to be called: a read that needs it fails with
+	// ErrNeedsActiveNode.
 	CacheOnly bool
 }
 
@@ -57,7 +59,7 @@ func newSharedFields(snap *snapshot) sharedFields {
 	}
 }
 
-// handOut answers the snapshot's token to a reader, and notes that it was read.
+// handOut returns the snapshot's token to a reader, and notes that it was read.
 func (snap *snapshot) handOut(from health.Source, now time.Time) *Answer {
 	snap.state.readAt(now)
 	snap.record.CountRead(from)

@@ -25,8 +25,9 @@ type Lease struct {
 	GrantedUntil time.Time
 }
 
-// Open opens a session of its own for one read of a dedicated role, for at least minTTL. A reader that hangs up makes no
-// call any more that was not sent; the session of one that was is ended. Errors are those of Read, and ErrTooManyWaiting.
+// Open opens a session of its own for one read of a dedicated role, for at least minTTL. A reader
+// that hangs up makes no call any more that was not sent; the session of one that was is ended.
+// Errors are those of Read, and ErrTooManyWaiting.
 func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
 	answer, lease, err := m.openInTime(ctx, role, minTTL)
 	if err != nil {
@@ -35,17 +36,20 @@ func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (
 	return answer, lease, err
 }
 
-// waitingPerPlace bounds how many reads of a dedicated role wait for each place among the requests in flight.
+// waitingPerPlace bounds how many reads of a dedicated role wait for each place among the requests
+// in flight.
 const waitingPerPlace = 64
 
-// turns are the places that one dedicated role may take among the requests in flight. Whoever reads the role waits for one
-// of these first, so that those who read another come before all but a few of them.
+// turns are the places that one dedicated role may take among the requests in flight. Whoever reads
+// the role waits for one of these first, so that those who read another come before all but a few
+// of them.
 type turns struct {
 	places int
 	free   *semaphore.Weighted
 }
 
-// turnsOf answers the role's turns, as many as the config has places that calls for one reader may take.
+// turnsOf returns the role's turns, as many as the config has places that calls for one reader may
+// take.
 func (s *roleState) turnsOf(config *store.Config) *turns {
 	places := upstream.PlacesPerReader(config.MaxRequestsInFlight)
 	if known := s.turns.Load(); known != nil && known.places == places {
@@ -68,7 +72,8 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
 	defer cancel()
-	// Who has no turn by then would have no time left for the call, the answer to which would be lost with its session.
+	// Who has no turn by then would have no time left for the call, the answer to which would be
+	// lost with its session.
 	inTime, stop := context.WithTimeoutCause(ctx, config.FlightLimit()-config.RequestTimeout, ErrTimeOver)
 	defer stop()
 	turns := state.turnsOf(config)
@@ -127,8 +132,8 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, GrantedUntil: token.GrantedUntil}, nil
 }
 
-// probeAfterwards makes the hourly data call with a session that was just opened: of a config whose roles are all
-// dedicated, the tick holds no token. Nobody waits for it.
+// probeAfterwards makes the hourly data call with a session that was just opened: of a config whose
+// roles are all dedicated, the tick holds no token. Nobody waits for it.
 func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config, accessToken string) {
 	if !m.claimProbe(config) || !m.begin() {
 		return
@@ -141,8 +146,8 @@ func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config,
 	}()
 }
 
-// openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs up, N-central may have
-// opened a session that nobody would know of.
+// openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs
+// up, N-central may have opened a session that nobody would know of.
 func (m *Manager) openSession(
 	reader context.Context, server *upstream.Server, config *store.Config, role *store.Role,
 ) (*store.Token, error) {
@@ -192,7 +197,8 @@ func (m *Manager) mayAnswer(
 	return context.Cause(ctx) // whose reader is gone is told nothing: nobody would end it
 }
 
-// isValidOrTrusted asks after a token that another session of the same user, opened at the same time, may have ended.
+// isValidOrTrusted asks after a token that another session of the same user, opened at the same
+// time, may have ended.
 func isValidOrTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
 	if traits := server.Traits(ctx); !traits.Suspects(token) {
 		return true, nil

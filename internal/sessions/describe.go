@@ -10,7 +10,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Description tells of a role's sessions, without a secret. Times are zero where they are not known.
+// Description tells of a role's sessions, without a secret. Times are zero where they are not
+// known.
 type Description struct {
 	Live             bool // whether there is a token to hand out; the fields down to LastValidatedAt tell of it
 	IssuedAt         time.Time

@@ -18,14 +18,16 @@ import (
 const (
 	// logoutsAtATime bounds how many sessions are being ended at a time.
 	logoutsAtATime = 8
-	// endLimit ends an end of sessions before Vault's clients give it up, after 60s. What is left is owed.
+	// endLimit ends an end of sessions before Vault's clients give it up, after 60s. What is left
+	// is owed.
 	endLimit = 50 * time.Second
 )
 
-// End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central. What is being obtained
-// for the role is discarded when it comes. The logouts are written down as owed before anything is forgotten or sent, so
-// that none is lost. A caller that hangs up ends nothing of it, and what there is no time for stays owed. The warnings name what could not be ended and until when it lives; the error is storage's, and then
-// nothing was ended.
+// End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central.
+// What is being obtained for the role is discarded when it comes. The logouts are written down as
+// owed before anything is forgotten or sent, so that none is lost. A caller that hangs up ends
+// nothing of it, and what there is no time for stays owed. The warnings name what could not be
+// ended and until when it lives; the error is storage's, and then nothing was ended.
 func (m *Manager) End(ctx context.Context, role string) (warnings []string, err error) {
 	ctx, done, err := m.outlasting(ctx)
 	if err != nil {
@@ -59,7 +61,8 @@ func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
 	return warnings, err
 }
 
-// forget removes the role's session from storage and memory, and answers what it was and the logouts that are owed for it.
+// forget removes the role's session from storage and memory, and returns what it was and the
+// logouts that are owed for it.
 func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session, []store.PendingLogout, error) {
 	state.mu.Lock()
 	defer state.mu.Unlock()
@@ -95,8 +98,8 @@ func (m *Manager) putPendingLogouts(ctx context.Context, role string, tokens []s
 	return logouts, nil
 }
 
-// letGoOf reports whether the role's session holds none of the tokens to be logged out any more, though a write that was to take them
-// from it failed: it may have been done all the same.
+// letGoOf reports whether the role's session holds none of the tokens to be logged out any more,
+// though a write that was to take them from it failed: it may have been done all the same.
 func (m *Manager) letGoOf(ctx context.Context, role string, logouts []store.PendingLogout) bool {
 	session, err := m.store.Sessions.Find(ctx, role)
 	return err == nil && len(logouts) > 0 && !session.Holds(logouts[0].AccessToken)
@@ -106,7 +109,8 @@ func pendingLogoutOf(token store.Token) store.PendingLogout {
 	return store.PendingLogout{Origin: token.Origin, AccessToken: token.AccessToken, GrantedUntil: token.GrantedUntil}
 }
 
-// deletePendingLogouts removes logouts that are done or not to be done any more. One that storage does not let go is tried once more by the tick.
+// deletePendingLogouts removes logouts that are done or not to be done any more. One that storage
+// does not let go is tried once more by the tick.
 func (m *Manager) deletePendingLogouts(ctx context.Context, logouts ...store.PendingLogout) {
 	for _, logout := range logouts {
 		if err := m.store.DeletePendingLogout(ctx, logout); err != nil {
@@ -115,7 +119,8 @@ func (m *Manager) deletePendingLogouts(ctx context.Context, logouts ...store.Pen
 	}
 }
 
-// tryLogouts tries the logouts that are owed, some at a time, and answers a warning for each session that lives on.
+// tryLogouts tries the logouts that are owed, some at a time, and returns a warning for each
+// session that lives on.
 func (m *Manager) tryLogouts(ctx context.Context, logouts []store.PendingLogout) (warnings []string) {
 	told := make([]string, len(logouts))
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
@@ -137,8 +142,8 @@ func (m *Manager) tryLogouts(ctx context.Context, logouts []store.PendingLogout)
 	return warnings
 }
 
-// tryLogout tries a pending logout, and removes it unless it is worth another try. The warning is empty, or
-// tells why the session lives on.
+// tryLogout tries a pending logout, and removes it unless it is worth another try. The warning is
+// empty, or tells why the session lives on.
 func (m *Manager) tryLogout(ctx context.Context, logout store.PendingLogout) (warning string) {
 	ending, warning := m.logOut(ctx, logout.Role, logout)
 	if ending != upstream.LogoutFailed {
@@ -147,7 +152,8 @@ func (m *Manager) tryLogout(ctx context.Context, logout store.PendingLogout) (wa
 	return warning
 }
 
-// discardGrant ends, in the background, a session that was opened for the role and is not handed out.
+// discardGrant ends, in the background, a session that was opened for the role and is not handed
+// out.
 func (m *Manager) discardGrant(role string, origin store.Origin, grant upstream.Grant) {
 	m.discard(role, store.Token{Origin: origin, AccessToken: grant.AccessToken, GrantedUntil: grant.SentAt.Add(grant.Access)})
 }
@@ -177,8 +183,9 @@ func (m *Manager) discardUnpromised(state *roleState, token *store.Token) {
 	}
 }
 
-// setAside puts a token that nobody gets among the role's earlier ones, where another of its chain is promised: a logout
-// may end them together. The tick ends it once none is. It reports whether it did so. The role's state is locked.
+// setAside puts a token that nobody gets among the role's earlier ones, where another of its chain
+// is promised: a logout may end them together. The tick ends it once none is. It reports whether it
+// did so. The role's state is locked.
 func (m *Manager) setAside(ctx context.Context, state *roleState, token *store.Token) bool {
 	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || !session.Promises(token.Chain, time.Now()) {
@@ -194,8 +201,8 @@ func (m *Manager) setAside(ctx context.Context, state *roleState, token *store.T
 	return true
 }
 
-// endOne writes down that the token is to be logged out, and logs it out. Where storage refuses, it is logged out all the
-// same.
+// endOne writes down that the token is to be logged out, and logs it out. Where storage refuses, it
+// is logged out all the same.
 func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (warning string) {
 	logouts, err := m.putPendingLogouts(m.storing, role, []store.Token{token})
 	if err == nil {
@@ -208,8 +215,8 @@ func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (w
 	return warning
 }
 
-// logOut ends the session of a pending logout. Its token is sent only while its config exists and has the URL that the token came
-// from. The warning is empty, or tells why the session lives on.
+// logOut ends the session of a pending logout. Its token is sent only while its config exists and
+// has the URL that the token came from. The warning is empty, or tells why the session lives on.
 func (m *Manager) logOut(ctx context.Context, role string, logout store.PendingLogout) (ending upstream.LogoutResult, warning string) {
 	until := logout.GrantedUntil.UTC().Format(time.RFC3339)
 	server, reason, failure := m.serverOf(ctx, logout.Origin)
@@ -235,8 +242,8 @@ func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, accessT
 	return server.Logout(ctx, accessToken)
 }
 
-// serverOf answers the server that a token may be sent to, or the reason why there is none. The error is of a config that
-// cannot be read just now.
+// serverOf returns the server that a token may be sent to, or the reason why there is none. The
+// error is of a config that cannot be read just now.
 func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (server *upstream.Server, reason string, err error) {
 	config, err := m.store.Configs.Get(ctx, origin.Config)
 	switch {
@@ -251,12 +258,14 @@ func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (server *up
 	return server, "", err
 }
 
-// leaseGrace is for how long after its token's stated end a lease's session is still logged out: the clocks of this node
-// and of N-central may differ, and the refresh token beside it lives longer.
+// leaseGrace is for how long after its token's stated end a lease's session is still logged out:
+// the clocks of this node and of N-central may differ, and the refresh token beside it lives
+// longer.
 const leaseGrace = time.Hour
 
-// EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the log with until when it
-// lives; the error is of a pending logout that storage refused, so that Vault tries the revocation again.
+// EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the
+// log with until when it lives; the error is of a pending logout that storage refused, so that
+// Vault tries the revocation again.
 func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	ctx, done, err := m.outlasting(ctx)
 	if err != nil {
@@ -280,9 +289,9 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	return err
 }
 
-// takePastPromise takes from the role's session what N-central accepts for longer than was promised, once the promise is
-// over, and answers the logouts owed for it. Tokens of one session are left alone while one of them is promised: N-central
-// may end them all together.
+// takePastPromise takes from the role's session what N-central accepts for longer than was
+// promised, once the promise is over, and returns the logouts owed for it. Tokens of one session
+// are left alone while one of them is promised: N-central may end them all together.
 func (m *Manager) takePastPromise(ctx context.Context, role string) ([]store.PendingLogout, error) {
 	state := m.enter(role)
 	defer state.leave()

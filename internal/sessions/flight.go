@@ -39,7 +39,7 @@ func newFlight(snap *snapshot, ended uint64) *flight {
 	}
 }
 
-// isFor says whether the flight serves readers of that config and role.
+// isFor reports whether the flight serves readers of that config and role.
 func (f *flight) isFor(config *store.Config, role *store.Role) bool {
 	return f.config.Fingerprint() == config.Fingerprint() && f.role.Fingerprint() == role.Fingerprint()
 }
@@ -73,9 +73,10 @@ func (f *flight) finish(result error) {
 	close(f.done)
 }
 
-// join answers the flight for the snapshot's role and config, and starts it where there is none. A flight for what is no more
-// is superseded: its readers start over, and its result is discarded when it finishes. Where the role, its config or its session
-// changed since the snapshot was made, as when a flight finished in between, there is none to wait for: the caller looks again.
+// join returns the flight for the snapshot's role and config, and starts it where there is none. A
+// flight for what is no more is superseded: its readers start over, and its result is discarded
+// when it finishes. Where the role, its config or its session changed since the snapshot was made,
+// as when a flight finished in between, there is none to wait for: the caller looks again.
 func (m *Manager) join(ctx context.Context, snap *snapshot, forReader bool) (*flight, error) {
 	state := snap.state
 	state.mu.Lock()
@@ -92,7 +93,8 @@ func (m *Manager) join(ctx context.Context, snap *snapshot, forReader bool) (*fl
 	return flight, nil
 }
 
-// outdated says whether the role, its config or its session changed since the snapshot was made. The role's state is locked.
+// outdated reports whether the role, its config or its session changed since the snapshot was made.
+// The role's state is locked.
 func (m *Manager) outdated(ctx context.Context, snap *snapshot) (bool, error) {
 	state := snap.state
 	if state.retired {
@@ -106,7 +108,8 @@ func (m *Manager) outdated(ctx context.Context, snap *snapshot) (bool, error) {
 	return !unchanged, err
 }
 
-// startAhead starts the rotation ahead of need, unless one is under way or the server is being left alone.
+// startAhead starts the rotation ahead of need, unless one is under way or the server is being left
+// alone.
 func (m *Manager) startAhead(ctx context.Context, snap *snapshot, now time.Time) {
 	state := snap.state
 	server, err := m.server(snap.config)
@@ -126,7 +129,8 @@ func (m *Manager) startAhead(ctx context.Context, snap *snapshot, now time.Time)
 	}
 }
 
-// start begins a flight, or answers one that has failed where the backend has ended. The role's state is locked.
+// start begins a flight, or answers one that has failed where the backend has ended. The role's
+// state is locked.
 func (m *Manager) start(snap *snapshot) *flight {
 	state := snap.state
 	f := newFlight(snap, state.ended)
@@ -152,8 +156,8 @@ func (s *roleState) supersede() {
 	}
 }
 
-// runFlight obtains a token on a context of its own, so that no reader's hang-up fails the others, and keeps it if it is still
-// what the role's readers want.
+// runFlight obtains a token on a context of its own, so that no reader's hang-up fails the others,
+// and keeps it if it is still what the role's readers want.
 func (m *Manager) runFlight(state *roleState, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
@@ -187,8 +191,8 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	}
 }
 
-// stillWanted says whether the flight's role and config are what they were and the role's sessions were not ended. The
-// state is locked.
+// stillWanted reports whether the flight's role and config are what they were and the role's sessions
+// were not ended. The state is locked.
 func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) (bool, error) {
 	if state.ended != f.ended {
 		return false, nil
@@ -196,7 +200,8 @@ func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) 
 	return m.unchanged(ctx, state.role, f.config, f.role)
 }
 
-// unchanged says whether a token that was obtained for the config and role is still of use to the role's readers.
+// unchanged reports whether a token that was obtained for the config and role is still of use to the
+// role's readers.
 func (m *Manager) unchanged(ctx context.Context, name string, config *store.Config, role *store.Role) (bool, error) {
 	roleNow, err := m.store.Roles.Get(ctx, name)
 	if err != nil || roleNow == nil {

@@ -1,8 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package sessions is the heart of the engine: which access token is handed out, reused, refreshed, replaced, validated
-// and ended.
+// Package sessions is the heart of the engine: which access token is handed out, reused, refreshed,
+// replaced, validated and ended.
 package sessions
 
 import (
@@ -26,22 +26,24 @@ var (
 	ErrUnknownRole = errors.New("unknown role")
 	// ErrUnknownConfig says that the role names a config that is no more.
 	ErrUnknownConfig = errors.New("unknown config")
-	// ErrNeedsActiveNode says that the read cannot be answered from what is stored: it needs N-central, or the active
-	// node is to see it.
+	// ErrNeedsActiveNode says that the read cannot be answered from what is stored: it needs
+	// N-central, or the active node is to see it.
 	ErrNeedsActiveNode = errors.New("the active node must answer this read")
 	// ErrDeadOnArrival says that the answer with a new token took longer than the token lived.
 	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role a longer ttl, or try again")
 	// ErrTimeOver says that a read took longer than it may.
 	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or read in status what is wrong with N-central")
-	// ErrTooManyWaiting says that so many reads of a dedicated role wait for a session that no more may.
+	// ErrTooManyWaiting says that so many reads of a dedicated role wait for a session that no more
+	// may.
 	ErrTooManyWaiting = errors.New("too many reads of this role are already waiting for a session of their own: try again later, " +
 		"raise max_requests_in_flight, or use a shared role")
-	// ErrMaxLeaseUnknown says that Vault did not tell the mount's max_lease_ttl, beyond which no token may be promised.
+	// ErrMaxLeaseUnknown says that Vault did not tell the mount's max_lease_ttl, beyond which no
+	// token may be promised.
 	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no token was asked for: try again")
 	// ErrEnded says that the plugin is being stopped.
 	ErrEnded = errors.New("the plugin is being stopped: try again")
-	// ErrSuperseded says that the role's sessions were ended, or its role or config changed, while a token was obtained for
-	// it, and again while it was tried anew.
+	// ErrSuperseded says that the role's sessions were ended, or its role or config changed, while
+	// a token was obtained for it, and again while it was tried anew.
 	ErrSuperseded = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
 )
 
@@ -105,8 +107,8 @@ type probe struct {
 	at          time.Time
 }
 
-// NewManager answers the manager of a mount. It makes no call. maxLeaseTTL answers the mount's max_lease_ttl, and is asked
-// once for each token obtained.
+// NewManager returns the manager of a mount. It makes no call. maxLeaseTTL answers the mount's
+// max_lease_ttl, and is asked once for each token obtained.
 func NewManager(entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, logger hclog.Logger) *Manager {
 	background, stop := context.WithCancel(context.Background())
 	return &Manager{
@@ -130,8 +132,8 @@ func (m *Manager) Close() {
 	m.running.Wait()
 }
 
-// outlasting answers a context for what a caller's hang-up must not break off, but the end of the backend does. The error
-// is ErrEnded.
+// outlasting returns a context for what a caller's hang-up must not break off, but the end of the
+// backend does. The error is ErrEnded.
 func (m *Manager) outlasting(ctx context.Context) (outlasting context.Context, done func(), err error) {
 	if !m.begin() {
 		return nil, nil, ErrEnded
@@ -156,15 +158,15 @@ func (m *Manager) begin() bool {
 type roleState struct {
 	role string
 
-	// mu guards the fields up to the blank line and every change of the role's stored session. It is never held during a
-	// call to N-central.
+	// mu guards the fields up to the blank line and every change of the role's stored session. It
+	// is never held during a call to N-central.
 	mu                   sync.Mutex
 	flight               *flight
 	ended                uint64 // counts how often the role's sessions were ended
 	rejectedRefreshToken string // the refresh token that N-central last refused: it is not tried again
 	lostRefreshToken     string // the refresh token of which the answer was lost last: it may be used up
-	// underWay counts the flights and ends of sessions that have not finished. While there is one, the role has no other
-	// state: retired is set when this one has left the manager.
+	// underWay counts the flights and ends of sessions that have not finished. While there is one,
+	// the role has no other state: retired is set when this one has left the manager.
 	underWay int
 	retired  bool
 
@@ -177,7 +179,8 @@ type roleState struct {
 	turns       atomic.Pointer[turns]
 }
 
-// lastGrant remembers for how long the role's last token was promised, for when that token is no more.
+// lastGrant remembers for how long the role's last token was promised, for when that token is no
+// more.
 type lastGrant struct {
 	configFingerprint, roleFingerprint string
 	lifetime                           time.Duration
@@ -191,8 +194,8 @@ func (m *Manager) state(role string) *roleState {
 	return known.(*roleState)
 }
 
-// enter notes that something begins that must be finished before the state is retired, and answers the state: another one
-// where this one was retired already.
+// enter notes that something begins that must be finished before the state is retired, and answers
+// the state: another one where this one was retired already.
 func (m *Manager) enter(role string) *roleState {
 	for {
 		state := m.state(role)
@@ -234,8 +237,8 @@ func (m *Manager) retireUnused(ctx context.Context) {
 	})
 }
 
-// storeOrKeep stores the role's session. One that storage refuses is kept in memory, and the tick stores it again: the error
-// is for the log alone.
+// storeOrKeep stores the role's session. One that storage refuses is kept in memory, and the tick
+// stores it again: the error is for the log alone.
 func (m *Manager) storeOrKeep(ctx context.Context, role string, session *store.Session) error {
 	err := m.store.Sessions.Put(ctx, role, session)
 	if err != nil {
@@ -259,7 +262,8 @@ func (s *roleState) lastReadAt(session *store.Session) time.Time {
 	return last
 }
 
-// snapshot is a role's token as the role and config are now, with all that a read needs worked out once.
+// snapshot is a role's token as the role and config are now, with all that a read needs worked out
+// once.
 type snapshot struct {
 	state   *roleState
 	role    *store.Role
@@ -276,7 +280,7 @@ type snapshot struct {
 	unstored  bool // storage refused the session
 }
 
-// snapshot answers the role's snapshot as things are now.
+// snapshot returns the role's snapshot as things are now.
 func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) {
 	role, config, err := m.definition(ctx, name)
 	if err != nil {
@@ -296,7 +300,8 @@ func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) 
 	return snap, nil
 }
 
-// server answers the server of that version of the config. Where a newer one followed it, the caller was superseded.
+// server returns the server of that version of the config. Where a newer one followed it, the
+// caller was superseded.
 func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
 	server, err := m.upstream.Server(config)
 	if errors.Is(err, upstream.ErrOutdated) {
@@ -305,7 +310,7 @@ func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
 	return server, err
 }
 
-// definition answers the role and its config.
+// definition returns the role and its config.
 func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *store.Config, error) {
 	role, err := m.store.Roles.Get(ctx, name)
 	if err != nil {
@@ -347,7 +352,8 @@ func (m *Manager) newSnapshot(state *roleState, role *store.Role, config *store.
 // lastReadAt is the last read of the role that is known of, in memory or storage.
 func (snap *snapshot) lastReadAt() time.Time { return snap.state.lastReadAt(snap.session) }
 
-// wasRead reports whether the token was read since it was obtained; the read that obtained it counts.
+// wasRead reports whether the token was read since it was obtained; the read that obtained it
+// counts.
 func (snap *snapshot) wasRead() bool { return !snap.lastReadAt().Before(snap.token.IssuedAt) }
 
 // remaining is how long the snapshot's token may still be used.
@@ -365,14 +371,14 @@ func (snap *snapshot) goodEnough(now time.Time, options ReadOptions) bool {
 	return snap.usable(now) && snap.remaining(now) >= max(snap.minTTL, options.MinTTL)
 }
 
-// sameToken says whether the snapshot's token is that one.
+// sameToken reports whether the snapshot's token is that one.
 func (snap *snapshot) sameToken(token *store.Token) bool {
 	return snap.token != nil && token != nil && snap.token.AccessToken == token.AccessToken
 }
 
 func (snap *snapshot) dueAhead(now time.Time) bool { return store.Remaining(snap.aheadFrom, now) <= 0 }
 
-// suspect says whether the snapshot's token must be validated before it is handed out.
+// suspect reports whether the snapshot's token must be validated before it is handed out.
 func (m *Manager) suspect(ctx context.Context, snap *snapshot) (bool, error) {
 	traits, err := m.store.Traits.Get(ctx, snap.config.Name)
 	if err != nil {

@@ -47,7 +47,8 @@ func TestWhatMemoryHoldsLeavesWithTheRole(t *testing.T) {
 	}
 }
 
-// A reader that looked before its role was deleted and made anew starts no flight that nobody else would find.
+// A reader that looked before its role was deleted and made anew starts no flight that nobody else
+// would find.
 func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 	logger := hclog.NewNullLogger()
 	entries := store.New(&logical.InmemStorage{}, logger)

@@ -16,7 +16,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// obtain gets a token for the flight's role: by refresh where that harms no reader, else by authenticate.
+// obtain gets a token for the flight's role: by refresh where that harms no reader, else by
+// authenticate.
 func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*store.Token, error) {
 	server, err := m.server(f.config)
 	if err != nil {
@@ -47,8 +48,8 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 	return terms.newToken(grant, store.ByAuthenticate, rand.Text()), nil
 }
 
-// refresh renews the session of the token. Where that brings none, and the server is not down, it answers nothing:
-// authenticate is next.
+// refresh renews the session of the token. Where that brings none, and the server is not down, it
+// returns nothing: authenticate is next.
 func (m *Manager) refresh(
 	ctx context.Context, state *roleState, f *flight, server *upstream.Server, current *store.Token, terms terms,
 ) (*store.Token, error) {
@@ -70,7 +71,8 @@ func (m *Manager) refresh(
 		state.noteRefreshRejected(current.RefreshToken)
 	}
 	if failure.Kind == ncentral.KindUnauthorized && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
-		// It should still have lived, and the engine has not ended it: N-central was rebooted, perhaps for an upgrade.
+		// It should still have lived, and the engine has not ended it: N-central was rebooted,
+		// perhaps for an upgrade.
 		server.ForgetTraits(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()
@@ -78,7 +80,8 @@ func (m *Manager) refresh(
 	return nil, nil
 }
 
-// endUnusable ends the session that N-central gave for no use, if that is the error, and reports whether it is.
+// endUnusable ends the session that N-central gave for no use, if that is the error, and reports
+// whether it is.
 func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store.ObtainedBy, chain string) bool {
 	var unusable *upstream.UnusableGrantError
 	if !errors.As(err, &unusable) {
@@ -88,8 +91,8 @@ func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store
 	return true
 }
 
-// mayRefresh says whether the token's session may be refreshed: it has a refresh token that still lives and was not
-// refused, and no reader loses the access token by it.
+// mayRefresh reports whether the token's session may be refreshed: it has a refresh token that still
+// lives and was not refused, and no reader loses the access token by it.
 func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upstream.Server, token *store.Token) bool {
 	now := time.Now()
 	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || state.wasRejected(token.RefreshToken) {
@@ -147,7 +150,8 @@ type terms struct {
 	maxLease time.Duration
 }
 
-// termsOf works out the terms. It is an error where no lifetime that may be promised is of use: no call is made then.
+// termsOf works out the terms. It is an error where no lifetime that may be promised is of use: no
+// call is made then.
 func (m *Manager) termsOf(config *store.Config, role *store.Role) (terms, error) {
 	maxLease := m.maxLeaseTTL()
 	if maxLease <= 0 {
@@ -163,8 +167,9 @@ func (m *Manager) termsOf(config *store.Config, role *store.Role) (terms, error)
 	}, nil
 }
 
-// accessToAsk is the access-token lifetime to ask N-central for; zero leaves it to N-central. No more than the mount's
-// max_lease_ttl is asked for, also where the role asks for none, since Vault would cut the lease while the token lived on.
+// accessToAsk is the access-token lifetime to ask N-central for; zero leaves it to N-central. No
+// more than the mount's max_lease_ttl is asked for, also where the role asks for none, since Vault
+// would cut the lease while the token lived on.
 func accessToAsk(ttl, maxLease time.Duration) time.Duration {
 	if ttl > 0 {
 		return min(ttl, maxLease)
@@ -175,7 +180,8 @@ func accessToAsk(ttl, maxLease time.Duration) time.Duration {
 	return 0
 }
 
-// newToken works out what is promised of a grant: never more than was granted, asked for, or than max_lease_ttl.
+// newToken works out what is promised of a grant: never more than was granted, asked for, or than
+// max_lease_ttl.
 func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string) *store.Token {
 	promised := min(grant.Access, t.maxLease)
 	if t.asked.Access > 0 {

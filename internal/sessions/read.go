@@ -14,10 +14,11 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Read answers the role's shared token: the one in memory or storage where it is good enough, else a new one. Any number of
-// concurrent readers cause one obtaining. A read ends within the config's FlightLimit, whatever it needs. Errors are
-// ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode, ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown,
-// a *LimitError, a *LateError, a *UselessLifetimeError, an *health.Failure, the context's, or storage's.
+// Read returns the role's shared token: the one in memory or storage where it is good enough, else
+// a new one. Any number of concurrent readers cause one obtaining. A read ends within the config's
+// FlightLimit, whatever it needs. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode,
+// ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown, a *LimitError, a *LateError, a
+// *UselessLifetimeError, an *health.Failure, the context's, or storage's.
 func (m *Manager) Read(ctx context.Context, role string, options ReadOptions) (*Answer, error) {
 	found := findings{from: health.SourceStorage}
 	if m.store.Sessions.Holds(role) {
@@ -33,7 +34,8 @@ func (m *Manager) Read(ctx context.Context, role string, options ReadOptions) (*
 	return answer, err
 }
 
-// countFailure counts a read that got no token, unless it was the caller's mistake or is another node's to answer.
+// countFailure counts a read that got no token, unless it was the caller's mistake or is another
+// node's to answer.
 func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 	var limit *LimitError
 	var useless *UselessLifetimeError
@@ -45,7 +47,8 @@ func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 	}
 }
 
-// reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure, or one of a few.
+// reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure,
+// or one of a few.
 func reasonOf(err error) string {
 	var late *LateError
 	switch {
@@ -92,8 +95,9 @@ type doubts struct {
 	unproven bool // it came from storage, which may be of the past
 }
 
-// decide says what a read does next. A token that the read waited for is handed out where it lives as long as the reader
-// asks; one in hand must have what the role asks for too, and give no reason to doubt that it lives.
+// decide says what a read does next. A token that the read waited for is handed out where it lives
+// as long as the reader asks; one in hand must have what the role asks for too, and give no reason
+// to doubt that it lives.
 func (snap *snapshot) decide(options ReadOptions, found *findings, doubts doubts, now time.Time) (decision, error) {
 	switch {
 	case found.obtained && snap.token == nil:
@@ -114,7 +118,7 @@ func (snap *snapshot) decide(options ReadOptions, found *findings, doubts doubts
 	return toServe, nil
 }
 
-// next looks at the role as it is now, and answers what the read does.
+// next looks at the role as it is now, and returns what the read does.
 func (m *Manager) next(ctx context.Context, role string, options ReadOptions, found *findings) (*snapshot, decision, error) {
 	snap, err := m.snapshot(ctx, role)
 	if err != nil {
@@ -135,7 +139,7 @@ func (m *Manager) next(ctx context.Context, role string, options ReadOptions, fo
 	return snap, do, err
 }
 
-// readInHand answers the token in hand, or nothing where N-central is needed first.
+// readInHand returns the token in hand, or nothing where N-central is needed first.
 func (m *Manager) readInHand(ctx context.Context, role string, options ReadOptions, found findings) (*Answer, error) {
 	snap, do, err := m.next(ctx, role, options, &found)
 	switch {
@@ -149,8 +153,8 @@ func (m *Manager) readInHand(ctx context.Context, role string, options ReadOptio
 	return nil, nil
 }
 
-// readWaiting does what needs N-central until there is a token to answer. Where the role, its config or its sessions
-// changed meanwhile, it starts over, once.
+// readWaiting does what needs N-central until there is a token to answer. Where the role, its
+// config or its sessions changed meanwhile, it starts over, once.
 func (m *Manager) readWaiting(ctx context.Context, role string, options ReadOptions, found findings) (*Answer, error) {
 	_, config, err := m.definition(ctx, role)
 	if err != nil {
@@ -214,8 +218,9 @@ func (m *Manager) serve(ctx context.Context, snap *snapshot, options ReadOptions
 	return answer, nil
 }
 
-// checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that is known: from the
-// token in hand, from the one before it, or from the ttl, beyond which nothing is promised.
+// checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that
+// is known: from the token in hand, from the one before it, or from the ttl, beyond which nothing
+// is promised.
 func (snap *snapshot) checkLimit(options ReadOptions) error {
 	lifetime := snap.role.TTL
 	if snap.token != nil {
@@ -230,8 +235,9 @@ func (snap *snapshot) checkLimit(options ReadOptions) error {
 	return nil
 }
 
-// validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is the error for a reader
-// who asked for validation; for others, and where its answers tell nothing, a new token is tried.
+// validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is
+// the error for a reader who asked for validation; for others, and where its answers tell nothing,
+// a new token is tried.
 func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) error {
 	verdict, err := m.validate(ctx, snap)
 	if err != nil && options.Validate && !verdict.Untold {
@@ -251,9 +257,9 @@ func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options Re
 // longestLaterProof bounds the wait for a proof after one that could not be had.
 const longestLaterProof = time.Second
 
-// prove has one token of the config that came from storage validated, for all who read meanwhile, before the first is
-// handed out: the storage may be of the past, as after a snapshot was restored. A token that cannot be asked after is
-// handed out all the same, with a warning.
+// prove has one token of the config that came from storage validated, for all who read meanwhile,
+// before the first is handed out: the storage may be of the past, as after a snapshot was restored.
+// A token that cannot be asked after is handed out all the same, with a warning.
 func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	proof := m.proofs.DoChan(snap.config.Name, func() (any, error) {
 		verdict, err := m.validate(m.background, snap)
@@ -279,8 +285,8 @@ func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	}
 }
 
-// awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand waits no longer than a
-// first attempt takes, and is answered that token where it fails.
+// awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand
+// waits no longer than a first attempt takes, and is answered that token where it fails.
 func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) (*Answer, error) {
 	flight, err := m.join(ctx, snap, true)
 	if err != nil || flight == nil {
@@ -323,11 +329,13 @@ func (m *Manager) awaitEnd(ctx context.Context, flight *flight, found *findings)
 	}
 }
 
-// shortestStaleWait is what an answer that hands out a stale token says of when to come back, at least.
+// shortestStaleWait is what an answer that hands out a stale token says of when to come back, at
+// least.
 const shortestStaleWait = 15 * time.Second
 
-// answerStale hands out the token in hand for options of a new one, if it is still the one to hand out. A suspect token must
-// have been validated for that. It answers nothing where the token is of no use any more.
+// answerStale hands out the token in hand for options of a new one, if it is still the one to hand
+// out. A suspect token must have been validated for that. It answers nothing where the token is of
+// no use any more.
 func (m *Manager) answerStale(ctx context.Context, snap *snapshot, options ReadOptions, found *findings, why string) (*Answer, error) {
 	inHand := snap.token
 	snap, err := m.snapshot(ctx, snap.role.Name)

@@ -40,7 +40,8 @@ func TestEachFailedReadHasItsReason(t *testing.T) {
 	}
 }
 
-// What a read does next depends on the token in hand, what the reader asks, and what this read has found out.
+// What a read does next depends on the token in hand, what the reader asks, and what this read has
+// found out.
 func TestAReadDecides(t *testing.T) {
 	now := time.Now()
 	token := func(left time.Duration) *store.Token {

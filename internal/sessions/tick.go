@@ -25,10 +25,11 @@ const (
 	probeEvery     = time.Hour
 )
 
-// Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what lapsed, rotates the
-// tokens that were read since they were obtained and are due soon, asks after the oldest token of each config, and tries
-// the logouts owed. It is for the active node, once a minute. No config waits for the server of another. What its time
-// does not suffice for is left to the next tick.
+// Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what
+// lapsed, rotates the tokens that were read since they were obtained and are due soon, asks after
+// the oldest token of each config, and tries the logouts owed. It is for the active node, once a
+// minute. No config waits for the server of another. What its time does not suffice for is left to
+// the next tick.
 func (m *Manager) Tick(ctx context.Context) error {
 	if !m.begin() {
 		return nil
@@ -70,7 +71,8 @@ type found struct {
 	over    map[string][]store.PendingLogout // the logouts owed for what is past its promise, by config
 }
 
-// pruneSessions removes what lapsed, and answers what there is to do for the rest. It makes no call to N-central.
+// pruneSessions removes what lapsed, and returns what there is to do for the rest. It makes no call
+// to N-central.
 func (m *Manager) pruneSessions(ctx context.Context, roles []string) *found {
 	f := &found{held: map[string]tokensInHand{}, over: map[string][]store.PendingLogout{}}
 	for _, role := range roles {
@@ -88,7 +90,8 @@ func (m *Manager) pruneSessions(ctx context.Context, roles []string) *found {
 	return f
 }
 
-// pruneSession removes what lapsed of the role's stored session, and finds what there is to do for the rest.
+// pruneSession removes what lapsed of the role's stored session, and finds what there is to do for
+// the rest.
 func (m *Manager) pruneSession(ctx context.Context, role string, f *found) error {
 	snap, err := m.snapshot(ctx, role)
 	if err != nil {
@@ -131,7 +134,8 @@ func (m *Manager) storeAgain(ctx context.Context, state *roleState) {
 	}
 }
 
-// removeLapsed removes the role's stored session, unless it was changed since the snapshot was made.
+// removeLapsed removes the role's stored session, unless it was changed since the snapshot was
+// made.
 func (m *Manager) removeLapsed(ctx context.Context, snap *snapshot) error {
 	state := snap.state
 	state.mu.Lock()
@@ -182,8 +186,8 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
 	}
 }
 
-// oldest answers the role whose token was obtained first, of those that live and are not suspect: a reboot of N-central
-// since then has ended it.
+// oldest returns the role whose token was obtained first, of those that live and are not suspect: a
+// reboot of N-central since then has ended it.
 func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
 	var oldest *snapshot
 	for role := range tokens {
@@ -207,7 +211,8 @@ func (m *Manager) forgetServers(ctx context.Context) error {
 	return err
 }
 
-// forgetServer does so for one config between the writes of others, one of which may make the config anew.
+// forgetServer does so for one config between the writes of others, one of which may make the
+// config anew.
 func (m *Manager) forgetServer(ctx context.Context, name string) error {
 	m.store.Definitions.Lock()
 	defer m.store.Definitions.Unlock()
@@ -233,8 +238,9 @@ func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 	}
 }
 
-// inspect asks N-central whether the token lives, if it was there before this tick, and once an hour whether a data call
-// succeeds with it. A dead token that has readers is replaced at once; that it died makes the config's other tokens suspect.
+// inspect asks N-central whether the token lives, if it was there before this tick, and once an
+// hour whether a data call succeeds with it. A dead token that has readers is replaced at once;
+// that it died makes the config's other tokens suspect.
 func (m *Manager) inspect(ctx context.Context, snap *snapshot, wasThere bool) {
 	server, err := m.server(snap.config)
 	if err != nil {
@@ -258,7 +264,8 @@ func (m *Manager) inspect(ctx context.Context, snap *snapshot, wasThere bool) {
 	}
 }
 
-// replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if it has readers.
+// replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if
+// it has readers.
 func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, dead *snapshot) {
 	latest, err := m.snapshot(ctx, dead.role.Name)
 	if err != nil || latest.session == nil || latest.session.Current != nil {
@@ -270,8 +277,9 @@ func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, dead
 	}
 }
 
-// probe makes the data call with the token, for which the caller has claimed the turn. A call that was not answered is made
-// again with the next token. A 401 tells of the user only if the token is still held: else it may have been ended.
+// probe makes the data call with the token, for which the caller has claimed the turn. A call that
+// was not answered is made again with the next token. A 401 tells of the user only if the token is
+// still held: else it may have been ended.
 func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool) {
 	failure, answered := server.Probe(ctx, accessToken)
 	switch {
@@ -285,8 +293,8 @@ func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *st
 	}
 }
 
-// claimProbe says whether the data call is due, as it is once an hour for each server and credential, and notes that it is
-// made.
+// claimProbe reports whether the data call is due, as it is once an hour for each server and
+// credential, and notes that it is made.
 func (m *Manager) claimProbe(config *store.Config) bool {
 	m.probesMu.Lock()
 	defer m.probesMu.Unlock()
@@ -298,8 +306,8 @@ func (m *Manager) claimProbe(config *store.Config) bool {
 	return due
 }
 
-// retryLogouts tries the pending logouts. One is removed when it is done, when its token expired, and when its token may be sent
-// nowhere any more.
+// retryLogouts tries the pending logouts. One is removed when it is done, when its token expired,
+// and when its token may be sent nowhere any more.
 func (m *Manager) retryLogouts(ctx context.Context) error {
 	logouts, unread := m.store.ListPendingLogouts(ctx, logoutsPerTick)
 	byConfig := map[string][]store.PendingLogout{}
@@ -342,8 +350,8 @@ func (m *Manager) retryLogoutsOf(ctx context.Context, logouts []store.PendingLog
 	_ = group.Wait()
 }
 
-// dropPending drops a token that is about to be logged out, where it is the one in hand: the process was killed between the
-// writing of the pending logout and that.
+// dropPending drops a token that is about to be logged out, where it is the one in hand: the
+// process was killed between the writing of the pending logout and that.
 func (m *Manager) dropPending(logout store.PendingLogout) {
 	session, err := m.store.Sessions.Find(m.storing, logout.Role)
 	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != logout.AccessToken {

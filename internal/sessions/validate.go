@@ -31,8 +31,9 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 	return token.LastValidatedAt
 }
 
-// validate asks N-central whether the snapshot's token lives, once a second at most and once for all who ask at a time. A
-// dead token is dropped, so that nobody gets it again. The error is an *health.Failure or the context's.
+// validate asks N-central whether the snapshot's token lives, once a second at most and once for
+// all who ask at a time. A dead token is dropped, so that nobody gets it again. The error is an
+// *health.Failure or the context's.
 func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdict, error) {
 	state := snap.state
 	last := state.validated.Load()
@@ -91,8 +92,8 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 	return verdict, nil
 }
 
-// dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced in the meantime tells
-// nothing of the server.
+// dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced
+// in the meantime tells nothing of the server.
 func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, snap *snapshot, verdict upstream.Verdict) {
 	state := snap.state
 	if !m.changeCurrent(state, snap.token, nil) {
@@ -105,8 +106,8 @@ func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, snap *s
 	}
 }
 
-// changeCurrent puts another token, or none, in the place of the role's current one, and says whether that was still the
-// current one. What storage refuses is changed in memory.
+// changeCurrent puts another token, or none, in the place of the role's current one, and says
+// whether that was still the current one. What storage refuses is changed in memory.
 func (m *Manager) changeCurrent(state *roleState, from, to *store.Token) (changed bool) {
 	state.mu.Lock()
 	defer state.mu.Unlock()

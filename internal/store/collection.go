@@ -14,34 +14,39 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Collection is one kind of entry: how it lies in Vault's storage under a prefix, and the copies of it in memory that
-// serve the reads. Entries are shared between readers and never changed in place: change a copy and Put it.
+// Collection is one kind of entry: how it lies in Vault's storage under a prefix, and the copies of
+// it in memory that serve the reads. Entries are shared between readers and never changed in place:
+// change a copy and Put it.
 type Collection[T any] struct {
 	storage logical.Storage
 	prefix  string
-	// absenceKept says that memory also keeps what storage does not hold. It is right only for names that are looked up
-	// after something of that name was found, so that callers cannot fill memory with names of their invention.
+	// absenceKept says that memory also keeps what storage does not hold. It is right only for
+	// names that are looked up after something of that name was found, so that callers cannot fill
+	// memory with names of their invention.
 	absenceKept bool
 	prepare     func(name string, entry *T) error
-	// instead answers what stands in the place of an entry that cannot be read; nil where nothing does.
+	// instead returns what stands in the place of an entry that cannot be read; nil where nothing
+	// does.
 	instead func(name string, unreadable error) *T
 
 	writes sync.Mutex // one write at a time, so that memory and storage change in the same order
 
 	mu      sync.RWMutex
 	entries map[string]*T
-	// doubtful are the names of which a write failed: it may have been done all the same, so that storage is asked again.
+	// doubtful are the names of which a write failed: it may have been done all the same, so that
+	// storage is asked again.
 	doubtful map[string]bool
-	// unstored are the names of entries that memory alone holds, or holds in another form than storage.
+	// unstored are the names of entries that memory alone holds, or holds in another form than
+	// storage.
 	unstored map[string]bool
 	changes  uint64 // counts what makes memory lack or doubt an entry: what was read before is not kept after it
 }
 
-// Storable says whether Vault's storage takes the name: it refuses keys with two dots in a row.
+// Storable reports whether Vault's storage takes the name: it refuses keys with two dots in a row.
 func Storable(name string) bool { return !strings.Contains(name, "..") }
 
-// Get answers the entry of that name, or nil where there is none. A name that memory holds costs no storage call. The error
-// is storage's, or an *UnreadableError.
+// Get returns the entry of that name, or nil where there is none. A name that memory holds costs no
+// storage call. The error is storage's, or an *UnreadableError.
 func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
 	return c.get(ctx, name, c.absenceKept)
 }
@@ -81,7 +86,8 @@ func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) 
 		delete(c.entries, name)
 		delete(c.doubtful, name)
 	}
-	// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so that pointers compare.
+	// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so
+	// that pointers compare.
 	if kept, known := c.entries[name]; known {
 		return kept, nil
 	}
@@ -116,7 +122,8 @@ func (c *Collection[T]) fetch(ctx context.Context, name string) (*T, error) {
 	return c.instead(name, err), nil
 }
 
-// Holds says whether memory holds what storage has under that name, so that a Get makes no storage call.
+// Holds reports whether memory holds what storage has under that name, so that a Get makes no storage
+// call.
 func (c *Collection[T]) Holds(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -124,8 +131,8 @@ func (c *Collection[T]) Holds(name string) bool {
 	return known
 }
 
-// Put writes the entry to storage and then to memory. After an error memory is as it was, and looks at storage again when
-// that answers: the write may have been done all the same.
+// Put writes the entry to storage and then to memory. After an error memory is as it was, and looks
+// at storage again when that answers: the write may have been done all the same.
 func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
@@ -141,12 +148,13 @@ func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	return nil
 }
 
-// Keep puts the entry in memory alone: for one that storage refused and that is worth having all the same. Names lists it.
+// Keep puts the entry in memory alone: for one that storage refused and that is worth having all
+// the same. Names lists it.
 func (c *Collection[T]) Keep(name string, entry *T) {
 	c.remember(name, entry, true)
 }
 
-// IsUnstored says whether memory alone holds the entry, for storage refused it.
+// IsUnstored reports whether memory alone holds the entry, for storage refused it.
 func (c *Collection[T]) IsUnstored(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -196,8 +204,8 @@ func (c *Collection[T]) Names(ctx context.Context) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// All answers the stored entries, sorted by name. Beside an error, which may be several joined, stand those that could be
-// read.
+// All returns the stored entries, sorted by name. Beside an error, which may be several joined,
+// stand those that could be read.
 func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	names, err := c.Names(ctx)
 	failures := []error{err}
@@ -212,8 +220,9 @@ func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	return entries, errors.Join(failures...)
 }
 
-// Each visits the stored entries, sorted by name. What memory does not hold it does not hold afterwards either, for there
-// may be very many. A failure of storage ends the walk; entries that cannot be read are joined in the error at its end.
+// Each visits the stored entries, sorted by name. What memory does not hold it does not hold
+// afterwards either, for there may be very many. A failure of storage ends the walk; entries that
+// cannot be read are joined in the error at its end.
 func (c *Collection[T]) Each(ctx context.Context, visit func(*T)) error {
 	names, err := c.Names(ctx)
 	if err != nil {
@@ -248,8 +257,8 @@ func (c *Collection[T]) forget(name string) {
 	delete(c.unstored, name)
 }
 
-// doubt has the next Get look at storage again. What memory holds stays where storage does not answer, and where storage
-// is known to be behind: it holds what was before, or nothing.
+// doubt has the next Get look at storage again. What memory holds stays where storage does not
+// answer, and where storage is known to be behind: it holds what was before, or nothing.
 func (c *Collection[T]) doubt(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

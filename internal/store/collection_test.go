@@ -181,8 +181,8 @@ func TestAbsenceIsKeptOnlyWhereNamesAreBounded(t *testing.T) {
 	}
 }
 
-// A write that failed may have been done all the same: storage is asked again. What memory holds stays while that does not
-// answer.
+// A write that failed may have been done all the same: storage is asked again. What memory holds
+// stays while that does not answer.
 func TestAfterAFailedWriteStorageSaysWhatIs(t *testing.T) {
 	for _, done := range []bool{false, true} {
 		for _, operation := range []string{"put", "delete"} {
@@ -253,7 +253,8 @@ func TestWhatMemoryAloneHoldsStaysWhereFurtherWritesFail(t *testing.T) {
 	}
 }
 
-// The seal of Vault's storage finds most damage first: of that, a read fails for good, and of an outage for a while.
+// The seal of Vault's storage finds most damage first: of that, a read fails for good, and of an
+// outage for a while.
 func TestDamageThatStorageFindsIsToldFromAnOutage(t *testing.T) {
 	damaged := errors.New("decryption failed: cipher: message authentication failed")
 	for name, test := range map[string]struct {
@@ -304,7 +305,8 @@ func TestAnEntryThatCannotBeReadIsNamed(t *testing.T) {
 	}
 }
 
-// What one cluster keeps of its own stands in nobody's way: a session counts as absent, what was learnt as unknown.
+// What one cluster keeps of its own stands in nobody's way: a session counts as absent, what was
+// learnt as unknown.
 func TestWhatThisClusterKeepsIsDoneWithoutWhereItCannotBeRead(t *testing.T) {
 	storage := &watchedStorage{}
 	s := New(storage, hclog.NewNullLogger())

@@ -13,7 +13,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// The bounds of a config's numbers. What is stored beyond them is damage, with which a client would hang or crash.
+// The bounds of a config's numbers. What is stored beyond them is damage, with which a client would
+// hang or crash.
 const (
 	LeastRequestTimeout  = time.Second
 	MostRequestTimeout   = 20 * time.Second
@@ -60,11 +61,13 @@ func (c *Config) prepare(name string) error {
 	return nil
 }
 
-// Fingerprint changes with the fields whose change retires the config's sessions: url, user_api_token and TLS trust.
+// Fingerprint changes with the fields whose change retires the config's sessions: url,
+// user_api_token and TLS trust.
 func (c *Config) Fingerprint() string { return c.fingerprint }
 
-// Authorities is the bundle of CACert, which keeps the form it was given in, without what changes no trust: byte order marks,
-// of which there is one for each file that was joined, the white space around it and how its lines end.
+// Authorities is the bundle of CACert, which keeps the form it was given in, without what changes
+// no trust: byte order marks, of which there is one for each file that was joined, the white space
+// around it and how its lines end.
 func (c *Config) Authorities() string {
 	bundle := strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\ufeff", "").Replace(c.CACert))
 	if bundle == "" {
@@ -76,7 +79,8 @@ func (c *Config) Authorities() string {
 // longestFlight ends before Vault's clients give up, after 60 s: they would not get to know why.
 const longestFlight = 55 * time.Second
 
-// FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback included.
+// FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback
+// included.
 func (c *Config) FlightLimit() time.Duration { return min(3*c.RequestTimeout, longestFlight) }
 
 // UserAPITokenSHA256 is the root token fingerprint: the SHA-256 of the User-API token, in hex.
@@ -85,8 +89,8 @@ func (c *Config) UserAPITokenSHA256() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// UserAPITokenExpiresAt is the User-API token's `exp` claim; zero where it has none. The claim is read, never trusted:
-// N-central decides what it accepts.
+// UserAPITokenExpiresAt is the User-API token's `exp` claim; zero where it has none. The claim is
+// read, never trusted: N-central decides what it accepts.
 func (c *Config) UserAPITokenExpiresAt() time.Time { return c.userAPITokenExpiresAt }
 
 func expiryOf(userAPIToken string) time.Time {
@@ -101,7 +105,8 @@ func expiryOf(userAPIToken string) time.Time {
 	return at
 }
 
-// PasswordExpiresAt is when N-central lets the API user's password expire; zero where that is not known or switched off.
+// PasswordExpiresAt is when N-central lets the API user's password expire; zero where that is not
+// known or switched off.
 func (c *Config) PasswordExpiresAt() time.Time {
 	if c.PasswordChangedAt.IsZero() || c.PasswordMaxAge == 0 {
 		return time.Time{}
@@ -109,7 +114,8 @@ func (c *Config) PasswordExpiresAt() time.Time {
 	return c.PasswordChangedAt.Add(c.PasswordMaxAge).UTC()
 }
 
-// fingerprint is a SHA-256 over the fields, each with its length, so that no two lists of fields look alike.
+// fingerprint is a SHA-256 over the fields, each with its length, so that no two lists of fields
+// look alike.
 func fingerprint(fields ...string) string {
 	hash := sha256.New()
 	for _, field := range fields {

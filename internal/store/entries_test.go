@@ -9,8 +9,9 @@ import (
 	"unsafe"
 )
 
-// suspended answers the time as it reads after the machine was suspended for that long: the wall clock went on, the
-// monotonic one stood still. time.Time keeps the monotonic reading in its second word.
+// suspended returns the time as it reads after the machine was suspended for that long: the wall
+// clock went on, the monotonic one stood still. time.Time keeps the monotonic reading in its second
+// word.
 func suspended(t time.Time, by time.Duration) time.Time {
 	later := t.Add(by)
 	(*[2]int64)(unsafe.Pointer(&later))[1] -= int64(by)

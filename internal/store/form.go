@@ -11,8 +11,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// currentFormat is the form in which entries are stored. Each carries its number, so that an entry of a later version of the
-// engine is told from a damaged one. It is raised when this version would misread what that one writes.
+// currentFormat is the form in which entries are stored. Each carries its number, so that an entry
+// of a later version of the engine is told from a damaged one. It is raised when this version would
+// misread what that one writes.
 const currentFormat = 1
 
 var (
@@ -21,8 +22,8 @@ var (
 	errOutOfRange = errors.New("a number in it is out of range")
 )
 
-// UnreadableError says that a stored entry is damaged, or was written by a newer version of the engine. It can be
-// overwritten and deleted like any other.
+// UnreadableError says that a stored entry is damaged, or was written by a newer version of the
+// engine. It can be overwritten and deleted like any other.
 type UnreadableError struct {
 	Key   string // in storage
 	Cause error
@@ -40,12 +41,13 @@ func reasonOf(err error) string {
 	return "it is damaged"
 }
 
-// Unwrap answers the cause, which may quote the entry.
+// Unwrap returns the cause, which may quote the entry.
 func (e *UnreadableError) Unwrap() error { return e.Cause }
 
-// tellsOfDamage reports whether storage failed to read an entry because its bytes are not what was written. The seal of the
-// storage finds most damage before the engine sees the entry, and its error comes over a boundary that passes texts alone.
-// Other failures pass, and say nothing of the entry.
+// tellsOfDamage reports whether storage failed to read an entry because its bytes are not what was
+// written. The seal of the storage finds most damage before the engine sees the entry, and its
+// error comes over a boundary that passes texts alone. Other failures pass, and say nothing of the
+// entry.
 func tellsOfDamage(err error) bool { return strings.Contains(err.Error(), "decryption failed") }
 
 // encode makes a storage entry of a struct, with the number of its form.

@@ -28,8 +28,9 @@ var anyEntries = []string{
 	`{"config":"default","url":"https://ncentral.example.com","access_token":"a","dies_at":"9999-12-31T23:59:59Z"}`,
 }
 
-// FuzzStoredEntries puts any bytes in the place of one entry of each kind. That one is readable, or an error of its own; it can
-// be used as far as it is readable, and overwritten; and the entries beside it are what they were.
+// FuzzStoredEntries puts any bytes in the place of one entry of each kind. That one is readable, or
+// an error of its own; it can be used as far as it is readable, and overwritten; and the entries
+// beside it are what they were.
 func FuzzStoredEntries(f *testing.F) {
 	for _, value := range anyEntries {
 		f.Add([]byte(value))
@@ -106,8 +107,8 @@ func use(entry any) {
 	}
 }
 
-// FuzzClaimsOfAUserAPIToken has any claims in a User-API token, which is read and never trusted: its expiry is one that an
-// answer can tell, or none.
+// FuzzClaimsOfAUserAPIToken has any claims in a User-API token, which is read and never trusted:
+// its expiry is one that an answer can tell, or none.
 func FuzzClaimsOfAUserAPIToken(f *testing.F) {
 	for _, claims := range []string{
 		`{}`, `null`, `[]`, `{"exp":1800000000}`, `{"exp":1e300}`, `{"exp":-1}`, `{"exp":"1800000000"}`, `{"exp":null}`, `{"exp":253402300800}`,

@@ -14,7 +14,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Vault's storage refuses a key with two dots in a row as an error, which is no answer to who asks for a name.
+// Vault's storage refuses a key with two dots in a row as an error, which is no answer to who asks
+// for a name.
 func TestANameThatStorageDoesNotTakeIsOneOfNothing(t *testing.T) {
 	storage := &watchedStorage{failing: map[string]error{"role/a..b": errors.New("no")}, failsWrite: true}
 	roles := New(storage, hclog.NewNullLogger()).Roles
@@ -147,7 +148,8 @@ func TestWhatStorageRefusedIsServedFromMemoryUntilAWriteSucceeds(t *testing.T) {
 	}
 }
 
-// There may be very many entries: a walk fills memory with none, and of several that are damaged each is told.
+// There may be very many entries: a walk fills memory with none, and of several that are damaged
+// each is told.
 func TestAWalkVisitsWhatCanBeReadAndLeavesMemoryAsItWas(t *testing.T) {
 	storage := &watchedStorage{failing: map[string]error{}}
 	before := New(storage, hclog.NewNullLogger()).Roles

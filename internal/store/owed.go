@@ -15,11 +15,11 @@ import (
 	"github.com/hashicorp/go-uuid"
 )
 
-// PendingLogout is a logout that is still to be done. Pending logouts are few and only the active node's tick tries them, so they are not kept
-// in memory.
+// PendingLogout is a logout that is still to be done. Pending logouts are few and only the active
+// node's tick tries them, so they are not kept in memory.
 type PendingLogout struct {
-	// Key is the logout's place in storage: config, role, and when the token expires, so that logouts can be counted, and those
-	// that have expired removed, without being read.
+	// Key is the logout's place in storage: config, role, and when the token expires, so that
+	// logouts can be counted, and those that have expired removed, without being read.
 	Key string `json:"-"`
 	// Role is the one that the session was opened for, as the key tells.
 	Role string `json:"-"`
@@ -31,7 +31,8 @@ type PendingLogout struct {
 // expiryDigits is how wide a key states the Unix time of the expiry, so that keys sort by it.
 const expiryDigits = 12
 
-// PutPendingLogout writes down that the role's token is still to be logged out, and answers the pending logout with its key.
+// PutPendingLogout writes down that the role's token is still to be logged out, and returns the
+// pending logout with its key.
 func (s *Store) PutPendingLogout(ctx context.Context, role string, logout PendingLogout) (PendingLogout, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
@@ -56,13 +57,15 @@ func expiryOfID(id string) (seconds int64, told bool) {
 	return seconds, err == nil && len(digits) == expiryDigits
 }
 
-// expiredBy says whether the logout of that id has expired, as its key tells. One that does not tell has not.
+// expiredBy reports whether the logout of that id has expired, as its key tells. One that does not
+// tell has not.
 func expiredBy(id string, now time.Time) bool {
 	seconds, told := expiryOfID(id)
 	return told && seconds < now.Unix()
 }
 
-// ids answers the logouts of the role, those that expire first before the others, as far as they have expired or not.
+// ids returns the logouts of the role, those that expire first before the others, as far as they
+// have expired or not.
 func (s *Store) ids(ctx context.Context, folder string, expired bool) ([]string, error) {
 	all, err := s.listOwed(ctx, folder)
 	if err != nil {
@@ -92,8 +95,8 @@ func (s *Store) CountOwedOfConfig(ctx context.Context, config string) (int, erro
 	return s.sumOwed(ctx, roles, func(role string) string { return config + "/" + role })
 }
 
-// OwedUntil returns when the last of the tokens expires whose logout is owed at the config's server, to the second; zero
-// where none is.
+// OwedUntil returns when the last of the tokens expires whose logout is owed at the config's
+// server, to the second; zero where none is.
 func (s *Store) OwedUntil(ctx context.Context, config string) (last time.Time, err error) {
 	roles, err := s.listOwed(ctx, config+"/")
 	if err != nil {
@@ -124,8 +127,9 @@ func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name st
 	return sum, nil
 }
 
-// ListPendingLogouts answers up to limit logouts of each config that have not expired: those that expire first, of its roles in turn.
-// Beside an error, which may be several joined, stand those that could be read.
+// ListPendingLogouts returns up to limit logouts of each config that have not expired: those that
+// expire first, of its roles in turn. Beside an error, which may be several joined, stand those
+// that could be read.
 func (s *Store) ListPendingLogouts(ctx context.Context, limit int) ([]PendingLogout, error) {
 	configs, err := s.listOwed(ctx, "")
 	var logouts []PendingLogout
@@ -146,7 +150,8 @@ func (s *Store) ListPendingLogouts(ctx context.Context, limit int) ([]PendingLog
 	return logouts, err
 }
 
-// keysInTurn answers up to limit keys of the config's logouts: one of each role, then another of each, and so on.
+// keysInTurn returns up to limit keys of the config's logouts: one of each role, then another of
+// each, and so on.
 func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys []string, err error) {
 	roles, err := s.listOwed(ctx, config)
 	if err != nil {
@@ -172,7 +177,8 @@ func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys 
 	return keys[:min(limit, len(keys))], nil
 }
 
-// DeleteExpiredLogouts removes the logouts whose tokens have expired, without reading them, until the context ends.
+// DeleteExpiredLogouts removes the logouts whose tokens have expired, without reading them, until
+// the context ends.
 func (s *Store) DeleteExpiredLogouts(ctx context.Context) error {
 	configs, err := s.listOwed(ctx, "")
 	if err != nil {
@@ -214,7 +220,8 @@ func (s *Store) DeletePendingLogout(ctx context.Context, logout PendingLogout) e
 	return nil
 }
 
-// owed reads a logout, nil where it was removed in the meantime. One that cannot be read is removed: nothing else would end it.
+// owed reads a logout, nil where it was removed in the meantime. One that cannot be read is
+// removed: nothing else would end it.
 func (s *Store) owed(ctx context.Context, key string) (*PendingLogout, error) {
 	entry, err := s.storage.Get(ctx, key)
 	switch {

@@ -5,7 +5,7 @@ package store
 
 import "time"
 
-// CredentialType says whether a role's readers share a token.
+// CredentialType reports whether a role's readers share a token.
 type CredentialType string
 
 // The credential types.
@@ -15,19 +15,21 @@ const (
 )
 
 const (
-	// DefaultAccessLifetime is the access-token lifetime that N-central grants where nothing else was asked for, by
-	// N-able's documentation.
+	// DefaultAccessLifetime is the access-token lifetime that N-central grants where nothing else
+	// was asked for, by N-able's documentation.
 	DefaultAccessLifetime = time.Hour
 	// DefaultRefreshLifetime is the same for refresh tokens.
 	DefaultRefreshLifetime = 25 * time.Hour
 
-	// leastMinTTL is the least that a role's min_ttl is by default, and shareOfMinTTL the part of a longer token's life. Agents
-	// come back when up to a tenth of a lease is left: where it was less, they would be given the same token once more.
+	// leastMinTTL is the least that a role's min_ttl is by default, and shareOfMinTTL the part of a
+	// longer token's life. Agents come back when up to a tenth of a lease is left: where it was
+	// less, they would be given the same token once more.
 	leastMinTTL   = 5 * time.Minute
 	shareOfMinTTL = 6
 )
 
-// Role says who gets what: which config its tokens come from, how they are shared, and for how long.
+// Role says who gets what: which config its tokens come from, how they are shared, and for how
+// long.
 type Role struct {
 	Name string `json:"-"`
 
@@ -52,10 +54,12 @@ func (r *Role) prepare(name string) error {
 	return nil
 }
 
-// Fingerprint changes with the fields whose change retires the role's sessions: config, credential_type and ttl.
+// Fingerprint changes with the fields whose change retires the role's sessions: config,
+// credential_type and ttl.
 func (r *Role) Fingerprint() string { return r.fingerprint }
 
-// ExpectedLifetime is the access-token lifetime that the role's readers may expect before N-central was asked.
+// ExpectedLifetime is the access-token lifetime that the role's readers may expect before N-central
+// was asked.
 func (r *Role) ExpectedLifetime() time.Duration {
 	if r.TTL > 0 {
 		return r.TTL
@@ -63,9 +67,9 @@ func (r *Role) ExpectedLifetime() time.Duration {
 	return DefaultAccessLifetime
 }
 
-// MinTTLWithin is the least remaining lifetime of a token when it is handed out, given how long the token lives in all:
-// the role's min_ttl, by default a sixth of that life and 5m at least, and never more than half of it, so that no token is
-// replaced as soon as it was obtained.
+// MinTTLWithin is the least remaining lifetime of a token when it is handed out, given how long the
+// token lives in all: the role's min_ttl, by default a sixth of that life and 5m at least, and
+// never more than half of it, so that no token is replaced as soon as it was obtained.
 func (r *Role) MinTTLWithin(lifetime time.Duration) time.Duration {
 	if r.MinTTL != nil {
 		return min(*r.MinTTL, lifetime/2)

@@ -5,8 +5,8 @@ package store
 
 import "time"
 
-// ServerTraits are what was learnt of the server behind a config, in no part documented for every version of N-central. A nil
-// pointer is what is not known.
+// ServerTraits are what was learnt of the server behind a config, in no part documented for every
+// version of N-central. A nil pointer is what is not known.
 type ServerTraits struct {
 	URL                             string         `json:"url"`
 	ServerVersion                   string         `json:"server_version,omitempty"`
@@ -18,17 +18,19 @@ type ServerTraits struct {
 	AuthenticateEndsEarlierSessions *bool          `json:"authenticate_ends_earlier_sessions,omitempty"`
 	// RefreshRejected: a refresh of a fresh session was refused, so that rotations authenticate.
 	RefreshRejected bool `json:"refresh_refused,omitempty"`
-	// The shortest access and refresh lifetimes that the server is known to answer 400 to when they are asked for; zero
-	// where none is. Shorter ones are asked for all the same.
+	// The shortest access and refresh lifetimes that the server is known to answer 400 to when they
+	// are asked for; zero where none is. Shorter ones are asked for all the same.
 	AccessOverrideCeiling  time.Duration `json:"access_override_refused,omitempty"`
 	RefreshOverrideCeiling time.Duration `json:"refresh_override_refused,omitempty"`
-	// Epoch begins anew with each event after which the config's tokens must be validated before they are handed out again: it
-	// is the time of the event (Unix nanoseconds) at least. It only grows, also where the config is deleted and made anew.
+	// Epoch begins anew with each event after which the config's tokens must be validated before
+	// they are handed out again: it is the time of the event (Unix nanoseconds) at least. It only
+	// grows, also where the config is deleted and made anew.
 	Epoch int64 `json:"epoch"`
 }
 
-// Suspects reports whether the token must be validated before it is handed out: an event since it was last known to live
-// may have ended it. Where nothing is stored of the server (nil), there was no such event.
+// Suspects reports whether the token must be validated before it is handed out: an event since it
+// was last known to live may have ended it. Where nothing is stored of the server (nil), there was
+// no such event.
 func (t *ServerTraits) Suspects(token *Token) bool {
 	return token.IsFromTheFuture() || t != nil && token.Epoch < t.Epoch
 }

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// tokenOf makes a token that was issued so many minutes ago, is promised for so many from now, and lives for so many.
+// tokenOf makes a token that was issued so many minutes ago, is promised for so many from now, and
+// lives for so many.
 func tokenOf(name, chain string, now time.Time, issued, promised, lives int) Token {
 	minutes := func(n int) time.Time { return now.Add(time.Duration(n) * time.Minute) }
 	return Token{AccessToken: name, Chain: chain, IssuedAt: minutes(-issued), ExpiresAt: minutes(promised), GrantedUntil: minutes(lives)}
@@ -64,7 +65,8 @@ func TestASessionServesTheConfigAndRoleThatItWasObtainedFor(t *testing.T) {
 	}
 }
 
-// A token ends alone where no other of its chain is still promised: N-central may end them together.
+// A token ends alone where no other of its chain is still promised: N-central may end them
+// together.
 func TestTokensPastTheirPromiseAreEndedWhereThatEndsNoOther(t *testing.T) {
 	now := time.Now()
 	current := tokenOf("current", "a", now, 1, 50, 60)
@@ -120,7 +122,8 @@ func TestASessionKeepsTheFiftyNewestOfItsEarlierTokens(t *testing.T) {
 	}
 }
 
-// The entry of a session is kept while a token of it lives, and while a reader waits for what its refresh token brings.
+// The entry of a session is kept while a token of it lives, and while a reader waits for what its
+// refresh token brings.
 func TestASessionLapsesWhenNothingOfItIsOfUse(t *testing.T) {
 	now := time.Now()
 	live, dead := tokenOf("live", "a", now, 1, 1, 1), tokenOf("dead", "a", now, 60, -1, 0)

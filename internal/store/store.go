@@ -1,8 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package store holds the engine's entries: their form in Vault's storage, their fingerprints, and the copies in memory
-// that serve the reads. It is the one package that Vault's Invalidate reaches.
+// Package store holds the engine's entries: their form in Vault's storage, their fingerprints, and
+// the copies in memory that serve the reads. It is the one package that Vault's Invalidate reaches.
 package store
 
 import (
@@ -25,8 +25,8 @@ const (
 // SealWrapped are the storage prefixes whose entries hold a token.
 func SealWrapped() []string { return []string{configPrefix, sessionPrefix, owedPrefix} }
 
-// Local are the storage prefixes that belong to one cluster and are not replicated: sessions, the logouts owed for them,
-// and what was learnt of the server as that cluster reaches it.
+// Local are the storage prefixes that belong to one cluster and are not replicated: sessions, the
+// logouts owed for them, and what was learnt of the server as that cluster reaches it.
 func Local() []string { return []string{sessionPrefix, owedPrefix, learntPrefix} }
 
 // Store is all that one mount keeps.
@@ -34,8 +34,8 @@ type Store struct {
 	storage logical.Storage
 	logger  hclog.Logger
 
-	// Definitions is held while a config or role is written or deleted, so that a role cannot come to name a config
-	// that is being deleted. No call to N-central is made under it.
+	// Definitions is held while a config or role is written or deleted, so that a role cannot come
+	// to name a config that is being deleted. No call to N-central is made under it.
 	Definitions sync.Mutex
 
 	Configs  *Collection[Config]
@@ -44,7 +44,7 @@ type Store struct {
 	Traits   *Collection[ServerTraits]
 }
 
-// New answers the store of one mount. It makes no storage call.
+// New returns the store of one mount. It makes no storage call.
 func New(storage logical.Storage, logger hclog.Logger) *Store {
 	s := &Store{
 		storage:  storage,
@@ -77,7 +77,8 @@ func newCollection[T any](storage logical.Storage, prefix string, prepare func(*
 	}
 }
 
-// Invalidate drops from memory exactly what the storage key names: Vault calls it where another node wrote the key.
+// Invalidate drops from memory exactly what the storage key names: Vault calls it where another
+// node wrote the key.
 func (s *Store) Invalidate(key string) {
 	s.Configs.invalidate(key)
 	s.Roles.invalidate(key)

@@ -18,8 +18,9 @@ const (
 	alive
 )
 
-// askWhetherAlive asks by validate. Where that tells nothing, which no version of N-central is documented to do but
-// proxies and older servers may [?], the data call decides. The error says why for notAsked and untold.
+// askWhetherAlive asks by validate. Where that tells nothing, which no version of N-central is
+// documented to do but proxies and older servers may [?], the data call decides. The error says why
+// for notAsked and untold.
 func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	err := validate()
 	switch kind := ncentral.KindOf(err); {

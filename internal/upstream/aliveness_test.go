@@ -9,7 +9,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// Validate decides; where it tells nothing, the data call does. What does not answer tells of no token.
+// Validate decides; where it tells nothing, the data call does. What does not answer tells of no
+// token.
 func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 	const well ncentral.Kind = ""
 	tests := []struct {

@@ -18,10 +18,11 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// attempts is the transport that every attempt of every call to one server goes through. It holds the requests in flight
-// to their limit, in the order in which they came, and each attempt to request_timeout, which counts from when its turn
-// has come until the body is read. A part of the places is kept from those calls that each reader causes one of, so that
-// no number of them keeps those waiting that many readers share.
+// attempts is the transport that every attempt of every call to one server goes through. It holds
+// the requests in flight to their limit, in the order in which they came, and each attempt to
+// request_timeout, which counts from when its turn has come until the body is read. A part of the
+// places is kept from those calls that each reader causes one of, so that no number of them keeps
+// those waiting that many readers share.
 type attempts struct {
 	next      http.RoundTripper
 	places    *semaphore.Weighted
@@ -43,8 +44,9 @@ func newAttempts(next http.RoundTripper, limit int, timeout time.Duration, inFli
 	}
 }
 
-// PlacesPerReader is how many of the places calls that each reader causes one of may take. A quarter, one at least, is kept
-// for what readers share; where there is but one place, that waits for one other call at most.
+// PlacesPerReader is how many of the places calls that each reader causes one of may take. A
+// quarter, one at least, is kept for what readers share; where there is but one place, that waits
+// for one other call at most.
 func PlacesPerReader(limit int) int { return max(limit-max(limit/4, 1), 1) }
 
 func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -103,7 +105,8 @@ func releaseAll(pools []*semaphore.Weighted) {
 	}
 }
 
-// noPlace returns the error of an attempt that got no place in time, or that of one whose caller gave it up.
+// noPlace returns the error of an attempt that got no place in time, or that of one whose caller
+// gave it up.
 func noPlace(inTime *ncentral.Error, cause error) error {
 	if errors.Is(cause, context.Canceled) {
 		inTime = &ncentral.Error{Kind: ncentral.KindCanceled}
@@ -119,8 +122,8 @@ func (a *attempts) CloseIdleConnections() {
 	}
 }
 
-// turn is the place among those in flight of what is done for one caller. It is kept from an answer until that is acted
-// on, so that whoever comes next sees what it led to.
+// turn is the place among those in flight of what is done for one caller. It is kept from an answer
+// until that is acted on, so that whoever comes next sees what it led to.
 type turn struct {
 	shut gate
 
@@ -132,8 +135,8 @@ type turn struct {
 
 type turnKey struct{}
 
-// withTurn returns a context for attempts that are not to be made any more once the gate is shut. The place is given back
-// when another attempt is waited for, or by end.
+// withTurn returns a context for attempts that are not to be made any more once the gate is shut.
+// The place is given back when another attempt is waited for, or by end.
 func withTurn(ctx context.Context, shut gate) (traced context.Context, end func()) {
 	t := &turn{shut: shut}
 	ctx = context.WithValue(ctx, turnKey{}, t)
@@ -142,8 +145,8 @@ func withTurn(ctx context.Context, shut gate) (traced context.Context, end func(
 	}), t.giveBack
 }
 
-// turnOf returns the turn of the call that the context is of. A call without one is made whatever is being left alone, and
-// gives its place back with the answer.
+// turnOf returns the turn of the call that the context is of. A call without one is made whatever
+// is being left alone, and gives its place back with the answer.
 func turnOf(ctx context.Context) *turn {
 	t, _ := ctx.Value(turnKey{}).(*turn)
 	return t
@@ -212,9 +215,9 @@ func (t *turn) giveBack() {
 
 type wantedKey struct{}
 
-// WhileWanted returns a context for calls that are wanted as long as another context lasts. An attempt that has not been
-// sent by its end is not made. One that has been is not broken off, since N-central may have opened a session by then that
-// nobody would know of.
+// WhileWanted returns a context for calls that are wanted as long as another context lasts. An
+// attempt that has not been sent by its end is not made. One that has been is not broken off, since
+// N-central may have opened a session by then that nobody would know of.
 func WhileWanted(ctx, wanted context.Context) context.Context {
 	return context.WithValue(ctx, wantedKey{}, wanted)
 }
@@ -226,8 +229,8 @@ func AwaitedBy(ctx, reader context.Context) context.Context {
 
 type forOneReaderKey struct{}
 
-// forOneReader returns a context for a call that each reader causes one of. It takes none of the places that are kept for
-// what readers share.
+// forOneReader returns a context for a call that each reader causes one of. It takes none of the
+// places that are kept for what readers share.
 func forOneReader(ctx context.Context) context.Context {
 	return context.WithValue(ctx, forOneReaderKey{}, struct{}{})
 }

@@ -21,8 +21,8 @@ const (
 	longestRetryAfter = 10 * time.Minute
 )
 
-// backoff is a time in which N-central is not asked for something. Each failure after it doubles the next, up to the
-// longest; a success ends it and starts over with the first.
+// backoff is a time in which N-central is not asked for something. Each failure after it doubles
+// the next, up to the longest; a success ends it and starts over with the first.
 type backoff struct {
 	first, longest time.Duration
 
@@ -34,9 +34,9 @@ type backoff struct {
 func newCoolDown() backoff { return backoff{first: firstCoolDown, longest: longestCoolDown} }
 func newBackOff() backoff  { return backoff{first: firstBackOff, longest: longestBackOff} }
 
-// begin starts the pause after an attempt that was sent at that time. An attempt that was under way already when the
-// last pause began tells nothing new and does not lengthen it. Where N-central said for how long it wants to be left
-// alone, that counts.
+// begin starts the pause after an attempt that was sent at that time. An attempt that was under way
+// already when the last pause began tells nothing new and does not lengthen it. Where N-central
+// said for how long it wants to be left alone, that counts.
 func (p *backoff) begin(sent, now time.Time, cause *health.Failure) {
 	if sent.Before(p.begun) {
 		cause.Next = p.until
@@ -62,12 +62,14 @@ func retryAfter(failure *health.Failure) time.Duration {
 // lift ends the pause because what it waited for is well again.
 func (p *backoff) lift() { *p = backoff{first: p.first, longest: p.longest} }
 
-// release ends the pause for one attempt: if that fails too, the next pause is as much longer as it would have been.
+// release ends the pause for one attempt: if that fails too, the next pause is as much longer as it
+// would have been.
 func (p *backoff) release() { p.until = p.begun }
 
-// active returns why nothing is asked at that time, or nil. A caller whose token ended during the pause need not wait
-// for its end, once it has lasted as long as the first one does. A zero tokenEnd is that of a caller who had none. A time
-// is over as soon as one of the clocks says so, as a token's is: the machine may have been suspended meanwhile.
+// active returns why nothing is asked at that time, or nil. A caller whose token ended during the
+// pause need not wait for its end, once it has lasted as long as the first one does. A zero
+// tokenEnd is that of a caller who had none. A time is over as soon as one of the clocks says so,
+// as a token's is: the machine may have been suspended meanwhile.
 func (p *backoff) active(now, tokenEnd time.Time) *health.Failure {
 	isOver := func(then time.Time) bool { return store.Remaining(then, now) <= 0 }
 	switch {

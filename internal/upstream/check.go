@@ -50,9 +50,10 @@ const (
 	rotationSteps              // only what must be known before a token is rotated
 )
 
-// Check makes every step of check: links; authenticate, twice; validate; user; the data call; refresh; server info; logout
-// of every session that it opened. No step is retried. The steps end within the config's FlightLimit, and the logouts have as
-// much again. It is made in spite of a cool-down, and lifts it where it passes. What it learnt of the server is stored.
+// Check makes every step of check: links; authenticate, twice; validate; user; the data call;
+// refresh; server info; logout of every session that it opened. No step is retried. The steps end
+// within the config's FlightLimit, and the logouts have as much again. It is made in spite of a
+// cool-down, and lifts it where it passes. What it learnt of the server is stored.
 func (s *Server) Check(ctx context.Context) *Report {
 	// A caller that hangs up would leave a session open that nobody knows of.
 	report := s.runCheck(context.WithoutCancel(ctx), allSteps, true)
@@ -60,9 +61,9 @@ func (s *Server) Check(ctx context.Context) *Report {
 	return report
 }
 
-// Verify is Check on a config that is not stored yet, the stored one of that name beside it, if any. It changes nothing of
-// the stored one, save that tokens which the new sessions may have ended are suspect. Once the config is stored, its
-// server is to Apply the report.
+// Verify is Check on a config that is not stored yet, the stored one of that name beside it, if
+// any. It changes nothing of the stored one, save that tokens which the new sessions may have ended
+// are suspect. Once the config is stored, its server is to Apply the report.
 func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) (*Report, error) {
 	server, inForce, err := r.serverToVerify(candidate, stored)
 	if err != nil {
@@ -76,8 +77,8 @@ func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) 
 	return server.runCheck(context.WithoutCancel(ctx), allSteps, inForce != nil), nil
 }
 
-// serverToVerify makes a server of the candidate alone, and returns the credential of the stored config beside it, whose
-// sessions it may end; nil where there is none at that URL.
+// serverToVerify makes a server of the candidate alone, and returns the credential of the stored
+// config beside it, whose sessions it may end; nil where there is none at that URL.
 func (r *Registry) serverToVerify(candidate, stored *store.Config) (*Server, *credential, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,8 +100,9 @@ func (r *Registry) endVerification(server *Server) {
 	r.dropUnused()
 }
 
-// Apply stores what a check taught. One that passed lifts cool-down and back-off; one whose User-API token was
-// beginCoolDown begins a cool-down where there is none, and leaves alone what there is.
+// Apply stores what a check taught. One that passed lifts cool-down and back-off; one whose
+// User-API token was beginCoolDown begins a cool-down where there is none, and leaves alone what
+// there is.
 func (s *Server) Apply(ctx context.Context, report *Report) {
 	passed := report.Failed == nil && report.scope == allSteps
 	s.learnFrom(ctx, report, passed)
@@ -154,8 +156,8 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	}
 }
 
-// runCheck makes the steps that serve the purpose. hasTokens says whether tokens of the config may be in hand, which the
-// examination's sessions may end.
+// runCheck makes the steps that serve the purpose. hasTokens reports whether tokens of the config may
+// be in hand, which the examination's sessions may end.
 func (s *Server) runCheck(ctx context.Context, scope scope, hasTokens bool) *Report {
 	e := &checkRun{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
 	e.report.scope = scope
@@ -245,7 +247,8 @@ func (e *checkRun) run(ctx context.Context) {
 	}
 }
 
-// mayBeCutOff reports whether a call made now might be given up before it is answered: what it opened would be lost.
+// mayBeCutOff reports whether a call made now might be given up before it is answered: what it
+// opened would be lost.
 func (e *checkRun) mayBeCutOff(ctx context.Context) bool {
 	deadline, _ := ctx.Deadline() // which every examination has
 	return time.Until(deadline) < e.server.config.RequestTimeout
@@ -364,8 +367,8 @@ func (e *checkRun) validate(ctx context.Context) (string, error) {
 
 func (e *checkRun) newest() Grant { return e.open[len(e.open)-1] }
 
-// user asks what N-central tells of the API user. Where it does not tell, for whatever reason, the data call
-// decides, for which it leaves time.
+// user asks what N-central tells of the API user. Where it does not tell, for whatever reason, the
+// data call decides, for which it leaves time.
 func (e *checkRun) user(ctx context.Context) (string, error) {
 	ctx, cancel := e.server.leavingTime(ctx)
 	defer cancel()
@@ -402,7 +405,8 @@ func (e *checkRun) data(ctx context.Context) (string, error) {
 	return "", failure
 }
 
-// refresh tries what rotations would like to do. A server that refuses it can be lived with: roles authenticate instead.
+// refresh tries what rotations would like to do. A server that refuses it can be lived with: roles
+// authenticate instead.
 func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	predecessor := len(e.open) - 1
 	if e.open[predecessor].RefreshToken == "" {
@@ -464,8 +468,8 @@ func (e *checkRun) serverInfo(ctx context.Context) (string, error) {
 	return strings.Join(told, "; "), nil
 }
 
-// logOut ends the sessions that the check opened. What stays open is reported, and no reason to fail. A rotation
-// does not wait for it.
+// logOut ends the sessions that the check opened. What stays open is reported, and no reason to
+// fail. A rotation does not wait for it.
 func (e *checkRun) logOut(ctx context.Context) {
 	if len(e.open) == 0 {
 		return
@@ -512,7 +516,8 @@ func (e *checkRun) failure(step ncentral.Call, err error) error {
 	return health.NewFailure(e.server.config, step, err)
 }
 
-// withoutRemedy is what failed, for a step that passes all the same: there is nothing to be done about it.
+// withoutRemedy is what failed, for a step that passes all the same: there is nothing to be done
+// about it.
 func withoutRemedy(err error) string {
 	var failure *health.Failure
 	if errors.As(err, &failure) && failure.Cause != nil {

@@ -23,8 +23,8 @@ func rotating(startTime string) store.ServerTraits {
 	return store.ServerTraits{RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false), StartTime: startTime, Epoch: 7}
 }
 
-// How tokens are rotated is learnt where it is not known, or was learnt before a time in which nothing would have told of a
-// reboot.
+// How tokens are rotated is learnt where it is not known, or was learnt before a time in which
+// nothing would have told of a reboot.
 func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 	type calls = map[simulator.Endpoint]int
 	all := calls{"authenticate": 2, "validate": 3, "refresh": 1, "server_info": 1}
@@ -425,7 +425,8 @@ func TestACheckCastsSuspicionOnWhatItMayEnd(t *testing.T) {
 	}
 }
 
-// A config that is not stored has no tokens, and what is verified changes nothing of the one that is but its suspicions.
+// A config that is not stored has no tokens, and what is verified changes nothing of the one that
+// is but its suspicions.
 func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 	for name, test := range map[string]struct {
 		stored    bool
@@ -470,7 +471,8 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 	})
 }
 
-// The sessions of a verification may end what an authenticate of the config in force brings at the same time.
+// The sessions of a verification may end what an authenticate of the config in force brings at the
+// same time.
 func TestAnAuthenticateBesideAVerificationOrACheckIsTold(t *testing.T) {
 	for name, runCheck := range map[string]func(*simulated){
 		"check": func(s *simulated) { s.server.Check(s.t.Context()) },
@@ -502,8 +504,8 @@ func TestAnAuthenticateBesideAVerificationOrACheckIsTold(t *testing.T) {
 	}
 }
 
-// A caller that hangs up would leave a session open that nobody knows of. What the server is like is not found out where
-// that takes too long; whether it works is.
+// A caller that hangs up would leave a session open that nobody knows of. What the server is like
+// is not found out where that takes too long; whether it works is.
 func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 	for name, test := range map[string]struct {
 		latency time.Duration
@@ -559,7 +561,8 @@ func TestACheckThatFailsLengthensTheBackOff(t *testing.T) {
 	})
 }
 
-// Nothing is known of a server that was restarted, and what is suspect stays so, also where nothing can be learnt at once.
+// Nothing is known of a server that was restarted, and what is suspect stays so, also where nothing
+// can be learnt at once.
 func TestARestartIsFoundThoughNothingCanBeLearnt(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		token := s.authenticate().AccessToken

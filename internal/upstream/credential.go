@@ -11,15 +11,16 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// credential is a User-API token at one URL. What is known of it holds for every config that has it.
+// credential is a User-API token at one URL. What is known of it holds for every config that has
+// it.
 type credential struct {
 	mu       sync.Mutex
 	coolDown backoff // after N-central refused the User-API token
 	calls    authCalls
 }
 
-// authCalls counts the authenticate calls with one credential, to see which of them overlapped: they may end each
-// other's sessions.
+// authCalls counts the authenticate calls with one credential, to see which of them overlapped:
+// they may end each other's sessions.
 type authCalls struct{ underWay, begun int }
 
 type credentialKey struct{ url, userAPIToken string }
@@ -28,8 +29,8 @@ func keyOf(config *store.Config) credentialKey { return credentialKey{config.URL
 
 func newCredential() *credential { return &credential{coolDown: newCoolDown()} }
 
-// beginAuthenticate notes that an authenticate begins. The function it returns notes the end, and reports whether
-// another was under way at any time in between.
+// beginAuthenticate notes that an authenticate begins. The function it returns notes the end, and
+// reports whether another was under way at any time in between.
 func (c *credential) beginAuthenticate() (end func() (overlapped bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,8 +52,8 @@ func (c *credential) authCallsSoFar() authCalls {
 	return c.calls
 }
 
-// beginCoolDown begins the cool-down after an authenticate that was sent at that time, and reports whether this is the first
-// refusal since the credential last worked.
+// beginCoolDown begins the cool-down after an authenticate that was sent at that time, and reports
+// whether this is the first refusal since the credential last worked.
 func (c *credential) beginCoolDown(sent time.Time, failure *health.Failure) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,7 +62,8 @@ func (c *credential) beginCoolDown(sent time.Time, failure *health.Failure) (fir
 	return first
 }
 
-// refusal returns why N-central refused the User-API token the last time it was tried, or nil where it did not.
+// refusal returns why N-central refused the User-API token the last time it was tried, or nil where
+// it did not.
 func (c *credential) refusal() *health.Failure {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +76,8 @@ func (c *credential) works() {
 	c.coolDown.lift()
 }
 
-// mayBeTried ends the wait, not the memory of earlier refusals: somebody has written the config since.
+// mayBeTried ends the wait, not the memory of earlier refusals: somebody has written the config
+// since.
 func (c *credential) mayBeTried() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

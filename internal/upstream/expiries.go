@@ -14,8 +14,8 @@ import (
 // announceLimit is how long a tick tells of expiries.
 const announceLimit = 5 * time.Second
 
-// AnnounceExpiries tells log and events of the ends that are near or past, of all configs: once a day each, and again when
-// the end is there. It is for the tick.
+// AnnounceExpiries tells log and events of the ends that are near or past, of all configs: once a
+// day each, and again when the end is there. It is for the tick.
 func (r *Registry) AnnounceExpiries(ctx context.Context) error {
 	configs, err := r.store.Configs.All(ctx)
 	limited, cancel := context.WithTimeout(ctx, announceLimit)

@@ -16,7 +16,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// longestLifetime is what no access or refresh token of N-central comes near: more is an answer gone wrong.
+// longestLifetime is what no access or refresh token of N-central comes near: more is an answer
+// gone wrong.
 const longestLifetime = 366 * 24 * time.Hour
 
 // Grant is a session that N-central opened or refreshed.
@@ -27,8 +28,8 @@ type Grant struct {
 	Warnings        []string
 }
 
-// UnusableGrantError is the error of a session that N-central opened or refreshed, and that is of no use. The session is the
-// caller's to end.
+// UnusableGrantError is the error of a session that N-central opened or refreshed, and that is of
+// no use. The session is the caller's to end.
 type UnusableGrantError struct {
 	Grant   Grant
 	Failure *health.Failure
@@ -43,13 +44,13 @@ func (e *UnusableGrantError) Unwrap() error { return e.Failure }
 // Asked is what a token is asked for with.
 type Asked struct {
 	ncentral.Overrides
-	// TokenEnd is until when the token in hand can be handed out; zero where there is none. No time in which N-central
-	// is left alone lasts beyond it.
+	// TokenEnd is until when the token in hand can be handed out; zero where there is none. No time
+	// in which N-central is left alone lasts beyond it.
 	TokenEnd time.Time
 }
 
-// Authenticate opens a session. Errors are a *health.Failure, during a cool-down or back-off the one that began it, without a
-// call; and an *UnusableGrantError.
+// Authenticate opens a session. Errors are a *health.Failure, during a cool-down or back-off the
+// one that began it, without a call; and an *UnusableGrantError.
 func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) {
 	sent := time.Now()
 	ctx, endTurn := withTurn(ctx, s.mayAuthenticate(asked.TokenEnd))
@@ -79,9 +80,10 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	return grant, err
 }
 
-// mayHaveOpened says whether an authenticate that failed may all the same have opened a session that ended earlier ones.
-// Where it is not known that this server ends any, a call whose answer was lost is taken to have opened none, or tokens
-// that live could not be handed out while N-central is down.
+// mayHaveOpened reports whether an authenticate that failed may all the same have opened a session
+// that ended earlier ones. Where it is not known that this server ends any, a call whose answer was
+// lost is taken to have opened none, or tokens that live could not be handed out while N-central is
+// down.
 func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 	if !mayHaveArrived(err) {
 		return false
@@ -93,7 +95,8 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 	return ends != nil && *ends
 }
 
-// mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and its answer was lost.
+// mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and
+// its answer was lost.
 func mayHaveArrived(err error) bool {
 	var failure *health.Failure
 	var callErr *ncentral.Error
@@ -110,7 +113,8 @@ func mayHaveArrived(err error) bool {
 	return callErr.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
 }
 
-// Refresh renews a session: N-central answers a new access token and a new refresh token. See Authenticate.
+// Refresh renews a session: N-central answers a new access token and a new refresh token. See
+// Authenticate.
 func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) (*Grant, error) {
 	sent := time.Now()
 	ctx, endTurn := withTurn(ctx, s.mayRefresh(asked.TokenEnd))
@@ -168,8 +172,8 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 	return grant, nil
 }
 
-// unstated is the lifetime where N-central states none: what was asked for, but no more than its default, which is also its
-// limit unless an administrator changed that [D].
+// unstated is the lifetime where N-central states none: what was asked for, but no more than its
+// default, which is also its limit unless an administrator changed that [D].
 func unstated(asked, standard time.Duration) time.Duration {
 	if asked > 0 {
 		return min(asked, standard)
@@ -217,8 +221,8 @@ func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err erro
 	}
 }
 
-// noteRefused begins the cool-down. The first refusal makes live tokens suspect, since a User-API token that was replaced
-// may have ended them.
+// noteRefused begins the cool-down. The first refusal makes live tokens suspect, since a User-API
+// token that was replaced may have ended them.
 func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *health.Failure) {
 	if failure.NotMade {
 		return
@@ -234,8 +238,9 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *healt
 	}
 }
 
-// noteNotObtained begins the back-off after an attempt to obtain a token that failed for another reason than a refusal.
-// Where that may have been a refusal in other words, the first one makes live tokens suspect as a refusal does.
+// noteNotObtained begins the back-off after an attempt to obtain a token that failed for another
+// reason than a refusal. Where that may have been a refusal in other words, the first one makes
+// live tokens suspect as a refusal does.
 func (s *Server) noteNotObtained(ctx context.Context, sent time.Time, failure *health.Failure) {
 	if failure.NotMade || failure.Kind == ncentral.KindCanceled || failure.Kind == ncentral.KindQueued {
 		return

@@ -12,8 +12,9 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// A lifetime that no token of N-central has is an answer gone wrong: of the access token it makes the session one that is
-// of no use and is to be ended, of the refresh token one that is refreshed no more.
+// A lifetime that no token of N-central has is an answer gone wrong: of the access token it makes
+// the session one that is of no use and is to be ended, of the refresh token one that is refreshed
+// no more.
 func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 	const year = 366 * 24 * time.Hour
 	for name, test := range map[string]struct {

@@ -17,9 +17,9 @@ import (
 // sender makes one call that brings a session.
 type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error)
 
-// openAsking makes the call, and again with less asked for as long as that is answered with 400, which is how N-central may
-// refuse overrides [?]. It returns with what the last one was made. Which override was refused, and at what length, is
-// learnt once a call without it succeeds.
+// openAsking makes the call, and again with less asked for as long as that is answered with 400,
+// which is how N-central may refuse overrides [?]. It returns with what the last one was made.
+// Which override was refused, and at what length, is learnt once a call without it succeeds.
 func (s *Server) openAsking(
 	ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender,
 ) (*ncentral.Session, ncentral.Overrides, error) {
@@ -68,8 +68,8 @@ func namedIn(err error, sent ncentral.Overrides) (named ncentral.Overrides) {
 	return named
 }
 
-// lessThan returns what to ask for after a 400: what was sent without that which N-central names, else without the access
-// token's lifetime, else nothing.
+// lessThan returns what to ask for after a 400: what was sent without that which N-central names,
+// else without the access token's lifetime, else nothing.
 func lessThan(sent, named ncentral.Overrides) ncentral.Overrides {
 	switch {
 	case named != (ncentral.Overrides{}):
@@ -96,7 +96,8 @@ func merged(one, other ncentral.Overrides) ncentral.Overrides {
 	return ncentral.Overrides{Access: max(one.Access, other.Access), Refresh: max(one.Refresh, other.Refresh)}
 }
 
-// withoutRefused answers the overrides without those that are as long as one that the server refused.
+// withoutRefused returns the overrides without those that are as long as one that the server
+// refused.
 func withoutRefused(asked ncentral.Overrides, traits store.ServerTraits) ncentral.Overrides {
 	if refused := traits.AccessOverrideCeiling; refused > 0 && asked.Access >= refused {
 		asked.Access = 0
@@ -107,7 +108,7 @@ func withoutRefused(asked ncentral.Overrides, traits store.ServerTraits) ncentra
 	return asked
 }
 
-// shorter answers the shorter of two lifetimes of which zero is none.
+// shorter returns the shorter of two lifetimes of which zero is none.
 func shorter(one, other time.Duration) time.Duration {
 	if one == 0 || other == 0 {
 		return max(one, other)
@@ -115,7 +116,7 @@ func shorter(one, other time.Duration) time.Duration {
 	return min(one, other)
 }
 
-// isBadRequest says whether N-central answered 400, which is how it may refuse overrides.
+// isBadRequest reports whether N-central answered 400, which is how it may refuse overrides.
 func isBadRequest(err error) bool {
 	var callErr *ncentral.Error
 	return errors.As(err, &callErr) && callErr.Status == http.StatusBadRequest && callErr.Fault != ncentral.FaultAuthorizationLost

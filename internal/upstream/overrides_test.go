@@ -76,7 +76,8 @@ func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T)
 	}
 }
 
-// A 400 for an Authorization that a proxy took out judges no override: the call is not repeated for it.
+// A 400 for an Authorization that a proxy took out judges no override: the call is not repeated for
+// it.
 func TestA400ThatMayRefuseOverridesIsTold(t *testing.T) {
 	for err, want := range map[error]bool{
 		&health.Failure{Cause: &ncentral.Error{Status: 400}}:                                         true,

@@ -1,8 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package upstream is one N-central server as a config describes it: the client, how many requests may be in flight, when
-// it is left alone, what was learnt of it, the steps of check, and how it fared.
+// Package upstream is one N-central server as a config describes it: the client, how many requests
+// may be in flight, when it is left alone, what was learnt of it, the steps of check, and how it
+// fared.
 package upstream
 
 import (
@@ -22,7 +23,8 @@ import (
 // DialContext opens a connection to N-central, as net.Dialer's method of that name does.
 type DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Registry knows the servers of one mount: one for each config, made anew for each version of the config.
+// Registry knows the servers of one mount: one for each config, made anew for each version of the
+// config.
 type Registry struct {
 	store     *store.Store
 	logger    hclog.Logger
@@ -36,7 +38,8 @@ type Registry struct {
 	credentials map[credentialKey]*credential // of the servers, and of verifications under way
 }
 
-// NewRegistry answers a registry without servers. The userAgent names the engine to N-central. A nil dial is net.Dialer's.
+// NewRegistry returns a registry without servers. The userAgent names the engine to N-central. A
+// nil dial is net.Dialer's.
 func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logger, userAgent string, dial DialContext) *Registry {
 	return &Registry{
 		store:       entries,
@@ -53,9 +56,9 @@ func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logge
 // ErrOutdated says that the config is not the newest version that the registry has seen.
 var ErrOutdated = errors.New("the config was changed in the meantime")
 
-// Server answers the server of that version of the config. A new version starts without back-off, and may try its
-// User-API token at once; of a version that a newer one has followed there is none any more. Newer is what is stored:
-// clocks of other nodes may be behind.
+// Server returns the server of that version of the config. A new version starts without back-off,
+// and may try its User-API token at once; of a version that a newer one has followed there is none
+// any more. Newer is what is stored: clocks of other nodes may be behind.
 func (r *Registry) Server(config *store.Config) (*Server, error) {
 	for {
 		known := r.known(config.Name)
@@ -78,8 +81,8 @@ func (r *Registry) known(config string) *Server {
 	return r.servers[config]
 }
 
-// replace makes the server of another version of the config. It returns none where another caller replaced the known one
-// in the meantime.
+// replace makes the server of another version of the config. It returns none where another caller
+// replaced the known one in the meantime.
 func (r *Registry) replace(known *Server, config *store.Config) (*Server, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,7 +124,8 @@ func (r *Registry) Watch(config string) *Watch {
 	return r.state(config).watch
 }
 
-// ServesStaleNoMore notes that a token of the config which lived until then is gone, be it a stale one.
+// ServesStaleNoMore notes that a token of the config which lived until then is gone, be it a stale
+// one.
 func (r *Registry) ServesStaleNoMore(config string, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,8 +170,8 @@ func newConfigState(config string) *configState {
 	return &configState{record: health.NewRecord(config), watch: newWatch(), changingTraits: &sync.Mutex{}}
 }
 
-// beside returns the state of a config that is not stored beside the one that is: what is counted and learnt lies in one
-// place for both.
+// beside returns the state of a config that is not stored beside the one that is: what is counted
+// and learnt lies in one place for both.
 func (s *configState) beside() *configState {
 	return &configState{record: s.record.Beside(), watch: newWatch(), changingTraits: s.changingTraits}
 }
@@ -180,7 +184,8 @@ func (r *Registry) state(config string) *configState {
 	return r.configs[config]
 }
 
-// credentialOf returns what is known of the config's User-API token at its URL. The registry is locked.
+// credentialOf returns what is known of the config's User-API token at its URL. The registry is
+// locked.
 func (r *Registry) credentialOf(config *store.Config) *credential {
 	key := keyOf(config)
 	if r.credentials[key] == nil {

@@ -216,7 +216,8 @@ func TestAStaleTokenThatIsGoneIsServedNoMore(t *testing.T) {
 	})
 }
 
-// What is known of a User-API token holds for every config that has it at that URL, and is forgotten with the last of them.
+// What is known of a User-API token holds for every config that has it at that URL, and is
+// forgotten with the last of them.
 func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		one, two := b.server(b.config("one", testURL, "token")), b.server(b.config("two", testURL, "token"))
@@ -453,7 +454,8 @@ func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 	}
 }
 
-// A connection that is not made in its own time was not cut short by what came before: the server does not answer.
+// A connection that is not made in its own time was not cut short by what came before: the server
+// does not answer.
 func TestAConnectionThatIsNotMadeInTimeIsTheServersSilence(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		b.dial = func(context.Context, string, string) (net.Conn, error) {

@@ -53,7 +53,8 @@ func toldOf(t *testing.T, s site) string {
 	return verified(t, s).Failed.Message
 }
 
-// verified verifies a config of the site as a write does. A step fails, and what is told of it holds no secret.
+// verified verifies a config of the site as a write does. A step fails, and what is told of it
+// holds no secret.
 func verified(t *testing.T, s site) *Report {
 	t.Helper()
 	config := s.Config
@@ -333,7 +334,8 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 			return at(serveHTTP(t, config, http.NotFoundHandler())).trusting(authority)
 		}
 	}
-	// As a server answers that knows no newer version than TLS 1.0, and does not know that the client offers none as old.
+	// As a server answers that knows no newer version than TLS 1.0, and does not know that the
+	// client offers none as old.
 	helloOfTLS10 := "\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01" + strings.Repeat("r", 32) + "\x00\xc0\x13\x00"
 	notInVain := []string{checkURL, setName, setCACert, "unknown authority"}
 	old := []string{"the server speaks neither TLS 1.2 nor 1.3", "switch TLS 1.2 or later on at N-central, or at the load balancer"}

@@ -76,15 +76,16 @@ func (r *Registry) newServer(config *store.Config, state *configState) (*Server,
 // Verdict is what N-central said of an access token.
 type Verdict struct {
 	Valid bool
-	// Unexplained is set for a token that died though nothing had cast suspicion on it and no authenticate of the engine's
-	// own, if that may end tokens, was under way: the server has changed.
+	// Unexplained is set for a token that died though nothing had cast suspicion on it and no
+	// authenticate of the engine's own, if that may end tokens, was under way: the server has
+	// changed.
 	Unexplained bool
 	// Untold is set beside an error where N-central answers, and that tells nothing of the token.
 	Untold bool
 }
 
-// Validate asks whether the token lives, by the data call where validate does not tell. The error is a *Failure where
-// N-central could not be asked, and where what it answers tells nothing.
+// Validate asks whether the token lives, by the data call where validate does not tell. The error
+// is a *Failure where N-central could not be asked, and where what it answers tells nothing.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
 	traits := s.Traits(ctx)
 	explained := traits.Suspects(token) && !token.IsFromTheFuture() // which no event brought about
@@ -121,9 +122,10 @@ var errNoValidate = &ncentral.Error{
 	Call: ncentral.CallValidate, Kind: ncentral.KindNotFound, Detail: "this server has no validate, and a data call does not tell whether the token lives",
 }
 
-// Probe makes the data call that a working user is needed for, and asks what N-central tells of the user. The failure is
-// nil where the user works and needs no person: a 403 to the data call is well, for the user may merely not be allowed to
-// see service organisations. It reports whether N-central answered.
+// Probe makes the data call that a working user is needed for, and asks what N-central tells of the
+// user. The failure is nil where the user works and needs no person: a 403 to the data call is
+// well, for the user may merely not be allowed to see service organisations. It reports whether
+// N-central answered.
 func (s *Server) Probe(ctx context.Context, accessToken string) (failure *health.Failure, answered bool) {
 	err := s.ask(ctx, ncentral.CallData, func(ctx context.Context) error { return s.client.Data(ctx, accessToken) })
 	errors.As(err, &failure)
@@ -138,8 +140,8 @@ func (s *Server) Probe(ctx context.Context, accessToken string) (failure *health
 	return failure, true
 }
 
-// askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server does not tell, or the
-// user may not know. Whether the user works, the data call says in any case.
+// askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server
+// does not tell, or the user may not know. Whether the user works, the data call says in any case.
 func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.User {
 	var user ncentral.User
 	err := s.ask(ctx, ncentral.CallUser, func(ctx context.Context) (err error) {
@@ -217,7 +219,8 @@ func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, 
 // FlightLimit is how long what is done for one request may take.
 func (s *Server) FlightLimit() time.Duration { return s.config.FlightLimit() }
 
-// NextAttempt is when the engine next asks this server for a new token; zero where it does so at the next request.
+// NextAttempt is when the engine next asks this server for a new token; zero where it does so at
+// the next request.
 func (s *Server) NextAttempt(now time.Time) time.Time {
 	var next time.Time
 	if cause, until := s.credential.pausedAt(now, time.Time{}); cause != nil {
@@ -233,11 +236,12 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	return next
 }
 
-// outageStands is for how long a call that was not answered tells of the server: while there is anything to ask it, the
-// tick does so once a minute.
+// outageStands is for how long a call that was not answered tells of the server: while there is
+// anything to ask it, the tick does so once a minute.
 const outageStands = 5 * time.Minute
 
-// lastOutage is why the last call was not answered, nil where it was, or where there was nothing to ask since.
+// lastOutage is why the last call was not answered, nil where it was, or where there was nothing to
+// ask since.
 func (s *Server) lastOutage(now time.Time) *health.Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,7 +261,8 @@ func (s *Server) noOutage(now time.Time) *health.Failure {
 	return s.outage.active(now, time.Time{})
 }
 
-// mayRefresh and mayAuthenticate are the gates of obtaining a token for a caller whose token ended at that time.
+// mayRefresh and mayAuthenticate are the gates of obtaining a token for a caller whose token ended
+// at that time.
 func (s *Server) mayRefresh(tokenEnd time.Time) gate {
 	return func(now time.Time) *health.Failure {
 		s.mu.Lock()
@@ -280,8 +285,8 @@ func (s *Server) ask(ctx context.Context, step ncentral.Call, do func(context.Co
 	return s.call(ctx, step, do)
 }
 
-// call makes one call of a turn unless its gate is shut, and notes whether it was answered. The gate is looked at again
-// whenever an attempt's turn has come. An error is a *Failure.
+// call makes one call of a turn unless its gate is shut, and notes whether it was answered. The
+// gate is looked at again whenever an attempt's turn has come. An error is a *Failure.
 func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
 	sent := time.Now()
 	err := turnOf(ctx).look()
@@ -319,8 +324,9 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	return failure
 }
 
-// isExpected says whether a call that ended so tells of nothing that fails: the caller gave it up, the token or session is
-// no more, this server has no logout, the user may not see service organisations, or what may be told of them is not.
+// isExpected reports whether a call that ended so tells of nothing that fails: the caller gave it up,
+// the token or session is no more, this server has no logout, the user may not see service
+// organisations, or what may be told of them is not.
 func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindCanceled:

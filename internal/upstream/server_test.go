@@ -308,7 +308,8 @@ func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 	})
 }
 
-// Of two authenticates that overlap, either may have ended the other's session: neither token is above suspicion.
+// Of two authenticates that overlap, either may have ended the other's session: neither token is
+// above suspicion.
 func TestTokensOfAuthenticatesThatOverlapAreSuspectWhereOneMayEndTheOther(t *testing.T) {
 	for name, test := range map[string]struct {
 		ends    *bool
@@ -456,7 +457,8 @@ func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 	})
 }
 
-// A token that died under no suspicion, and by no authenticate of the engine's own, tells that the server has changed.
+// A token that died under no suspicion, and by no authenticate of the engine's own, tells that the
+// server has changed.
 func TestWhatAValidationTells(t *testing.T) {
 	untold := simulator.Failure{Kind: simulator.FailureHTML}
 	for name, test := range map[string]struct {
@@ -722,7 +724,8 @@ func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
 	})
 }
 
-// What a call came to is told of the server, unless it is in the nature of the call, or never reached it.
+// What a call came to is told of the server, unless it is in the nature of the call, or never
+// reached it.
 func TestWhatACallTellsOfTheServer(t *testing.T) {
 	hang := simulator.Failure{Kind: simulator.FailureHang}
 	for name, test := range map[string]struct {
@@ -799,7 +802,8 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 	}
 }
 
-// Log and events tell that no token can be had once; of a refusal of the User-API token the log has a line of its own.
+// Log and events tell that no token can be had once; of a refusal of the User-API token the log has
+// a line of its own.
 func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
 	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindUnauthorized: 0} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -923,7 +927,8 @@ func TestARetryThatIsNotAnsweredIsTheServersSilence(t *testing.T) {
 	})
 }
 
-// What was told of the user stands while N-central cannot be asked, and no longer than it tells of users.
+// What was told of the user stands while N-central cannot be asked, and no longer than it tells of
+// users.
 func TestWhatWasToldOfTheUserStandsUntilThereIsANewAnswer(t *testing.T) {
 	asks := map[string]func(s *simulated, token string){
 		"probe": func(s *simulated, token string) { _, _ = s.server.Probe(s.t.Context(), token) },

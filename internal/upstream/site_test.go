@@ -107,7 +107,8 @@ func onLoopback() x509.Certificate {
 	return x509.Certificate{Subject: pkix.Name{CommonName: "ncentral"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 }
 
-// signedWithMD5 changes a certificate signed with SHA-256 and RSA into one that says MD5: its signature is none.
+// signedWithMD5 changes a certificate signed with SHA-256 and RSA into one that says MD5: its
+// signature is none.
 func signedWithMD5(t *testing.T, from *issuer) *issuer {
 	t.Helper()
 	sha256, md5 := []byte("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), []byte("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04")
@@ -168,7 +169,8 @@ func listen(t *testing.T) net.Listener {
 	return listener
 }
 
-// serveDNS starts a DNS server that answers every question with this code, and returns a dialer that asks it.
+// serveDNS starts a DNS server that answers every question with this code, and returns a dialer
+// that asks it.
 func serveDNS(t *testing.T, code byte) DialContext {
 	t.Helper()
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -205,7 +207,8 @@ func newNCentral() (handler http.Handler, userAPIToken string) {
 	return nCentral.Handler(), nCentral.AddUser("api-user")
 }
 
-// connectingProxy is a proxy that lets everybody in who has its password and connects to one address, whatever is asked for.
+// connectingProxy is a proxy that lets everybody in who has its password and connects to one
+// address, whatever is asked for.
 func connectingProxy(t *testing.T, to string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
@@ -231,8 +234,8 @@ func connectingProxy(t *testing.T, to string) http.Handler {
 
 const ownProcess = "TEST_IN_ITS_OWN_PROCESS"
 
-// inItsOwnProcess reports whether the test runs in a process of its own, and sees to it that it does: the environment's
-// proxy is read once in a process.
+// inItsOwnProcess reports whether the test runs in a process of its own, and sees to it that it
+// does: the environment's proxy is read once in a process.
 func inItsOwnProcess(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(ownProcess) == t.Name() {

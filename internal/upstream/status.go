@@ -11,7 +11,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Status says how the config fares at that time. It makes no call to N-central. The error is storage's.
+// Status says how the config fares at that time. It makes no call to N-central. The error is
+// storage's.
 func (r *Registry) Status(ctx context.Context, config *store.Config, now time.Time) (health.Status, error) {
 	owed, err := r.store.CountOwedOfConfig(ctx, config.Name)
 	if err != nil {

@@ -66,7 +66,8 @@ func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)
 	return traits
 }
 
-// Traits returns what is known of this server: empty but for the epoch where what is stored was learnt at another URL.
+// Traits returns what is known of this server: empty but for the epoch where what is stored was
+// learnt at another URL.
 func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 	traits, err := s.knowledge.read(ctx)
 	if err != nil {
@@ -75,13 +76,14 @@ func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 	return traits
 }
 
-// Suspect makes every token of the config that was obtained so far suspect, and returns the new epoch.
+// Suspect makes every token of the config that was obtained so far suspect, and returns the new
+// epoch.
 func (s *Server) Suspect(ctx context.Context) int64 {
 	return s.knowledge.change(ctx, raiseEpoch).Epoch
 }
 
-// suspectUser is Suspect for every config with the same URL and User-API token: what ends the sessions of one ends those
-// of all.
+// suspectUser is Suspect for every config with the same URL and User-API token: what ends the
+// sessions of one ends those of all.
 func (s *Server) suspectUser(ctx context.Context) int64 {
 	s.suspectOthers(ctx)
 	return s.Suspect(ctx)
@@ -101,11 +103,12 @@ func (s *Server) suspectOthers(ctx context.Context) {
 	}
 }
 
-// raiseEpoch is above every count before it, also where that is not known: a config was deleted and made anew, or what
-// is stored cannot be read.
+// raiseEpoch is above every count before it, also where that is not known: a config was deleted and
+// made anew, or what is stored cannot be read.
 func raiseEpoch(l *store.ServerTraits) { l.Epoch = max(l.Epoch+1, time.Now().UnixNano()) }
 
-// ForgetTraits forgets what was learnt of the server, which has changed since, and makes every token of the config suspect.
+// ForgetTraits forgets what was learnt of the server, which has changed since, and makes every
+// token of the config suspect.
 func (s *Server) ForgetTraits(ctx context.Context) {
 	s.knowledge.change(ctx, forget)
 }
@@ -115,13 +118,15 @@ func forget(l *store.ServerTraits) {
 	*l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch}
 }
 
-// mayEndEarlier says whether, for all that is known, this server's authenticate ends the user's earlier sessions.
+// mayEndEarlier reports whether, for all that is known, this server's authenticate ends the user's
+// earlier sessions.
 func (s *Server) mayEndEarlier(ctx context.Context) bool {
 	ends := s.Traits(ctx).AuthenticateEndsEarlierSessions
 	return ends == nil || *ends
 }
 
-// suspectEarlier makes the tokens suspect that an authenticate may have ended, and returns the epoch of the new token.
+// suspectEarlier makes the tokens suspect that an authenticate may have ended, and returns the
+// epoch of the new token.
 func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
 		return s.Traits(ctx).Epoch
@@ -140,10 +145,11 @@ func canLogOut(can bool) func(*store.ServerTraits) {
 	return func(l *store.ServerTraits) { l.CanLogOut = &can }
 }
 
-// ProbeRotation finds out whether this server's refresh ends the access token before it and whether authenticate
-// ends earlier sessions, on sessions of its own making, where that is not known, or was learnt before a time in which no
-// token would have told of a reboot. Any number of concurrent callers cause one such attempt. What could not be learnt
-// stays unknown. The sessions that it opened are the caller's to end: of concurrent callers, one gets them.
+// ProbeRotation finds out whether this server's refresh ends the access token before it and whether
+// authenticate ends earlier sessions, on sessions of its own making, where that is not known, or
+// was learnt before a time in which no token would have told of a reboot. Any number of concurrent
+// callers cause one such attempt. What could not be learnt stays unknown. The sessions that it
+// opened are the caller's to end: of concurrent callers, one gets them.
 func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []Grant) {
 	now := time.Now()
 	if !s.NextAttempt(now).IsZero() {
@@ -172,7 +178,8 @@ func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []
 	return left
 }
 
-// leavingTime returns a context that ends so much earlier that the call which is then to bring a token has its time.
+// leavingTime returns a context that ends so much earlier that the call which is then to bring a
+// token has its time.
 func (s *Server) leavingTime(ctx context.Context) (context.Context, context.CancelFunc) {
 	if deadline, limited := ctx.Deadline(); limited {
 		return context.WithDeadline(ctx, deadline.Add(-s.config.RequestTimeout))
@@ -180,8 +187,8 @@ func (s *Server) leavingTime(ctx context.Context) (context.Context, context.Canc
 	return context.WithCancel(ctx)
 }
 
-// compareStart asks for the server's start time, and forgets what was learnt of it where that is another than before, or
-// is not told: an upgrade reboots the server.
+// compareStart asks for the server's start time, and forgets what was learnt of it where that is
+// another than before, or is not told: an upgrade reboots the server.
 func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	var info ncentral.ServerInfo
 	err := s.ask(ctx, ncentral.CallServerInfo, func(ctx context.Context) (err error) {

@@ -44,7 +44,8 @@ func TestWhatWasLearntAtAnotherURLIsUnknownButForItsSuspicions(t *testing.T) {
 	})
 }
 
-// The count is above every one before it, also above those of a config of that name which is no more.
+// The count is above every one before it, also above those of a config of that name which is no
+// more.
 func TestSuspicionGrowsWithEachEvent(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))

@@ -9,24 +9,26 @@ import (
 	"time"
 )
 
-// Watch knows whether a reboot of a config's server would have been noticed, by the tokens that N-central is asked after. It
-// outlasts the config's versions.
+// Watch knows whether a reboot of a config's server would have been noticed, by the tokens that
+// N-central is asked after. It outlasts the config's versions.
 type Watch struct {
-	// storageProven is set once N-central was asked after a token that came from storage, and storageDoubted once that was
-	// tried in vain.
+	// storageProven is set once N-central was asked after a token that came from storage, and
+	// storageDoubted once that was tried in vain.
 	storageProven, storageDoubted atomic.Bool
 
 	mu sync.Mutex // guards what follows
-	// watchedUntil is until when a token lives that the tick asks after, and that a reboot would be found by; unwatched is
-	// set where one was obtained later than that, and at first, for nobody knows what was before this process started.
+	// watchedUntil is until when a token lives that the tick asks after, and that a reboot would be
+	// found by; unwatched is set where one was obtained later than that, and at first, for nobody
+	// knows what was before this process started.
 	watchedUntil time.Time
 	unwatched    bool
 }
 
 func newWatch() *Watch { return &Watch{unwatched: true} }
 
-// StorageIsProven reports whether N-central was asked, since this process started, after a token of the config that came from
-// storage. Until then what is stored may be of the past: a restored snapshot, or from before a reboot of N-central.
+// StorageIsProven reports whether N-central was asked, since this process started, after a token of
+// the config that came from storage. Until then what is stored may be of the past: a restored
+// snapshot, or from before a reboot of N-central.
 func (w *Watch) StorageIsProven() bool { return w.storageProven.Load() }
 
 // ProveStorage notes that N-central was asked after a token that came from storage.
@@ -55,7 +57,8 @@ func (w *Watch) tokenObtained(until, now time.Time) {
 	w.watchedUntil = latest(w.watchedUntil, until)
 }
 
-// tokenAccepted notes that a token is accepted that was there before, and is asked after until then.
+// tokenAccepted notes that a token is accepted that was there before, and is asked after until
+// then.
 func (w *Watch) tokenAccepted(until time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -69,8 +72,8 @@ func (w *Watch) traitsConfirmed(now time.Time) {
 	w.unwatched, w.watchedUntil = false, latest(w.watchedUntil, now)
 }
 
-// hadGap reports whether there was a time, since the server's traits were found out, in which no token would have told of a
-// reboot.
+// hadGap reports whether there was a time, since the server's traits were found out, in which no
+// token would have told of a reboot.
 func (w *Watch) hadGap() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
