@@ -23,29 +23,34 @@ import (
 
 func (a *API) configPath() *framework.Path {
 	return &framework.Path{
-		Pattern:        "config/" + framework.GenericNameWithAtRegex("name"),
-		Fields:         together(configFields(), configWriteFields(), map[string]*framework.FieldSchema{"name": nameField("The config's name, of" + whatNamesHold)}),
+		Pattern: "config/" + framework.GenericNameWithAtRegex("name"),
+		Fields: together(configFields(), configWriteFields(),
+			map[string]*framework.FieldSchema{"name": nameField("The config's name, of" + whatNamesHold)}),
 		ExistenceCheck: a.configExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.configWriting(),
 			logical.UpdateOperation: a.configWriting(),
 			logical.PatchOperation: writing(framework.PathOperation{
-				Callback:     a.telling(events.ConfigWritten, a.writeConfig),
-				Summary:      "Change the given fields of a config; null resets a field to its default.",
-				Description:  "A field that is not given keeps its value. `url` and `user_api_token` have no default and cannot be null. Everything else is as in a POST, including the verification. If there is no config of that name, the answer is a 404.",
+				Callback: a.telling(events.ConfigWritten, a.writeConfig),
+				Summary:  "Change the given fields of a config; null resets a field to its default.",
+				Description: "A field that is not given keeps its value. `url` and `user_api_token` have no " +
+					"default and cannot be null. Everything else is as in a POST, including the verification. If " +
+					"there is no config of that name, the answer is a 404.",
 				Examples:     example(map[string]any{fieldMaxRetries: 5, fieldExpiryWarning: "30d"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
 			logical.DeleteOperation: writing(framework.PathOperation{
-				Callback:     a.deleteConfig,
-				Summary:      "Delete a config that no role names.",
-				Description:  "If roles still name it, nothing is deleted, and the answer is a 400 with their names. Warnings say what can no longer be logged out.",
+				Callback: a.deleteConfig,
+				Summary:  "Delete a config that no role names.",
+				Description: "If roles still name it, nothing is deleted, and the answer is a 400 with their " +
+					"names. Warnings say what can no longer be logged out.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete"},
 			}),
 			logical.ReadOperation: &framework.PathOperation{
-				Callback:     a.readConfig,
-				Summary:      "Read a config, without its User-API token.",
-				Description:  "Of the User-API token, the answer has the SHA-256, when it was set here, and when it expires by its own claim. Warnings say that a password or token has expired or soon will.",
+				Callback: a.readConfig,
+				Summary:  "Read a config, without its User-API token.",
+				Description: "Of the User-API token, the answer has the SHA-256, when it was set here, and when it " +
+					"expires by its own claim. Warnings say that a password or token has expired or soon will.",
 				Responses:    answers("The config.", configAnswerFields()),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
@@ -92,11 +97,14 @@ time.
 // looks at the API.
 func (a *API) configWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
-		Callback:    a.telling(events.ConfigWritten, a.writeConfig),
-		Summary:     "Create a config, or change the given fields of one that exists.",
-		Description: "`url` and `user_api_token` are required for a new config. In one that exists, a field that is not given keeps its value. Unless `verify` is false, the new values are first tried on the server: if that fails, the answer is a 400 that names the step and the remedy, and nothing is changed.",
+		Callback: a.telling(events.ConfigWritten, a.writeConfig),
+		Summary:  "Create a config, or change the given fields of one that exists.",
+		Description: "`url` and `user_api_token` are required for a new config. In one that exists, a field that is " +
+			"not given keeps its value. Unless `verify` is false, the new values are first tried on the server: if " +
+			"that fails, the answer is a 400 that names the step and the remedy, and nothing is changed.",
 		Examples: example(map[string]any{
-			fieldURL: "https://ncentral.example.com", fieldUserAPIToken: "the token that N-central showed", fieldPasswordChangedAt: "2026-11-03T00:00:00Z",
+			fieldURL: "https://ncentral.example.com", fieldUserAPIToken: "the token that N-central showed",
+			fieldPasswordChangedAt: "2026-11-03T00:00:00Z",
 		}),
 		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "write"},
 	})
@@ -108,10 +116,12 @@ func (a *API) configListPath() *framework.Path {
 		Fields:  listFields(),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback:                  a.listConfigs,
-				Summary:                   "List the configs, each with its URL and state.",
-				Description:               "The state is what the active node knows since the plugin started there. `after` and `limit` page through the names.",
-				Responses:                 answers("The names, and the main facts about each.", listAnswerFields("configs", "url and state")),
+				Callback: a.listConfigs,
+				Summary:  "List the configs, each with its URL and state.",
+				Description: "The state is what the active node knows since the plugin started there. " +
+					"`after` and `limit` page through the names.",
+				Responses: answers("The names, and the main facts about each.",
+					listAnswerFields("configs", "url and state")),
 				ForwardPerformanceStandby: true, // the active node knows the states
 			},
 		},
@@ -140,7 +150,9 @@ func configInfoFields() map[string]*framework.FieldSchema {
 	}
 }
 
-func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) writeConfig(
+	ctx context.Context, req *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	if err := checkName(name); err != nil {
 		return mistake(fmt.Errorf("name: %w", err))
@@ -176,12 +188,14 @@ func (a *API) writeConfig(ctx context.Context, req *logical.Request, data *frame
 	if err != nil {
 		return nil, err
 	}
-	return withWarnings(written(data), slices.Concat(overwritten(unreadable), stranded, configWarnings(candidate), traits)), nil
+	return withWarnings(written(data), slices.Concat(overwritten(unreadable), stranded, configWarnings(candidate),
+		traits)), nil
 }
 
 // notStored says that the config is what it was, because the step failed that tried the new values.
 func notStored(stored, candidate *store.Config, failed *upstream.Step) error {
-	why := fmt.Errorf("its verification failed at step %s: %s", failed.Name, strings.TrimPrefix(failed.Message, failed.Name+": "))
+	why := fmt.Errorf("its verification failed at step %s: %s", failed.Name,
+		strings.TrimPrefix(failed.Message, failed.Name+": "))
 	if stored == nil {
 		return fmt.Errorf("config %q was not stored, because %w", candidate.Name, why)
 	}
@@ -209,7 +223,9 @@ func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.
 
 // changedConfig returns what the config is to be: the stored one, or the defaults, with the
 // request's fields.
-func changedConfig(name string, stored *store.Config, req *logical.Request, data *framework.FieldData) (*store.Config, error) {
+func changedConfig(
+	name string, stored *store.Config, req *logical.Request, data *framework.FieldData,
+) (*store.Config, error) {
 	settings := configSettings()
 	candidate := withDefaults(settings)
 	if stored != nil {
@@ -218,19 +234,24 @@ func changedConfig(name string, stored *store.Config, req *logical.Request, data
 	if err := apply(candidate, settings, req, data); err != nil {
 		return nil, err
 	}
-	for _, required := range []struct{ field, value string }{{fieldURL, candidate.URL}, {fieldUserAPIToken, candidate.UserAPIToken}} {
+	for _, required := range []struct{ field, value string }{
+		{fieldURL, candidate.URL},
+		{fieldUserAPIToken, candidate.UserAPIToken},
+	} {
 		if required.value == "" {
 			return nil, fmt.Errorf("%s: a new config needs it", required.field)
 		}
 	}
 	if data.Raw[fieldUserAPITokenSHA256] != nil {
-		if err := checkSHA256(data.Get(fieldUserAPITokenSHA256).(string), candidate, data.Raw[fieldUserAPIToken] != nil); err != nil {
+		if err := checkSHA256(data.Get(fieldUserAPITokenSHA256).(string), candidate,
+			data.Raw[fieldUserAPIToken] != nil); err != nil {
 			return nil, fmt.Errorf("%s: %w", fieldUserAPITokenSHA256, err)
 		}
 	}
 	if stored != nil && data.Raw[fieldUserAPIToken] == nil {
 		if field := changedTrust(stored, candidate); field != "" {
-			return nil, fmt.Errorf("%s: a change of it must bring %s along, so that whoever may write a config cannot thereby send the stored token to a host of their choice",
+			return nil, fmt.Errorf("%s: a change of it must bring %s along, so that whoever may write a config "+
+				"cannot thereby send the stored token to a host of their choice",
 				field, fieldUserAPIToken)
 		}
 	}
@@ -272,12 +293,16 @@ func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config
 		return err
 	}
 	if (stored == nil) != (madeFrom == nil) || stored != nil && !stored.WrittenAt.Equal(madeFrom.WrittenAt) {
-		return logical.CodedError(http.StatusConflict, fmt.Sprintf("config %q was changed by another request while this one was verified: nothing of this one was stored, try again", candidate.Name))
+		return logical.CodedError(http.StatusConflict,
+			fmt.Sprintf("config %q was changed by another request while this one was verified: nothing of this one "+
+				"was stored, try again", candidate.Name))
 	}
 	return a.Store.Configs.Put(ctx, candidate.Name, candidate)
 }
 
-func (a *API) readConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) readConfig(
+	ctx context.Context, _ *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	config, err := a.Store.Configs.Get(ctx, data.Get("name").(string))
 	if err != nil || config == nil {
 		return nil, err
@@ -306,10 +331,12 @@ func (a *API) readConfig(ctx context.Context, _ *logical.Request, data *framewor
 func configWarnings(config *store.Config) []string {
 	warnings := health.ExpiryWarnings(config, time.Now())
 	if config.TLSSkipVerify {
-		warnings = append(warnings, "tls_skip_verify: the server's certificate is not verified, so whoever stands between can take the User-API token: give ca_cert instead")
+		warnings = append(warnings, "tls_skip_verify: the server's certificate is not verified, so whoever stands "+
+			"between can take the User-API token: give ca_cert instead")
 	}
 	if config.PasswordChangedAt.IsZero() && config.PasswordMaxAge > 0 {
-		warnings = append(warnings, "password_changed_at is not given, so nobody is warned before the API user's password expires, and every token of the user with it: give the day on which it was last set")
+		warnings = append(warnings, "password_changed_at is not given, so nobody is warned before the API user's "+
+			"password expires, and every token of the user with it: give the day on which it was last set")
 	}
 	return warnings
 }
@@ -323,10 +350,12 @@ func reportWarnings(report *upstream.Report) []string {
 func learntWarnings(traits store.ServerTraits) []string {
 	var warnings []string
 	if ends := traits.AuthenticateEndsEarlierSessions; ends != nil && *ends {
-		warnings = append(warnings, "on this server a new session ends the user's earlier ones: every role needs an N-central user, so a config, of its own, and no other integration may use that user")
+		warnings = append(warnings, "on this server a new session ends the user's earlier ones: every role needs an "+
+			"N-central user, so a config, of its own, and no other integration may use that user")
 	}
 	if can := traits.CanValidate; can != nil && !*can {
-		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: the engine asks by a data call whether a token lives")
+		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: "+
+			"the engine asks by a data call whether a token lives")
 	}
 	if warning := health.ClockWarning(traits); warning != "" {
 		warnings = append(warnings, warning)
@@ -334,7 +363,9 @@ func learntWarnings(traits store.ServerTraits) []string {
 	return warnings
 }
 
-func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) deleteConfig(
+	ctx context.Context, req *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	deleted, users, warnings, err := a.deleteUnusedConfig(ctx, name)
 	if deleted {
@@ -344,7 +375,8 @@ func (a *API) deleteConfig(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	if len(users) > 0 {
-		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them another config first: %s", name, strings.Join(some(users), ", ")))
+		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them "+
+			"another config first: %s", name, strings.Join(some(users), ", ")))
 	}
 	return withWarnings(nil, warnings), nil
 }
@@ -388,11 +420,13 @@ func (a *API) stranded(ctx context.Context, config string) (warnings []string, e
 		return nil, err
 	}
 	if owed > 0 {
-		warnings = append(warnings, fmt.Sprintf("logouts owed to config %q, which are given up: %d; those tokens live until %s at the latest",
+		warnings = append(warnings, fmt.Sprintf("logouts owed to config %q, which are given up: %d; those tokens "+
+			"live until %s at the latest",
 			config, owed, until.Format(time.RFC3339)))
 	}
-	return append(warnings, fmt.Sprintf("what config %q opened at the url that it had can no longer be logged out, dedicated leases and retired tokens alike: "+
-		"it lives until it expires, unless a config of that name gets that url again", config)), nil
+	return append(warnings, fmt.Sprintf("what config %q opened at the url that it had can no longer be logged out, "+
+		"dedicated leases and retired tokens alike: it lives until it expires, unless a config of that name gets "+
+		"that url again", config)), nil
 }
 
 // rolesOf returns the roles that name the config, and a warning for each role that cannot be read.
@@ -406,7 +440,9 @@ func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []str
 	return users, some(warnings), err
 }
 
-func (a *API) listConfigs(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) listConfigs(
+	ctx context.Context, _ *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	names, err := a.Store.Configs.Names(ctx)
 	if err != nil {
 		return nil, err

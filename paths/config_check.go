@@ -50,10 +50,14 @@ func (a *API) configCheckPath() *framework.Path {
 		Fields:  map[string]*framework.FieldSchema{"name": nameField("The config's name.")},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{
-				Callback:                  a.checkConfig,
-				Summary:                   "Check that a config's credential works, and find out how its server behaves.",
-				Description:               "Makes every kind of call that the engine makes in its work, once and without retries, and logs out every session that it opened. The answer is 200 whether the check passed or not: see `ok`. What the check learns about the server is stored.",
-				Responses:                 answers("How the check went, whether it passed or not.", checkAnswerFields()),
+				Callback: a.checkConfig,
+				Summary: "Check that a config's credential works, and find out how its server " +
+					"behaves.",
+				Description: "Makes every kind of call that the engine makes in its work, once and " +
+					"without retries, and logs out every session that it opened. The answer is 200 whether the " +
+					"check passed or not: see `ok`. What the check learns about the server is stored.",
+				Responses: answers("How the check went, whether it passed or not.",
+					checkAnswerFields()),
 				ForwardPerformanceStandby: true,
 			},
 		},
@@ -85,53 +89,103 @@ tokens that readers hold. The answer warns about such a server.
 
 func checkAnswerFields() map[string]*framework.FieldSchema {
 	return together(learntFields(), map[string]*framework.FieldSchema{
-		fieldOK:         {Type: framework.TypeBool, Required: true, Description: "Whether every step passed."},
-		fieldFailedStep: {Type: framework.TypeString, Required: true, Description: "The first step that failed; empty if none did."},
-		fieldMessage:    {Type: framework.TypeString, Required: true, Description: "The result, and what to do."},
-		fieldSteps:      {Type: framework.TypeSlice, Required: true, Description: "Each step that was made: name, ok, milliseconds, message."},
-		fieldReport:     {Type: framework.TypeString, Required: true, Description: "The steps, the result and the warnings, as a text with one line for each."},
-		fieldUser:       userField(),
+		fieldOK: {Type: framework.TypeBool, Required: true, Description: "Whether every step passed."},
+		fieldFailedStep: {
+			Type: framework.TypeString, Required: true,
+			Description: "The first step that failed; empty if none did.",
+		},
+		fieldMessage: {Type: framework.TypeString, Required: true, Description: "The result, and what to do."},
+		fieldSteps: {
+			Type: framework.TypeSlice, Required: true,
+			Description: "Each step that was made: name, ok, milliseconds, message.",
+		},
+		fieldReport: {
+			Type: framework.TypeString, Required: true,
+			Description: "The steps, the result and the warnings, as a text with one line for each.",
+		},
+		fieldUser: userField(),
 	})
 }
 
 func userField() *framework.FieldSchema {
-	return &framework.FieldSchema{Type: framework.TypeMap, Description: "What N-central says about the API user; absent if it does not say anything."}
+	return &framework.FieldSchema{
+		Type:        framework.TypeMap,
+		Description: "What N-central says about the API user; absent if it does not say anything.",
+	}
 }
 
 // userFields are what N-central may tell of the API user, and left out where it does not.
 func userFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldUserName:              {Type: framework.TypeString, Description: "The user's name in N-central."},
-		fieldPasswordExpired:       {Type: framework.TypeBool, Description: "Whether the password has expired, so that no token of the user works."},
-		fieldPasswordResetRequired: {Type: framework.TypeBool, Description: "Whether the user must set a new password."},
-		fieldLocked:                {Type: framework.TypeBool, Description: "Whether the user is locked."},
-		fieldEnabled:               {Type: framework.TypeBool, Description: "Whether the user is enabled."},
-		fieldTwoFactor:             {Type: framework.TypeString, Description: "The kind of two-factor authentication. It must be NONE."},
+		fieldUserName: {Type: framework.TypeString, Description: "The user's name in N-central."},
+		fieldPasswordExpired: {
+			Type:        framework.TypeBool,
+			Description: "Whether the password has expired, so that no token of the user works.",
+		},
+		fieldPasswordResetRequired: {
+			Type:        framework.TypeBool,
+			Description: "Whether the user must set a new password.",
+		},
+		fieldLocked:  {Type: framework.TypeBool, Description: "Whether the user is locked."},
+		fieldEnabled: {Type: framework.TypeBool, Description: "Whether the user is enabled."},
+		fieldTwoFactor: {
+			Type:        framework.TypeString,
+			Description: "The kind of two-factor authentication. It must be NONE.",
+		},
 	}
 }
 
 // learntFields are what is known of a server, and left out where it is not.
 func learntFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldClockOffset:   {Type: framework.TypeFloat, Description: "How many seconds the server's clock is ahead of this node's; absent if the server did not say."},
-		fieldServerVersion: {Type: framework.TypeString, Description: "N-central's version; absent if the server did not say."},
-		fieldCanValidate:   {Type: framework.TypeBool, Description: "Whether the server says if a token lives; if it does not, a data call is used instead. Absent if that was not found out."},
-		fieldCanLogOut:     {Type: framework.TypeBool, Description: "Whether the server can end a session; absent if that was not found out."},
-		fieldRefreshEnds:   {Type: framework.TypeBool, Description: "Whether a refresh ends the access token before it; absent if that was not found out."},
-		fieldAuthEnds:      {Type: framework.TypeBool, Description: "Whether a new session ends the user's earlier ones; absent if that was not found out."},
+		fieldClockOffset: {
+			Type: framework.TypeFloat,
+			Description: "How many seconds the server's clock is ahead of this node's; absent if the server did not " +
+				"say.",
+		},
+		fieldServerVersion: {
+			Type:        framework.TypeString,
+			Description: "N-central's version; absent if the server did not say.",
+		},
+		fieldCanValidate: {
+			Type: framework.TypeBool,
+			Description: "Whether the server says if a token lives; if it does not, a data call is used instead. " +
+				"Absent if that was not found out.",
+		},
+		fieldCanLogOut: {
+			Type:        framework.TypeBool,
+			Description: "Whether the server can end a session; absent if that was not found out.",
+		},
+		fieldRefreshEnds: {
+			Type:        framework.TypeBool,
+			Description: "Whether a refresh ends the access token before it; absent if that was not found out.",
+		},
+		fieldAuthEnds: {
+			Type:        framework.TypeBool,
+			Description: "Whether a new session ends the user's earlier ones; absent if that was not found out.",
+		},
 	}
 }
 
 func stepFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldStepName:         {Type: framework.TypeString, Required: true, Description: "links, authenticate, authenticate_again, validate, user, data, refresh, server_info or logout."},
+		fieldStepName: {
+			Type: framework.TypeString, Required: true,
+			Description: "links, authenticate, authenticate_again, validate, user, data, refresh, server_info or " +
+				"logout.",
+		},
 		fieldOK:               {Type: framework.TypeBool, Required: true, Description: "Whether it passed."},
 		fieldStepMilliseconds: {Type: framework.TypeInt64, Required: true, Description: "How long it took."},
-		fieldMessage:          {Type: framework.TypeString, Required: true, Description: "What it found; empty if there is nothing to say."},
+		fieldMessage: {
+			Type: framework.TypeString, Required: true,
+			Description: "What it found; empty if there is nothing to say.",
+		},
 	}
 }
 
-func (a *API) checkConfig(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) checkConfig(
+	ctx context.Context, _ *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	config, err := a.Store.Configs.Get(ctx, name)
 	if err != nil {
@@ -179,7 +233,8 @@ func checkAnswer(report *upstream.Report) map[string]any {
 	steps := make([]any, 0, len(report.Steps))
 	for _, step := range report.Steps {
 		steps = append(steps, map[string]any{
-			fieldStepName: step.Name, fieldOK: step.OK, fieldStepMilliseconds: step.Duration.Milliseconds(), fieldMessage: step.Message,
+			fieldStepName: step.Name, fieldOK: step.OK, fieldStepMilliseconds: step.Duration.Milliseconds(),
+			fieldMessage: step.Message,
 		})
 	}
 	answer := map[string]any{
@@ -227,7 +282,8 @@ func putTraits(answer map[string]any, traits store.ServerTraits) {
 		answer[fieldClockOffset] = math.Round(traits.ClockOffset.Seconds()*1000)/1000 + 0 // never -0
 	}
 	for field, known := range map[string]*bool{
-		fieldCanLogOut: traits.CanLogOut, fieldCanValidate: traits.CanValidate, fieldRefreshEnds: traits.RefreshEndsPredecessor, fieldAuthEnds: traits.AuthenticateEndsEarlierSessions,
+		fieldCanLogOut: traits.CanLogOut, fieldCanValidate: traits.CanValidate,
+		fieldRefreshEnds: traits.RefreshEndsPredecessor, fieldAuthEnds: traits.AuthenticateEndsEarlierSessions,
 	} {
 		if known != nil {
 			answer[field] = *known

@@ -72,11 +72,13 @@ func serverFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldURL: {
 			Type: framework.TypeString, Required: true, DisplayAttrs: label("URL", groupServer),
-			Description: "Base URL of the N-central server, without /api: https, or http for a loopback host. Required for a new config.",
+			Description: "Base URL of the N-central server, without /api: https, or http for a loopback host. " +
+				"Required for a new config.",
 		},
 		fieldCACert: {
 			Type: framework.TypeString, DisplayAttrs: certificate,
-			Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a private certificate. A private key in it is refused.",
+			Description: "PEM of the certificate authorities to trust instead of the system's, for servers with a " +
+				"private certificate. A private key in it is refused.",
 		},
 		fieldTLSServerName: {
 			Type: framework.TypeString, DisplayAttrs: label("TLS server name", groupTrust),
@@ -84,7 +86,8 @@ func serverFields() map[string]*framework.FieldSchema {
 		},
 		fieldTLSSkipVerify: {
 			Type: framework.TypeBool, Default: false, DisplayAttrs: label("Skip TLS verification", groupTrust),
-			Description: "Do not verify the server's certificate (false by default). Then anyone on the way to the server can take the User-API token: give ca_cert instead.",
+			Description: "Do not verify the server's certificate (false by default). Then anyone on the way to the " +
+				"server can take the User-API token: give ca_cert instead.",
 		},
 	}
 }
@@ -93,19 +96,23 @@ func callFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldRequestTimeout: {
 			Type: framework.TypeDurationSecond, Default: "10s", DisplayAttrs: label("Request timeout", groupCalls),
-			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token, with all retries, takes no longer than three times this, and no longer than 55s.",
+			Description: "How long one call to N-central may take: 1s to 20s, by default 10s. Obtaining a token, " +
+				"with all retries, takes no longer than three times this, and no longer than 55s.",
 		},
 		fieldMaxRetries: {
 			Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: label("Retries", groupCalls),
 			Description: "How often a call is repeated that found N-central unreachable or busy: 0 to 10, by default 3.",
 		},
 		fieldMaxRequestsInFlight: {
-			Type: framework.TypeInt, Default: defaultMaxRequestsInFlight, DisplayAttrs: label("Requests in flight", groupCalls),
-			Description: "How many calls may be under way at the same time: 1 to 50, by default 8. N-central limits the calls of all integrations together.",
+			Type: framework.TypeInt, Default: defaultMaxRequestsInFlight,
+			DisplayAttrs: label("Requests in flight", groupCalls),
+			Description: "How many calls may be under way at the same time: 1 to 50, by default 8. N-central limits " +
+				"the calls of all integrations together.",
 		},
 		fieldRefreshTokenTTL: {
 			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("Refresh token TTL", groupCalls),
-			Description: "Refresh-token lifetime to ask N-central for: at least 1m. 0, the default, leaves it to N-central.",
+			Description: "Refresh-token lifetime to ask N-central for: at least 1m. 0, the default, leaves it to " +
+				"N-central.",
 		},
 	}
 }
@@ -114,15 +121,19 @@ func expiryFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldPasswordChangedAt: {
 			Type: framework.TypeString, DisplayAttrs: label("Password changed at", groupExpiry),
-			Description: "When the API user's password was last set: a day like 2026-11-03, RFC 3339, or Unix time in seconds. The engine cannot find this out: you must give it.",
+			Description: "When the API user's password was last set: a day like 2026-11-03, RFC 3339, or Unix time " +
+				"in seconds. The engine cannot find this out: you must give it.",
 		},
 		fieldPasswordMaxAge: {
-			Type: framework.TypeDurationSecond, Default: "90d", DisplayAttrs: label("Password maximum age", groupExpiry),
-			Description: "After how long the password expires in N-central, in days, like 90d, which is the default; 0 if it does not expire.",
+			Type: framework.TypeDurationSecond, Default: "90d",
+			DisplayAttrs: label("Password maximum age", groupExpiry),
+			Description: "After how long the password expires in N-central, in days, like 90d, which is the " +
+				"default; 0 if it does not expire.",
 		},
 		fieldExpiryWarning: {
 			Type: framework.TypeDurationSecond, Default: "14d", DisplayAttrs: label("Expiry warning", groupExpiry),
-			Description: "How long before the password or the User-API token expires the warnings begin, in days, like 14d, which is the default. With 0 they begin when it has expired.",
+			Description: "How long before the password or the User-API token expires the warnings begin, in days, " +
+				"like 14d, which is the default. With 0 they begin when it has expired.",
 		},
 	}
 }
@@ -134,15 +145,20 @@ func configWriteFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldUserAPIToken: {
 			Type: framework.TypeString, Required: true, DisplayAttrs: secret,
-			Description: "The User-API token (JWT) that N-central's web UI generated for the API user, who must have two-factor authentication and SSO switched off. It is never returned. Required for a new config, and whenever url, ca_cert, tls_server_name or tls_skip_verify changes.",
+			Description: "The User-API token (JWT) that N-central's web UI generated for the API user, who must " +
+				"have two-factor authentication and SSO switched off. It is never returned. Required for a new " +
+				"config, and whenever url, ca_cert, tls_server_name or tls_skip_verify changes.",
 		},
 		fieldUserAPITokenSHA256: {
 			Type: framework.TypeString, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
-			Description: "SHA-256 of the User-API token, in hex. If given, it must match the token that is given or stored. Declarative tools read it back, and so notice a write that failed. Never required.",
+			Description: "SHA-256 of the User-API token, in hex. If given, it must match the token that is given or " +
+				"stored. Declarative tools read it back, and so notice a write that failed. Never required.",
 		},
 		fieldVerify: {
 			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Verify", groupServer),
-			Description: "Try the new values on the server before anything is stored, with the steps of config/NAME/check (true by default). If a step fails, nothing is changed. This field itself is not stored.",
+			Description: "Try the new values on the server before anything is stored, with the steps of " +
+				"config/NAME/check (true by default). If a step fails, nothing is changed. This field itself is not " +
+				"stored.",
 		},
 	}
 }
@@ -157,10 +173,12 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 		},
 		fieldPasswordExpiresAt: {
 			Type: framework.TypeTime, DisplayAttrs: label("Password expires at", groupExpiry),
-			Description: "When the API user's password expires. Absent if password_changed_at is not given, or password_max_age is 0.",
+			Description: "When the API user's password expires. Absent if password_changed_at is not given, or " +
+				"password_max_age is 0.",
 		},
 		fieldUserAPITokenSHA256: {
-			Type: framework.TypeString, Required: true, DisplayAttrs: label("SHA-256 of the User-API token", groupServer),
+			Type: framework.TypeString, Required: true, DisplayAttrs: label("SHA-256 of the User-API token",
+				groupServer),
 			Description: "SHA-256 of the User-API token, in hex. It shows whether two configs have the same token.",
 		},
 		fieldUserAPITokenSetAt: {
@@ -178,7 +196,8 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 // changedConfig's.
 func configSettings() []setting[store.Config] {
 	url := textSetting(fieldURL, ncentral.ParseBaseURL, func(c *store.Config) *string { return &c.URL })
-	token := textSetting(fieldUserAPIToken, pasted.ParseUserAPIToken, func(c *store.Config) *string { return &c.UserAPIToken })
+	token := textSetting(fieldUserAPIToken, pasted.ParseUserAPIToken,
+		func(c *store.Config) *string { return &c.UserAPIToken })
 	url.reset, token.reset = nil, nil
 	return []setting[store.Config]{
 		url,
@@ -186,11 +205,15 @@ func configSettings() []setting[store.Config] {
 		textSetting(fieldCACert, checkCACert, func(c *store.Config) *string { return &c.CACert }),
 		textSetting(fieldTLSServerName, checkServerName, func(c *store.Config) *string { return &c.TLSServerName }),
 		boolSetting(fieldTLSSkipVerify, false, func(c *store.Config) *bool { return &c.TLSSkipVerify }),
-		durationSetting(fieldRequestTimeout, defaultRequestTimeout, between(store.LeastRequestTimeout, store.MostRequestTimeout),
+		durationSetting(fieldRequestTimeout, defaultRequestTimeout,
+			between(store.LeastRequestTimeout, store.MostRequestTimeout),
 			func(c *store.Config) *time.Duration { return &c.RequestTimeout }),
-		intSetting(fieldMaxRetries, defaultMaxRetries, 0, store.MostRetries, func(c *store.Config) *int { return &c.MaxRetries }),
-		intSetting(fieldMaxRequestsInFlight, defaultMaxRequestsInFlight, 1, store.MostRequestsInFlight, func(c *store.Config) *int { return &c.MaxRequestsInFlight }),
-		durationSetting(fieldRefreshTokenTTL, 0, zeroOrAtLeast(time.Minute), func(c *store.Config) *time.Duration { return &c.RefreshTokenTTL }),
+		intSetting(fieldMaxRetries, defaultMaxRetries, 0, store.MostRetries,
+			func(c *store.Config) *int { return &c.MaxRetries }),
+		intSetting(fieldMaxRequestsInFlight, defaultMaxRequestsInFlight, 1, store.MostRequestsInFlight,
+			func(c *store.Config) *int { return &c.MaxRequestsInFlight }),
+		durationSetting(fieldRefreshTokenTTL, 0, zeroOrAtLeast(time.Minute),
+			func(c *store.Config) *time.Duration { return &c.RefreshTokenTTL }),
 		{
 			field: fieldPasswordChangedAt,
 			set: func(c *store.Config, data *framework.FieldData) (err error) {
@@ -201,8 +224,10 @@ func configSettings() []setting[store.Config] {
 			},
 			reset: func(c *store.Config) { c.PasswordChangedAt = time.Time{} },
 		},
-		durationSetting(fieldPasswordMaxAge, defaultPasswordMaxAge, zeroOrDays, func(c *store.Config) *time.Duration { return &c.PasswordMaxAge }),
-		durationSetting(fieldExpiryWarning, defaultExpiryWarning, zeroOrDays, func(c *store.Config) *time.Duration { return &c.ExpiryWarning }),
+		durationSetting(fieldPasswordMaxAge, defaultPasswordMaxAge, zeroOrDays,
+			func(c *store.Config) *time.Duration { return &c.PasswordMaxAge }),
+		durationSetting(fieldExpiryWarning, defaultExpiryWarning, zeroOrDays,
+			func(c *store.Config) *time.Duration { return &c.ExpiryWarning }),
 	}
 }
 
@@ -217,13 +242,16 @@ func readPasswordChangedAt(given string, now time.Time) (time.Time, error) {
 	inMilliseconds := time.UnixMilli(at.Unix())
 	switch {
 	case err != nil:
-		return time.Time{}, errors.New("not a time: give a day like 2026-11-03, RFC 3339 like 2026-11-03T00:00:00Z, or Unix time in seconds")
+		return time.Time{}, errors.New("not a time: give a day like 2026-11-03, RFC 3339 like 2026-11-03T00:00:00Z, " +
+			"or Unix time in seconds")
 	case at.After(latest) && inMilliseconds.After(earliestPassword) && inMilliseconds.Before(latest):
-		return time.Time{}, errors.New("it is Unix time in milliseconds: give it in seconds, without the last three digits")
+		return time.Time{}, errors.New("it is Unix time in milliseconds: give it in seconds, without the last three " +
+			"digits")
 	case at.After(latest):
 		return time.Time{}, errors.New("it lies in the future: give the day on which the password was last set")
 	case at.Before(earliestPassword):
-		return time.Time{}, errors.New("it lies before 1980: give the day on which the password was last set, like 2026-11-03")
+		return time.Time{}, errors.New("it lies before 1980: give the day on which the password was last set, like " +
+			"2026-11-03")
 	}
 	return at.UTC(), nil
 }
@@ -261,7 +289,8 @@ func checkSHA256(given string, config *store.Config, tokenGiven bool) error {
 // checkCACert takes a bundle as it is given: declarative tools compare it with what is answered.
 func checkCACert(given string) (string, error) {
 	if pasted.HoldsPrivateKey(given) {
-		return "", errors.New("it holds a private key, which everyone who may read this config would see: leave the key out and give the certificates alone")
+		return "", errors.New("it holds a private key, which everyone who may read this config would see: leave the " +
+			"key out and give the certificates alone")
 	}
 	bundle := (&store.Config{CACert: given}).Authorities()
 	if _, err := ncentral.NewTransport(ncentral.TransportOptions{CACert: bundle}); err != nil {

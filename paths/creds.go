@@ -37,19 +37,26 @@ func (a *API) credsPath() *framework.Path {
 			"name": nameField("The role's name."),
 			fieldMinTTL: {
 				Type: framework.TypeDurationSecond, Query: true, DisplayAttrs: label("Minimum TTL", groupRead),
-				Description: "Least remaining lifetime of the token, if the role's min_ttl is not enough for this read. On a shared role, at most half of the lifetime that N-central grants; on a dedicated role, at most all of it. More is an error.",
+				Description: "Least remaining lifetime of the token, if the role's min_ttl is not enough for this " +
+					"read. On a shared role, at most half of the lifetime that N-central grants; on a dedicated " +
+					"role, at most all of it. More is an error.",
 			},
 			fieldValidate: {
 				Type: framework.TypeBool, Query: true, Default: false, DisplayAttrs: label("Validate", groupRead),
-				Description: "First ask N-central whether the token still lives, and replace it if not (false by default). If N-central cannot be asked, the read fails. On a dedicated role this changes nothing, since the token is new.",
+				Description: "First ask N-central whether the token still lives, and replace it if not (false by " +
+					"default). If N-central cannot be asked, the read fails. On a dedicated role this changes " +
+					"nothing, since the token is new.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback:    a.readCreds,
-				Summary:     "Read an N-central access token.",
-				Description: "Send the token to the `url` beside it, as `Authorization: Bearer TOKEN`. All readers of a shared role get the same token until it is replaced; each read of a dedicated role opens a session of its own. Under a lease, `lease_duration` is the token's remaining life; without one, `ttl` says when this engine replaces the token.",
-				Responses:   answers("A token.", credsAnswerFields()),
+				Callback: a.readCreds,
+				Summary:  "Read an N-central access token.",
+				Description: "Send the token to the `url` beside it, as `Authorization: Bearer TOKEN`. All readers " +
+					"of a shared role get the same token until it is replaced; each read of a dedicated role opens " +
+					"a session of its own. Under a lease, `lease_duration` is the token's remaining life; without " +
+					"one, `ttl` says when this engine replaces the token.",
+				Responses: answers("A token.", credsAnswerFields()),
 			},
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback:     a.readCreds,
@@ -101,14 +108,38 @@ User-API token will expire soon.
 
 func credsAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldAccessToken:      {Type: framework.TypeString, Required: true, Description: "The access token.", DisplayAttrs: &framework.DisplayAttributes{Name: "Access token", Sensitive: true}},
-		fieldTokenType:        {Type: framework.TypeString, Required: true, Description: "How the token is sent in the Authorization header: Bearer."},
-		fieldURL:              {Type: framework.TypeString, Required: true, Description: "Base URL of the N-central server that the token is for."},
-		fieldExpiresAt:        {Type: framework.TypeTime, Required: true, Description: "When the token expires: RFC 3339, UTC."},
-		fieldExpiresAtSeconds: {Type: framework.TypeInt64, Required: true, Description: "When the token expires: Unix time in seconds."},
-		fieldTTL:              {Type: framework.TypeInt64, Description: "Without a lease: seconds until this engine replaces the token, at least 1."},
-		fieldRotationPeriod:   {Type: framework.TypeInt64, Description: "Without a lease: seconds from when the token was obtained until it is replaced."},
-		fieldLastRotation:     {Type: framework.TypeTime, Description: "Without a lease: when the token was obtained. RFC 3339, UTC."},
+		fieldAccessToken: {
+			Type: framework.TypeString, Required: true, Description: "The access token.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Access token", Sensitive: true},
+		},
+		fieldTokenType: {
+			Type: framework.TypeString, Required: true,
+			Description: "How the token is sent in the Authorization header: Bearer.",
+		},
+		fieldURL: {
+			Type: framework.TypeString, Required: true,
+			Description: "Base URL of the N-central server that the token is for.",
+		},
+		fieldExpiresAt: {
+			Type: framework.TypeTime, Required: true,
+			Description: "When the token expires: RFC 3339, UTC.",
+		},
+		fieldExpiresAtSeconds: {
+			Type: framework.TypeInt64, Required: true,
+			Description: "When the token expires: Unix time in seconds.",
+		},
+		fieldTTL: {
+			Type:        framework.TypeInt64,
+			Description: "Without a lease: seconds until this engine replaces the token, at least 1.",
+		},
+		fieldRotationPeriod: {
+			Type:        framework.TypeInt64,
+			Description: "Without a lease: seconds from when the token was obtained until it is replaced.",
+		},
+		fieldLastRotation: {
+			Type:        framework.TypeTime,
+			Description: "Without a lease: when the token was obtained. RFC 3339, UTC.",
+		},
 	}
 }
 
@@ -138,7 +169,9 @@ func (a *API) readCreds(ctx context.Context, _ *logical.Request, data *framework
 	return response, nil
 }
 
-func (a *API) answerCreds(ctx context.Context, role *store.Role, options sessions.ReadOptions) (*logical.Response, error) {
+func (a *API) answerCreds(
+	ctx context.Context, role *store.Role, options sessions.ReadOptions,
+) (*logical.Response, error) {
 	if role.CredentialType == store.Dedicated {
 		answer, lease, err := a.Sessions.Open(ctx, role.Name, options.MinTTL)
 		if err != nil {
@@ -203,8 +236,11 @@ func leased(answer *sessions.Answer, internal map[string]any) *logical.Response 
 	lifetime := answer.Remaining.Truncate(time.Second)
 	internal["secret_type"] = accessTokenType
 	return &logical.Response{
-		Data:     tokenData(answer),
-		Secret:   &logical.Secret{LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime}, InternalData: internal},
+		Data: tokenData(answer),
+		Secret: &logical.Secret{
+			LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime},
+			InternalData: internal,
+		},
 		Warnings: allWarnings(answer),
 	}
 }

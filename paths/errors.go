@@ -30,11 +30,13 @@ func failed(err error) (*logical.Response, error) {
 		return nil, logical.ErrReadOnly
 	case errors.Is(err, upstream.ErrOutdated):
 		return nil, logical.CodedError(http.StatusConflict, err.Error()+": try again")
-	case errors.As(err, &limit), errors.As(err, &useless), errors.Is(err, sessions.ErrUnknownRole), errors.Is(err, sessions.ErrUnknownConfig):
+	case errors.As(err, &limit), errors.As(err, &useless), errors.Is(err, sessions.ErrUnknownRole),
+		errors.Is(err, sessions.ErrUnknownConfig):
 		return logical.ErrorResponse(err.Error()), nil
 	case errors.As(err, &failure) && failure.CredentialRejected():
 		return logical.ErrorResponse(failure.Error()), nil
-	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled), errors.As(err, &late), isTransient(err):
+	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled), errors.As(err, &late),
+		isTransient(err):
 		return nil, logical.CodedError(http.StatusServiceUnavailable, err.Error())
 	case failure != nil:
 		return nil, logical.CodedError(http.StatusBadGateway, err.Error())
@@ -45,7 +47,8 @@ func failed(err error) (*logical.Response, error) {
 // isTransient reports whether the same request may well succeed when it is made again.
 func isTransient(err error) bool {
 	for _, transient := range []error{
-		sessions.ErrSuperseded, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting, sessions.ErrMaxLeaseUnknown,
+		sessions.ErrSuperseded, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting,
+		sessions.ErrMaxLeaseUnknown,
 		sessions.ErrEnded, context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, transient) {

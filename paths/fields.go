@@ -35,7 +35,8 @@ func checkName(name string) error {
 	case len(name) > longestName:
 		return fmt.Errorf("a name of %d characters is too long: %d are allowed", len(name), longestName)
 	case !validName.MatchString(name), !store.Storable(name):
-		return errors.New("a name consists of letters, digits, underscores, hyphens, @ and single dots, and begins and ends with a letter, digit or underscore")
+		return errors.New("a name consists of letters, digits, underscores, hyphens, @ and single dots, and begins " +
+			"and ends with a letter, digit or underscore")
 	}
 	return nil
 }
@@ -51,7 +52,8 @@ func resemblesToken(text string) bool {
 func CheckPath(path string) error {
 	for name := range strings.SplitSeq(path, "/") {
 		if resemblesToken(name) {
-			return errors.New("the path holds what looks like a token, not like a name: if it is one, see that it is ended, for Vault's audit log has it in clear now")
+			return errors.New("the path holds what looks like a token, not like a name: if it is one, see that it " +
+				"is ended, for Vault's audit log has it in clear now")
 		}
 	}
 	return nil
@@ -59,10 +61,11 @@ func CheckPath(path string) error {
 
 // remedies say what a field of that type takes.
 var remedies = map[framework.FieldType]string{
-	framework.TypeString:         "give text",
-	framework.TypeBool:           "give true or false",
-	framework.TypeInt:            "give a whole number",
-	framework.TypeDurationSecond: "give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h",
+	framework.TypeString: "give text",
+	framework.TypeBool:   "give true or false",
+	framework.TypeInt:    "give a whole number",
+	framework.TypeDurationSecond: "give a duration that is not negative: whole seconds, or a number with a unit " +
+		"like 90s, 5m or 1h",
 }
 
 // CheckTypes refuses a value that the field of its name does not take, a secret that is anything
@@ -71,7 +74,8 @@ var remedies = map[framework.FieldType]string{
 func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if resemblesToken(name) { // the framework would warn of it as a field that it does not know
-			return errors.New("what looks like a token stands where the name of a field should: give it as user_api_token=@file")
+			return errors.New("what looks like a token stands where the name of a field should: give it as " +
+				"user_api_token=@file")
 		}
 		field, known := fields[name]
 		if !known || given[name] == nil {
@@ -80,7 +84,8 @@ func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) 
 		text, isText := given[name].(string)
 		isSecret := field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
 		one := framework.FieldData{Raw: map[string]any{name: given[name]}, Schema: fields}
-		isNothing := isText && text == "" && field.Type != framework.TypeString // which the framework takes for false or 0
+		// which the framework takes for false or 0
+		isNothing := isText && text == "" && field.Type != framework.TypeString
 		if isSecret && !isText || isNothing || one.Validate() != nil {
 			return fmt.Errorf("%s: %s", name, remedies[field.Type])
 		}
@@ -130,7 +135,9 @@ func apply[T any](entry *T, settings []setting[T], req *logical.Request, data *f
 }
 
 // durationSetting is the setting of a duration in whole seconds. check may be nil.
-func durationSetting[T any](field string, standard time.Duration, check func(time.Duration) error, of func(*T) *time.Duration) setting[T] {
+func durationSetting[T any](
+	field string, standard time.Duration, check func(time.Duration) error, of func(*T) *time.Duration,
+) setting[T] {
 	return setting[T]{
 		field: field,
 		set: func(entry *T, data *framework.FieldData) error {
@@ -278,12 +285,14 @@ func label(name, group string) *framework.DisplayAttributes {
 
 // whatNamesHold is for help: a name in a path that holds something else is refused by Vault itself,
 // with no more than a 404.
-const whatNamesHold = " 128 characters at most: letters, digits, underscores, hyphens, @ and single dots, with a letter, digit or underscore at either end."
+const whatNamesHold = " 128 characters at most: letters, digits, underscores, hyphens, @ and single dots, with a " +
+	"letter, digit or underscore at either end."
 
 // nameField is the name in a path.
 func nameField(description string) *framework.FieldSchema {
 	return &framework.FieldSchema{
-		Type: framework.TypeString, Required: true, DisplayAttrs: &framework.DisplayAttributes{Name: "Name"}, Description: description,
+		Type: framework.TypeString, Required: true, DisplayAttrs: &framework.DisplayAttributes{Name: "Name"},
+		Description: description,
 	}
 }
 
@@ -307,10 +316,13 @@ func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*frame
 // tells of it. A name of which it tells nothing is gone in the meantime and left out. One that
 // cannot be read is listed, so that it can be found and deleted, and a warning says why nothing is
 // told of it.
-func listed(names []string, data *framework.FieldData, infoOf func(name string) (map[string]any, error)) (*logical.Response, error) {
+func listed(
+	names []string, data *framework.FieldData, infoOf func(name string) (map[string]any, error),
+) (*logical.Response, error) {
 	limit := data.Get(fieldLimit).(int)
 	if limit < 0 {
-		return logical.ErrorResponse("%s: %d is out of range: give 0 for all, or a positive number", fieldLimit, limit), nil
+		return logical.ErrorResponse("%s: %d is out of range: give 0 for all, or a positive number", fieldLimit, limit),
+			nil
 	}
 	first := sort.SearchStrings(names, data.Get(fieldAfter).(string)+"\x00")
 	keys, info, warnings := []string{}, map[string]any{}, []string(nil)
@@ -335,7 +347,8 @@ func listed(names []string, data *framework.FieldData, infoOf func(name string) 
 
 func listAnswerFields(of, info string) map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldKeys:    {Type: framework.TypeStringSlice, Required: true, Description: "The names of the " + of + ", sorted."},
+		fieldKeys: {Type: framework.TypeStringSlice, Required: true, Description: "The names of the " + of +
+			", sorted."},
 		fieldKeyInfo: {Type: framework.TypeMap, Required: true, Description: "By name: " + info + "."},
 	}
 }

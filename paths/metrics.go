@@ -26,9 +26,11 @@ func (a *API) metricsPath() *framework.Path {
 		Pattern: "metrics$",
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback:    a.readMetrics,
-				Summary:     "Read the mount's metrics in Prometheus's text form.",
-				Description: "The metrics are those of the node that answers, since the plugin started on it: how many tokens were read and where they came from, the calls to N-central, and the state of each config. The answer is text, without Vault's envelope.",
+				Callback: a.readMetrics,
+				Summary:  "Read the mount's metrics in Prometheus's text form.",
+				Description: "The metrics are those of the node that answers, since the plugin started on it: how " +
+					"many tokens were read and where they came from, the calls to N-central, and the state of each " +
+					"config. The answer is text, without Vault's envelope.",
 				Responses: map[int][]framework.Response{http.StatusOK: {{
 					Description: "The metrics, as text and not as JSON.", MediaType: "text/plain",
 				}}},
@@ -143,27 +145,49 @@ func zeroOrOne(is bool) float64 {
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(prometheus.BuildFQName(health.MetricNamespace, health.MetricSubsystem, name), help, labels, nil)
+	return prometheus.NewDesc(prometheus.BuildFQName(health.MetricNamespace, health.MetricSubsystem, name), help,
+		labels, nil)
 }
 
 var (
 	buildInfo = describe("build_info", "Always 1; the label is the engine's version.", "version")
 
-	unreadableConfigs = describe("unreadable_configs", "Stored configs that cannot be read, since they are damaged or of a newer version. No other metric includes them.")
+	unreadableConfigs = describe("unreadable_configs",
+		"Stored configs that cannot be read, since they are damaged or of a newer version. No other metric includes "+
+			"them.")
 
-	configState       = describe("config_state", "1 for the state that the config is in, 0 for the others: unknown, ok, degraded, failing.", health.ConfigLabel, "state")
-	lastSuccess       = describe("last_success_timestamp_seconds", "When a call to N-central last succeeded, in Unix time.", health.ConfigLabel)
-	lastFailure       = describe("last_failure_timestamp_seconds", "When a call to N-central last failed, in Unix time.", health.ConfigLabel)
-	nextAttempt       = describe("next_attempt_timestamp_seconds", "While N-central is left alone: when it is next asked for a token, in Unix time.", health.ConfigLabel)
-	logoutsOwed       = describe("logouts_owed", "Logouts that could not be done yet and are tried once a minute.", health.ConfigLabel)
-	passwordRemaining = describe("password_remaining_seconds", "Seconds until the API user's password expires, less than zero afterwards; absent if password_changed_at is not given.", health.ConfigLabel)
-	passwordExpired   = describe("password_expired", "Whether the API user's password has expired, 0 or 1, as N-central last said; absent if it does not say.", health.ConfigLabel)
-	passwordUnknown   = describe("password_changed_at_missing", "1 where password_changed_at is not given and password_max_age is not 0, so that nobody is warned before the password expires; else 0.", health.ConfigLabel)
-	tokenRemaining    = describe("user_api_token_remaining_seconds", "Seconds until the User-API token expires by its own claim, less than zero afterwards; absent if it has no such claim.", health.ConfigLabel)
-	canValidate       = describe("server_can_validate", "Whether the server says if a token lives, 0 or 1; if it does not, the engine makes a data call instead. Absent if that is not known.", health.ConfigLabel)
-	canLogOut         = describe("server_can_log_out", "Whether the server has a logout, 0 or 1; absent if that is not known.", health.ConfigLabel)
-	refreshEnds       = describe("server_refresh_ends_predecessor", "Whether the server's refresh ends the access token before it, 0 or 1; absent if that is not known.", health.ConfigLabel)
-	authenticateEnds  = describe("server_authenticate_ends_earlier_sessions", "Whether a new session ends the user's earlier ones, 0 or 1; absent if that is not known.", health.ConfigLabel)
+	configState = describe("config_state", "1 for the state that the config is in, 0 for the others: unknown, "+
+		"ok, degraded, failing.", health.ConfigLabel, "state")
+	lastSuccess = describe("last_success_timestamp_seconds",
+		"When a call to N-central last succeeded, in Unix time.", health.ConfigLabel)
+	lastFailure = describe("last_failure_timestamp_seconds",
+		"When a call to N-central last failed, in Unix time.", health.ConfigLabel)
+	nextAttempt = describe("next_attempt_timestamp_seconds",
+		"While N-central is left alone: when it is next asked for a token, in Unix time.", health.ConfigLabel)
+	logoutsOwed = describe("logouts_owed", "Logouts that could not be done yet and are tried once a minute.",
+		health.ConfigLabel)
+	passwordRemaining = describe("password_remaining_seconds",
+		"Seconds until the API user's password expires, less than zero afterwards; absent if password_changed_at is "+
+			"not given.", health.ConfigLabel)
+	passwordExpired = describe("password_expired",
+		"Whether the API user's password has expired, 0 or 1, as N-central last said; absent if it does not say.",
+		health.ConfigLabel)
+	passwordUnknown = describe("password_changed_at_missing",
+		"1 where password_changed_at is not given and password_max_age is not 0, so that nobody is warned before "+
+			"the password expires; else 0.", health.ConfigLabel)
+	tokenRemaining = describe("user_api_token_remaining_seconds",
+		"Seconds until the User-API token expires by its own claim, less than zero afterwards; absent if it has no "+
+			"such claim.", health.ConfigLabel)
+	canValidate = describe("server_can_validate",
+		"Whether the server says if a token lives, 0 or 1; if it does not, the engine makes a data call instead. "+
+			"Absent if that is not known.", health.ConfigLabel)
+	canLogOut = describe("server_can_log_out",
+		"Whether the server has a logout, 0 or 1; absent if that is not known.", health.ConfigLabel)
+	refreshEnds = describe("server_refresh_ends_predecessor",
+		"Whether the server's refresh ends the access token before it, 0 or 1; absent if that is not known.",
+		health.ConfigLabel)
+	authenticateEnds = describe("server_authenticate_ends_earlier_sessions",
+		"Whether a new session ends the user's earlier ones, 0 or 1; absent if that is not known.", health.ConfigLabel)
 )
 
 // gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in

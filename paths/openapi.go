@@ -80,14 +80,19 @@ const (
 // completeOperation puts schemas where they are used, since the server loses references to them on
 // their way from a plugin, and draws answers anew, with the fields that are always there and what
 // their lists and maps hold.
-func completeOperation(drawn *framework.OASOperation, operation logical.Operation, declared framework.OperationProperties, schemas map[string]*framework.OASSchema) {
+func completeOperation(
+	drawn *framework.OASOperation, operation logical.Operation, declared framework.OperationProperties,
+	schemas map[string]*framework.OASSchema,
+) {
 	if body := drawn.RequestBody; body != nil {
 		schema := schemas[strings.TrimPrefix(body.Content[mediaTypeJSON].Schema.Ref, "#/components/schemas/")]
 		mediaType := mediaTypeJSON
 		if operation == logical.PatchOperation {
 			mediaType = mediaTypePatch
 		}
-		schema.Required = nil // what a new config needs, a write of one that exists may leave out: its description says so
+		// what a new config needs, a write of one that exists may leave out: its description says
+		// so
+		schema.Required = nil
 		body.Content = framework.OASContent{mediaType: {Schema: schema}}
 		body.Required = operation == logical.PatchOperation
 	}
@@ -124,7 +129,9 @@ func entryFields(operationID string) map[string]map[string]*framework.FieldSchem
 	return nil
 }
 
-func objectSchema(fields map[string]*framework.FieldSchema, entries map[string]map[string]*framework.FieldSchema) *framework.OASSchema {
+func objectSchema(
+	fields map[string]*framework.FieldSchema, entries map[string]map[string]*framework.FieldSchema,
+) *framework.OASSchema {
 	object := &framework.OASSchema{Type: "object", Properties: map[string]*framework.OASSchema{}}
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		object.Properties[name] = fieldSchema(name, fields[name], entries[name])
@@ -137,8 +144,13 @@ func objectSchema(fields map[string]*framework.FieldSchema, entries map[string]m
 
 // fieldSchema is the schema of an answer's field, which holds entries where it is a list or map.
 // The user is one object.
-func fieldSchema(name string, field *framework.FieldSchema, entry map[string]*framework.FieldSchema) *framework.OASSchema {
-	schema := &framework.OASSchema{Type: "string", Description: field.Description, Enum: field.AllowedValues, DisplayAttrs: field.DisplayAttrs}
+func fieldSchema(
+	name string, field *framework.FieldSchema, entry map[string]*framework.FieldSchema,
+) *framework.OASSchema {
+	schema := &framework.OASSchema{
+		Type: "string", Description: field.Description, Enum: field.AllowedValues,
+		DisplayAttrs: field.DisplayAttrs,
+	}
 	switch field.Type {
 	case framework.TypeBool:
 		schema.Type = "boolean"

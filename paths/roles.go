@@ -25,23 +25,26 @@ const (
 
 func (a *API) rolesPath() *framework.Path {
 	return &framework.Path{
-		Pattern:        "roles/" + framework.GenericNameWithAtRegex("name"),
-		Fields:         together(roleFields(), map[string]*framework.FieldSchema{"name": nameField("The role's name, of" + whatNamesHold)}),
+		Pattern: "roles/" + framework.GenericNameWithAtRegex("name"),
+		Fields: together(roleFields(),
+			map[string]*framework.FieldSchema{"name": nameField("The role's name, of" + whatNamesHold)}),
 		ExistenceCheck: a.roleExists,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: a.roleWriting(),
 			logical.UpdateOperation: a.roleWriting(),
 			logical.PatchOperation: writing(framework.PathOperation{
-				Callback:     a.telling(events.RoleWritten, a.writeRole),
-				Summary:      "Change the given fields of a role; null resets a field to its default.",
-				Description:  "A field that is not given keeps its value. Everything else is as in a POST. If there is no role of that name, the answer is a 404.",
+				Callback: a.telling(events.RoleWritten, a.writeRole),
+				Summary:  "Change the given fields of a role; null resets a field to its default.",
+				Description: "A field that is not given keeps its value. Everything else is as in a POST. If there " +
+					"is no role of that name, the answer is a 404.",
 				Examples:     example(map[string]any{fieldTTL: "20m"}),
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "patch"},
 			}),
 			logical.DeleteOperation: writing(framework.PathOperation{
-				Callback:     a.deleteRole,
-				Summary:      "Delete a role and end its sessions.",
-				Description:  "Its sessions are logged out at N-central. Warnings name what could not be ended, and until when it lives.",
+				Callback: a.deleteRole,
+				Summary:  "Delete a role and end its sessions.",
+				Description: "Its sessions are logged out at N-central. Warnings name what could not be ended, and " +
+					"until when it lives.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "delete"},
 			}),
 			logical.ReadOperation: &framework.PathOperation{
@@ -84,9 +87,10 @@ PATCH, in which null resets a field to its default:
 // looks at the API.
 func (a *API) roleWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
-		Callback:     a.telling(events.RoleWritten, a.writeRole),
-		Summary:      "Create a role, or change the given fields of one that exists.",
-		Description:  "In a new role, a field that is not given has its default. In one that exists, it keeps its value. The role's config must exist.",
+		Callback: a.telling(events.RoleWritten, a.writeRole),
+		Summary:  "Create a role, or change the given fields of one that exists.",
+		Description: "In a new role, a field that is not given has its default. In one that exists, it keeps its " +
+			"value. The role's config must exist.",
 		Examples:     example(map[string]any{fieldConfig: defaultConfig, fieldTTL: "30m", fieldLease: false}),
 		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "write"},
 	})
@@ -101,7 +105,8 @@ func (a *API) rolesListPath() *framework.Path {
 				Callback:    a.listRoles,
 				Summary:     "List the roles, each with its config, type, TTL and lease.",
 				Description: "`after` and `limit` page through the names.",
-				Responses:   answers("The names, and the main facts about each.", listAnswerFields("roles", "config, credential_type, ttl and lease")),
+				Responses: answers("The names, and the main facts about each.",
+					listAnswerFields("roles", "config, credential_type, ttl and lease")),
 			},
 		},
 		DisplayAttrs: display("", "roles"),
@@ -130,24 +135,35 @@ func roleFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldConfig: {
 			Type: framework.TypeString, Default: defaultConfig, DisplayAttrs: label("Config", groupSource),
-			Description: "Name of the config that tokens come from. The default is the config called default. It must exist.",
+			Description: "Name of the config that tokens come from. The default is the config called default. It " +
+				"must exist.",
 		},
 		fieldCredentialType: {
-			Type: framework.TypeString, Default: string(store.Shared), DisplayAttrs: label("Credential type", groupHandOut),
+			Type: framework.TypeString, Default: string(store.Shared),
+			DisplayAttrs:  label("Credential type", groupHandOut),
 			AllowedValues: []any{string(store.Shared), string(store.Dedicated)},
-			Description:   "shared, the default: one session for the role. Every reader gets its token, until the token has less than min_ttl left and is replaced. A reader that logs the token out ends it for all. dedicated: a session of its own for every read, logged out when its lease ends.",
+			Description: "shared, the default: one session for the role. Every reader gets its token, until the " +
+				"token has less than min_ttl left and is replaced. A reader that logs the token out ends it for " +
+				"all. dedicated: a session of its own for every read, logged out when its lease ends.",
 		},
 		fieldTTL: {
 			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("TTL", groupLifetime),
-			Description: "Access-token lifetime to ask N-central for; 0, the default, leaves it to N-central. Two limits apply: N-central's own, which is 1h unless its administrator set less, and the mount's max_lease_ttl.",
+			Description: "Access-token lifetime to ask N-central for; 0, the default, leaves it to N-central. Two " +
+				"limits apply: N-central's own, which is 1h unless its administrator set less, and the mount's " +
+				"max_lease_ttl.",
 		},
 		fieldMinTTL: {
 			Type: framework.TypeDurationSecond, DisplayAttrs: label("Minimum TTL", groupLifetime),
-			Description: "Shared roles: least remaining lifetime of a token when it is handed out. The default is a sixth of the token's life, but 5m at least, and half of the life at most. You can give half of ttl at most (half of 1h if ttl is 0).",
+			Description: "Shared roles: least remaining lifetime of a token when it is handed out. The default is a " +
+				"sixth of the token's life, but 5m at least, and half of the life at most. You can give half of ttl " +
+				"at most (half of 1h if ttl is 0).",
 		},
 		fieldLease: {
 			Type: framework.TypeBool, Default: true, DisplayAttrs: label("Lease", groupHandOut),
-			Description: "Hand tokens out under a lease (true by default). With false, which is for shared tokens only, there is no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. Revoking the lease of a shared token ends nothing at N-central, since other readers hold the same token.",
+			Description: "Hand tokens out under a lease (true by default). With false, which is for shared tokens " +
+				"only, there is no lease, and the answer has ttl, rotation_period and last_vault_rotation instead. " +
+				"Revoking the lease of a shared token ends nothing at N-central, since other readers hold the same " +
+				"token.",
 		},
 	}
 }
@@ -176,7 +192,8 @@ func roleSettings() []setting[store.Role] {
 			},
 			reset: func(role *store.Role) { role.CredentialType = store.Shared },
 		},
-		durationSetting(fieldTTL, 0, zeroOrAtLeast(time.Second), func(role *store.Role) *time.Duration { return &role.TTL }),
+		durationSetting(fieldTTL, 0, zeroOrAtLeast(time.Second),
+			func(role *store.Role) *time.Duration { return &role.TTL }),
 		{
 			field: fieldMinTTL,
 			set: func(role *store.Role, data *framework.FieldData) error {
@@ -190,7 +207,9 @@ func roleSettings() []setting[store.Role] {
 	}
 }
 
-func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) writeRole(
+	ctx context.Context, req *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	if err := checkName(name); err != nil {
 		return mistake(fmt.Errorf("name: %w", err))
@@ -202,7 +221,8 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 		return nil, err
 	}
 	if unreadable != nil && data.Raw[fieldConfig] == nil {
-		return mistakeOver(unreadable, fmt.Errorf("%s: give it, since the one that the role had cannot be read", fieldConfig))
+		return mistakeOver(unreadable, fmt.Errorf("%s: give it, since the one that the role had cannot be read",
+			fieldConfig))
 	}
 	role, err := changedRole(stored, req, data)
 	if err != nil {
@@ -213,13 +233,15 @@ func (a *API) writeRole(ctx context.Context, req *logical.Request, data *framewo
 		return nil, err
 	}
 	if config == nil && unreadableConfig == nil {
-		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig, role.Config, role.Config))
+		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig,
+			role.Config, role.Config))
 	}
 	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
 		return nil, err
 	}
 	warnings := append(overwritten(unreadable), roleWarnings(role)...)
-	if stored != nil && stored.CredentialType == store.Dedicated && (role.CredentialType != store.Dedicated || role.Config != stored.Config) {
+	if stored != nil && stored.CredentialType == store.Dedicated &&
+		(role.CredentialType != store.Dedicated || role.Config != stored.Config) {
 		warnings = append(warnings, leasesGoOn(req, name))
 	}
 	if unreadableConfig != nil {
@@ -240,7 +262,8 @@ func changedRole(stored *store.Role, req *logical.Request, data *framework.Field
 		return nil, err
 	}
 	if role.CredentialType == store.Dedicated && !role.Lease {
-		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so it cannot be without one: give true, or %s=%s", fieldLease, fieldCredentialType, store.Shared)
+		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so it cannot be without one: give "+
+			"true, or %s=%s", fieldLease, fieldCredentialType, store.Shared)
 	}
 	return role, checkMinTTL(role)
 }
@@ -248,10 +271,12 @@ func changedRole(stored *store.Role, req *logical.Request, data *framework.Field
 func roleWarnings(role *store.Role) []string {
 	var warnings []string
 	if role.CredentialType == store.Dedicated && role.MinTTL != nil {
-		warnings = append(warnings, fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL))
+		warnings = append(warnings,
+			fmt.Sprintf("%s has no effect on a dedicated role: its tokens are new at every read", fieldMinTTL))
 	}
 	if role.TTL > 0 && role.TTL <= store.MinServable {
-		warnings = append(warnings, fmt.Sprintf("%s: a token that lives for %s or less is not handed out, so no token of this role can be", fieldTTL, store.MinServable))
+		warnings = append(warnings, fmt.Sprintf("%s: a token that lives for %s or less is not handed out, so no "+
+			"token of this role can be", fieldTTL, store.MinServable))
 	}
 	return warnings
 }
@@ -264,9 +289,11 @@ func checkMinTTL(role *store.Role) error {
 		return nil
 	}
 	if role.TTL == 0 {
-		return fmt.Errorf("%s: %s is more than half of the 1h that N-central grants by default: give %s at most", fieldMinTTL, *role.MinTTL, limit)
+		return fmt.Errorf("%s: %s is more than half of the 1h that N-central grants by default: give %s at most",
+			fieldMinTTL, *role.MinTTL, limit)
 	}
-	return fmt.Errorf("%s: %s is more than half of the ttl of %s: give %s at most, or a longer ttl", fieldMinTTL, *role.MinTTL, role.TTL, limit)
+	return fmt.Errorf("%s: %s is more than half of the ttl of %s: give %s at most, or a longer ttl", fieldMinTTL,
+		*role.MinTTL, role.TTL, limit)
 }
 
 func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -285,7 +312,9 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 
 // deleteRole deletes the role first, so that no session is opened for it any more, and then ends
 // those that are open. What of that fails after the role is gone is the tick's to finish.
-func (a *API) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) deleteRole(
+	ctx context.Context, req *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	deleted, hadLeases, err := a.forgetRole(ctx, name)
 	if err != nil {

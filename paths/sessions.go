@@ -23,16 +23,20 @@ func (a *API) sessionsPath() *framework.Path {
 		Fields:  map[string]*framework.FieldSchema{"name": nameField("The role's name.")},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback:                  a.readSessions,
-				Summary:                   "Read what is known about a role's sessions, without a secret.",
-				Description:               "Describes the token that the role's readers share, and says how many earlier ones still live. No call is made to N-central. A dedicated role's sessions are its leases: `leases` is their prefix.",
+				Callback: a.readSessions,
+				Summary:  "Read what is known about a role's sessions, without a secret.",
+				Description: "Describes the token that the role's readers share, and says how many " +
+					"earlier ones still live. No call is made to N-central. A dedicated role's sessions are its " +
+					"leases: `leases` is their prefix.",
 				Responses:                 answers("The role's sessions.", sessionsAnswerFields()),
 				ForwardPerformanceStandby: true,
 			},
 			logical.DeleteOperation: &framework.PathOperation{
-				Callback:                  a.telling(events.SessionsEnded, a.endSessions),
-				Summary:                   "Log a role's sessions out at N-central and forget them.",
-				Description:               "Do this first when an access token has leaked. From then on, every reader of the role holds a dead token, and the next read authenticates again. Warnings name what could not be ended, and until when it lives.",
+				Callback: a.telling(events.SessionsEnded, a.endSessions),
+				Summary:  "Log a role's sessions out at N-central and forget them.",
+				Description: "Do this first when an access token has leaked. From then on, every " +
+					"reader of the role holds a dead token, and the next read authenticates again. Warnings name " +
+					"what could not be ended, and until when it lives.",
 				Responses:                 doneOrWarned(),
 				DisplayAttrs:              &framework.DisplayAttributes{OperationVerb: "end"},
 				ForwardPerformanceStandby: true,
@@ -64,10 +68,12 @@ func (a *API) sessionsListPath() *framework.Path {
 		Fields:  listFields(),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback:                  a.listSessions,
-				Summary:                   "List the roles that have sessions at N-central.",
-				Description:               "Earlier sessions that still live count too. `after` and `limit` page through the names.",
-				Responses:                 answers("The names, and the main facts about each.", listAnswerFields("roles that have sessions", "expires_at, if there is a token to hand out")),
+				Callback: a.listSessions,
+				Summary:  "List the roles that have sessions at N-central.",
+				Description: "Earlier sessions that still live count too. `after` and `limit` page " +
+					"through the names.",
+				Responses: answers("The names, and the main facts about each.",
+					listAnswerFields("roles that have sessions", "expires_at, if there is a token to hand out")),
 				ForwardPerformanceStandby: true,
 			},
 		},
@@ -83,7 +89,10 @@ still live. key_info has expires_at for each role that has a token to hand out;
 
 func sessionInfoFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldExpiresAt: {Type: framework.TypeTime, Description: "When the current token expires; absent if there is none."},
+		fieldExpiresAt: {
+			Type:        framework.TypeTime,
+			Description: "When the current token expires; absent if there is none.",
+		},
 	}
 }
 
@@ -102,21 +111,55 @@ const (
 
 func sessionsAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldIssuedAt:         {Type: framework.TypeTime, Description: "When the current token was obtained. Absent if there is no token, as are the fields that follow, down to last_validated_at."},
-		fieldExpiresAt:        {Type: framework.TypeTime, Description: "When the current token expires."},
-		fieldRotatesAt:        {Type: framework.TypeTime, Description: "When this engine replaces the token at the latest, if it is read."},
-		fieldRefreshExpiresAt: {Type: framework.TypeTime, Description: "When the refresh token of the session expires."},
-		fieldObtainedBy:       {Type: framework.TypeString, AllowedValues: []any{"authenticate", "refresh"}, Description: "Which call brought the token: authenticate or refresh."},
-		fieldSuspect:          {Type: framework.TypeBool, Description: "Whether the token is validated before it is handed out again."},
-		fieldLastReadAt:       {Type: framework.TypeTime, Description: "When the role was last read, as far as this node knows."},
-		fieldLastValidatedAt:  {Type: framework.TypeTime, Description: "When N-central last said that the token lives."},
-		fieldEarlierTokens:    {Type: framework.TypeInt, Required: true, Description: "How many retired and replaced tokens of the role still live."},
-		fieldLeases:           {Type: framework.TypeString, Description: "On a dedicated role, whose sessions are its leases: the prefix of these leases, for lease revoke -prefix and sys/leases/lookup."},
-		fieldLogoutsOwed:      {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
+		fieldIssuedAt: {
+			Type: framework.TypeTime,
+			Description: "When the current token was obtained. Absent if there is no token, as are the fields that " +
+				"follow, down to last_validated_at.",
+		},
+		fieldExpiresAt: {Type: framework.TypeTime, Description: "When the current token expires."},
+		fieldRotatesAt: {
+			Type:        framework.TypeTime,
+			Description: "When this engine replaces the token at the latest, if it is read.",
+		},
+		fieldRefreshExpiresAt: {
+			Type:        framework.TypeTime,
+			Description: "When the refresh token of the session expires.",
+		},
+		fieldObtainedBy: {
+			Type: framework.TypeString, AllowedValues: []any{"authenticate", "refresh"},
+			Description: "Which call brought the token: authenticate or refresh.",
+		},
+		fieldSuspect: {
+			Type:        framework.TypeBool,
+			Description: "Whether the token is validated before it is handed out again.",
+		},
+		fieldLastReadAt: {
+			Type:        framework.TypeTime,
+			Description: "When the role was last read, as far as this node knows.",
+		},
+		fieldLastValidatedAt: {
+			Type:        framework.TypeTime,
+			Description: "When N-central last said that the token lives.",
+		},
+		fieldEarlierTokens: {
+			Type: framework.TypeInt, Required: true,
+			Description: "How many retired and replaced tokens of the role still live.",
+		},
+		fieldLeases: {
+			Type: framework.TypeString,
+			Description: "On a dedicated role, whose sessions are its leases: the prefix of these leases, for lease " +
+				"revoke -prefix and sys/leases/lookup.",
+		},
+		fieldLogoutsOwed: {
+			Type: framework.TypeInt, Required: true,
+			Description: "How many logouts could not be done yet and are tried once a minute.",
+		},
 	}
 }
 
-func (a *API) readSessions(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) readSessions(
+	ctx context.Context, req *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	described, err := a.Sessions.Describe(ctx, name)
 	if errors.Is(err, sessions.ErrUnknownRole) {
@@ -156,10 +199,13 @@ func leasesOf(req *logical.Request, role string) string { return req.MountPoint 
 // leasesGoOn is the warning of what ends a role's shared sessions, or makes a dedicated role
 // another.
 func leasesGoOn(req *logical.Request, role string) string {
-	return fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease revoke -prefix %s", leasesOf(req, role))
+	return fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease "+
+		"revoke -prefix %s", leasesOf(req, role))
 }
 
-func (a *API) endSessions(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) endSessions(
+	ctx context.Context, req *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	name := data.Get("name").(string)
 	role, unreadable, err := orUnreadable(a.Store.Roles.Get(ctx, name))
 	if err != nil {
@@ -170,7 +216,8 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 		return nil, err
 	}
 	if role == nil && unreadable == nil && session == nil {
-		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q, nor a session of one: nothing was ended", name))
+		return nil, logical.CodedError(http.StatusNotFound,
+			fmt.Sprintf("there is no role %q, nor a session of one: nothing was ended", name))
 	}
 	warnings, err := a.Sessions.End(ctx, name)
 	if err != nil {
@@ -183,7 +230,9 @@ func (a *API) endSessions(ctx context.Context, req *logical.Request, data *frame
 	return withWarnings(nil, warnings), nil
 }
 
-func (a *API) listSessions(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (a *API) listSessions(
+	ctx context.Context, _ *logical.Request, data *framework.FieldData,
+) (*logical.Response, error) {
 	names, err := a.Store.Sessions.Names(ctx)
 	if err != nil {
 		return nil, err

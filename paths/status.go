@@ -28,11 +28,17 @@ func (a *API) statusPath() *framework.Path {
 		Pattern: "status$",
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback:    a.readStatus,
-				Summary:     "Read the state of the credentials of all configs.",
-				Description: "For each config: its state, the reasons for it in words, the last success and failure, the expiries, the N-central user, and what was learnt about the server. This is what the active node knows since the plugin started there. No call is made to N-central.",
+				Callback: a.readStatus,
+				Summary:  "Read the state of the credentials of all configs.",
+				Description: "For each config: its state, the reasons for it in words, the last success and " +
+					"failure, the expiries, the N-central user, and what was learnt about the server. This is what " +
+					"the active node knows since the plugin started there. No call is made to N-central.",
 				Responses: answers("How the configs fare.", map[string]*framework.FieldSchema{
-					fieldConfigs: {Type: framework.TypeMap, Required: true, Description: "By name, the state of each config and what belongs to it. What is not known is left out."},
+					fieldConfigs: {
+						Type: framework.TypeMap, Required: true,
+						Description: "By name, the state of each config and what belongs to it. What is not known " +
+							"is left out.",
+					},
 				}),
 				ForwardPerformanceStandby: true, // the active node knows
 			},
@@ -63,16 +69,34 @@ none.
 // statusFields are what status tells of a config.
 func statusFields() map[string]*framework.FieldSchema {
 	return together(learntFields(), map[string]*framework.FieldSchema{
-		fieldState:                 stateField(),
-		fieldReasons:               {Type: framework.TypeStringSlice, Required: true, Description: "What somebody must see to, in words, with the remedy."},
-		fieldLastSuccess:           {Type: framework.TypeTime, Description: "When a call to N-central last succeeded."},
-		fieldLastFailure:           {Type: framework.TypeTime, Description: "When a call last failed."},
-		fieldLastFailureKind:       {Type: framework.TypeString, Description: "How it failed, in one word: unreachable, timeout, refused and so on."},
-		fieldNextAttempt:           {Type: framework.TypeTime, Description: "When N-central is next asked for a token, if it is being left alone."},
-		fieldLogoutsOwed:           {Type: framework.TypeInt, Required: true, Description: "How many logouts could not be done yet and are tried once a minute."},
-		fieldUserAPITokenExpiresAt: {Type: framework.TypeTime, Description: "When the User-API token expires by its own claim, if it has one."},
-		fieldPasswordExpiresAt:     {Type: framework.TypeTime, Description: "When the API user's password expires, if password_changed_at is given."},
-		fieldUser:                  userField(),
+		fieldState: stateField(),
+		fieldReasons: {
+			Type: framework.TypeStringSlice, Required: true,
+			Description: "What somebody must see to, in words, with the remedy.",
+		},
+		fieldLastSuccess: {Type: framework.TypeTime, Description: "When a call to N-central last succeeded."},
+		fieldLastFailure: {Type: framework.TypeTime, Description: "When a call last failed."},
+		fieldLastFailureKind: {
+			Type:        framework.TypeString,
+			Description: "How it failed, in one word: unreachable, timeout, refused and so on.",
+		},
+		fieldNextAttempt: {
+			Type:        framework.TypeTime,
+			Description: "When N-central is next asked for a token, if it is being left alone.",
+		},
+		fieldLogoutsOwed: {
+			Type: framework.TypeInt, Required: true,
+			Description: "How many logouts could not be done yet and are tried once a minute.",
+		},
+		fieldUserAPITokenExpiresAt: {
+			Type:        framework.TypeTime,
+			Description: "When the User-API token expires by its own claim, if it has one.",
+		},
+		fieldPasswordExpiresAt: {
+			Type:        framework.TypeTime,
+			Description: "When the API user's password expires, if password_changed_at is given.",
+		},
+		fieldUser: userField(),
 	})
 }
 
@@ -80,8 +104,13 @@ func statusFields() map[string]*framework.FieldSchema {
 func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
-		AllowedValues: []any{string(health.StateUnknown), string(health.StateOK), string(health.StateDegraded), string(health.StateFailing)},
-		Description:   "unknown: no token was requested and no data call was made since the plugin started. ok: the last of these succeeded, and no call of the last five minutes found N-central down. degraded: tokens are handed out, but somebody must act. failing: no new tokens can be obtained.",
+		AllowedValues: []any{
+			string(health.StateUnknown), string(health.StateOK), string(health.StateDegraded),
+			string(health.StateFailing),
+		},
+		Description: "unknown: no token was requested and no data call was made since the plugin started. ok: the " +
+			"last of these succeeded, and no call of the last five minutes found N-central down. degraded: tokens " +
+			"are handed out, but somebody must act. failing: no new tokens can be obtained.",
 	}
 }
 

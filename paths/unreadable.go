@@ -27,7 +27,9 @@ func orUnreadable[T any](entry T, err error) (T, *store.UnreadableError, error) 
 // toChange returns the stored entry that a write changes. There is none where a POST makes a new
 // one, or replaces one that cannot be read, which is returned too: that takes all that a new entry
 // needs, so that nothing of it is guessed.
-func toChange[T any](ctx context.Context, entries *store.Collection[T], req *logical.Request, kind, name string) (*T, *store.UnreadableError, error) {
+func toChange[T any](
+	ctx context.Context, entries *store.Collection[T], req *logical.Request, kind, name string,
+) (*T, *store.UnreadableError, error) {
 	stored, unreadable, err := orUnreadable(entries.Get(ctx, name))
 	switch {
 	case err != nil || stored != nil || req.Operation != logical.PatchOperation:
@@ -35,7 +37,8 @@ func toChange[T any](ctx context.Context, entries *store.Collection[T], req *log
 	case unreadable != nil:
 		return nil, nil, logical.CodedError(http.StatusBadRequest, unreadable.Error())
 	}
-	return nil, nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no %s %q to change: write it with POST first", kind, name))
+	return nil, nil, logical.CodedError(http.StatusNotFound,
+		fmt.Sprintf("there is no %s %q to change: write it with POST first", kind, name))
 }
 
 // mistakeOver returns the mistake in a write that is to replace an unreadable entry, if there is

@@ -24,8 +24,9 @@ type Source string
 
 // The sources of a token. Of the first two the token was in hand.
 const (
-	SourceMemory       Source = "memory"
-	SourceStorage      Source = "storage"      // the first read of a token after the plugin started or another node replaced it
+	SourceMemory Source = "memory"
+	// the first read of a token after the plugin started or another node replaced it
+	SourceStorage      Source = "storage"
 	SourceRefresh      Source = "refresh"      // the read waited for a refresh
 	SourceAuthenticate Source = "authenticate" // the read waited for an authenticate
 )
@@ -79,23 +80,28 @@ func newCounters(config string) *counters {
 	c := &counters{
 		reads: map[Source]prometheus.Counter{},
 		readsBySource: prometheus.NewCounterVec(prometheus.CounterOpts(options("token_reads_total",
-			"Tokens handed out, by where the read had it from: memory, storage, or the refresh or authenticate that it waited for.")), []string{"source"}),
+			"Tokens handed out, by where the read had it from: memory, storage, or the refresh or authenticate that "+
+				"it waited for.")), []string{"source"}),
 		staleReads: prometheus.NewCounter(prometheus.CounterOpts(options("stale_token_reads_total",
 			"Tokens handed out although they were due for replacement, since no new one could be had."))),
 		failedReads: prometheus.NewCounterVec(prometheus.CounterOpts(options("failed_token_reads_total",
-			"Reads of a token that failed for another reason than the caller's mistake, by reason.")), []string{"reason"}),
+			"Reads of a token that failed for another reason than the caller's mistake, by reason.")),
+			[]string{"reason"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts(options("calls_total",
-			"Calls to N-central, by outcome: success, or the kind of failure of the last attempt.")), []string{"call", "outcome"}),
+			"Calls to N-central, by outcome: success, or the kind of failure of the last attempt.")),
+			[]string{"call", "outcome"}),
 		callSeconds: prometheus.NewHistogramVec(histogram(options("call_duration_seconds",
 			"How long calls to N-central took, their retries and the waits for a place among those in flight included.")), []string{"call"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts(options("call_retries_total",
-			"Attempts of calls to N-central that failed and were repeated, by the kind of failure.")), []string{"call", "reason"}),
+			"Attempts of calls to N-central that failed and were repeated, by the kind of failure.")),
+			[]string{"call", "reason"}),
 		refreshFallbacks: prometheus.NewCounter(prometheus.CounterOpts(options("refresh_fallbacks_total",
 			"Rotations that authenticated because a refresh brought no token."))),
 		overrideFallbacks: prometheus.NewCounter(prometheus.CounterOpts(options("override_fallbacks_total",
 			"Calls repeated without a lifetime to ask for, because N-central refused to be asked for it."))),
 		deadTokens: prometheus.NewCounter(prometheus.CounterOpts(options("dead_tokens_total",
-			"Tokens that N-central had ended before their time for no reason that the engine knows, as after a reboot: one for each time."))),
+			"Tokens that N-central had ended before their time for no reason that the engine knows, as after a "+
+				"reboot: one for each time."))),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts(options("requests_in_flight",
 			"HTTP requests to N-central that are under way."))),
 	}
@@ -126,7 +132,8 @@ func histogram(options prometheus.Opts) prometheus.HistogramOpts {
 
 func (c *counters) all() []prometheus.Collector {
 	return []prometheus.Collector{
-		c.readsBySource, c.staleReads, c.failedReads, c.calls, c.callSeconds, c.retries, c.refreshFallbacks, c.overrideFallbacks,
+		c.readsBySource, c.staleReads, c.failedReads, c.calls, c.callSeconds, c.retries, c.refreshFallbacks,
+		c.overrideFallbacks,
 		c.deadTokens, c.inFlight,
 	}
 }

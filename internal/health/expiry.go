@@ -22,9 +22,15 @@ type expiry struct {
 
 func expiriesOf(config *store.Config) [2]expiry {
 	return [...]expiry{
-		{"the API user's password", config.PasswordExpiresAt(), "and with it every token of this user: set a new password in " +
-			"N-central, generate a new User-API token, and write user_api_token and password_changed_at"},
-		{"the User-API token", config.UserAPITokenExpiresAt(), "by its own claim: generate a new one in N-central and write it to user_api_token"},
+		{
+			"the API user's password", config.PasswordExpiresAt(),
+			"and with it every token of this user: set a new password in " +
+				"N-central, generate a new User-API token, and write user_api_token and password_changed_at",
+		},
+		{
+			"the User-API token", config.UserAPITokenExpiresAt(),
+			"by its own claim: generate a new one in N-central and write it to user_api_token",
+		},
 	}
 }
 

@@ -70,7 +70,8 @@ func (f *Failure) Unwrap() error { return f.Cause }
 // CredentialRejected reports that N-central refused the User-API token: the caller's configuration
 // is at fault, and time mends nothing.
 func (f *Failure) CredentialRejected() bool {
-	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindUnauthorized || f.Kind == ncentral.KindForbidden)
+	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindUnauthorized ||
+		f.Kind == ncentral.KindForbidden)
 }
 
 // mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in
@@ -100,10 +101,10 @@ func (f *Failure) Remedy() string {
 	switch f.Kind {
 	case ncentral.KindUnauthorized, ncentral.KindForbidden:
 		if f.Step == ncentral.CallAuthenticate {
-			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is locked or " +
-				"disabled, has an expired password, or has two-factor authentication or SSO switched on: check the user in " +
-				"N-central (Administration, User Management, Users, API Access), and write the token that the user has now, or " +
-				"a new one, to user_api_token"
+			return "the User-API token is unknown to this server, was replaced by a newer one, or its user is " +
+				"locked or disabled, has an expired password, or has two-factor authentication or SSO switched on: " +
+				"check the user in N-central (Administration, User Management, Users, API Access), and write the " +
+				"token that the user has now, or a new one, to user_api_token"
 		}
 	case ncentral.KindUnreachable, ncentral.KindTimeout:
 		return "check that url is right, that the server is up, and that this Vault node may reach it"
@@ -116,9 +117,10 @@ func (f *Failure) Remedy() string {
 	case ncentral.KindServerError, ncentral.KindHiddenError:
 		switch f.Step {
 		case ncentral.CallAuthenticate:
-			return "N-central itself fails, or the API user's password has expired, which some servers report in this way: " +
-				"check the password in N-central (Administration, User Management, Users); if it has expired, set a new one, then " +
-				"generate a new User-API token and write user_api_token and password_changed_at"
+			return "N-central itself fails, or the API user's password has expired, which some servers report in " +
+				"this way: check the password in N-central (Administration, User Management, Users); if it has " +
+				"expired, set a new one, then generate a new User-API token and write user_api_token and " +
+				"password_changed_at"
 		case ncentral.CallData:
 			return remedyOfData(f.User)
 		}
@@ -144,7 +146,8 @@ func (f *Failure) Remedy() string {
 // down.
 func IsDown(kind ncentral.Kind) bool {
 	switch kind {
-	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable, ncentral.KindQueued:
+	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable,
+		ncentral.KindQueued:
 		return true
 	}
 	return false
@@ -161,5 +164,8 @@ func NewFailure(config *store.Config, step ncentral.Call, cause error) *Failure 
 	if errors.As(cause, &callErr) && callErr.Call == "" {
 		callErr.Call = step
 	}
-	return &Failure{Config: config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause, has: settingsOf(config)}
+	return &Failure{
+		Config: config.Name, Step: step, Kind: ncentral.KindOf(cause), Cause: cause,
+		has: settingsOf(config),
+	}
 }

@@ -36,16 +36,19 @@ import (
 type Record struct {
 	counters *counters
 
-	mu                sync.Mutex
-	generation        int      // counts the servers and credentials before this one: what calls to those come to is not noted
-	announced         severity // what events last told of; it outlasts a generation
-	announcedIn       int      // the generation in which they did
-	asked             bool
-	obtaining         *Failure                // why the last attempt to obtain a token failed; nil where it did not
-	dataCall          atomic.Pointer[Failure] // why the last data call failed, or what is wrong with the user; nil where neither is
-	user              *ncentral.User          // as N-central last told of them; nil where it did not
-	validation        *Failure                // why the last validation told nothing of its token; nil where it did
-	servedStale       time.Time               // until when the token lives that was last handed out for want of a new one
+	mu sync.Mutex
+	// counts the servers and credentials before this one: what calls to those come to is not noted
+	generation  int
+	announced   severity // what events last told of; it outlasts a generation
+	announcedIn int      // the generation in which they did
+	asked       bool
+	obtaining   *Failure // why the last attempt to obtain a token failed; nil where it did not
+	// why the last data call failed, or what is wrong with the user; nil where neither is
+	dataCall   atomic.Pointer[Failure]
+	user       *ncentral.User // as N-central last told of them; nil where it did not
+	validation *Failure       // why the last validation told nothing of its token; nil where it did
+	// until when the token lives that was last handed out for want of a new one
+	servedStale       time.Time
 	lastSuccess       time.Time
 	lastFailure       time.Time
 	lastFailureKind   ncentral.Kind
@@ -213,7 +216,8 @@ func (r *Record) UserWarning(config string) string {
 	if failure == nil {
 		return ""
 	}
-	return fmt.Sprintf("config %q: N-central may refuse what is done with this token: %s", config, failure.Explanation())
+	return fmt.Sprintf("config %q: N-central may refuse what is done with this token: %s", config,
+		failure.Explanation())
 }
 
 // recordProbe notes how a data call went; see recordObtaining.

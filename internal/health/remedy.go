@@ -59,42 +59,47 @@ var remedies = map[ncentral.Fault]string{
 	ncentral.FaultNoDNS:       "see to the DNS servers of this Vault node",
 	ncentral.FaultForbidden: "a firewall or security policy of this Vault node itself (nftables, SELinux) must let " +
 		"Vault and its plugins connect to N-central",
-	ncentral.FaultNoResources: "raise the limit of open files of the Vault server (LimitNOFILE), or see what uses them up",
+	ncentral.FaultNoResources: "raise the limit of open files of the Vault server (LimitNOFILE), or see what uses " +
+		"them up",
 	ncentral.FaultCutOff: "a firewall or filter on the way must let this Vault node through, or a load balancer has " +
 		"no N-central behind it: ask whoever runs them",
-	ncentral.FaultClosed: "N-central, or a load balancer or firewall before it, hung up: see whether N-central is up, " +
-		"and what its own log or theirs says",
-	ncentral.FaultNoAnswer:   "see how busy N-central is; if it is always slow, raise request_timeout",
-	ncentral.FaultTimeOver:   "N-central answers slowly: see how busy it is; if it is always slow, raise request_timeout",
-	ncentral.FaultNotTLS:     "give url the port on which N-central speaks https",
-	ncentral.FaultNotHTTP:    "give url the host and the port of N-central's web interface",
-	ncentral.FaultTLSVersion: "switch TLS 1.2 or later on at N-central, or at the load balancer before it: no setting here can replace that",
+	ncentral.FaultClosed: "N-central, or a load balancer or firewall before it, hung up: see whether N-central is " +
+		"up, and what its own log or theirs says",
+	ncentral.FaultNoAnswer: "see how busy N-central is; if it is always slow, raise request_timeout",
+	ncentral.FaultTimeOver: "N-central answers slowly: see how busy it is; if it is always slow, raise " +
+		"request_timeout",
+	ncentral.FaultNotTLS:  "give url the port on which N-central speaks https",
+	ncentral.FaultNotHTTP: "give url the host and the port of N-central's web interface",
+	ncentral.FaultTLSVersion: "switch TLS 1.2 or later on at N-central, or at the load balancer before it: no " +
+		"setting here can replace that",
 	ncentral.FaultNoCipher: "have N-central, or the load balancer before it, offer TLS 1.2 or later with cipher " +
 		"suites of ECDHE: no setting here can replace that",
 	ncentral.FaultHandshake: "the log of N-central, or of the load balancer before it, says why",
-	ncentral.FaultClientCertificate: "ask whoever runs what stands before N-central to exempt this Vault node, or the path " +
-		"/api, from client certificates",
+	ncentral.FaultClientCertificate: "ask whoever runs what stands before N-central to exempt this Vault node, or " +
+		"the path /api, from client certificates",
 
 	ncentral.FaultNoName: "have it issued anew with the host of url as a subject alternative name, since a common " +
 		"name alone is no longer accepted: neither tls_server_name nor ca_cert can replace that",
-	ncentral.FaultNotYetValid: "compare the clock of this Vault node with that of the machine that issued it: most likely one " +
-		"of them is wrong",
-	ncentral.FaultWeakSignature: "have it issued anew, signed with SHA-256; until then ca_cert may hold the server's own " +
-		"certificate, which is trusted as it is",
+	ncentral.FaultNotYetValid: "compare the clock of this Vault node with that of the machine that issued it: most " +
+		"likely one of them is wrong",
+	ncentral.FaultWeakSignature: "have it issued anew, signed with SHA-256; until then ca_cert may hold the " +
+		"server's own certificate, which is trusted as it is",
 	ncentral.FaultWeakKey: "have it issued anew, with keys of 2048 bits or more on both sides",
-	ncentral.FaultIssuerNotCA: "have the server's certificate issued by an authority that may do so; until then ca_cert may hold " +
-		"the server's own certificate, which is trusted as it is",
-	ncentral.FaultCertificate: "have it issued anew for this server, by an authority that may do so: no setting here can replace that",
+	ncentral.FaultIssuerNotCA: "have the server's certificate issued by an authority that may do so; until then " +
+		"ca_cert may hold the server's own certificate, which is trusted as it is",
+	ncentral.FaultCertificate: "have it issued anew for this server, by an authority that may do so: no setting " +
+		"here can replace that",
 
-	ncentral.FaultProxyCredential: "correct user and password in HTTPS_PROXY in the environment of the Vault server and restart it, " +
-		"or exempt the host of url with NO_PROXY",
+	ncentral.FaultProxyCredential: "correct user and password in HTTPS_PROXY in the environment of the Vault server " +
+		"and restart it, or exempt the host of url with NO_PROXY",
 	ncentral.FaultProxyForbids: "ask whoever runs the proxy to let this Vault node connect to the host and port of " +
 		"url, or exempt the host with NO_PROXY in the environment of the Vault server",
 	ncentral.FaultProxyFailed: "the proxy is up, but cannot reach N-central: check the host and port of url, and " +
 		"whether the proxy knows them and may reach them",
 
-	ncentral.FaultProxySilent: "either the proxy does not answer, or N-central does not answer the proxy: check HTTPS_PROXY in the environment " +
-		"of the Vault server and the host and port of url, and ask whoever runs the proxy",
+	ncentral.FaultProxySilent: "either the proxy does not answer, or N-central does not answer the proxy: check " +
+		"HTTPS_PROXY in the environment of the Vault server and the host and port of url, and ask whoever runs the " +
+		"proxy",
 
 	ncentral.FaultRedirect: "if N-central is there now, write that as url; otherwise something on the way wants a " +
 		"login there, and must let this Vault node through",
@@ -131,7 +136,8 @@ func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
 		return "set ca_cert to this certificate"
 	case ncentral.FaultOtherAuthority:
 		if s.caCert {
-			return "ca_cert holds another certificate of that name: if the authority was renewed, set ca_cert to its new certificate"
+			return "ca_cert holds another certificate of that name: if the authority was renewed, set ca_cert to " +
+				"its new certificate"
 		}
 		return "if the authority is a private one, set ca_cert to its certificate"
 	case ncentral.FaultWrongName, ncentral.FaultUnrecognizedName:
@@ -141,7 +147,8 @@ func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
 		return "correct the host of url, or set tls_server_name to a name that N-central's certificate holds"
 	case ncentral.FaultExpired:
 		if s.caCert {
-			return "renew it, unless the clock of this Vault node is wrong; if it is one that ca_cert holds, set ca_cert to the new one"
+			return "renew it, unless the clock of this Vault node is wrong; if it is one that ca_cert holds, set " +
+				"ca_cert to the new one"
 		}
 		return "renew it on the server, unless the clock of this Vault node is wrong"
 	}
@@ -153,11 +160,12 @@ func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
 func (s settings) remedyAtProxy(fault ncentral.Fault) string {
 	switch fault {
 	case ncentral.FaultNotTLS:
-		return "write HTTPS_PROXY in the environment of the Vault server with http:// in place of https://, and restart the server"
+		return "write HTTPS_PROXY in the environment of the Vault server with http:// in place of https://, and " +
+			"restart the server"
 	case ncentral.FaultWrongName, ncentral.FaultUnrecognizedName:
 		if s.serverName {
-			return "tls_server_name applies to an https proxy too: write HTTPS_PROXY in the environment of the Vault server with " +
-				"http://, if the proxy speaks that, or exempt the host of url with NO_PROXY"
+			return "tls_server_name applies to an https proxy too: write HTTPS_PROXY in the environment of the " +
+				"Vault server with http://, if the proxy speaks that, or exempt the host of url with NO_PROXY"
 		}
 	case ncentral.FaultUnknownAuthority, ncentral.FaultSelfSigned, ncentral.FaultOtherAuthority:
 		if s.caCert {
@@ -165,6 +173,6 @@ func (s settings) remedyAtProxy(fault ncentral.Fault) string {
 		}
 		return "add the certificate of the proxy's authority to those of this Vault node's system"
 	}
-	return "check HTTPS_PROXY in the environment of the Vault server, that the proxy is up and its certificate in order, and that " +
-		"this Vault node may reach it; exempt what needs no proxy with NO_PROXY"
+	return "check HTTPS_PROXY in the environment of the Vault server, that the proxy is up and its certificate in " +
+		"order, and that this Vault node may reach it; exempt what needs no proxy with NO_PROXY"
 }

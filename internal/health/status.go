@@ -17,7 +17,9 @@ type State string
 
 // The states of a config.
 const (
-	StateUnknown  State = "unknown"  // no token was asked for and no data call made since this process started, or since the credential is another
+	// no token was asked for and no data call made since this process started, or since the
+	// credential is another
+	StateUnknown  State = "unknown"
 	StateOK       State = "ok"       // tokens can be had, as far as is known
 	StateDegraded State = "degraded" // tokens are handed out, but something needs a person
 	StateFailing  State = "failing"  // new tokens cannot be had
@@ -42,18 +44,23 @@ type Status struct {
 
 // Pauses are why a config's server is, or may be, left alone.
 type Pauses struct {
-	Outage    *Failure  // why the last call to it was not answered, nil where it was
-	Rejection *Failure  // why the User-API token was refused when any config with it last tried it, nil where it was not
+	Outage *Failure // why the last call to it was not answered, nil where it was
+	// why the User-API token was refused when any config with it last tried it, nil where it was
+	// not
+	Rejection *Failure
 	Next      time.Time // when it is next asked for a token, where it is being left alone
 }
 
 // Status returns how the config fares at that time, with what is known of its server and so many
 // logouts owed there.
-func (r *Record) Status(config *store.Config, pauses Pauses, traits store.ServerTraits, owed int, now time.Time) Status {
+func (r *Record) Status(
+	config *store.Config, pauses Pauses, traits store.ServerTraits, owed int, now time.Time,
+) Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	status := Status{
-		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind, NextAttempt: pauses.Next,
+		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind,
+		NextAttempt: pauses.Next,
 		LogoutsOwed: owed, User: r.user, Traits: traits,
 	}
 	obtaining, outage := cmp.Or(r.obtaining, pauses.Rejection), pauses.Outage
@@ -66,7 +73,8 @@ func (r *Record) Status(config *store.Config, pauses Pauses, traits store.Server
 		}
 	}
 	if now.Before(r.servedStale) {
-		status.Reasons = append(status.Reasons, fmt.Sprintf("no new token could be had, so an earlier one is handed out, which lives until %s",
+		status.Reasons = append(status.Reasons, fmt.Sprintf("no new token could be had, so an earlier one is handed "+
+			"out, which lives until %s",
 			r.servedStale.UTC().Format(time.RFC3339)))
 	}
 	status.Reasons = append(status.Reasons, ExpiryWarnings(config, now)...)
@@ -102,6 +110,7 @@ func ClockWarning(traits store.ServerTraits) string {
 	if *traits.ClockOffset < 0 {
 		side = "behind"
 	}
-	return fmt.Sprintf("N-central's clock was %s %s, by this node's, when it was last asked: correct the one that is wrong, then run check",
+	return fmt.Sprintf("N-central's clock was %s %s, by this node's, when it was last asked: correct the one that "+
+		"is wrong, then run check",
 		traits.ClockOffset.Abs().Round(time.Second), side)
 }

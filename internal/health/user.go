@@ -19,22 +19,24 @@ func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 		return nil, false
 	}
 	if isKnown(user.PasswordExpired) {
-		troubles = append(troubles, "the API user's password has expired: set a new one in N-central, then generate a new User-API token "+
-			"and write user_api_token and password_changed_at")
+		troubles = append(troubles, "the API user's password has expired: set a new one in N-central, then generate "+
+			"a new User-API token and write user_api_token and password_changed_at")
 	} else if isKnown(user.PasswordResetRequired) {
-		troubles = append(troubles, "N-central requires the API user to set a new password: set it, then generate a new User-API token "+
-			"and write user_api_token and password_changed_at")
+		troubles = append(troubles, "N-central requires the API user to set a new password: set it, then generate a "+
+			"new User-API token and write user_api_token and password_changed_at")
 	}
 	if isKnown(user.Locked) {
-		troubles = append(troubles, "the API user is locked: unlock the user in N-central (Administration, User Management, Users)")
+		troubles = append(troubles, "the API user is locked: unlock the user in N-central (Administration, User "+
+			"Management, Users)")
 	}
 	isDisabled := user.Enabled != nil && !*user.Enabled
 	if isDisabled {
-		troubles = append(troubles, "the API user is disabled: enable the user in N-central (Administration, User Management, Users)")
+		troubles = append(troubles, "the API user is disabled: enable the user in N-central (Administration, User "+
+			"Management, Users)")
 	}
 	if user.HasTwoFactor() {
-		troubles = append(troubles, fmt.Sprintf("the API user has two-factor authentication on (%s), and may be refused "+
-			"because of that: switch it off for this user in N-central", user.TwoFactorType))
+		troubles = append(troubles, fmt.Sprintf("the API user has two-factor authentication on (%s), and may be "+
+			"refused because of that: switch it off for this user in N-central", user.TwoFactorType))
 	}
 	return troubles, isKnown(user.PasswordExpired) || isKnown(user.Locked) || isDisabled
 }
@@ -66,8 +68,10 @@ func remedyOfData(user *ncentral.User) string {
 	case len(troubles) > 0:
 		return strings.Join(troubles, "; ")
 	case user != nil && user.PasswordExpired != nil:
-		return "the API user's password has not expired, and N-central reports nothing else wrong with the user: N-central's own log may say why"
+		return "the API user's password has not expired, and N-central reports nothing else wrong with the user: " +
+			"N-central's own log may say why"
 	}
 	return "when authenticate works and data calls fail in this way, the API user's password has most likely " +
-		"expired: set a new one in N-central, then generate a new User-API token and write user_api_token and password_changed_at"
+		"expired: set a new one in N-central, then generate a new User-API token and write user_api_token and " +
+		"password_changed_at"
 }

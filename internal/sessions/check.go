@@ -30,7 +30,9 @@ func (m *Manager) Check(ctx context.Context, config *store.Config) (*upstream.Re
 // Verify checks a config that is not stored yet, as upstream.Registry.Verify has it, and has it
 // stored by put where every step passed. What it could not log out is ended in the background, from
 // then on by the stored config. The error is Verify's, and then there is no report; or put's.
-func (m *Manager) Verify(ctx context.Context, candidate, stored *store.Config, put func() error) (*upstream.Report, error) {
+func (m *Manager) Verify(
+	ctx context.Context, candidate, stored *store.Config, put func() error,
+) (*upstream.Report, error) {
 	report, err := m.upstream.Verify(ctx, candidate, stored)
 	if err != nil {
 		return nil, err

@@ -129,7 +129,10 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
 	m.probeAfterwards(server, config, token.AccessToken)
-	return answer, &Lease{Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken, GrantedUntil: token.GrantedUntil}, nil
+	return answer, &Lease{
+		Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken,
+		GrantedUntil: token.GrantedUntil,
+	}, nil
 }
 
 // probeAfterwards makes the hourly data call with a session that was just opened: of a config whose
@@ -177,7 +180,8 @@ func (m *Manager) openSession(
 
 // mayAnswer says why a session that was opened is not to be handed out, if so.
 func (m *Manager) mayAnswer(
-	ctx context.Context, server *upstream.Server, role *store.Role, config *store.Config, token *store.Token, minTTL time.Duration,
+	ctx context.Context, server *upstream.Server, role *store.Role, config *store.Config, token *store.Token,
+	minTTL time.Duration,
 ) error {
 	if minTTL > token.Lifetime() {
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
@@ -211,11 +215,13 @@ func isValidOrTrusted(ctx context.Context, server *upstream.Server, token *store
 func endingWarnings(ctx context.Context, server *upstream.Server, token *store.Token) []string {
 	var warnings []string
 	if can := server.Traits(ctx).CanLogOut; can != nil && !*can {
-		warnings = append(warnings, fmt.Sprintf("this server has no logout, so revoking the lease does not end the token: it lives until %s",
+		warnings = append(warnings, fmt.Sprintf("this server has no logout, so revoking the lease does not end the "+
+			"token: it lives until %s",
 			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}
 	if token.GrantedUntil.After(token.ExpiresAt) {
-		warnings = append(warnings, fmt.Sprintf("N-central granted more than is promised: the session would live until %s, and is logged out when the lease ends",
+		warnings = append(warnings, fmt.Sprintf("N-central granted more than is promised: the session would live "+
+			"until %s, and is logged out when the lease ends",
 			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}
 	return warnings

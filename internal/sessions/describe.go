@@ -35,7 +35,8 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	}
 	now := time.Now()
 	described := &Description{
-		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: snap.lastReadAt(), Earlier: len(snap.session.Tokens(now)),
+		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: snap.lastReadAt(),
+		Earlier: len(snap.session.Tokens(now)),
 	}
 	if !snap.usable(now) {
 		return described, nil

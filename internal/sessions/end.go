@@ -74,7 +74,8 @@ func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session,
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.store.Sessions.Delete(ctx, state.role); err != nil && !m.letGoOf(ctx, state.role, logouts) { // also where it could not be read
+	// also where it could not be read
+	if err := m.store.Sessions.Delete(ctx, state.role); err != nil && !m.letGoOf(ctx, state.role, logouts) {
 		m.deletePendingLogouts(ctx, logouts...)
 		return nil, nil, err
 	}
@@ -85,7 +86,9 @@ func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session,
 }
 
 // putPendingLogouts writes down that the tokens are to be logged out: all of them or none.
-func (m *Manager) putPendingLogouts(ctx context.Context, role string, tokens []store.Token) ([]store.PendingLogout, error) {
+func (m *Manager) putPendingLogouts(
+	ctx context.Context, role string, tokens []store.Token,
+) ([]store.PendingLogout, error) {
 	var logouts []store.PendingLogout
 	for _, token := range tokens {
 		logout, err := m.store.PutPendingLogout(ctx, role, pendingLogoutOf(token))
@@ -114,7 +117,8 @@ func pendingLogoutOf(token store.Token) store.PendingLogout {
 func (m *Manager) deletePendingLogouts(ctx context.Context, logouts ...store.PendingLogout) {
 	for _, logout := range logouts {
 		if err := m.store.DeletePendingLogout(ctx, logout); err != nil {
-			m.logger.Warn("a logout owed could not be removed: it is tried once more", "config", logout.Config, "error", err)
+			m.logger.Warn("a logout owed could not be removed: it is tried once more", "config", logout.Config,
+				"error", err)
 		}
 	}
 }
@@ -155,7 +159,10 @@ func (m *Manager) tryLogout(ctx context.Context, logout store.PendingLogout) (wa
 // discardGrant ends, in the background, a session that was opened for the role and is not handed
 // out.
 func (m *Manager) discardGrant(role string, origin store.Origin, grant upstream.Grant) {
-	m.discard(role, store.Token{Origin: origin, AccessToken: grant.AccessToken, GrantedUntil: grant.SentAt.Add(grant.Access)})
+	m.discard(role, store.Token{
+		Origin: origin, AccessToken: grant.AccessToken,
+		GrantedUntil: grant.SentAt.Add(grant.Access),
+	})
 }
 
 func (m *Manager) discard(role string, token store.Token) {
@@ -217,11 +224,14 @@ func (m *Manager) endOne(ctx context.Context, role string, token store.Token) (w
 
 // logOut ends the session of a pending logout. Its token is sent only while its config exists and
 // has the URL that the token came from. The warning is empty, or tells why the session lives on.
-func (m *Manager) logOut(ctx context.Context, role string, logout store.PendingLogout) (ending upstream.LogoutResult, warning string) {
+func (m *Manager) logOut(
+	ctx context.Context, role string, logout store.PendingLogout,
+) (ending upstream.LogoutResult, warning string) {
 	until := logout.GrantedUntil.UTC().Format(time.RFC3339)
 	server, reason, failure := m.serverOf(ctx, logout.Origin)
 	if reason != "" {
-		return upstream.LogoutUnsupported, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s", reason, role, until)
+		return upstream.LogoutUnsupported, fmt.Sprintf("%s: a session of role %q was not logged out and lives until %s",
+			reason, role, until)
 	}
 	ending = upstream.LogoutFailed
 	if failure == nil {
@@ -231,12 +241,16 @@ func (m *Manager) logOut(ctx context.Context, role string, logout store.PendingL
 	case upstream.LogoutDone:
 		return ending, ""
 	case upstream.LogoutUnsupported:
-		return ending, fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s", logout.Config, role, until)
+		return ending, fmt.Sprintf("the server of config %q has no logout: a session of role %q lives until %s",
+			logout.Config, role, until)
 	}
-	return ending, fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried once a minute until %s", role, failure, until)
+	return ending, fmt.Sprintf("a session of role %q could not be logged out (%s): the logout is owed, and tried "+
+		"once a minute until %s", role, failure, until)
 }
 
-func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, accessToken string) (upstream.LogoutResult, error) {
+func (m *Manager) logOutAt(
+	ctx context.Context, server *upstream.Server, accessToken string,
+) (upstream.LogoutResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, server.FlightLimit())
 	defer cancel()
 	return server.Logout(ctx, accessToken)
@@ -244,7 +258,9 @@ func (m *Manager) logOutAt(ctx context.Context, server *upstream.Server, accessT
 
 // serverOf returns the server that a token may be sent to, or the reason why there is none. The
 // error is of a config that cannot be read just now.
-func (m *Manager) serverOf(ctx context.Context, origin store.Origin) (server *upstream.Server, reason string, err error) {
+func (m *Manager) serverOf(
+	ctx context.Context, origin store.Origin,
+) (server *upstream.Server, reason string, err error) {
 	config, err := m.store.Configs.Get(ctx, origin.Config)
 	switch {
 	case err != nil:
@@ -276,7 +292,10 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	if remaining <= -leaseGrace {
 		return nil
 	}
-	logout := store.PendingLogout{Origin: lease.Origin, AccessToken: lease.AccessToken, GrantedUntil: lease.GrantedUntil}
+	logout := store.PendingLogout{
+		Origin: lease.Origin, AccessToken: lease.AccessToken,
+		GrantedUntil: lease.GrantedUntil,
+	}
 	ending, warning := m.logOut(ctx, lease.Role, logout)
 	if ending == upstream.LogoutFailed && remaining > 0 {
 		if _, err = m.store.PutPendingLogout(m.storing, lease.Role, logout); err != nil {

@@ -162,9 +162,10 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
 	ctx = upstream.WhileWanted(ctx, f.wanted)
-	traced := ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
-		f.attemptFailed(fmt.Sprintf("config %q: %s; it is tried again", f.config.Name, err))
-	}})
+	traced := ncentral.WithTrace(ctx,
+		&ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
+			f.attemptFailed(fmt.Sprintf("config %q: %s; it is tried again", f.config.Name, err))
+		}})
 	token, result := m.obtain(traced, state, f)
 
 	state.mu.Lock()
@@ -219,7 +220,8 @@ func (m *Manager) keep(ctx context.Context, state *roleState, f *flight, token *
 	now := time.Now()
 	before, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil {
-		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", state.role, "error", err)
+		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", state.role,
+			"error", err)
 	}
 	earlier, ended := before.Followed(token, now)
 	for _, one := range ended {
@@ -239,6 +241,7 @@ func (m *Manager) keep(ctx context.Context, state *roleState, f *flight, token *
 		configFingerprint: next.ConfigFingerprint, roleFingerprint: next.RoleFingerprint, lifetime: token.Lifetime(),
 	})
 	if err := m.storeOrKeep(ctx, state.role, next); err != nil {
-		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops", "role", state.role, "error", err)
+		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops",
+			"role", state.role, "error", err)
 	}
 }

@@ -30,36 +30,41 @@ var (
 	// N-central, or the active node is to see it.
 	ErrNeedsActiveNode = errors.New("the active node must answer this read")
 	// ErrDeadOnArrival says that the answer with a new token took longer than the token lived.
-	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role a longer ttl, or try again")
+	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role " +
+		"a longer ttl, or try again")
 	// ErrTimeOver says that a read took longer than it may.
-	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or read in status what is wrong with N-central")
+	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or read in " +
+		"status what is wrong with N-central")
 	// ErrTooManyWaiting says that so many reads of a dedicated role wait for a session that no more
 	// may.
-	ErrTooManyWaiting = errors.New("too many reads of this role are already waiting for a session of their own: try again later, " +
-		"raise max_requests_in_flight, or use a shared role")
+	ErrTooManyWaiting = errors.New("too many reads of this role are already waiting for a session of their own: try " +
+		"again later, raise max_requests_in_flight, or use a shared role")
 	// ErrMaxLeaseUnknown says that Vault did not tell the mount's max_lease_ttl, beyond which no
 	// token may be promised.
-	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no token was asked for: try again")
+	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no " +
+		"token was asked for: try again")
 	// ErrEnded says that the plugin is being stopped.
 	ErrEnded = errors.New("the plugin is being stopped: try again")
 	// ErrSuperseded says that the role's sessions were ended, or its role or config changed, while
 	// a token was obtained for it, and again while it was tried anew.
-	ErrSuperseded = errors.New("the role, its config or its sessions changed again and again while a token was obtained: try again")
+	ErrSuperseded = errors.New("the role, its config or its sessions changed again and again while a token was " +
+		"obtained: try again")
 )
 
 // UselessLifetimeError says that tokens of the role live too short to be handed out.
 type UselessLifetimeError struct{ Lifetime time.Duration }
 
 func (e *UselessLifetimeError) Error() string {
-	return fmt.Sprintf("a token of this role would live for %s, and one of %s or less is not handed out: give the role a longer ttl, "+
-		"or the mount a longer max_lease_ttl", e.Lifetime, store.MinServable)
+	return fmt.Sprintf("a token of this role would live for %s, and one of %s or less is not handed out: give the "+
+		"role a longer ttl, or the mount a longer max_lease_ttl", e.Lifetime, store.MinServable)
 }
 
 // LateError says that a new token came so late that it has less left than the reader asked for.
 type LateError struct{ Asked, Left time.Duration }
 
 func (e *LateError) Error() string {
-	return fmt.Sprintf("min_ttl: N-central took so long that the new token has %s left, less than the %s that were asked for: try again, or ask for less",
+	return fmt.Sprintf("min_ttl: N-central took so long that the new token has %s left, less than the %s that were "+
+		"asked for: try again, or ask for less",
 		e.Left.Truncate(time.Second), e.Asked)
 }
 
@@ -71,10 +76,11 @@ type LimitError struct {
 
 func (e *LimitError) Error() string {
 	if e.Dedicated {
-		return fmt.Sprintf("min_ttl: %s is more than the %s that a token of this role lives: ask for less", e.Asked, e.Granted)
+		return fmt.Sprintf("min_ttl: %s is more than the %s that a token of this role lives: ask for less", e.Asked,
+			e.Granted)
 	}
-	return fmt.Sprintf("min_ttl: %s is more than half of the %s that a token of this role lives, which is the limit where readers "+
-		"share it: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
+	return fmt.Sprintf("min_ttl: %s is more than half of the %s that a token of this role lives, which is the limit "+
+		"where readers share it: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
 }
 
 // Manager rules over the sessions of all roles of one mount.
@@ -109,7 +115,9 @@ type probe struct {
 
 // NewManager returns the manager of a mount. It makes no call. maxLeaseTTL answers the mount's
 // max_lease_ttl, and is asked once for each token obtained.
-func NewManager(entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, logger hclog.Logger) *Manager {
+func NewManager(
+	entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, logger hclog.Logger,
+) *Manager {
 	background, stop := context.WithCancel(context.Background())
 	return &Manager{
 		store:       entries,
@@ -291,7 +299,8 @@ func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) 
 		return nil, err
 	}
 	state := m.state(name)
-	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.config == config && snap.session == session {
+	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.config == config &&
+		snap.session == session {
 		return snap, nil
 	}
 	snap := m.newSnapshot(state, role, config, session)
@@ -332,7 +341,9 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *st
 // longestAhead bounds the window before a rotation is due in which it is started ahead of need.
 const longestAhead = 2 * time.Minute
 
-func (m *Manager) newSnapshot(state *roleState, role *store.Role, config *store.Config, session *store.Session) *snapshot {
+func (m *Manager) newSnapshot(
+	state *roleState, role *store.Role, config *store.Config, session *store.Session,
+) *snapshot {
 	snap := &snapshot{
 		state: state, role: role, config: config, session: session,
 		record: m.upstream.Record(config.Name), watch: m.upstream.Watch(config.Name),

@@ -76,7 +76,8 @@ func (m *Manager) refresh(
 		server.ForgetTraits(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()
-	m.logger.Info("refresh did not bring a token: authenticating", "role", state.role, "config", current.Config, "error", err)
+	m.logger.Info("refresh did not bring a token: authenticating", "role", state.role, "config", current.Config,
+		"error", err)
 	return nil, nil
 }
 
@@ -95,7 +96,8 @@ func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store
 // lives and was not refused, and no reader loses the access token by it.
 func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upstream.Server, token *store.Token) bool {
 	now := time.Now()
-	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 || state.wasRejected(token.RefreshToken) {
+	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 ||
+		state.wasRejected(token.RefreshToken) {
 		return false
 	}
 	if token.MayBeAccepted(now) {
@@ -205,7 +207,8 @@ func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string
 		token.RefreshExpiresAt = grant.SentAt.Add(grant.Refresh)
 	}
 	if token.GrantedUntil.After(token.ExpiresAt) && t.role.CredentialType == store.Shared {
-		token.Warnings = append(token.Warnings, fmt.Sprintf("N-central granted more than is promised: the token is accepted there until %s",
+		token.Warnings = append(token.Warnings, fmt.Sprintf("N-central granted more than is promised: the token is "+
+			"accepted there until %s",
 			token.GrantedUntil.UTC().Format(time.RFC3339)))
 	}
 	return token
@@ -215,10 +218,12 @@ func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string
 func roleWarnings(role *store.Role, promised, maxLease time.Duration) []string {
 	var warnings []string
 	if role.TTL > maxLease {
-		warnings = append(warnings, fmt.Sprintf("the role's ttl of %s is cut to the mount's max_lease_ttl of %s", role.TTL, maxLease))
+		warnings = append(warnings, fmt.Sprintf("the role's ttl of %s is cut to the mount's max_lease_ttl of %s",
+			role.TTL, maxLease))
 	}
 	if role.MinTTL != nil && *role.MinTTL > promised/2 {
-		warnings = append(warnings, fmt.Sprintf("the role's min_ttl of %s is more than half of the %s that the token lives: half of it, %s, stands",
+		warnings = append(warnings, fmt.Sprintf("the role's min_ttl of %s is more than half of the %s that the "+
+			"token lives: half of it, %s, stands",
 			*role.MinTTL, promised, promised/2))
 	}
 	return warnings

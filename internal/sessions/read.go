@@ -119,7 +119,9 @@ func (snap *snapshot) decide(options ReadOptions, found *findings, doubts doubts
 }
 
 // next looks at the role as it is now, and returns what the read does.
-func (m *Manager) next(ctx context.Context, role string, options ReadOptions, found *findings) (*snapshot, decision, error) {
+func (m *Manager) next(
+	ctx context.Context, role string, options ReadOptions, found *findings,
+) (*snapshot, decision, error) {
 	snap, err := m.snapshot(ctx, role)
 	if err != nil {
 		return nil, 0, err
@@ -303,7 +305,8 @@ func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, options ReadOpti
 		}
 	case <-flight.failedOnce:
 	case <-time.After(snap.config.RequestTimeout):
-		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for", snap.config.Name, snap.config.RequestTimeout))
+		flight.attemptFailed(fmt.Sprintf("config %q: N-central has not answered within %s; it is waited for",
+			snap.config.Name, snap.config.RequestTimeout))
 	case <-flight.wanted.Done():
 		return nil, ErrSuperseded
 	case <-ctx.Done():
@@ -336,7 +339,9 @@ const shortestStaleWait = 15 * time.Second
 // answerStale hands out the token in hand for options of a new one, if it is still the one to hand
 // out. A suspect token must have been validated for that. It answers nothing where the token is of
 // no use any more.
-func (m *Manager) answerStale(ctx context.Context, snap *snapshot, options ReadOptions, found *findings, why string) (*Answer, error) {
+func (m *Manager) answerStale(
+	ctx context.Context, snap *snapshot, options ReadOptions, found *findings, why string,
+) (*Answer, error) {
 	inHand := snap.token
 	snap, err := m.snapshot(ctx, snap.role.Name)
 	if err != nil {
@@ -370,6 +375,7 @@ func (m *Manager) answerStale(ctx context.Context, snap *snapshot, options ReadO
 		answer.UntilRotation = min(next, (answer.Remaining / 2).Truncate(time.Second))
 	}
 	answer.Warnings = append(answer.Warnings, fmt.Sprintf(
-		"no new token could be had, so this is the one from before, which lives until %s: %s", snap.shared.ExpiresAt, why))
+		"no new token could be had, so this is the one from before, which lives until %s: %s", snap.shared.ExpiresAt,
+		why))
 	return answer, nil
 }

@@ -192,7 +192,8 @@ func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
 	var oldest *snapshot
 	for role := range tokens {
 		snap, err := m.snapshot(ctx, role)
-		if err != nil || !snap.usable(time.Now()) || oldest != nil && !snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
+		if err != nil || !snap.usable(time.Now()) || oldest != nil &&
+			!snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
 			continue
 		}
 		if suspect, err := m.suspect(ctx, snap); err == nil && !suspect {
@@ -234,7 +235,8 @@ func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 		err = m.awaitEnd(ctx, flight, &findings{})
 	}
 	if err != nil && !errors.Is(err, ErrSuperseded) && ctx.Err() == nil {
-		m.logger.Warn("a token could not be rotated ahead of need", "role", snap.role.Name, "config", snap.config.Name, "error", err)
+		m.logger.Warn("a token could not be rotated ahead of need", "role", snap.role.Name, "config", snap.config.Name,
+			"error", err)
 	}
 }
 
@@ -280,7 +282,9 @@ func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, dead
 // probe makes the data call with the token, for which the caller has claimed the turn. A call that
 // was not answered is made again with the next token. A 401 tells of the user only if the token is
 // still held: else it may have been ended.
-func (m *Manager) probe(ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool) {
+func (m *Manager) probe(
+	ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool,
+) {
 	failure, answered := server.Probe(ctx, accessToken)
 	switch {
 	case !answered:

@@ -76,7 +76,10 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 		defer snap.watch.ProveStorage() // a token that something is known to have ended tells nothing of the others
 	}
 	if err != nil {
-		state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now, untold: verdict.Untold, failure: err})
+		state.validated.Store(&validation{
+			accessToken: snap.token.AccessToken, at: now, untold: verdict.Untold,
+			failure: err,
+		})
 		return verdict, err
 	}
 	if !verdict.Valid {

@@ -53,7 +53,8 @@ func (c *Config) prepare(name string) error {
 	switch {
 	case c.URL == "" || c.UserAPIToken == "":
 		return errIncomplete
-	case c.RequestTimeout < LeastRequestTimeout || c.RequestTimeout > MostRequestTimeout, c.MaxRetries < 0 || c.MaxRetries > MostRetries,
+	case c.RequestTimeout < LeastRequestTimeout || c.RequestTimeout > MostRequestTimeout, c.MaxRetries < 0 ||
+		c.MaxRetries > MostRetries,
 		c.MaxRequestsInFlight < 1 || c.MaxRequestsInFlight > MostRequestsInFlight,
 		c.RefreshTokenTTL < 0, c.PasswordMaxAge < 0, c.ExpiryWarning < 0:
 		return errOutOfRange

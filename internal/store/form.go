@@ -30,7 +30,8 @@ type UnreadableError struct {
 }
 
 func (e *UnreadableError) Error() string {
-	return fmt.Sprintf("the stored entry %s cannot be read: %s: restore it, write it again with all that a new one needs, or delete it", e.Key, reasonOf(e.Cause))
+	return fmt.Sprintf("the stored entry %s cannot be read: %s: restore it, write it again with all that a new one "+
+		"needs, or delete it", e.Key, reasonOf(e.Cause))
 }
 
 // reasonOf says why an entry cannot be read, without quoting it.

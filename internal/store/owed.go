@@ -39,7 +39,8 @@ func (s *Store) PutPendingLogout(ctx context.Context, role string, logout Pendin
 		return logout, fmt.Errorf("naming a logout owed: %w", err)
 	}
 	logout.Role = role
-	logout.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, logout.Config, role, expiryDigits, max(logout.GrantedUntil.Unix(), 0), id)
+	logout.Key = fmt.Sprintf("%s%s/%s/%0*d-%s", owedPrefix, logout.Config, role, expiryDigits,
+		max(logout.GrantedUntil.Unix(), 0), id)
 	entry, err := encode(logout.Key, logout)
 	if err != nil {
 		return logout, fmt.Errorf("encoding a logout owed: %w", err)
@@ -236,7 +237,8 @@ func (s *Store) owed(ctx context.Context, key string) (*PendingLogout, error) {
 		err = decode(entry, logout)
 	}
 	if err != nil {
-		s.logger.Error("a stored logout owed cannot be read and is removed: the session lives until it expires", "key", key, "error", reasonOf(err))
+		s.logger.Error("a stored logout owed cannot be read and is removed: the session lives until it expires",
+			"key", key, "error", reasonOf(err))
 		return nil, s.DeletePendingLogout(ctx, PendingLogout{Key: key})
 	}
 	return logout, nil

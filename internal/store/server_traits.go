@@ -8,14 +8,16 @@ import "time"
 // ServerTraits are what was learnt of the server behind a config, in no part documented for every
 // version of N-central. A nil pointer is what is not known.
 type ServerTraits struct {
-	URL                             string         `json:"url"`
-	ServerVersion                   string         `json:"server_version,omitempty"`
-	ClockOffset                     *time.Duration `json:"clock_offset,omitempty"` // how far the server's clock is ahead
-	StartTime                       string         `json:"start_time,omitempty"`   // as the server tells it: another one is a reboot
-	CanLogOut                       *bool          `json:"can_log_out,omitempty"`
-	CanValidate                     *bool          `json:"can_validate,omitempty"`
-	RefreshEndsPredecessor          *bool          `json:"refresh_ends_predecessor,omitempty"`
-	AuthenticateEndsEarlierSessions *bool          `json:"authenticate_ends_earlier_sessions,omitempty"`
+	URL           string `json:"url"`
+	ServerVersion string `json:"server_version,omitempty"`
+	// how far the server's clock is ahead
+	ClockOffset *time.Duration `json:"clock_offset,omitempty"`
+	// as the server tells it: another one is a reboot
+	StartTime                       string `json:"start_time,omitempty"`
+	CanLogOut                       *bool  `json:"can_log_out,omitempty"`
+	CanValidate                     *bool  `json:"can_validate,omitempty"`
+	RefreshEndsPredecessor          *bool  `json:"refresh_ends_predecessor,omitempty"`
+	AuthenticateEndsEarlierSessions *bool  `json:"authenticate_ends_earlier_sessions,omitempty"`
 	// RefreshRejected: a refresh of a fresh session was refused, so that rotations authenticate.
 	RefreshRejected bool `json:"refresh_refused,omitempty"`
 	// The shortest access and refresh lifetimes that the server is known to answer 400 to when they

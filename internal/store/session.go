@@ -71,7 +71,10 @@ func (s *Session) Holds(accessToken string) bool {
 
 // Promises reports whether a token of that chain is promised to readers at that time.
 func (s *Session) Promises(chain string, now time.Time) bool {
-	return slices.ContainsFunc(s.Tokens(now), func(t Token) bool { return t.Chain == chain && Remaining(t.ExpiresAt, now) > 0 })
+	return slices.ContainsFunc(s.Tokens(now), func(t Token) bool {
+		return t.Chain == chain &&
+			Remaining(t.ExpiresAt, now) > 0
+	})
 }
 
 // mostEarlier bounds how many earlier tokens a session keeps: an entry in storage has a size that
@@ -137,7 +140,8 @@ func (s *Session) Lapsed(now, lastRead, rotatesAt time.Time) bool {
 	if len(s.Tokens(now)) > 0 {
 		return false
 	}
-	refreshes := s != nil && s.Current != nil && s.Current.RefreshToken != "" && Remaining(s.Current.RefreshExpiresAt, now) > 0
+	refreshes := s != nil && s.Current != nil && s.Current.RefreshToken != "" &&
+		Remaining(s.Current.RefreshExpiresAt, now) > 0
 	return !refreshes || rotatesAt.IsZero() || lastRead.Before(rotatesAt)
 }
 

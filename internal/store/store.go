@@ -56,11 +56,13 @@ func New(storage logical.Storage, logger hclog.Logger) *Store {
 	}
 	s.Sessions.absenceKept, s.Traits.absenceKept = true, true
 	s.Sessions.instead = func(role string, err error) *Session {
-		logger.Error("a stored session cannot be read and counts as absent: what it held lives until it expires", "role", role, "error", reasonOf(err))
+		logger.Error("a stored session cannot be read and counts as absent: what it held lives until it expires",
+			"role", role, "error", reasonOf(err))
 		return nil
 	}
 	s.Traits.instead = func(config string, err error) *ServerTraits {
-		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first", "config", config, "error", reasonOf(err))
+		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first",
+			"config", config, "error", reasonOf(err))
 		return &ServerTraits{Epoch: time.Now().UnixNano()}
 	}
 	return s

@@ -83,7 +83,8 @@ func (a *attempts) takePlace(ctx context.Context) (release func(), err error) {
 	defer stop()
 	if ctx.Err() != nil {
 		return nil, noPlace(&ncentral.Error{
-			Kind: ncentral.KindTimeout, Fault: ncentral.FaultTimeOver, Detail: "the time for all of it was over before it was sent",
+			Kind: ncentral.KindTimeout, Fault: ncentral.FaultTimeOver,
+			Detail: "the time for all of it was over before it was sent",
 		}, ctx.Err())
 	}
 	pools := []*semaphore.Weighted{a.places}
@@ -93,7 +94,10 @@ func (a *attempts) takePlace(ctx context.Context) (release func(), err error) {
 	for i, pool := range pools {
 		if err := pool.Acquire(ctx, 1); err != nil {
 			releaseAll(pools[:i])
-			return nil, noPlace(&ncentral.Error{Kind: ncentral.KindQueued, Detail: fmt.Sprintf("max_requests_in_flight is %d", a.limit)}, err)
+			return nil, noPlace(&ncentral.Error{
+				Kind:   ncentral.KindQueued,
+				Detail: fmt.Sprintf("max_requests_in_flight is %d", a.limit),
+			}, err)
 		}
 	}
 	return func() { releaseAll(pools) }, nil

@@ -234,7 +234,8 @@ func (e *checkRun) run(ctx context.Context) {
 		err := e.timed(step.name, func() (string, error) {
 			message, err := step.do(ctx)
 			if err != nil && step.merely && ctx.Err() != nil {
-				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)", withoutRemedy(err)), nil
+				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)",
+					withoutRemedy(err)), nil
 			}
 			return message, err
 		})
@@ -262,7 +263,10 @@ func (e *checkRun) timed(name string, do func() (string, error)) error {
 	if errors.As(err, &failure) {
 		message = failure.Explanation()
 	}
-	e.report.Steps = append(e.report.Steps, Step{Name: name, OK: err == nil, Duration: time.Since(began), Message: message})
+	e.report.Steps = append(e.report.Steps, Step{
+		Name: name, OK: err == nil, Duration: time.Since(began),
+		Message: message,
+	})
 	return err
 }
 
@@ -334,7 +338,8 @@ func (e *checkRun) authenticateAgain(ctx context.Context) (string, error) {
 	if e.open[0].AccessToken == e.open[1].AccessToken {
 		e.open = e.open[1:]
 		e.report.Warnings = append(e.report.Warnings,
-			"this server answers one access token to several authenticate calls: the end of one lease of a dedicated role would end the tokens of the others")
+			"this server answers one access token to several authenticate calls: the end of one lease of a "+
+				"dedicated role would end the tokens of the others")
 		return "the same access token as before", nil
 	}
 	switch found, err := e.askWhetherAlive(ctx, 0); found {
@@ -377,11 +382,14 @@ func (e *checkRun) user(ctx context.Context) (string, error) {
 	switch ncentral.KindOf(err) {
 	case "":
 	case ncentral.KindForbidden:
-		return "not told: the API user's role lacks the permission USERS_VIEW, which is no fault: the data call tells whether the user works", nil
+		return "not told: the API user's role lacks the permission USERS_VIEW, which is no fault: the data call " +
+			"tells whether the user works", nil
 	case ncentral.KindNotFound:
-		return "this server does not tell of the API user, as none before 2026 does: the data call tells whether the user works", nil
+		return "this server does not tell of the API user, as none before 2026 does: the data call tells whether " +
+			"the user works", nil
 	default:
-		return fmt.Sprintf("not told (%s): the data call tells whether the user works", withoutRemedy(e.failure(ncentral.CallUser, err))), nil
+		return fmt.Sprintf("not told (%s): the data call tells whether the user works",
+			withoutRemedy(e.failure(ncentral.CallUser, err))), nil
 	}
 	e.report.User = &user
 	troubles, bars := health.UserTroubles(&user)
@@ -416,7 +424,8 @@ func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
 	if err != nil && !health.IsDown(ncentral.KindOf(err)) {
 		e.report.Traits.RefreshRejected = true
-		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating", withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
+		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating",
+			withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
 	}
 	if err != nil {
 		return "", e.failure(ncentral.CallRefresh, err)
@@ -498,7 +507,8 @@ func (e *checkRun) logOut(ctx context.Context) {
 		}
 		if failure != nil {
 			e.report.Warnings = append(e.report.Warnings, fmt.Sprintf(
-				"sessions that were opened to try the credential could not be logged out: %d; this is tried once a minute until they expire (%s)",
+				"sessions that were opened to try the credential could not be logged out: %d; this is tried once a "+
+					"minute until they expire (%s)",
 				len(e.report.OpenSessions), failure))
 		}
 		if can := e.report.Traits.CanLogOut; can != nil && !*can {

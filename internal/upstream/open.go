@@ -162,12 +162,15 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 	}
 	switch {
 	case sent.Access != asked.Access:
-		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a lifetime of %s, and granted %s", asked.Access, grant.Access))
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a lifetime of %s, "+
+			"and granted %s", asked.Access, grant.Access))
 	case grant.Access < asked.Access:
-		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central granted %s, not the %s that was asked for", grant.Access, asked.Access))
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central granted %s, not the %s that was asked for",
+			grant.Access, asked.Access))
 	}
 	if sent.Refresh != asked.Refresh {
-		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a refresh-token lifetime of %s, and granted %s", asked.Refresh, grant.Refresh))
+		grant.Warnings = append(grant.Warnings, fmt.Sprintf("N-central refuses to be asked for a refresh-token "+
+			"lifetime of %s, and granted %s", asked.Refresh, grant.Refresh))
 	}
 	return grant, nil
 }
@@ -234,7 +237,8 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *healt
 		s.suspectUser(ctx)
 	}
 	if s.generation == s.record.Generation() {
-		s.events.Send(ctx, events.AuthenticateRefused, events.CredentialMetadata(s.config.Name, events.Reason, failure.Explanation()))
+		s.events.Send(ctx, events.AuthenticateRefused, events.CredentialMetadata(s.config.Name, events.Reason,
+			failure.Explanation()))
 	}
 }
 

@@ -119,5 +119,6 @@ func shorter(one, other time.Duration) time.Duration {
 // isBadRequest reports whether N-central answered 400, which is how it may refuse overrides.
 func isBadRequest(err error) bool {
 	var callErr *ncentral.Error
-	return errors.As(err, &callErr) && callErr.Status == http.StatusBadRequest && callErr.Fault != ncentral.FaultAuthorizationLost
+	return errors.As(err, &callErr) && callErr.Status == http.StatusBadRequest &&
+		callErr.Fault != ncentral.FaultAuthorizationLost
 }

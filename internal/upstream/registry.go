@@ -40,7 +40,9 @@ type Registry struct {
 
 // NewRegistry returns a registry without servers. The userAgent names the engine to N-central. A
 // nil dial is net.Dialer's.
-func NewRegistry(entries *store.Store, sender *events.Sender, logger hclog.Logger, userAgent string, dial DialContext) *Registry {
+func NewRegistry(
+	entries *store.Store, sender *events.Sender, logger hclog.Logger, userAgent string, dial DialContext,
+) *Registry {
 	return &Registry{
 		store:       entries,
 		logger:      logger,

@@ -119,7 +119,8 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 
 // errNoValidate stands for the answer of a server that is known to have no validate.
 var errNoValidate = &ncentral.Error{
-	Call: ncentral.CallValidate, Kind: ncentral.KindNotFound, Detail: "this server has no validate, and a data call does not tell whether the token lives",
+	Call: ncentral.CallValidate, Kind: ncentral.KindNotFound,
+	Detail: "this server has no validate, and a data call does not tell whether the token lives",
 }
 
 // Probe makes the data call that a working user is needed for, and asks what N-central tells of the
@@ -183,7 +184,8 @@ func (s *Server) reportObtaining(ctx context.Context, failure *health.Failure) {
 func (s *Server) announce(ctx context.Context, transition health.Transition, failure *health.Failure) {
 	switch {
 	case transition.Worsened():
-		s.events.Send(ctx, events.CredentialDegraded, events.CredentialMetadata(s.config.Name, events.Reason, failure.Explanation()))
+		s.events.Send(ctx, events.CredentialDegraded, events.CredentialMetadata(s.config.Name, events.Reason,
+			failure.Explanation()))
 	case transition.Recovered():
 		s.logger.Info("new tokens can be had again, and data calls succeed")
 		s.events.Send(ctx, events.CredentialRecovered, events.CredentialMetadata(s.config.Name))
@@ -202,15 +204,22 @@ const (
 
 // Logout ends the session of the access token. The error says why for all but LogoutDone.
 func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, error) {
-	err := s.ask(forOneReader(ctx), ncentral.CallLogout, func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
+	err := s.ask(forOneReader(ctx), ncentral.CallLogout,
+		func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "":
-		s.learnOnce(ctx, canLogOut(true), func(l *store.ServerTraits) bool { return l.CanLogOut != nil && *l.CanLogOut })
+		s.learnOnce(ctx, canLogOut(true), func(l *store.ServerTraits) bool {
+			return l.CanLogOut != nil &&
+				*l.CanLogOut
+		})
 		return LogoutDone, nil
 	case ncentral.KindUnauthorized:
 		return LogoutDone, nil
 	case ncentral.KindNotFound:
-		s.learnOnce(ctx, canLogOut(false), func(l *store.ServerTraits) bool { return l.CanLogOut != nil && !*l.CanLogOut })
+		s.learnOnce(ctx, canLogOut(false), func(l *store.ServerTraits) bool {
+			return l.CanLogOut != nil &&
+				!*l.CanLogOut
+		})
 		return LogoutUnsupported, err
 	}
 	return LogoutFailed, err

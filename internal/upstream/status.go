@@ -38,7 +38,10 @@ func (r *Registry) pausesOf(config *store.Config, now time.Time) health.Pauses {
 	if server == nil {
 		return health.Pauses{}
 	}
-	return health.Pauses{Outage: server.lastOutage(now), Rejection: server.credential.refusal(), Next: server.NextAttempt(now)}
+	return health.Pauses{
+		Outage: server.lastOutage(now), Rejection: server.credential.refusal(),
+		Next: server.NextAttempt(now),
+	}
 }
 
 func (r *Registry) isOutdated(config *store.Config) bool {

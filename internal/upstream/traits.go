@@ -94,7 +94,8 @@ func (s *Server) suspectOthers(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	configs, err := s.registry.store.Configs.All(ctx)
 	if err != nil {
-		s.logger.Warn("some configs could not be read: if they have the same User-API token, their tokens may have ended", "error", err)
+		s.logger.Warn("some configs could not be read: if they have the same User-API token, their tokens may have "+
+			"ended", "error", err)
 	}
 	for _, other := range configs {
 		if other.Name != s.config.Name && keyOf(other) == keyOf(s.config) {
@@ -135,7 +136,9 @@ func (s *Server) suspectEarlier(ctx context.Context) int64 {
 }
 
 // learnOnce changes what is known where known does not say that the change would bring nothing new.
-func (s *Server) learnOnce(ctx context.Context, change func(*store.ServerTraits), known func(*store.ServerTraits) bool) {
+func (s *Server) learnOnce(
+	ctx context.Context, change func(*store.ServerTraits), known func(*store.ServerTraits) bool,
+) {
 	if traits := s.Traits(ctx); !known(&traits) {
 		s.knowledge.change(ctx, change)
 	}
@@ -195,7 +198,8 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 		info, err = s.client.ServerInfo(ctx, accessToken)
 		return err
 	})
-	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindUnauthorized { // what ended the token, others find out
+	// what ended the token, others find out
+	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindUnauthorized {
 		return
 	}
 	s.watch.traitsConfirmed(time.Now())
@@ -206,7 +210,8 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 
 func (s *Server) knowsHowToRotate(ctx context.Context) bool {
 	traits := s.Traits(ctx)
-	return (traits.RefreshEndsPredecessor != nil || traits.RefreshRejected) && traits.AuthenticateEndsEarlierSessions != nil
+	return (traits.RefreshEndsPredecessor != nil || traits.RefreshRejected) &&
+		traits.AuthenticateEndsEarlierSessions != nil
 }
 
 func (s *Server) learningIsPaused(now time.Time) bool {
