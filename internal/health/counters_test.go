@@ -44,7 +44,8 @@ func metricsOf(t *testing.T, c *counters) (values map[string]float64, buckets []
 					t.Errorf("%s is of the config %q", name, label.GetValue())
 				}
 			}
-			if !slices.ContainsFunc(metric.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName() == ConfigLabel }) {
+			if !slices.ContainsFunc(metric.GetLabel(),
+				func(l *dto.LabelPair) bool { return l.GetName() == ConfigLabel }) {
 				t.Errorf("%s is of no config", name)
 			}
 			values[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
@@ -60,14 +61,16 @@ func metricsOf(t *testing.T, c *counters) (values map[string]float64, buckets []
 // there from the outset.
 func TestWhatIsCountedIsThereBeforeItCounts(t *testing.T) {
 	want := map[string]float64{
-		"vault_ncentral_stale_token_reads_total": 0, "vault_ncentral_refresh_fallbacks_total": 0, "vault_ncentral_override_fallbacks_total": 0,
-		"vault_ncentral_dead_tokens_total": 0, "vault_ncentral_requests_in_flight": 0,
+		"vault_ncentral_stale_token_reads_total": 0, "vault_ncentral_refresh_fallbacks_total": 0,
+		"vault_ncentral_override_fallbacks_total": 0,
+		"vault_ncentral_dead_tokens_total":        0, "vault_ncentral_requests_in_flight": 0,
 	}
 	for _, source := range []string{"memory", "storage", "refresh", "authenticate"} {
 		want["vault_ncentral_token_reads_total,"+source] = 0
 	}
 	for _, reason := range []string{
-		"reader_gone", "overtaken", "dead_on_arrival", "storage", "bad_request", "forbidden", "hidden_error", "malformed", "not_found", "queued", "rate_limited",
+		"reader_gone", "overtaken", "dead_on_arrival", "storage", "bad_request", "forbidden", "hidden_error",
+		"malformed", "not_found", "queued", "rate_limited",
 		"refused", "server_error", "timeout", "unavailable", "unreachable",
 	} {
 		want["vault_ncentral_failed_token_reads_total,"+reason] = 0
@@ -89,7 +92,8 @@ func TestCallsAreCountedByTheirOutcomeUnlessTheyWereNotMade(t *testing.T) {
 	trace.Retrying(ncentral.CallData, timeout, time.Second)
 	trace.Done(ncentral.CallData, timeout, 3*time.Second)
 	trace.Done(ncentral.CallData, nil, 20*time.Millisecond)
-	trace.Done(ncentral.CallData, &ncentral.Error{Kind: ncentral.KindTimeout, Err: &Failure{Cause: timeout}}, time.Second)
+	trace.Done(ncentral.CallData, &ncentral.Error{Kind: ncentral.KindTimeout, Err: &Failure{Cause: timeout}},
+		time.Second)
 	got, buckets := metricsOf(t, c)
 	for name, count := range before {
 		if got[name] == count {
@@ -97,7 +101,8 @@ func TestCallsAreCountedByTheirOutcomeUnlessTheyWereNotMade(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"vault_ncentral_call_retries_total,data,timeout": 1, "vault_ncentral_calls_total,data,timeout": 1, "vault_ncentral_calls_total,data,success": 1,
+		"vault_ncentral_call_retries_total,data,timeout": 1, "vault_ncentral_calls_total,data,timeout": 1,
+		"vault_ncentral_calls_total,data,success":   1,
 		"vault_ncentral_call_duration_seconds,data": 2,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -122,8 +127,9 @@ func TestWhatAReadCameToIsCounted(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"vault_ncentral_token_reads_total,storage": 1, "vault_ncentral_failed_token_reads_total,overtaken": 1, "vault_ncentral_refresh_fallbacks_total": 1,
-		"vault_ncentral_dead_tokens_total": 1, "vault_ncentral_stale_token_reads_total": 1,
+		"vault_ncentral_token_reads_total,storage": 1, "vault_ncentral_failed_token_reads_total,overtaken": 1,
+		"vault_ncentral_refresh_fallbacks_total": 1,
+		"vault_ncentral_dead_tokens_total":       1, "vault_ncentral_stale_token_reads_total": 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -37,7 +37,10 @@ func TestWarningsBeginExpiryWarningAheadOfAnEnd(t *testing.T) {
 
 func TestOfPasswordAndTokenEachEndIsWarnedOf(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	config := &store.Config{Name: "default", ExpiryWarning: 48 * time.Hour, PasswordChangedAt: now.Add(-23 * time.Hour), PasswordMaxAge: 24 * time.Hour}
+	config := &store.Config{
+		Name: "default", ExpiryWarning: 48 * time.Hour, PasswordChangedAt: now.Add(-23 * time.Hour),
+		PasswordMaxAge: 24 * time.Hour,
+	}
 	warnings := ExpiryWarnings(config, now)
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "password expires at 2026-03-01T13:00:00Z") {
 		t.Error(warnings)

@@ -19,8 +19,10 @@ func TestARefusalOfTheUserAPITokenIsOneOfAuthenticateAlone(t *testing.T) {
 		for _, step := range ncentral.Calls() {
 			failure := &Failure{Step: step, Kind: kind, Cause: &ncentral.Error{Kind: kind}}
 			isAuthenticate := step == ncentral.CallAuthenticate
-			if failure.CredentialRejected() != (refused && isAuthenticate) || failure.MayBeRejection() != (mayBe && isAuthenticate) {
-				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.CredentialRejected(), failure.MayBeRejection())
+			if failure.CredentialRejected() != (refused && isAuthenticate) ||
+				failure.MayBeRejection() != (mayBe && isAuthenticate) {
+				t.Errorf("%s, %s: refused %t, in other words %t", step, kind, failure.CredentialRejected(),
+					failure.MayBeRejection())
 			}
 		}
 	}
@@ -33,8 +35,14 @@ func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
 		kind ncentral.Kind
 		want string // in it; empty where there is to be none
 	}{
-		{ncentral.CallAuthenticate, ncentral.KindUnauthorized, "write the token that the user has now, or a new one, to user_api_token"},
-		{ncentral.CallAuthenticate, ncentral.KindForbidden, "write the token that the user has now, or a new one, to user_api_token"},
+		{
+			ncentral.CallAuthenticate, ncentral.KindUnauthorized,
+			"write the token that the user has now, or a new one, to user_api_token",
+		},
+		{
+			ncentral.CallAuthenticate, ncentral.KindForbidden,
+			"write the token that the user has now, or a new one, to user_api_token",
+		},
 		{ncentral.CallValidate, ncentral.KindUnauthorized, none},
 		{ncentral.CallData, ncentral.KindForbidden, none},
 		{ncentral.CallAuthenticate, ncentral.KindUnreachable, "the server is up"},
@@ -67,7 +75,10 @@ func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 	if got := failure.Error(); got != text {
 		t.Error(got)
 	}
-	if got := (&Failure{Config: "one", Cause: &ncentral.Error{Call: ncentral.CallRefresh, Kind: ncentral.KindServerError}}).Error(); got != `config "one": refresh: N-central failed` {
+	if got := (&Failure{Config: "one", Cause: &ncentral.Error{
+		Call: ncentral.CallRefresh,
+		Kind: ncentral.KindServerError,
+	}}).Error(); got != `config "one": refresh: N-central failed` {
 		t.Error("without a remedy:", got)
 	}
 	failure.Next = time.Now().Add(-time.Second)
@@ -75,12 +86,14 @@ func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 		t.Error("with a next attempt that is past:", got)
 	}
 	failure.Next = time.Now().Add(time.Hour)
-	if got, want := failure.Error(), text+"; it is not tried again before "+failure.Next.UTC().Format(time.RFC3339); got != want {
+	if got, want := failure.Error(),
+		text+"; it is not tried again before "+failure.Next.UTC().Format(time.RFC3339); got != want {
 		t.Error("with a next attempt to come:", got)
 	}
 	failure.Next = time.Time{}
 	later := failure.NotMadeFor("two", ncentral.CallAuthenticate)
-	if got := later.Error(); !strings.HasPrefix(got, `config "two": authenticate: not tried, since an earlier call failed: refresh: `) {
+	if got := later.Error(); !strings.HasPrefix(got,
+		`config "two": authenticate: not tried, since an earlier call failed: refresh: `) {
 		t.Error(got)
 	}
 	if failure.NotMade || failure.Config != "one" {
@@ -91,14 +104,16 @@ func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
 	own := &ncentral.Error{Kind: ncentral.KindQueued}
 	failure := NewFailure(&storeConfig, ncentral.CallLogout, own)
-	if own.Call != ncentral.CallLogout || failure.Step != ncentral.CallLogout || failure.Kind != ncentral.KindQueued || failure.Config != "default" {
+	if own.Call != ncentral.CallLogout || failure.Step != ncentral.CallLogout || failure.Kind != ncentral.KindQueued ||
+		failure.Config != "default" {
 		t.Errorf("%+v, because of %+v", failure, own)
 	}
 	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindUnauthorized}
 	if NewFailure(&storeConfig, ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
 		t.Errorf("the call of an error that knows it becomes %s", told.Call)
 	}
-	if other := NewFailure(&storeConfig, ncentral.CallRefresh, errors.New("none of N-central's")); other.Step != ncentral.CallRefresh || other.Kind != "" {
+	if other := NewFailure(&storeConfig, ncentral.CallRefresh,
+		errors.New("none of N-central's")); other.Step != ncentral.CallRefresh || other.Kind != "" {
 		t.Errorf("another error becomes %+v", other)
 	}
 	if again := NewFailure(&storeConfig, ncentral.CallRefresh, errors.Join(failure)); again != failure {
@@ -108,10 +123,12 @@ func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
 
 func TestAFailureIsDownWhereTimeMayMendItAndFinalWhereNot(t *testing.T) {
 	down := map[ncentral.Kind]bool{
-		ncentral.KindUnreachable: true, ncentral.KindTimeout: true, ncentral.KindRateLimited: true, ncentral.KindUnavailable: true, ncentral.KindQueued: true,
+		ncentral.KindUnreachable: true, ncentral.KindTimeout: true, ncentral.KindRateLimited: true,
+		ncentral.KindUnavailable: true, ncentral.KindQueued: true,
 	}
 	final := map[ncentral.Kind]bool{
-		ncentral.KindUnauthorized: true, ncentral.KindForbidden: true, ncentral.KindBadRequest: true, ncentral.KindNotFound: true,
+		ncentral.KindUnauthorized: true, ncentral.KindForbidden: true, ncentral.KindBadRequest: true,
+		ncentral.KindNotFound: true,
 	}
 	for _, kind := range ncentral.Kinds() {
 		failure := &Failure{Step: ncentral.CallRefresh, Kind: kind, Cause: errors.New("no")}

@@ -13,17 +13,24 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-var storeConfig = store.Config{Name: "default", URL: "https://ncentral.example.com", UserAPIToken: "token", RequestTimeout: time.Second, MaxRequestsInFlight: 8}
+var storeConfig = store.Config{
+	Name: "default", URL: "https://ncentral.example.com", UserAPIToken: "token",
+	RequestTimeout: time.Second, MaxRequestsInFlight: 8,
+}
 
 func failureOf(step ncentral.Call, detail string) *Failure {
-	return &Failure{Step: step, Kind: ncentral.KindServerError, Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail}}
+	return &Failure{
+		Step: step, Kind: ncentral.KindServerError,
+		Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail},
+	}
 }
 
 // Failing is where no new token can be had and none is left to hand out; whatever else needs a
 // person degrades.
 func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 	now := time.Now()
-	obtaining, lastOutage, refusal := failureOf(ncentral.CallRefresh, "obtaining"), failureOf(ncentral.CallValidate, "silence"), failureOf(ncentral.CallAuthenticate, "refusal")
+	obtaining, lastOutage, refusal := failureOf(ncentral.CallRefresh, "obtaining"),
+		failureOf(ncentral.CallValidate, "silence"), failureOf(ncentral.CallAuthenticate, "refusal")
 	for name, test := range map[string]struct {
 		note    func(*Record)
 		known   Pauses
@@ -36,9 +43,13 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 		"nothing was asked": {state: StateUnknown},
 		"a token was had":   {note: func(r *Record) { r.NoteObtaining(0, nil) }, state: StateOK},
 		"a data call went":  {note: func(r *Record) { r.NoteProbe(0, nil) }, state: StateOK},
-		"none can be had":   {note: func(r *Record) { r.NoteObtaining(0, obtaining) }, state: StateFailing, reasons: []string{"obtaining"}},
+		"none can be had": {
+			note: func(r *Record) { r.NoteObtaining(0, obtaining) }, state: StateFailing,
+			reasons: []string{"obtaining"},
+		},
 		"another config with the token was refused": {
-			note: func(r *Record) { r.NoteObtaining(0, nil) }, known: Pauses{Rejection: refusal}, state: StateFailing, reasons: []string{"refusal"},
+			note: func(r *Record) { r.NoteObtaining(0, nil) }, known: Pauses{Rejection: refusal}, state: StateFailing,
+			reasons: []string{"refusal"},
 		},
 		"none can be had, and one lives": {
 			note:  func(r *Record) { r.NoteObtaining(0, obtaining); r.ServedStale(now.Add(1)) },
@@ -48,19 +59,38 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			note:  func(r *Record) { r.NoteObtaining(0, obtaining); r.ServedStale(now) },
 			state: StateFailing, reasons: []string{"obtaining"},
 		},
-		"no answer, and no token was asked for": {known: Pauses{Outage: lastOutage}, state: StateDegraded, reasons: []string{"silence"}},
-		"no answer to any call":                 {note: func(r *Record) { r.NoteObtaining(0, obtaining) }, known: Pauses{Outage: lastOutage}, state: StateFailing, reasons: []string{"obtaining"}},
-		"validation tells nothing":              {note: func(r *Record) { r.NoteValidation(0, failureOf(ncentral.CallValidate, "validation")) }, state: StateDegraded, reasons: []string{"validation"}},
-		"the data call fails":                   {note: func(r *Record) { r.NoteProbe(0, failureOf(ncentral.CallData, "data call")) }, state: StateDegraded, reasons: []string{"data call"}},
-		"the clocks are apart":                  {traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
-		"the clocks are all but one":            {note: func(r *Record) { r.NoteProbe(0, nil) }, traits: store.ServerTraits{ClockOffset: new(5 * time.Minute)}, state: StateOK},
-		"a logout is owed":                      {owed: 1, state: StateDegraded, reasons: []string{"logouts owed: 1"}},
+		"no answer, and no token was asked for": {
+			known: Pauses{Outage: lastOutage}, state: StateDegraded,
+			reasons: []string{"silence"},
+		},
+		"no answer to any call": {
+			note:  func(r *Record) { r.NoteObtaining(0, obtaining) },
+			known: Pauses{Outage: lastOutage}, state: StateFailing, reasons: []string{"obtaining"},
+		},
+		"validation tells nothing": {note: func(r *Record) {
+			r.NoteValidation(0,
+				failureOf(ncentral.CallValidate, "validation"))
+		}, state: StateDegraded, reasons: []string{"validation"}},
+		"the data call fails": {note: func(r *Record) {
+			r.NoteProbe(0,
+				failureOf(ncentral.CallData, "data call"))
+		}, state: StateDegraded, reasons: []string{"data call"}},
+		"the clocks are apart": {traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
+		"the clocks are all but one": {
+			note:   func(r *Record) { r.NoteProbe(0, nil) },
+			traits: store.ServerTraits{ClockOffset: new(5 * time.Minute)}, state: StateOK,
+		},
+		"a logout is owed": {owed: 1, state: StateDegraded, reasons: []string{"logouts owed: 1"}},
 		"an end is near": {
-			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour}, state: StateDegraded, reasons: []string{"password expires"},
+			config: store.Config{PasswordChangedAt: now, PasswordMaxAge: time.Hour, ExpiryWarning: time.Hour},
+			state:  StateDegraded, reasons: []string{"password expires"},
 		},
 		"the user is locked": {
 			note: func(r *Record) {
-				r.NoteProbe(0, &Failure{Step: ncentral.CallUser, User: &ncentral.User{}, Cause: errors.New("the user is locked")})
+				r.NoteProbe(0, &Failure{
+					Step: ncentral.CallUser, User: &ncentral.User{},
+					Cause: errors.New("the user is locked"),
+				})
 			},
 			state: StateDegraded, reasons: []string{"the user is locked"},
 		},
@@ -118,7 +148,8 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			}
 			got := record.Status(&test.config, test.known, test.traits, test.owed, now)
 			if got.State != test.state || got.LogoutsOwed != test.owed || len(got.Reasons) != len(test.reasons) {
-				t.Fatalf("%s, because of %q, %d logouts owed; want %s", got.State, got.Reasons, got.LogoutsOwed, test.state)
+				t.Fatalf("%s, because of %q, %d logouts owed; want %s", got.State, got.Reasons, got.LogoutsOwed,
+					test.state)
 			}
 			for i, part := range test.reasons {
 				if !strings.Contains(got.Reasons[i], part) {
@@ -137,11 +168,13 @@ func TestTheLastSuccessAndTheLastFailureAreThoseOfTheServerOfNow(t *testing.T) {
 	record.NoteOutcome(0, nil, now.Add(time.Hour))
 	record.NoteOutcome(0, &Failure{Kind: ncentral.KindTimeout}, now.Add(time.Hour))
 	got := record.Status(&storeConfig, Pauses{}, store.ServerTraits{}, 0, now)
-	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) || got.LastFailureKind != ncentral.KindServerError {
+	if !got.LastSuccess.Equal(now) || !got.LastFailure.Equal(now.Add(time.Second)) ||
+		got.LastFailureKind != ncentral.KindServerError {
 		t.Errorf("%+v", got)
 	}
 	record.NoteOutcome(generation, nil, now.Add(time.Minute))
-	if got := record.Status(&storeConfig, Pauses{}, store.ServerTraits{}, 0, now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
+	if got := record.Status(&storeConfig, Pauses{}, store.ServerTraits{}, 0,
+		now); !got.LastSuccess.Equal(now.Add(time.Minute)) || !got.LastFailure.Equal(now.Add(time.Second)) {
 		t.Errorf("%+v", got)
 	}
 }

@@ -14,8 +14,9 @@ import (
 // does not work; what may come of the rest, N-central decides.
 func TestWhatIsToldOfTheUserNeedsAPersonOrNot(t *testing.T) {
 	well := ncentral.User{
-		Name: "api@example.com", Enabled: new(true), Locked: new(false), PasswordExpired: new(false), PasswordResetRequired: new(false),
-		TwoFactorType: "NONE",
+		Name: "api@example.com", Enabled: new(true), Locked: new(false), PasswordExpired: new(false),
+		PasswordResetRequired: new(false),
+		TwoFactorType:         "NONE",
 	}
 	with := func(change func(*ncentral.User)) *ncentral.User {
 		changed := well
@@ -27,22 +28,35 @@ func TestWhatIsToldOfTheUserNeedsAPersonOrNot(t *testing.T) {
 		troubles []string // a part of each
 		bars     bool
 	}{
-		"none":     {user: nil},
-		"no word":  {user: &ncentral.User{}},
-		"well":     {user: &well},
-		"expired":  {with(func(u *ncentral.User) { u.PasswordExpired = new(true) }), []string{"password has expired: set a new one"}, true},
-		"reset":    {with(func(u *ncentral.User) { u.PasswordResetRequired = new(true) }), []string{"requires the API user to set a new password: set it"}, false},
+		"none":    {user: nil},
+		"no word": {user: &ncentral.User{}},
+		"well":    {user: &well},
+		"expired": {
+			with(func(u *ncentral.User) { u.PasswordExpired = new(true) }),
+			[]string{"password has expired: set a new one"},
+			true,
+		},
+		"reset": {
+			with(func(u *ncentral.User) { u.PasswordResetRequired = new(true) }),
+			[]string{"requires the API user to set a new password: set it"},
+			false,
+		},
 		"locked":   {with(func(u *ncentral.User) { u.Locked = new(true) }), []string{"is locked: unlock"}, true},
 		"disabled": {with(func(u *ncentral.User) { u.Enabled = new(false) }), []string{"is disabled: enable"}, true},
 		"two-factor": {
-			with(func(u *ncentral.User) { u.TwoFactorType = "TOTP" }), []string{"two-factor authentication on (TOTP)"}, false,
+			with(func(u *ncentral.User) { u.TwoFactorType = "TOTP" }),
+			[]string{"two-factor authentication on (TOTP)"},
+			false,
 		},
 		"expired, and so to be reset": {
-			with(func(u *ncentral.User) { u.PasswordExpired, u.PasswordResetRequired = new(true), new(true) }), []string{"password has expired"}, true,
+			with(func(u *ncentral.User) { u.PasswordExpired, u.PasswordResetRequired = new(true), new(true) }),
+			[]string{"password has expired"},
+			true,
 		},
 		"all": {
 			with(func(u *ncentral.User) {
-				u.Enabled, u.Locked, u.PasswordResetRequired, u.TwoFactorType = new(false), new(true), new(true), "EMAIL"
+				u.Enabled, u.Locked, u.PasswordResetRequired, u.TwoFactorType = new(false), new(true), new(true),
+					"EMAIL"
 			}), []string{"set a new password", "locked", "disabled", "EMAIL"}, true,
 		},
 	} {
@@ -65,11 +79,20 @@ func TestWhatIsToldOfTheUserDecidesWhatAFailedDataCallMeans(t *testing.T) {
 		user *ncentral.User
 		want string
 	}{
-		"nothing told":          {nil, "password has most likely expired"},
-		"not of the password":   {&ncentral.User{Name: "api"}, "password has most likely expired"},
-		"expired":               {&ncentral.User{PasswordExpired: new(true)}, "the API user's password has expired: set a new one"},
-		"another reason":        {&ncentral.User{PasswordExpired: new(false), Locked: new(true)}, "the API user is locked: unlock"},
-		"no reason in the user": {&ncentral.User{PasswordExpired: new(false)}, "the API user's password has not expired"},
+		"nothing told":        {nil, "password has most likely expired"},
+		"not of the password": {&ncentral.User{Name: "api"}, "password has most likely expired"},
+		"expired": {
+			&ncentral.User{PasswordExpired: new(true)},
+			"the API user's password has expired: set a new one",
+		},
+		"another reason": {
+			&ncentral.User{PasswordExpired: new(false), Locked: new(true)},
+			"the API user is locked: unlock",
+		},
+		"no reason in the user": {
+			&ncentral.User{PasswordExpired: new(false)},
+			"the API user's password has not expired",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			failure := failureOf(ncentral.CallData, "")

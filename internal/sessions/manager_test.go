@@ -97,10 +97,12 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		defer servers.Close()
 		defer m.Close()
 		config := &store.Config{
-			Name: "default", URL: server.URL, UserAPIToken: token, WrittenAt: time.Now(), RequestTimeout: 10 * time.Second, MaxRequestsInFlight: 8,
+			Name: "default", URL: server.URL, UserAPIToken: token, WrittenAt: time.Now(),
+			RequestTimeout: 10 * time.Second, MaxRequestsInFlight: 8,
 		}
 		role := &store.Role{Name: "monitoring", Config: "default", CredentialType: store.Shared}
-		if err := errors.Join(entries.Configs.Put(t.Context(), config.Name, config), entries.Roles.Put(t.Context(), role.Name, role)); err != nil {
+		if err := errors.Join(entries.Configs.Put(t.Context(), config.Name, config),
+			entries.Roles.Put(t.Context(), role.Name, role)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := m.Read(t.Context(), role.Name, ReadOptions{}); err != nil {
@@ -143,7 +145,10 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
 		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
 		defer m.Close()
-		debt := store.PendingLogout{Origin: store.Origin{Config: "gone"}, AccessToken: "token", GrantedUntil: time.Now().Add(time.Hour)}
+		debt := store.PendingLogout{
+			Origin: store.Origin{Config: "gone"}, AccessToken: "token",
+			GrantedUntil: time.Now().Add(time.Hour),
+		}
 		if _, err := entries.PutPendingLogout(t.Context(), "monitoring", debt); err != nil {
 			t.Fatal(err)
 		}

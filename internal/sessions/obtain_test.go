@@ -22,23 +22,38 @@ func TestWhatIsPromisedOfAGrant(t *testing.T) {
 		promised                 time.Duration
 		warns                    bool
 	}{
-		"as granted":                 {store.Shared, time.Hour, 0, 768 * time.Hour, time.Hour, false},
-		"as asked":                   {store.Shared, time.Hour, 30 * time.Minute, 768 * time.Hour, 30 * time.Minute, true},
-		"max_lease_ttl":              {store.Shared, time.Hour, 0, 10 * time.Minute, 10 * time.Minute, true},
-		"less than was asked":        {store.Shared, 10 * time.Minute, 30 * time.Minute, 768 * time.Hour, 10 * time.Minute, false},
-		"dedicated: its lease warns": {store.Dedicated, time.Hour, 30 * time.Minute, 768 * time.Hour, 30 * time.Minute, false},
+		"as granted": {store.Shared, time.Hour, 0, 768 * time.Hour, time.Hour, false},
+		"as asked": {
+			store.Shared, time.Hour, 30 * time.Minute, 768 * time.Hour, 30 * time.Minute,
+			true,
+		},
+		"max_lease_ttl": {store.Shared, time.Hour, 0, 10 * time.Minute, 10 * time.Minute, true},
+		"less than was asked": {
+			store.Shared, 10 * time.Minute, 30 * time.Minute, 768 * time.Hour,
+			10 * time.Minute, false,
+		},
+		"dedicated: its lease warns": {
+			store.Dedicated, time.Hour, 30 * time.Minute, 768 * time.Hour, 30 * time.Minute,
+			false,
+		},
 	} {
 		for _, refreshToken := range []string{"", "refresh token"} {
-			grant := &upstream.Grant{Session: &ncentral.Session{AccessToken: "access token", RefreshToken: refreshToken, SentAt: sent}, Access: test.granted, Refresh: 25 * time.Hour}
+			grant := &upstream.Grant{Session: &ncentral.Session{
+				AccessToken: "access token", RefreshToken: refreshToken,
+				SentAt: sent,
+			}, Access: test.granted, Refresh: 25 * time.Hour}
 			terms := terms{
-				config: &store.Config{Name: "default"}, role: &store.Role{CredentialType: test.kind}, maxLease: test.maxLease,
-				asked: upstream.Asked{Overrides: ncentral.Overrides{Access: test.asked}},
+				config: &store.Config{Name: "default"}, role: &store.Role{CredentialType: test.kind},
+				maxLease: test.maxLease,
+				asked:    upstream.Asked{Overrides: ncentral.Overrides{Access: test.asked}},
 			}
 			token := terms.newToken(grant, store.ByAuthenticate, "chain")
 			if !token.ExpiresAt.Equal(sent.Add(test.promised)) || !token.GrantedUntil.Equal(sent.Add(test.granted)) {
-				t.Errorf("%s: promised until %s, granted until %s", name, token.ExpiresAt.Sub(sent), token.GrantedUntil.Sub(sent))
+				t.Errorf("%s: promised until %s, granted until %s", name, token.ExpiresAt.Sub(sent),
+					token.GrantedUntil.Sub(sent))
 			}
-			if warns := strings.Contains(strings.Join(token.Warnings, ""), "granted more than is promised"); warns != test.warns {
+			if warns := strings.Contains(strings.Join(token.Warnings, ""),
+				"granted more than is promised"); warns != test.warns {
 				t.Errorf("%s: it warns: %t", name, warns)
 			}
 			if token.RefreshExpiresAt.IsZero() != (refreshToken == "") {

@@ -45,7 +45,10 @@ func TestEachFailedReadHasItsReason(t *testing.T) {
 func TestAReadDecides(t *testing.T) {
 	now := time.Now()
 	token := func(left time.Duration) *store.Token {
-		return &store.Token{AccessToken: left.String(), IssuedAt: now.Add(left - time.Hour), ExpiresAt: now.Add(left), GrantedUntil: now.Add(left)}
+		return &store.Token{
+			AccessToken: left.String(), IssuedAt: now.Add(left - time.Hour), ExpiresAt: now.Add(left),
+			GrantedUntil: now.Add(left),
+		}
 	}
 	good, low, dead := token(30*time.Minute), token(4*time.Minute), token(time.Second)
 	for name, test := range map[string]struct {
@@ -62,26 +65,46 @@ func TestAReadDecides(t *testing.T) {
 		"less than the reader's":       {token: good, options: ReadOptions{MinTTL: 40 * time.Minute}, do: toObtain},
 		"one that is over":             {token: dead, do: toObtain},
 		"suspect":                      {token: good, doubts: doubts{suspect: true}, do: toValidate},
-		"suspect, and found alive":     {token: good, doubts: doubts{suspect: true}, found: findings{usable: good}, do: toServe},
-		"found dead":                   {token: good, found: findings{unusable: good}, do: toObtain},
-		"validation is asked for":      {token: good, options: ReadOptions{Validate: true}, do: toValidate},
-		"validation is asked for, and it has come": {token: good, options: ReadOptions{Validate: true}, found: findings{obtained: true}, do: toServe},
-		"from storage":                                  {token: good, doubts: doubts{unproven: true}, do: toProve},
-		"from storage, which cannot be proven":          {token: good, doubts: doubts{unproven: true}, found: findings{unproven: errors.New("down")}, do: toServe},
-		"suspect and from storage":                      {token: good, doubts: doubts{suspect: true, unproven: true}, do: toValidate},
-		"below min_ttl, as the new one has it":          {token: low, found: findings{obtained: true}, do: toServe},
-		"a new one is suspect: its session may be over": {token: good, doubts: doubts{suspect: true}, found: findings{obtained: true}, do: toValidate},
-		"a new one that is no more":                     {found: findings{obtained: true}, err: ErrSuperseded},
-		"a new one that came too late":                  {token: dead, found: findings{obtained: true}, err: ErrDeadOnArrival},
+		"suspect, and found alive": {
+			token: good, doubts: doubts{suspect: true}, found: findings{usable: good},
+			do: toServe,
+		},
+		"found dead":              {token: good, found: findings{unusable: good}, do: toObtain},
+		"validation is asked for": {token: good, options: ReadOptions{Validate: true}, do: toValidate},
+		"validation is asked for, and it has come": {
+			token: good, options: ReadOptions{Validate: true},
+			found: findings{obtained: true}, do: toServe,
+		},
+		"from storage": {token: good, doubts: doubts{unproven: true}, do: toProve},
+		"from storage, which cannot be proven": {
+			token: good, doubts: doubts{unproven: true},
+			found: findings{unproven: errors.New("down")}, do: toServe,
+		},
+		"suspect and from storage": {
+			token: good, doubts: doubts{suspect: true, unproven: true},
+			do: toValidate,
+		},
+		"below min_ttl, as the new one has it": {token: low, found: findings{obtained: true}, do: toServe},
+		"a new one is suspect: its session may be over": {
+			token: good, doubts: doubts{suspect: true},
+			found: findings{obtained: true}, do: toValidate,
+		},
+		"a new one that is no more": {found: findings{obtained: true}, err: ErrSuperseded},
+		"a new one that came too late": {
+			token: dead, found: findings{obtained: true},
+			err: ErrDeadOnArrival,
+		},
 	} {
 		snap := &snapshot{token: test.token, minTTL: 5 * time.Minute}
-		if do, err := snap.decide(test.options, &test.found, test.doubts, now); do != test.do || !errors.Is(err, test.err) {
+		if do, err := snap.decide(test.options, &test.found, test.doubts, now); do != test.do ||
+			!errors.Is(err, test.err) {
 			t.Errorf("%s: %d %v", name, do, err)
 		}
 	}
 	var late *LateError
 	snap := &snapshot{token: low, minTTL: 5 * time.Minute}
-	if _, err := snap.decide(ReadOptions{MinTTL: 10 * time.Minute}, &findings{obtained: true}, doubts{}, now); !errors.As(err, &late) || late.Left > 4*time.Minute {
+	if _, err := snap.decide(ReadOptions{MinTTL: 10 * time.Minute}, &findings{obtained: true}, doubts{},
+		now); !errors.As(err, &late) || late.Left > 4*time.Minute {
 		t.Errorf("a new one with less than was asked for: %v", err)
 	}
 }

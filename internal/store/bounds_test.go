@@ -16,13 +16,19 @@ import (
 
 // A config with which a client would hang or crash is not one that anybody wrote.
 func TestAConfigBeyondItsBoundsIsDamage(t *testing.T) {
-	sound := Config{URL: "https://ncentral.example.com", UserAPIToken: "a.b.c", RequestTimeout: time.Second, MaxRequestsInFlight: 1}
+	sound := Config{
+		URL: "https://ncentral.example.com", UserAPIToken: "a.b.c", RequestTimeout: time.Second,
+		MaxRequestsInFlight: 1,
+	}
 	for name, test := range map[string]struct {
 		change func(*Config)
 		want   error
 	}{
-		"the least of all":             {func(*Config) {}, nil},
-		"the most of all":              {func(c *Config) { c.RequestTimeout, c.MaxRetries, c.MaxRequestsInFlight = 20*time.Second, 10, 50 }, nil},
+		"the least of all": {func(*Config) {}, nil},
+		"the most of all": {func(c *Config) {
+			c.RequestTimeout, c.MaxRetries,
+				c.MaxRequestsInFlight = 20*time.Second, 10, 50
+		}, nil},
 		"no url":                       {func(c *Config) { c.URL = "" }, errIncomplete},
 		"no user_api_token":            {func(c *Config) { c.UserAPIToken = "" }, errIncomplete},
 		"too short a request_timeout":  {func(c *Config) { c.RequestTimeout = time.Second - 1 }, errOutOfRange},
@@ -59,7 +65,10 @@ func TestARoleBeyondItsBoundsIsDamage(t *testing.T) {
 		"without a config":              {Role{CredentialType: Shared}, errIncomplete},
 		"of another kind":               {Role{Config: "default", CredentialType: "other"}, errIncomplete},
 		"with a life of less than none": {Role{Config: "default", CredentialType: Shared, TTL: -1}, errOutOfRange},
-		"with a negative min_ttl":       {Role{Config: "default", CredentialType: Shared, MinTTL: &negative}, errOutOfRange},
+		"with a negative min_ttl": {
+			Role{Config: "default", CredentialType: Shared, MinTTL: &negative},
+			errOutOfRange,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := test.role.prepare("monitoring"); !errors.Is(err, test.want) {
@@ -118,7 +127,8 @@ func TestTheTrustOfABundleIsWhatIsInIt(t *testing.T) {
 
 func TestAFlightMayTakeThreeAttemptsAndEndsBeforeVaultsClientsGiveUp(t *testing.T) {
 	for timeout, want := range map[time.Duration]time.Duration{
-		time.Second: 3 * time.Second, 10 * time.Second: 30 * time.Second, 18 * time.Second: 54 * time.Second, 20 * time.Second: 55 * time.Second,
+		time.Second: 3 * time.Second, 10 * time.Second: 30 * time.Second, 18 * time.Second: 54 * time.Second,
+		20 * time.Second: 55 * time.Second,
 	} {
 		if got := (&Config{RequestTimeout: timeout}).FlightLimit(); got != want {
 			t.Errorf("request_timeout %s: %s, want %s", timeout, got, want)
@@ -162,7 +172,10 @@ func TestThePasswordsEndIsKnownWhereItsAgeAndItsLimitAre(t *testing.T) {
 		config Config
 		want   time.Time
 	}{
-		"both":     {Config{PasswordChangedAt: set, PasswordMaxAge: 48 * time.Hour}, time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC)},
+		"both": {
+			Config{PasswordChangedAt: set, PasswordMaxAge: 48 * time.Hour},
+			time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC),
+		},
 		"no limit": {Config{PasswordChangedAt: set}, time.Time{}},
 		"no age":   {Config{PasswordMaxAge: 48 * time.Hour}, time.Time{}},
 	} {

@@ -116,9 +116,13 @@ func TestMemoryServesTheReads(t *testing.T) {
 func TestAnInFlightReadDoesNotRefillMemory(t *testing.T) {
 	ctx := context.Background()
 	changes := map[string]func(*Store, *watchedStorage){
-		"put":        func(s *Store, _ *watchedStorage) { _ = s.Roles.Put(ctx, "a", &Role{Config: "new"}) },
-		"delete":     func(s *Store, _ *watchedStorage) { _ = s.Roles.Delete(ctx, "a") },
-		"invalidate": func(s *Store, storage *watchedStorage) { _ = storage.Delete(ctx, "role/a"); s.Invalidate("role/a") },
+		"put":    func(s *Store, _ *watchedStorage) { _ = s.Roles.Put(ctx, "a", &Role{Config: "new"}) },
+		"delete": func(s *Store, _ *watchedStorage) { _ = s.Roles.Delete(ctx, "a") },
+		"invalidate": func(s *Store, storage *watchedStorage) {
+			_ = storage.Delete(ctx,
+				"role/a")
+			s.Invalidate("role/a")
+		},
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
@@ -230,7 +234,10 @@ func TestAfterAFailedWriteStorageSaysWhatIs(t *testing.T) {
 // What storage refused is newer than what storage holds, whatever else it refuses.
 func TestWhatMemoryAloneHoldsStaysWhereFurtherWritesFail(t *testing.T) {
 	changes := map[string]func(*Collection[Session]) error{
-		"put":    func(s *Collection[Session]) error { return s.Put(t.Context(), "a", &Session{RoleFingerprint: "third"}) },
+		"put": func(s *Collection[Session]) error {
+			return s.Put(t.Context(), "a",
+				&Session{RoleFingerprint: "third"})
+		},
 		"delete": func(s *Collection[Session]) error { return s.Delete(t.Context(), "a") },
 	}
 	for operation, change := range changes {
@@ -277,7 +284,8 @@ func TestDamageThatStorageFindsIsToldFromAnOutage(t *testing.T) {
 			}
 			_, sessionErr := s.Sessions.Get(t.Context(), "a")
 			traits, traitsErr := s.Traits.Get(t.Context(), "a")
-			if (sessionErr == nil) != test.damaged || (traitsErr == nil) != test.damaged || test.damaged && traits.Epoch == 0 {
+			if (sessionErr == nil) != test.damaged || (traitsErr == nil) != test.damaged || test.damaged &&
+				traits.Epoch == 0 {
 				t.Error(sessionErr, traitsErr, traits)
 			}
 		})
@@ -286,17 +294,22 @@ func TestDamageThatStorageFindsIsToldFromAnOutage(t *testing.T) {
 
 func TestAnEntryThatCannotBeReadIsNamed(t *testing.T) {
 	for name, value := range map[string]string{
-		"damaged": `{"config":`, "of another kind": `["config"]`, "lacking": `{}`, "newer": `{"format":2,"config":"default","credential_type":"shared"}`,
+		"damaged": `{"config":`, "of another kind": `["config"]`, "lacking": `{}`,
+		"newer": `{"format":2,"config":"default","credential_type":"shared"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			storage := &watchedStorage{}
 			roles := New(storage, hclog.NewNullLogger()).Roles
-			if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: "role/a", Value: []byte(value)}); err != nil {
+			if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{
+				Key:   "role/a",
+				Value: []byte(value),
+			}); err != nil {
 				t.Fatal(err)
 			}
 			_, err := roles.Get(t.Context(), "a")
 			var unreadable *UnreadableError
-			if !errors.As(err, &unreadable) || unreadable.Key != "role/a" || strings.Contains(err.Error(), "newer version") != (name == "newer") {
+			if !errors.As(err, &unreadable) || unreadable.Key != "role/a" ||
+				strings.Contains(err.Error(), "newer version") != (name == "newer") {
 				t.Error(err)
 			}
 			put(t, roles, "a", Role{Config: "default"})
@@ -314,7 +327,10 @@ func TestWhatThisClusterKeepsIsDoneWithoutWhereItCannotBeRead(t *testing.T) {
 		"session/a": `{"format":2}`, "learnt/a": `{"format":2}`,
 		"session/lacking": `{"current":{"expires_at":"9999-01-01T00:00:00Z"}}`, "learnt/lacking": `{}`,
 	} {
-		if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}); err != nil {
+		if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{
+			Key:   key,
+			Value: []byte(value),
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -341,7 +357,10 @@ func TestAllAnswersWhatCanBeReadBesideTheError(t *testing.T) {
 	roles := New(storage, hclog.NewNullLogger()).Roles
 	put(t, roles, "b", Role{Config: "default"})
 	put(t, roles, "a", Role{Config: "default"})
-	if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte("{")}); err != nil {
+	if err := storage.InmemStorage.Put(t.Context(), &logical.StorageEntry{
+		Key:   "role/broken",
+		Value: []byte("{"),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	all, err := roles.All(t.Context())
@@ -371,7 +390,8 @@ func TestWritesKeepTheirOrder(t *testing.T) {
 	}
 	remove := func(roles *Collection[Role]) error { return roles.Delete(t.Context(), "a") }
 	for name, writes := range map[string][2]func(*Collection[Role]) error{
-		"put, put": {put("first"), put("second")}, "put, delete": {put("first"), remove}, "delete, put": {remove, put("second")},
+		"put, put": {put("first"), put("second")}, "put, delete": {put("first"), remove},
+		"delete, put": {remove, put("second")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			storage := &slowStorage{written: make(chan struct{}), goOn: make(chan struct{})}

@@ -16,7 +16,8 @@ import (
 
 // anyEntries are bytes that may lie in storage in an entry's place.
 var anyEntries = []string{
-	``, `null`, `{}`, `[]`, `1`, `"text"`, `{"format":1`, `{"format":2}`, `{"format":"1"}`, `{"format":-1}`, "\x1f\x8b\b", "\x00\xff",
+	``, `null`, `{}`, `[]`, `1`, `"text"`, `{"format":1`, `{"format":2}`, `{"format":"1"}`, `{"format":-1}`,
+	"\x1f\x8b\b", "\x00\xff",
 	`{"format":1,"url":"https://ncentral.example.com","user_api_token":"a.b.c","request_timeout":10000000000,"written_at":"2026-01-02T03:04:05Z"}`,
 	`{"url":"https://ncentral.example.com","user_api_token":"a.b.c","password_changed_at":"9999-12-31T23:59:59-23:59","password_max_age":9223372036854775807}`,
 	`{"format":1,"config":"default","credential_type":"shared","ttl":-1,"min_ttl":-9223372036854775808,"lease":true}`,
@@ -35,7 +36,10 @@ func FuzzStoredEntries(f *testing.F) {
 	for _, value := range anyEntries {
 		f.Add([]byte(value))
 	}
-	config := Config{URL: "https://ncentral.example.com", UserAPIToken: "a.b.c", RequestTimeout: time.Second, MaxRequestsInFlight: 1}
+	config := Config{
+		URL: "https://ncentral.example.com", UserAPIToken: "a.b.c", RequestTimeout: time.Second,
+		MaxRequestsInFlight: 1,
+	}
 	role := Role{Config: "default", CredentialType: Shared}
 	session := Session{Current: &Token{AccessToken: "a", GrantedUntil: time.Now().Add(time.Hour)}}
 	f.Fuzz(func(t *testing.T, value []byte) {
@@ -46,7 +50,10 @@ func FuzzStoredEntries(f *testing.F) {
 		replaceOne(t, storage, s.Sessions, value, session)
 		replaceOne(t, storage, s.Traits, value, ServerTraits{URL: config.URL})
 
-		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: "owed/default/damaged/999999999999-a", Value: value}); err != nil {
+		if err := storage.Put(t.Context(), &logical.StorageEntry{
+			Key:   "owed/default/damaged/999999999999-a",
+			Value: value,
+		}); err != nil {
 			t.Fatal(err)
 		}
 		sound := owe(t, s, "default", "sound", time.Now().Add(time.Hour))
@@ -63,7 +70,10 @@ func replaceOne[T any](t *testing.T, storage logical.Storage, entries *Collectio
 	if err := entries.Put(t.Context(), "sound", &beside); err != nil {
 		t.Fatal(err)
 	}
-	if err := storage.Put(t.Context(), &logical.StorageEntry{Key: entries.prefix + "damaged", Value: value}); err != nil {
+	if err := storage.Put(t.Context(), &logical.StorageEntry{
+		Key:   entries.prefix + "damaged",
+		Value: value,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	entry, err := entries.Get(t.Context(), "damaged")
@@ -111,16 +121,19 @@ func use(entry any) {
 // its expiry is one that an answer can tell, or none.
 func FuzzClaimsOfAUserAPIToken(f *testing.F) {
 	for _, claims := range []string{
-		`{}`, `null`, `[]`, `{"exp":1800000000}`, `{"exp":1e300}`, `{"exp":-1}`, `{"exp":"1800000000"}`, `{"exp":null}`, `{"exp":253402300800}`,
+		`{}`, `null`, `[]`, `{"exp":1800000000}`, `{"exp":1e300}`, `{"exp":-1}`, `{"exp":"1800000000"}`, `{"exp":null}`,
+		`{"exp":253402300800}`,
 		`{"exp":1800000000.5,"nbf":"never"}`, `{"exp":0}`, `{"aud":[1]}`, ``, `{"exp":{}}`,
 	} {
 		f.Add([]byte(claims))
 	}
 	f.Fuzz(func(t *testing.T, claims []byte) {
 		header := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`))
-		for _, token := range []string{string(claims), header + "." + base64.RawURLEncoding.EncodeToString(claims) + ".c2ln"} {
+		for _, token := range []string{string(claims), header + "." + base64.RawURLEncoding.EncodeToString(claims) +
+			".c2ln"} {
 			at := expiryOf(token)
-			if told, err := time.Parse(time.RFC3339, at.Format(time.RFC3339)); err != nil || !told.Equal(at.Truncate(time.Second)) || at.Before(time.Unix(0, 0)) && !at.IsZero() {
+			if told, err := time.Parse(time.RFC3339, at.Format(time.RFC3339)); err != nil ||
+				!told.Equal(at.Truncate(time.Second)) || at.Before(time.Unix(0, 0)) && !at.IsZero() {
 				t.Errorf("expires at %s: %v", at, err)
 			}
 		}

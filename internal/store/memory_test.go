@@ -99,7 +99,10 @@ func TestAnEntryThatHasNoFormInStorageIsRefused(t *testing.T) {
 	if err := s.Sessions.Put(t.Context(), "a", &Session{LastReadAt: noTime}); err == nil || s.Sessions.Holds("a") {
 		t.Error("a session is kept, or no error:", err)
 	}
-	if _, err := s.PutPendingLogout(t.Context(), "a", PendingLogout{Origin: Origin{Config: "default"}, GrantedUntil: noTime}); err == nil {
+	if _, err := s.PutPendingLogout(t.Context(), "a", PendingLogout{
+		Origin:       Origin{Config: "default"},
+		GrantedUntil: noTime,
+	}); err == nil {
 		t.Error("a debt: no error")
 	}
 	if keys, err := logical.CollectKeys(t.Context(), storage); err != nil || len(keys) != 0 {
@@ -202,7 +205,8 @@ func TestEachKindOfEntryLiesWhereItBelongs(t *testing.T) {
 	storage := &logical.InmemStorage{}
 	s := New(storage, hclog.NewNullLogger())
 	put(t, s.Roles, "a", Role{})
-	err := errors.Join(s.Configs.Put(t.Context(), "a", &Config{}), s.Sessions.Put(t.Context(), "a", &Session{}), s.Traits.Put(t.Context(), "a", &ServerTraits{}))
+	err := errors.Join(s.Configs.Put(t.Context(), "a", &Config{}), s.Sessions.Put(t.Context(), "a", &Session{}),
+		s.Traits.Put(t.Context(), "a", &ServerTraits{}))
 	if err != nil {
 		t.Fatal(err)
 	}

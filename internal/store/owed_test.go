@@ -19,7 +19,8 @@ import (
 func owe(t *testing.T, s *Store, config, role string, dies time.Time) PendingLogout {
 	t.Helper()
 	debt, err := s.PutPendingLogout(t.Context(), role, PendingLogout{
-		Origin: Origin{Config: config, URL: "https://ncentral.example.com"}, AccessToken: fmt.Sprint(role, dies.Unix()), GrantedUntil: dies,
+		Origin: Origin{Config: config, URL: "https://ncentral.example.com"}, AccessToken: fmt.Sprint(role, dies.Unix()),
+		GrantedUntil: dies,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,8 @@ func TestADebtThatCannotBeReadIsStruckAndStandsInNobodysWay(t *testing.T) {
 	if debts := listOwed(t, s, 200); len(debts) != 1 || debts[0].Key != live.Key {
 		t.Error(debts)
 	}
-	for folder, want := range map[string]int{"owed/aaa/worker/": 0, "owed/default/monitoring/": 1} { // the one that has expired
+	// the one that has expired
+	for folder, want := range map[string]int{"owed/aaa/worker/": 0, "owed/default/monitoring/": 1} {
 		if keys, _ := storage.List(t.Context(), folder); len(keys) != want {
 			t.Error(folder, keys)
 		}
@@ -132,7 +134,8 @@ func TestADebtIsOwedUntilItsLastSecondIsOver(t *testing.T) {
 			t.Errorf("it is that of the role %q", debt.Role)
 		}
 		for _, want := range []int{1, 0} {
-			if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); err != nil || count != want || len(listOwed(t, s, 1)) != want {
+			if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); err != nil || count != want ||
+				len(listOwed(t, s, 1)) != want {
 				t.Errorf("%d are owed, want %d: %v", count, want, err)
 			}
 			time.Sleep(time.Second)
@@ -145,7 +148,10 @@ func TestADebtWhoseKeyTellsNoExpiryHasNotExpired(t *testing.T) {
 	storage := &watchedStorage{}
 	s := New(storage, hclog.NewNullLogger())
 	for _, id := range []string{"none", "0", "twelveletter", "twelveletter-1"} {
-		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: "owed/default/monitoring/" + id, Value: []byte("{}")}); err != nil {
+		if err := storage.Put(t.Context(), &logical.StorageEntry{
+			Key:   "owed/default/monitoring/" + id,
+			Value: []byte("{}"),
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -187,7 +193,8 @@ func TestDebtsAreListedUpToTheLimitWhateverOrderStorageListsThemIn(t *testing.T)
 	}
 	for limit := range 7 {
 		debts := listOwed(t, s, limit)
-		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts, func(a, b PendingLogout) int { return a.GrantedUntil.Compare(b.GrantedUntil) }) {
+		if len(debts) != min(limit, 5) || !slices.IsSortedFunc(debts,
+			func(a, b PendingLogout) int { return a.GrantedUntil.Compare(b.GrantedUntil) }) {
 			t.Errorf("up to %d: %v", limit, debts)
 		}
 	}
@@ -210,10 +217,12 @@ func TestWhereStorageDoesNotListThatIsTheError(t *testing.T) {
 			owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 			live := owe(t, s, "other", "worker", time.Now().Add(time.Minute))
 			storage.failsList = folder
-			if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); (err != nil) != test.ofRole || (count == 0) != test.ofRole {
+			if count, err := s.CountOwedOfRole(t.Context(), "monitoring"); (err != nil) != test.ofRole ||
+				(count == 0) != test.ofRole {
 				t.Error("of the role:", count, err)
 			}
-			if count, err := s.CountOwedOfConfig(t.Context(), "default"); (err != nil) != test.ofConfig || (count == 0) != test.ofConfig {
+			if count, err := s.CountOwedOfConfig(t.Context(), "default"); (err != nil) != test.ofConfig ||
+				(count == 0) != test.ofConfig {
 				t.Error("of the config:", count, err)
 			}
 			if _, err := s.OwedUntil(t.Context(), "default"); (err != nil) != test.ofConfig {
@@ -266,7 +275,8 @@ func TestTheListingOfDebtsEndsWithItsTime(t *testing.T) {
 	owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
 	ctx, cancel := context.WithCancel(t.Context())
 	storage.duringGet = cancel
-	if debts, err := s.ListPendingLogouts(ctx, 10); len(debts) != 1 || storage.gets != 1 || !errors.Is(err, context.Canceled) {
+	if debts, err := s.ListPendingLogouts(ctx, 10); len(debts) != 1 || storage.gets != 1 ||
+		!errors.Is(err, context.Canceled) {
 		t.Error(debts, storage.gets, err)
 	}
 }

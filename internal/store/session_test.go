@@ -14,7 +14,10 @@ import (
 // lives for so many.
 func tokenOf(name, chain string, now time.Time, issued, promised, lives int) Token {
 	minutes := func(n int) time.Time { return now.Add(time.Duration(n) * time.Minute) }
-	return Token{AccessToken: name, Chain: chain, IssuedAt: minutes(-issued), ExpiresAt: minutes(promised), GrantedUntil: minutes(lives)}
+	return Token{
+		AccessToken: name, Chain: chain, IssuedAt: minutes(-issued), ExpiresAt: minutes(promised),
+		GrantedUntil: minutes(lives),
+	}
 }
 
 func namesOf(tokens []Token) (names []string) {
@@ -28,7 +31,10 @@ func TestASessionHoldsAllTokensThatLive(t *testing.T) {
 	now := time.Now()
 	current := tokenOf("current", "a", now, 1, 1, 1)
 	ended := tokenOf("ended", "a", now, 1, 0, 0)
-	session := &Session{Current: &current, Earlier: []Token{tokenOf("past its promise", "b", now, 9, -1, 1), ended, tokenOf("earlier", "b", now, 5, 1, 1)}}
+	session := &Session{Current: &current, Earlier: []Token{
+		tokenOf("past its promise", "b", now, 9, -1, 1), ended,
+		tokenOf("earlier", "b", now, 5, 1, 1),
+	}}
 	if names := namesOf(session.Tokens(now)); !slices.Equal(names, []string{"current", "past its promise", "earlier"}) {
 		t.Error(names)
 	}
@@ -78,7 +84,10 @@ func TestTokensPastTheirPromiseAreEndedWhereThatEndsNoOther(t *testing.T) {
 		tokenOf("lapsed", "d", now, 60, -1, 0),
 	}}
 	kept, over := session.PastPromise(now)
-	if names := namesOf(kept.Earlier); !slices.Equal(names, []string{"with the current", "promised", "with one that is promised"}) {
+	if names := namesOf(kept.Earlier); !slices.Equal(names, []string{
+		"with the current", "promised",
+		"with one that is promised",
+	}) {
 		t.Error("kept:", names)
 	}
 	if names := namesOf(over); !slices.Equal(names, []string{"over"}) {
@@ -98,7 +107,8 @@ func TestASessionKeepsTheFiftyNewestOfItsEarlierTokens(t *testing.T) {
 	current := tokenOf("1", "c", now, 1, 50, 60)
 	session := &Session{Current: &current}
 	for age := 2; age <= 50; age++ {
-		session.Earlier = append([]Token{tokenOf(strconv.Itoa(age), strconv.Itoa(age), now, age, -1, 60)}, session.Earlier...)
+		session.Earlier = append([]Token{tokenOf(strconv.Itoa(age), strconv.Itoa(age), now, age, -1, 60)},
+			session.Earlier...)
 	}
 	kept, ended := session.Followed(&by, now)
 	if len(kept) != 50 || len(ended) != 0 {
@@ -173,7 +183,8 @@ func TestATokenFromTheFutureHasItsWholeLifeLeftAtMostAndIsSuspect(t *testing.T) 
 		return got.Before(want.Add(-time.Second)) || got.After(want.Add(time.Minute))
 	}
 	for _, token := range []Token{*session.Current, session.Earlier[0]} {
-		if late(token.IssuedAt, 0) || late(token.ExpiresAt, 60) || late(token.GrantedUntil, 70) || late(token.RefreshExpiresAt, 90) || token.Epoch >= 0 {
+		if late(token.IssuedAt, 0) || late(token.ExpiresAt, 60) || late(token.GrantedUntil, 70) ||
+			late(token.RefreshExpiresAt, 90) || token.Epoch >= 0 {
 			t.Errorf("%+v", token)
 		}
 	}

@@ -31,10 +31,22 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 		{validate: ncentral.KindNotFound, data: well, want: alive, dataAsked: true},
 		{validate: ncentral.KindForbidden, data: ncentral.KindForbidden, want: alive, dataAsked: true},
 		{validate: ncentral.KindMalformed, data: ncentral.KindUnauthorized, want: dead, dataAsked: true},
-		{validate: ncentral.KindServerError, data: ncentral.KindTimeout, want: notAsked, dataAsked: true, why: ncentral.KindTimeout},
-		{validate: ncentral.KindServerError, data: ncentral.KindCanceled, want: notAsked, dataAsked: true, why: ncentral.KindCanceled},
-		{validate: ncentral.KindHiddenError, data: ncentral.KindServerError, want: untold, dataAsked: true, why: ncentral.KindHiddenError},
-		{validate: ncentral.KindNotFound, data: ncentral.KindMalformed, want: untold, dataAsked: true, why: ncentral.KindNotFound},
+		{
+			validate: ncentral.KindServerError, data: ncentral.KindTimeout, want: notAsked, dataAsked: true,
+			why: ncentral.KindTimeout,
+		},
+		{
+			validate: ncentral.KindServerError, data: ncentral.KindCanceled, want: notAsked, dataAsked: true,
+			why: ncentral.KindCanceled,
+		},
+		{
+			validate: ncentral.KindHiddenError, data: ncentral.KindServerError, want: untold, dataAsked: true,
+			why: ncentral.KindHiddenError,
+		},
+		{
+			validate: ncentral.KindNotFound, data: ncentral.KindMalformed, want: untold, dataAsked: true,
+			why: ncentral.KindNotFound,
+		},
 	}
 	for _, test := range tests {
 		answer := func(kind ncentral.Kind) error {
@@ -49,7 +61,8 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 			func() error { dataAsked = true; return answer(test.data) },
 		)
 		if found != test.want || dataAsked != test.dataAsked || ncentral.KindOf(err) != test.why {
-			t.Errorf("validate %q, data %q: %d, data asked: %t, because of %v", test.validate, test.data, found, dataAsked, err)
+			t.Errorf("validate %q, data %q: %d, data asked: %t, because of %v", test.validate, test.data, found,
+				dataAsked, err)
 		}
 	}
 }

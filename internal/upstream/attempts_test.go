@@ -157,7 +157,8 @@ func TestAnAttemptsTimeCountsFromItsTurn(t *testing.T) {
 		began := time.Now()
 		first, second := attempt(t.Context(), a, "/1"), attempt(t.Context(), a, "/2")
 		for i, wait := range []func() (*http.Response, error){first, second} {
-			if _, err := wait(); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Duration(i+1)*10*time.Second {
+			if _, err := wait(); !errors.Is(err, context.DeadlineExceeded) ||
+				time.Since(began) != time.Duration(i+1)*10*time.Second {
 				t.Errorf("%d ended after %s: %v", i+1, time.Since(began), err)
 			}
 		}
@@ -173,7 +174,14 @@ func TestAnAttemptWithoutAPlaceIsQueuedNotSent(t *testing.T) {
 		"in time": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, time.Second)
 		}, ncentral.KindQueued, "max_requests_in_flight is 1"},
-		"from the outset": {func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, -1) }, ncentral.KindTimeout, "the time for all of it was over before it was sent"},
+		"from the outset": {
+			func(ctx context.Context) (context.Context,
+				context.CancelFunc,
+			) {
+				return context.WithTimeout(ctx, -1)
+			}, ncentral.KindTimeout,
+			"the time for all of it was over before it was sent",
+		},
 		"before it was given up": {func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
@@ -193,12 +201,16 @@ func TestAnAttemptWithoutAPlaceIsQueuedNotSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withAttempts(t, 1, func(t *testing.T, a *attempts, server *heldServer) {
 				first := attempt(t.Context(), a, "/1")
-				for _, per := range []func(context.Context) context.Context{forOneReader, func(ctx context.Context) context.Context { return ctx }} {
+				for _, per := range []func(context.Context) context.Context{
+					forOneReader,
+					func(ctx context.Context) context.Context { return ctx },
+				} {
 					ctx, cancel := test.end(per(t.Context()))
 					defer cancel()
 					_, err := attempt(ctx, a, "/2")()
 					var failure *ncentral.Error
-					if !errors.As(err, &failure) || failure.Kind != test.kind || failure.Detail != test.detail || failure.Err == nil {
+					if !errors.As(err, &failure) || failure.Kind != test.kind || failure.Detail != test.detail ||
+						failure.Err == nil {
 						t.Errorf("%+v", failure)
 					}
 				}
@@ -263,12 +275,14 @@ func TestATurnKeepsItsPlaceUntilItsAnswerIsActedOn(t *testing.T) {
 		refusal = &health.Failure{Kind: ncentral.KindUnauthorized, Cause: errors.New("refused")}
 		endFirst()
 		var known *health.Failure
-		if err := answer(waiting); !errors.As(err, &known) || known != refusal || ncentral.KindOf(err) != ncentral.KindUnauthorized {
+		if err := answer(waiting); !errors.As(err, &known) || known != refusal ||
+			ncentral.KindOf(err) != ncentral.KindUnauthorized {
 			t.Error(err)
 		}
 		endFirst() // once more gives back no second place
 		endSecond()
-		if got := server.paths(); got != "/1 /1again" || inFlightOf(t, a) != 0 || !a.places.TryAcquire(1) || a.places.TryAcquire(1) {
+		if got := server.paths(); got != "/1 /1again" || inFlightOf(t, a) != 0 || !a.places.TryAcquire(1) ||
+			a.places.TryAcquire(1) {
 			t.Errorf("sent: %s, or there is a place too many or too few", got)
 		}
 	})
@@ -319,7 +333,8 @@ func TestATurnGivesItsPlaceBackBetweenTwoTries(t *testing.T) {
 			t.Errorf("sent: %s", got)
 		}
 		calls.Wait()
-		if got := server.paths(); got != "/api/auth/logout /other /api/auth/logout" || turnOf(ctx).wasCutShort(time.Hour) {
+		if got := server.paths(); got != "/api/auth/logout /other /api/auth/logout" ||
+			turnOf(ctx).wasCutShort(time.Hour) {
 			t.Errorf("sent: %s, or the second try counts as the first", got)
 		}
 	})
@@ -331,7 +346,8 @@ func TestACallThatNobodyWantsIsNotSentThoughThereIsAPlace(t *testing.T) {
 		reader, cancel := context.WithCancel(t.Context())
 		cancel()
 		for range 100 {
-			if _, err := attempt(AwaitedBy(t.Context(), reader), a, "/1")(); ncentral.KindOf(err) != ncentral.KindCanceled {
+			if _, err := attempt(AwaitedBy(t.Context(), reader), a,
+				"/1")(); ncentral.KindOf(err) != ncentral.KindCanceled {
 				t.Fatal(err)
 			}
 		}

@@ -31,14 +31,32 @@ func TestAPauseEndsAsSoonAsOneClockSaysSo(t *testing.T) {
 		now, tokenEnd time.Time
 		active        bool
 	}{
-		"both clocks went on for a while":                {begun.Add(59 * time.Second), time.Time{}, true},
-		"both clocks went on":                            {begun.Add(60 * time.Second), time.Time{}, false},
-		"the machine was suspended":                      {suspended(begun, time.Minute), time.Time{}, false},
-		"the wall clock was set forward":                 {suspended(begun.Add(time.Second), 10*time.Minute), time.Time{}, false},
-		"the wall clock was set back":                    {suspended(begun.Add(time.Minute), -10*time.Minute), time.Time{}, false},
-		"the wall clock was set back, and it goes on":    {suspended(begun.Add(time.Second), -10*time.Minute), time.Time{}, true},
-		"suspended until the token in hand ended":        {suspended(begun, 40*time.Second), begun.Add(35 * time.Second), false},
-		"suspended, and the token in hand has not ended": {suspended(begun, 40*time.Second), begun.Add(45 * time.Second), true},
+		"both clocks went on for a while": {begun.Add(59 * time.Second), time.Time{}, true},
+		"both clocks went on":             {begun.Add(60 * time.Second), time.Time{}, false},
+		"the machine was suspended":       {suspended(begun, time.Minute), time.Time{}, false},
+		"the wall clock was set forward": {
+			suspended(begun.Add(time.Second), 10*time.Minute),
+			time.Time{},
+			false,
+		},
+		"the wall clock was set back": {
+			suspended(begun.Add(time.Minute), -10*time.Minute),
+			time.Time{},
+			false,
+		},
+		"the wall clock was set back, and it goes on": {
+			suspended(begun.Add(time.Second), -10*time.Minute),
+			time.Time{},
+			true,
+		},
+		"suspended until the token in hand ended": {
+			suspended(begun, 40*time.Second),
+			begun.Add(35 * time.Second), false,
+		},
+		"suspended, and the token in hand has not ended": {
+			suspended(begun, 40*time.Second),
+			begun.Add(45 * time.Second), true,
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +75,8 @@ func TestEachFailureDoublesThePauseUpToTheLongest(t *testing.T) {
 		want    []time.Duration
 	}{
 		"cool-down": {newCoolDown(), []time.Duration{
-			30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute, 10 * time.Minute,
+			30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute,
+			10 * time.Minute,
 		}},
 		"back-off": {newBackOff(), []time.Duration{
 			time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second, 15 * time.Second,

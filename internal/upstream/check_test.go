@@ -20,7 +20,10 @@ import (
 
 // rotating is what is known where nothing has to be learnt before a rotation.
 func rotating(startTime string) store.ServerTraits {
-	return store.ServerTraits{RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false), StartTime: startTime, Epoch: 7}
+	return store.ServerTraits{
+		RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+		StartTime: startTime, Epoch: 7,
+	}
 }
 
 // How tokens are rotated is learnt where it is not known, or was learnt before a time in which
@@ -46,20 +49,25 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 	}{
 		"nothing is known": {calls: all, known: true, watched: true, left: 3},
 		"it is known, and was watched": {
-			prepare: func(s *simulated) { s.knows(rotating("a")); s.server.watch.traitsConfirmed(time.Now()) }, known: true, watched: true,
+			prepare: func(s *simulated) { s.knows(rotating("a")); s.server.watch.traitsConfirmed(time.Now()) },
+			known:   true, watched: true,
 		},
 		"it is known, and nothing has changed": {
-			prepare: func(s *simulated) { s.knows(rotating(started(s))) }, calls: calls{"server_info": 1}, known: true, watched: true,
+			prepare: func(s *simulated) { s.knows(rotating(started(s))) }, calls: calls{"server_info": 1}, known: true,
+			watched: true,
 		},
 		"the server was restarted": {
-			prepare: func(s *simulated) { s.knows(rotating("another")) }, calls: allAfterALook, known: true, watched: true, left: 3,
+			prepare: func(s *simulated) { s.knows(rotating("another")) }, calls: allAfterALook, known: true,
+			watched: true, left: 3,
 		},
 		"when it started was not known": {
-			prepare: func(s *simulated) { s.knows(rotating("")) }, calls: allAfterALook, known: true, watched: true, left: 3,
+			prepare: func(s *simulated) { s.knows(rotating("")) }, calls: allAfterALook, known: true, watched: true,
+			left: 3,
 		},
 		"it does not tell when it started": {
-			knobs: func(k *simulator.Knobs) { k.OmitStartTime = true }, prepare: func(s *simulated) { s.knows(rotating("")) },
-			calls: allAfterALook, known: true, watched: true, left: 3,
+			knobs:   func(k *simulator.Knobs) { k.OmitStartTime = true },
+			prepare: func(s *simulated) { s.knows(rotating("")) },
+			calls:   allAfterALook, known: true, watched: true, left: 3,
 		},
 		"it tells of no start": {
 			prepare: func(s *simulated) {
@@ -87,7 +95,10 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 		},
 		"that cannot be told": {
 			prepare: func(s *simulated) {
-				for _, endpoint := range []simulator.Endpoint{simulator.EndpointValidate, simulator.EndpointServiceOrgs} {
+				for _, endpoint := range []simulator.Endpoint{
+					simulator.EndpointValidate,
+					simulator.EndpointServiceOrgs,
+				} {
 					s.FailNext(endpoint, -1, simulator.Failure{Kind: simulator.FailureHTML})
 				}
 			},
@@ -107,7 +118,8 @@ func TestHowToRotateIsLearntWhereItIsNotKnownForCertain(t *testing.T) {
 				if diff := cmp.Diff(test.calls, s.made(), cmpEmpty); diff != "" {
 					t.Errorf("calls (-want +got):\n%s", diff)
 				}
-				if s.server.knowsHowToRotate(t.Context()) != test.known || s.server.watch.hadGap() == test.watched || len(left) != test.left {
+				if s.server.knowsHowToRotate(t.Context()) != test.known || s.server.watch.hadGap() == test.watched ||
+					len(left) != test.left {
 					t.Errorf("known: %t, unwatched: %t, %d sessions left", !test.known, test.watched, len(left))
 				}
 				if got := s.traits("default"); (got.Epoch > epoch) != (test.left > 0) {
@@ -153,7 +165,10 @@ func TestLearningThatTaughtNothingWaitsAnHourUnlessItWasGivenUp(t *testing.T) {
 	})
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		token := s.authenticate().AccessToken
-		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(2 * time.Second)})
+		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{
+			Kind:  simulator.FailureSlow,
+			Delay: simulator.Delay(2 * time.Second),
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		s.server.ProbeRotation(ctx, token)
@@ -190,7 +205,10 @@ func TestReadersAtTheSameTimeLearnOnceAndOneGetsWhatIsLeft(t *testing.T) {
 func TestLearningStopsWhereACallMightBeCutOff(t *testing.T) {
 	withSimulator(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(t *testing.T, s *simulated) {
 		token := s.authenticate().AccessToken
-		for left, want := range map[time.Duration]int{20*time.Second - 1: 0, 20 * time.Second: 1, 20*time.Second + 1: 1} {
+		for left, want := range map[time.Duration]int{
+			20*time.Second - 1: 0, 20 * time.Second: 1,
+			20*time.Second + 1: 1,
+		} {
 			ctx, cancel := context.WithTimeout(t.Context(), left)
 			s.made()
 			if s.server.ProbeRotation(ctx, token); s.made()[simulator.EndpointAuthenticate] != want {
@@ -220,122 +238,217 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 		"well": {
 			logouts: 3,
 			steps:   everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{
-				"links": "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate /api/auth/validate", "authenticate": "a token for 1h0m0s, a refresh token for 25h0m0s", "authenticate_again": "the session before it lives on", "validate": "",
-				"refresh": "the access token before it lives on", "server_info": "N-central 2026.4.1.12, API ", "logout": "",
+				"links":              "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate /api/auth/validate",
+				"authenticate":       "a token for 1h0m0s, a refresh token for 25h0m0s",
+				"authenticate_again": "the session before it lives on", "validate": "",
+				"refresh": "the access token before it lives on", "server_info": "N-central 2026.4.1.12, API ",
+				"logout": "",
 			},
 		},
 		"what comes first ends": {
-			knobs:   func(k *simulator.Knobs) { k.RefreshEndsPredecessor, k.AuthenticateEndsEarlierSessions = true, true },
-			steps:   everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)},
-			message: map[string]string{"authenticate_again": "a new session ends the earlier ones", "refresh": "a refresh ends the access token before it"},
+			knobs: func(k *simulator.Knobs) {
+				k.RefreshEndsPredecessor, k.AuthenticateEndsEarlierSessions = true,
+					true
+			},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(true),
+				AuthenticateEndsEarlierSessions: new(true),
+			},
+			message: map[string]string{
+				"authenticate_again": "a new session ends the earlier ones",
+				"refresh":            "a refresh ends the access token before it",
+			},
 			logouts: 1,
 		},
 		"no logout, no validate": {
-			knobs:   func(k *simulator.Knobs) { k.LogoutAbsent, k.ValidateAbsent = true, true },
-			steps:   everything,
-			traits:  store.ServerTraits{CanLogOut: new(false), CanValidate: new(false), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
-			message: map[string]string{"validate": "this server has no validate", "logout": "this server has no logout"},
+			knobs: func(k *simulator.Knobs) { k.LogoutAbsent, k.ValidateAbsent = true, true },
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(false), CanValidate: new(false),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
+			message: map[string]string{
+				"validate": "this server has no validate",
+				"logout":   "this server has no logout",
+			},
 		},
 		"one token for all": {
-			fails:   map[simulator.Endpoint][]simulator.Failure{"authenticate": {{}, {Kind: simulator.FailureSameTokens}}},
-			steps:   everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
+			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {
+				{},
+				{Kind: simulator.FailureSameTokens},
+			}},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false),
+			},
 			message: map[string]string{"authenticate_again": "the same access token as before"},
 			warning: "one access token to several authenticate calls",
 			logouts: 2,
 		},
 		"a user that may not see": {
 			knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{"data": "the user may not see service organisations"},
 		},
-		"no links": {fails: map[simulator.Endpoint][]simulator.Failure{"links": {status(404)}}, steps: "links", failed: "links"},
-		"refused":  {fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {status(401)}}, steps: "links authenticate", failed: "authenticate", traits: store.ServerTraits{CanLogOut: new(true)}, message: map[string]string{"authenticate": "; the User-API token is unknown to this server"}},
+		"no links": {
+			fails: map[simulator.Endpoint][]simulator.Failure{"links": {status(404)}}, steps: "links",
+			failed: "links",
+		},
+		"refused": {
+			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {status(401)}},
+			steps: "links authenticate", failed: "authenticate", traits: store.ServerTraits{CanLogOut: new(true)},
+			message: map[string]string{"authenticate": "; the User-API token is unknown to this server"},
+		},
 		"refused the second time": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {{}, status(401)}},
-			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", traits: store.ServerTraits{CanLogOut: new(true)},
+			steps: "links authenticate authenticate_again logout", failed: "authenticate_again",
+			traits: store.ServerTraits{CanLogOut: new(true)},
 		},
 		"a token of no use": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {{Kind: simulator.FailureExpiry, ExpirySeconds: "2"}}},
-			steps: "links authenticate logout", failed: "authenticate", traits: store.ServerTraits{CanLogOut: new(true)},
+			fails: map[simulator.Endpoint][]simulator.Failure{"authenticate": {{
+				Kind:          simulator.FailureExpiry,
+				ExpirySeconds: "2",
+			}}},
+			steps: "links authenticate logout", failed: "authenticate",
+			traits: store.ServerTraits{CanLogOut: new(true)},
 		},
 		"whether one lives cannot be asked": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {status(503)}},
-			steps: "links authenticate authenticate_again logout", failed: "authenticate_again", traits: store.ServerTraits{CanLogOut: new(true)},
+			steps: "links authenticate authenticate_again logout", failed: "authenticate_again",
+			traits: store.ServerTraits{CanLogOut: new(true)},
 		},
 		"whether one lives cannot be told": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {html}, "service_orgs": {html}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false)},
+			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {html}, "service_orgs": {html}},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false),
+			},
 			message: map[string]string{"authenticate_again": "cannot be told"},
 		},
 		"validate fails": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, status(500)}},
 			steps: "links authenticate authenticate_again validate logout", failed: "validate",
-			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 		},
 		"the data call fails": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"service_orgs": {status(500)}},
 			steps: "links authenticate authenticate_again validate user data logout", failed: "data",
-			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 		},
 		"a refresh that is refused": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {status(401)}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true, AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true,
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{"refresh": "not possible here"},
 		},
 		"a refresh that is not answered": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {status(503)}},
 			steps: "links authenticate authenticate_again validate user data refresh logout", failed: "refresh",
-			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 		},
 		"a refresh of no use": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {{Kind: simulator.FailureExpiry, ExpirySeconds: "0"}}},
+			fails: map[simulator.Endpoint][]simulator.Failure{"refresh": {{
+				Kind:          simulator.FailureExpiry,
+				ExpirySeconds: "0",
+			}}},
 			steps: "links authenticate authenticate_again validate user data refresh logout", failed: "refresh",
-			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 		},
 		"whether the one before a refresh lives cannot be asked": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, {}, status(503)}},
 			steps: "links authenticate authenticate_again validate user data refresh logout", failed: "refresh",
-			traits: store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 		},
 		"whether the one before a refresh lives cannot be told": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, {}, html}, "service_orgs": {{}, html}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), AuthenticateEndsEarlierSessions: new(false)},
+			fails: map[simulator.Endpoint][]simulator.Failure{"validate": {{}, {}, html}, "service_orgs": {{}, html}},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{"refresh": "cannot be told"},
 		},
 		"nothing but tokens": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
-			message: map[string]string{"server_info": "no version (server_info: N-central does not know the call (status 404)"},
+			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
+			message: map[string]string{"server_info": "no version (server_info: N-central does not know the call " +
+				"(status 404)"},
 		},
 		"no time of day": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			fails: map[simulator.Endpoint][]simulator.Failure{"server_info": {status(404)}, "health": {status(500)}},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{"server_info": "; no time of day ("},
 		},
 		"a refresh token of no life that is": {
 			knobs: func(k *simulator.Knobs) { k.RefreshLimit = 400 * 24 * time.Hour }, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true, AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true,
+				AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{"refresh": "N-central gave no refresh token of use"},
 		},
 		"a logout that fails where there is none": {
-			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(false), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true },
+			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(false), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
 			message: map[string]string{"logout": "N-central failed"},
 			warning: "could not be logged out: 1;", left: 1,
 		},
 		"sessions that have ended": {
-			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(401), status(401), status(401)}}, steps: everything,
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(401), status(401), status(401)}},
+			steps: everything,
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
 			left:    -1, // the simulator knows nothing of their end
 			logouts: 3,
 		},
 		"a session that cannot be ended": {
 			fails: map[simulator.Endpoint][]simulator.Failure{"logout": {status(500)}}, steps: everything, failed: "",
-			traits:  store.ServerTraits{CanLogOut: new(true), CanValidate: new(true), RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false)},
+			traits: store.ServerTraits{
+				CanLogOut: new(true), CanValidate: new(true),
+				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
+			},
 			warning: "could not be logged out: 1;", left: 1,
 		},
 	} {
@@ -355,17 +468,20 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 					names = append(names, step.Name)
 					failed := step.Name == test.failed || step.Name == "logout" && test.left > 0
 					message, told := test.message[step.Name]
-					if step.OK == failed || told && message == "" && step.Message != "" || !strings.Contains(step.Message, message) {
+					if step.OK == failed || told && message == "" && step.Message != "" ||
+						!strings.Contains(step.Message, message) {
 						t.Errorf("%s: ok %t, %s", step.Name, step.OK, step.Message)
 					}
 				}
 				if got := strings.Join(names, " "); got != test.steps {
 					t.Errorf("steps: %s", got)
 				}
-				if (report.Failed == nil) != (test.failed == "") || report.Failed != nil && report.Failed.Name != test.failed {
+				if (report.Failed == nil) != (test.failed == "") || report.Failed != nil &&
+					report.Failed.Name != test.failed {
 					t.Errorf("failed: %+v", report.Failed)
 				}
-				if got := strings.Join(report.Warnings, " "); (got == "") != (test.warning == "") || !strings.Contains(got, test.warning) {
+				if got := strings.Join(report.Warnings, " "); (got == "") != (test.warning == "") ||
+					!strings.Contains(got, test.warning) {
 					t.Errorf("warnings: %s", got)
 				}
 				canEnd := report.Traits.CanLogOut != nil && *report.Traits.CanLogOut && test.left >= 0
@@ -380,7 +496,9 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				if diff := cmp.Diff(got, kept); diff != "" {
 					t.Errorf("of what was learnt there is kept (-learnt +kept):\n%s", diff)
 				}
-				if infoTold := strings.Contains(test.steps, "server_info") && test.fails["server_info"] == nil; (got.ServerVersion == "2026.4.1.12") != infoTold || (got.StartTime != "") != infoTold ||
+				if infoTold := strings.Contains(test.steps, "server_info") &&
+					test.fails["server_info"] == nil; (got.ServerVersion == "2026.4.1.12") != infoTold ||
+					(got.StartTime != "") != infoTold ||
 					(got.ClockOffset != nil) != infoTold {
 					t.Errorf("%+v", got)
 				}
@@ -410,17 +528,19 @@ func TestACheckCastsSuspicionOnWhatItMayEnd(t *testing.T) {
 		"lost, and not known":         {ends: true, fails: []simulator.Failure{lost()}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			withSimulator(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = test.ends }, func(t *testing.T, s *simulated) {
-				other := s.stored("other", s.bench.known("default").config.URL, s.config.UserAPIToken)
-				s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.known, Epoch: 7})
-				for _, failure := range test.fails {
-					s.FailNext(simulator.EndpointAuthenticate, 1, failure)
-				}
-				s.server.Check(t.Context())
-				if got := s.traits("default").Epoch > 7; got != test.want || s.traits(other.Name).Epoch > 0 != test.want {
-					t.Errorf("suspect: %t, of another config with the token: %t", got, s.traits(other.Name).Epoch > 0)
-				}
-			})
+			withSimulator(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = test.ends },
+				func(t *testing.T, s *simulated) {
+					other := s.stored("other", s.bench.known("default").config.URL, s.config.UserAPIToken)
+					s.knows(store.ServerTraits{AuthenticateEndsEarlierSessions: test.known, Epoch: 7})
+					for _, failure := range test.fails {
+						s.FailNext(simulator.EndpointAuthenticate, 1, failure)
+					}
+					s.server.Check(t.Context())
+					if got := s.traits("default").Epoch > 7; got != test.want ||
+						s.traits(other.Name).Epoch > 0 != test.want {
+						t.Errorf("suspect: %t, of another config with the token: %t", got, s.traits(other.Name).Epoch > 0)
+					}
+				})
 		})
 	}
 }
@@ -432,7 +552,10 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 		stored    bool
 		elsewhere bool
 		suspect   bool
-	}{"a new config": {}, "the config that is stored": {stored: true, suspect: true}, "one that moves": {stored: true, elsewhere: true}} {
+	}{
+		"a new config": {}, "the config that is stored": {stored: true, suspect: true},
+		"one that moves": {stored: true, elsewhere: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
 				candidate, stored := *s.config, *s.config
@@ -449,10 +572,12 @@ func TestAVerificationLeavesTheConfigInForceAlone(t *testing.T) {
 				if err != nil || report.Failed != nil {
 					t.Fatal(report, err)
 				}
-				if got := s.traits("default"); (got.Epoch > 0) != test.suspect || got.CanLogOut != nil || s.traits(other.Name).Epoch == 0 {
+				if got := s.traits("default"); (got.Epoch > 0) != test.suspect || got.CanLogOut != nil ||
+					s.traits(other.Name).Epoch == 0 {
 					t.Errorf("%+v, of another config with the token %+v", got, s.traits(other.Name))
 				}
-				if s.bench.known("default") != s.server || len(s.credentials) != 1 || s.status(s.config).State != health.StateUnknown {
+				if s.bench.known("default") != s.server || len(s.credentials) != 1 ||
+					s.status(s.config).State != health.StateUnknown {
 					t.Error("the config in force is another")
 				}
 				calls := counted(t, s.server.record, "vault_ncentral_calls_total", "authenticate", "success")
@@ -497,7 +622,8 @@ func TestAnAuthenticateBesideAVerificationOrACheckIsTold(t *testing.T) {
 					t.Error("after it, one overlaps")
 				}
 				if len(s.credentials) != 1 || name == "verify" && s.open.Load() != 0 {
-					t.Errorf("%d credentials are known after it, and %d connections open", len(s.credentials), s.open.Load())
+					t.Errorf("%d credentials are known after it, and %d connections open", len(s.credentials),
+						s.open.Load())
 				}
 			})
 		})
@@ -513,10 +639,16 @@ func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 		late    []string
 		took    time.Duration
 	}{
-		"in time":                           {latency: time.Second, took: 14 * time.Second},
-		"too late to see whether one lives": {latency: 8 * time.Second, failed: "validate", late: []string{"authenticate_again"}, took: 46 * time.Second},
-		"too late for what is nice":         {latency: 4500 * time.Millisecond, late: []string{"refresh"}, took: 39 * time.Second},
-		"too late":                          {latency: 5500 * time.Millisecond, failed: "data", took: 41 * time.Second},
+		"in time": {latency: time.Second, took: 14 * time.Second},
+		"too late to see whether one lives": {
+			latency: 8 * time.Second, failed: "validate",
+			late: []string{"authenticate_again"}, took: 46 * time.Second,
+		},
+		"too late for what is nice": {
+			latency: 4500 * time.Millisecond, late: []string{"refresh"},
+			took: 39 * time.Second,
+		},
+		"too late": {latency: 5500 * time.Millisecond, failed: "data", took: 41 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, func(k *simulator.Knobs) { k.Latency = test.latency }, func(t *testing.T, s *simulated) {
@@ -524,7 +656,8 @@ func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 				cancel()
 				began := time.Now()
 				report := s.server.Check(gone)
-				if (report.Failed == nil) != (test.failed == "") || report.Failed != nil && report.Failed.Name != test.failed || s.OpenSessions() != 0 {
+				if (report.Failed == nil) != (test.failed == "") || report.Failed != nil &&
+					report.Failed.Name != test.failed || s.OpenSessions() != 0 {
 					t.Errorf("%+v; %d sessions are open", report.Failed, s.OpenSessions())
 				}
 				if report.Failed != nil && !strings.Contains(report.Failed.Message, "raise request_timeout") {
@@ -532,7 +665,8 @@ func TestACheckEndsInItsTimeWhateverItsCallerDoes(t *testing.T) {
 				}
 				var late []string
 				for _, step := range report.Steps {
-					if strings.HasPrefix(step.Message, "not found out: the steps took longer than three times request_timeout (") {
+					if strings.HasPrefix(step.Message,
+						"not found out: the steps took longer than three times request_timeout (") {
 						late = append(late, step.Name)
 					}
 					if step.Name == "links" && step.Duration != test.latency {

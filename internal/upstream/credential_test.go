@@ -16,8 +16,13 @@ func TestAuthenticatesOverlapWhereOneBeginsBeforeTheOtherEnds(t *testing.T) {
 		do   func(*credential) []bool
 		want []bool
 	}{
-		"alone":               {func(c *credential) []bool { return []bool{c.beginAuthenticate()()} }, []bool{false}},
-		"one after the other": {func(c *credential) []bool { return []bool{c.beginAuthenticate()(), c.beginAuthenticate()()} }, []bool{false, false}},
+		"alone": {func(c *credential) []bool { return []bool{c.beginAuthenticate()()} }, []bool{false}},
+		"one after the other": {func(c *credential) []bool {
+			return []bool{
+				c.beginAuthenticate()(),
+				c.beginAuthenticate()(),
+			}
+		}, []bool{false, false}},
 		"the first ends first": {func(c *credential) []bool {
 			first, second := begun(c.beginAuthenticate()), begun(c.beginAuthenticate())
 			return []bool{first(), second()}

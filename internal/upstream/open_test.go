@@ -25,28 +25,44 @@ func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 		ofNoUse bool
 	}{
 		"stated": {
-			session: ncentral.Session{AccessLifetime: time.Minute, AccessLifetimeStated: true, RefreshLifetime: time.Hour, RefreshLifetimeStated: true},
-			access:  time.Minute, refresh: time.Hour,
+			session: ncentral.Session{
+				AccessLifetime: time.Minute, AccessLifetimeStated: true,
+				RefreshLifetime: time.Hour, RefreshLifetimeStated: true,
+			},
+			access: time.Minute, refresh: time.Hour,
 		},
 		"stated, whatever was asked for": {
-			session: ncentral.Session{AccessLifetime: time.Minute, AccessLifetimeStated: true, RefreshLifetime: time.Hour, RefreshLifetimeStated: true},
-			asked:   ncentral.Overrides{Access: time.Second, Refresh: time.Second},
-			access:  time.Minute, refresh: time.Hour,
+			session: ncentral.Session{
+				AccessLifetime: time.Minute, AccessLifetimeStated: true,
+				RefreshLifetime: time.Hour, RefreshLifetimeStated: true,
+			},
+			asked:  ncentral.Overrides{Access: time.Second, Refresh: time.Second},
+			access: time.Minute, refresh: time.Hour,
 		},
-		"unstated":                        {access: time.Hour, refresh: 25 * time.Hour},
-		"unstated, and shorter asked for": {asked: ncentral.Overrides{Access: time.Minute, Refresh: time.Hour}, access: time.Minute, refresh: time.Hour},
-		"unstated, and longer asked for":  {asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 50 * time.Hour}, access: time.Hour, refresh: 25 * time.Hour},
+		"unstated": {access: time.Hour, refresh: 25 * time.Hour},
+		"unstated, and shorter asked for": {
+			asked:  ncentral.Overrides{Access: time.Minute, Refresh: time.Hour},
+			access: time.Minute, refresh: time.Hour,
+		},
+		"unstated, and longer asked for": {
+			asked:  ncentral.Overrides{Access: 2 * time.Hour, Refresh: 50 * time.Hour},
+			access: time.Hour, refresh: 25 * time.Hour,
+		},
 		"an access token of 2 s": {
-			session: ncentral.Session{AccessLifetime: 2 * time.Second, AccessLifetimeStated: true}, access: time.Hour, refresh: 25 * time.Hour, ofNoUse: true,
+			session: ncentral.Session{AccessLifetime: 2 * time.Second, AccessLifetimeStated: true}, access: time.Hour,
+			refresh: 25 * time.Hour, ofNoUse: true,
 		},
 		"an access token of just over 2 s": {
-			session: ncentral.Session{AccessLifetime: 2*time.Second + 1, AccessLifetimeStated: true}, access: 2*time.Second + 1, refresh: 25 * time.Hour,
+			session: ncentral.Session{AccessLifetime: 2*time.Second + 1, AccessLifetimeStated: true},
+			access:  2*time.Second + 1, refresh: 25 * time.Hour,
 		},
 		"an access token of a year": {
-			session: ncentral.Session{AccessLifetime: year, AccessLifetimeStated: true}, access: year, refresh: 25 * time.Hour,
+			session: ncentral.Session{AccessLifetime: year, AccessLifetimeStated: true}, access: year,
+			refresh: 25 * time.Hour,
 		},
 		"an access token of more than a year": {
-			session: ncentral.Session{AccessLifetime: year + 1, AccessLifetimeStated: true}, access: time.Hour, refresh: 25 * time.Hour, ofNoUse: true,
+			session: ncentral.Session{AccessLifetime: year + 1, AccessLifetimeStated: true}, access: time.Hour,
+			refresh: 25 * time.Hour, ofNoUse: true,
 		},
 		"a refresh token of no life": {
 			session: ncentral.Session{RefreshLifetimeStated: true}, access: time.Hour,
@@ -55,7 +71,8 @@ func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 			session: ncentral.Session{RefreshLifetime: 1, RefreshLifetimeStated: true}, access: time.Hour, refresh: 1,
 		},
 		"a refresh token of a year": {
-			session: ncentral.Session{RefreshLifetime: year, RefreshLifetimeStated: true}, access: time.Hour, refresh: year,
+			session: ncentral.Session{RefreshLifetime: year, RefreshLifetimeStated: true}, access: time.Hour,
+			refresh: year,
 		},
 		"a refresh token of more than a year": {
 			session: ncentral.Session{RefreshLifetime: year + 1, RefreshLifetimeStated: true}, access: time.Hour,
@@ -68,11 +85,13 @@ func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 			if errors.As(err, &unusable) {
 				grant = &unusable.Grant
 			}
-			if grant.Access != test.access || grant.Refresh != test.refresh || (grant.RefreshToken != "") != (test.refresh > 0) {
+			if grant.Access != test.access || grant.Refresh != test.refresh ||
+				(grant.RefreshToken != "") != (test.refresh > 0) {
 				t.Errorf("access %s, refresh %s, refresh token %q", grant.Access, grant.Refresh, grant.RefreshToken)
 			}
 			var failure *health.Failure
-			if errors.As(err, &failure) != test.ofNoUse || test.ofNoUse && (failure.Kind != ncentral.KindMalformed || failure.Step != ncentral.CallRefresh) {
+			if errors.As(err, &failure) != test.ofNoUse || test.ofNoUse &&
+				(failure.Kind != ncentral.KindMalformed || failure.Step != ncentral.CallRefresh) {
 				t.Error(err)
 			}
 		})
@@ -85,19 +104,25 @@ func TestWhetherACallThatFailedMayHaveArrived(t *testing.T) {
 		cause error
 		want  bool
 	}{
-		"no answer in time":             {&ncentral.Error{Kind: ncentral.KindTimeout}, true},
-		"the connection broke":          {&ncentral.Error{Kind: ncentral.KindUnreachable}, true},
-		"no connection":                 {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true}, false},
-		"a connection that timed out":   {&ncentral.Error{Kind: ncentral.KindTimeout, NotSent: true}, false},
-		"none that is trusted":          {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true, Fault: ncentral.FaultSelfSigned}, false},
-		"no certificate for the server": {&ncentral.Error{Kind: ncentral.KindUnreachable, Fault: ncentral.FaultClientCertificate}, false},
-		"an answer that is not whole":   {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}, true},
-		"a page of something before":    {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 302}, false},
-		"a proxy that waited in vain":   {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 504}, true},
-		"a proxy that finds no server":  {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 502}, false},
-		"a refusal":                     {&ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}, false},
-		"no place in time":              {&ncentral.Error{Kind: ncentral.KindQueued}, false},
-		"no answer at all":              {errors.New("no"), false},
+		"no answer in time":           {&ncentral.Error{Kind: ncentral.KindTimeout}, true},
+		"the connection broke":        {&ncentral.Error{Kind: ncentral.KindUnreachable}, true},
+		"no connection":               {&ncentral.Error{Kind: ncentral.KindUnreachable, NotSent: true}, false},
+		"a connection that timed out": {&ncentral.Error{Kind: ncentral.KindTimeout, NotSent: true}, false},
+		"none that is trusted": {&ncentral.Error{
+			Kind: ncentral.KindUnreachable, NotSent: true,
+			Fault: ncentral.FaultSelfSigned,
+		}, false},
+		"no certificate for the server": {&ncentral.Error{
+			Kind:  ncentral.KindUnreachable,
+			Fault: ncentral.FaultClientCertificate,
+		}, false},
+		"an answer that is not whole":  {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}, true},
+		"a page of something before":   {&ncentral.Error{Kind: ncentral.KindMalformed, Status: 302}, false},
+		"a proxy that waited in vain":  {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 504}, true},
+		"a proxy that finds no server": {&ncentral.Error{Kind: ncentral.KindUnavailable, Status: 502}, false},
+		"a refusal":                    {&ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}, false},
+		"no place in time":             {&ncentral.Error{Kind: ncentral.KindQueued}, false},
+		"no answer at all":             {errors.New("no"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := mayHaveArrived(&health.Failure{Cause: test.cause}); got != test.want {

@@ -17,16 +17,22 @@ import (
 func TestAfterA400TheOverrideThatItNamesIsLeftOutElseTheAccessOverrideElseBoth(t *testing.T) {
 	const access, refresh = 10 * time.Minute, 2 * time.Hour
 	both := ncentral.Overrides{Access: access, Refresh: refresh}
-	accessAlone, refreshAlone, none := ncentral.Overrides{Access: access}, ncentral.Overrides{Refresh: refresh}, ncentral.Overrides{}
+	accessAlone, refreshAlone, none := ncentral.Overrides{Access: access}, ncentral.Overrides{Refresh: refresh},
+		ncentral.Overrides{}
 	tests := map[string]struct {
 		sent    ncentral.Overrides
 		fields  []string
 		named   ncentral.Overrides
 		askNext ncentral.Overrides
 	}{
-		"access named":                    {both, []string{ncentral.AccessOverride}, accessAlone, refreshAlone},
-		"refresh named":                   {both, []string{ncentral.RefreshOverride}, refreshAlone, accessAlone},
-		"both named":                      {both, []string{ncentral.AccessOverride, ncentral.RefreshOverride}, both, none},
+		"access named":  {both, []string{ncentral.AccessOverride}, accessAlone, refreshAlone},
+		"refresh named": {both, []string{ncentral.RefreshOverride}, refreshAlone, accessAlone},
+		"both named": {
+			both,
+			[]string{ncentral.AccessOverride, ncentral.RefreshOverride},
+			both,
+			none,
+		},
 		"neither named":                   {both, nil, none, refreshAlone},
 		"one sent, and named":             {accessAlone, []string{ncentral.AccessOverride}, accessAlone, none},
 		"access sent, neither named":      {accessAlone, nil, none, none},
@@ -56,15 +62,25 @@ func TestALifetimeThatWasRefusedIsNotAskedForAgainAndAShorterOneIs(t *testing.T)
 		traits      store.ServerTraits
 	}{
 		"nothing was refused": {
-			ncentral.Overrides{Access: time.Hour, Refresh: time.Hour}, ncentral.Overrides{Access: time.Hour, Refresh: time.Hour}, store.ServerTraits{},
+			ncentral.Overrides{Access: time.Hour, Refresh: time.Hour},
+			ncentral.Overrides{Access: time.Hour, Refresh: time.Hour},
+			store.ServerTraits{},
 		},
 		"as long": {ncentral.Overrides{Access: 10 * time.Minute, Refresh: time.Hour}, ncentral.Overrides{}, refused},
-		"longer":  {ncentral.Overrides{Access: 11 * time.Minute, Refresh: 2 * time.Hour}, ncentral.Overrides{}, refused},
+		"longer": {
+			ncentral.Overrides{Access: 11 * time.Minute, Refresh: 2 * time.Hour},
+			ncentral.Overrides{},
+			refused,
+		},
 		"a shorter access token": {
-			ncentral.Overrides{Access: 10*time.Minute - 1, Refresh: time.Hour}, ncentral.Overrides{Access: 10*time.Minute - 1}, refused,
+			ncentral.Overrides{Access: 10*time.Minute - 1, Refresh: time.Hour},
+			ncentral.Overrides{Access: 10*time.Minute - 1},
+			refused,
 		},
 		"a shorter refresh token": {
-			ncentral.Overrides{Access: 10 * time.Minute, Refresh: time.Hour - 1}, ncentral.Overrides{Refresh: time.Hour - 1}, refused,
+			ncentral.Overrides{Access: 10 * time.Minute, Refresh: time.Hour - 1},
+			ncentral.Overrides{Refresh: time.Hour - 1},
+			refused,
 		},
 	}
 	for name, test := range tests {

@@ -78,7 +78,10 @@ func withRegistry(t *testing.T, test func(t *testing.T, b *bench)) {
 
 // config makes one that is not stored, written now.
 func (b *bench) config(name, url, token string) *store.Config {
-	return &store.Config{Name: name, URL: url, UserAPIToken: token, RequestTimeout: time.Second, MaxRequestsInFlight: 8, WrittenAt: time.Now()}
+	return &store.Config{
+		Name: name, URL: url, UserAPIToken: token, RequestTimeout: time.Second, MaxRequestsInFlight: 8,
+		WrittenAt: time.Now(),
+	}
 }
 
 const testURL = "https://ncentral.example.com"
@@ -101,10 +104,16 @@ func (b *bench) server(config *store.Config) *Server {
 	return server
 }
 
-var storeConfig = store.Config{Name: "default", URL: testURL, UserAPIToken: "token", RequestTimeout: time.Second, MaxRequestsInFlight: 8}
+var storeConfig = store.Config{
+	Name: "default", URL: testURL, UserAPIToken: "token", RequestTimeout: time.Second,
+	MaxRequestsInFlight: 8,
+}
 
 func failureOf(step ncentral.Call, detail string) *health.Failure {
-	return &health.Failure{Step: step, Kind: ncentral.KindServerError, Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail}}
+	return &health.Failure{
+		Step: step, Kind: ncentral.KindServerError,
+		Cause: &ncentral.Error{Call: step, Kind: ncentral.KindServerError, Detail: detail},
+	}
 }
 
 // counted returns the sum of the metric's values that have all those labels.
@@ -224,7 +233,8 @@ func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
 		if one.credential != two.credential {
 			t.Error("they do not share it")
 		}
-		if b.server(b.config("three", testURL, "other")).credential == one.credential || b.server(b.config("four", testURL+"/x", "token")).credential == one.credential {
+		if b.server(b.config("three", testURL, "other")).credential == one.credential ||
+			b.server(b.config("four", testURL+"/x", "token")).credential == one.credential {
 			t.Error("another token, or another URL, shares it")
 		}
 		b.Evict("three")
@@ -244,7 +254,8 @@ func TestConfigsWithOneUserAPITokenShareWhatIsKnownOfIt(t *testing.T) {
 func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		first := b.server(b.config("default", testURL, "token"))
-		failure := health.NewFailure(first.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401})
+		failure := health.NewFailure(first.config, ncentral.CallAuthenticate,
+			&ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401})
 		first.noteRefused(t.Context(), time.Now(), failure)
 		if first.NextAttempt(time.Now()).IsZero() {
 			t.Fatal("a refusal begins no cool-down")
@@ -253,7 +264,8 @@ func TestAWriteOfAConfigHasItsTokenTriedAtOnceAndAnotherTokenAnew(t *testing.T) 
 		rewritten := b.config("default", testURL, "token")
 		rewritten.MaxRetries = 1
 		second := b.server(rewritten)
-		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil || second.generation != first.generation {
+		if !second.NextAttempt(time.Now()).IsZero() || second.credential.refusal() == nil ||
+			second.generation != first.generation {
 			t.Error("it is not tried, or the refusal forgotten, or counts as another's")
 		}
 		if state := b.status(rewritten).State; state != health.StateFailing {
@@ -283,13 +295,15 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config := b.config("default", testURL, "token")
 		server, record := b.server(config), b.Record("default")
-		failure := health.NewFailure(server.config, ncentral.CallRefresh, &ncentral.Error{Kind: ncentral.KindServerError})
+		failure := health.NewFailure(server.config, ncentral.CallRefresh,
+			&ncentral.Error{Kind: ncentral.KindServerError})
 		b.Evict("default")
 		server.reportObtaining(t.Context(), failure)
 		if b.Record("default") == record || b.known("default") != nil || b.status(config).State != health.StateUnknown {
 			t.Error("it is still known")
 		}
-		if len(record.Status(config, health.Pauses{}, store.ServerTraits{}, 0, time.Now()).Reasons) != 0 || len(b.sentEvents()) != 0 {
+		if len(record.Status(config, health.Pauses{}, store.ServerTraits{}, 0, time.Now()).Reasons) != 0 ||
+			len(b.sentEvents()) != 0 {
 			t.Error("a call that ends late is told of:", b.sentEvents())
 		}
 		b.Evict("never there")
@@ -303,13 +317,19 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 func TestAConditionTellsWhatIsOwedAndLearntOfThatServer(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config := b.stored("default", testURL, "token")
-		if _, err := b.store.PutPendingLogout(t.Context(), "a", store.PendingLogout{Origin: store.Origin{Config: "default"}, GrantedUntil: time.Now().Add(time.Hour)}); err != nil {
+		if _, err := b.store.PutPendingLogout(t.Context(), "a",
+			store.PendingLogout{
+				Origin:       store.Origin{Config: "default"},
+				GrantedUntil: time.Now().Add(time.Hour),
+			}); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, ServerVersion: "2026.1"}); err != nil {
+		if err := b.store.Traits.Put(t.Context(), "default",
+			&store.ServerTraits{URL: testURL, ServerVersion: "2026.1"}); err != nil {
 			t.Fatal(err)
 		}
-		if got := b.status(config); got.LogoutsOwed != 1 || got.Traits.ServerVersion != "2026.1" || !got.NextAttempt.IsZero() {
+		if got := b.status(config); got.LogoutsOwed != 1 || got.Traits.ServerVersion != "2026.1" ||
+			!got.NextAttempt.IsZero() {
 			t.Errorf("%+v", got)
 		}
 		server := b.server(config)
@@ -338,7 +358,8 @@ func TestAConditionIsThatOfTheVersionAskedAfter(t *testing.T) {
 		server.outage.begin(time.Now(), time.Now(), failureOf(ncentral.CallValidate, "silence"))
 		time.Sleep(time.Second)
 		written := b.stored("default", testURL, "token")
-		if got := b.status(written); got.State != health.StateUnknown || len(got.Reasons) != 0 || b.known("default") == server {
+		if got := b.status(written); got.State != health.StateUnknown || len(got.Reasons) != 0 ||
+			b.known("default") == server {
 			t.Errorf("%+v", got)
 		}
 		if b.status(b.config("other", testURL, "token")); b.known("other") != nil {
@@ -355,7 +376,10 @@ func TestSilenceTellsOfTheServerForFiveMinutes(t *testing.T) {
 		if server.Validate(t.Context(), &store.Token{AccessToken: "token"}); b.dialled == 0 {
 			t.Fatal("no call was made")
 		}
-		for after, want := range map[time.Duration]health.State{0: health.StateDegraded, 5 * time.Minute: health.StateDegraded, 5*time.Minute + 1: health.StateUnknown} {
+		for after, want := range map[time.Duration]health.State{
+			0:               health.StateDegraded,
+			5 * time.Minute: health.StateDegraded, 5*time.Minute + 1: health.StateUnknown,
+		} {
 			status, err := b.Status(t.Context(), config, time.Now().Add(after))
 			if err != nil || status.State != want {
 				t.Errorf("after %s: %s, %v", after, status.State, err)
@@ -377,7 +401,10 @@ func TestTheNextAttemptIsAtTheEndOfTheLongestPause(t *testing.T) {
 			"cool-down": {3, 2, 1, 30 * time.Second},
 		} {
 			server.outage, server.backOff, server.credential.coolDown = newBackOff(), newBackOff(), newCoolDown()
-			for p, times := range map[*backoff]int{&server.outage: test.outage, &server.backOff: test.backOff, &server.credential.coolDown: test.coolDown} {
+			for p, times := range map[*backoff]int{
+				&server.outage: test.outage, &server.backOff: test.backOff,
+				&server.credential.coolDown: test.coolDown,
+			} {
 				for range times {
 					p.begin(now, now, failed())
 				}
@@ -410,7 +437,11 @@ func TestNoCallIsMadeWhileTheServerIsLeftAlone(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
 		calls := map[string]func() error{
-			"validate":     func() error { _, err := server.Validate(t.Context(), &store.Token{AccessToken: "token"}); return err },
+			"validate": func() error {
+				_, err := server.Validate(t.Context(),
+					&store.Token{AccessToken: "token"})
+				return err
+			},
 			"logout":       func() error { _, err := server.Logout(t.Context(), "token"); return err },
 			"data":         func() error { failure, _ := server.Probe(t.Context(), "token"); return failure },
 			"refresh":      func() error { _, err := server.Refresh(t.Context(), "token", Asked{}); return err },
@@ -421,7 +452,8 @@ func TestNoCallIsMadeWhileTheServerIsLeftAlone(t *testing.T) {
 		}
 		for name, call := range calls {
 			var failure *health.Failure
-			if err := call(); !errors.As(err, &failure) || !failure.NotMade || string(failure.Step) != name || failure.Next.IsZero() {
+			if err := call(); !errors.As(err, &failure) || !failure.NotMade || string(failure.Step) != name ||
+				failure.Next.IsZero() {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -442,12 +474,14 @@ func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 		ncentral.KindNotFound:     func(step ncentral.Call) bool { return step == ncentral.CallLogout },
 		ncentral.KindForbidden:    func(step ncentral.Call) bool { return step == ncentral.CallData },
 	}
-	IsOfUser := func(step ncentral.Call, kind ncentral.Kind) bool { // whoever is not told of the user asks by the data call
+	// whoever is not told of the user asks by the data call
+	IsOfUser := func(step ncentral.Call, kind ncentral.Kind) bool {
 		return step == ncentral.CallUser && !health.IsDown(kind)
 	}
 	for _, kind := range ncentral.Kinds() {
 		for _, step := range ncentral.Calls() {
-			if want := expected[kind] != nil && expected[kind](step) || IsOfUser(step, kind); isExpected(step, kind) != want {
+			if want := expected[kind] != nil && expected[kind](step) ||
+				IsOfUser(step, kind); isExpected(step, kind) != want {
 				t.Errorf("%s, %s: %t", step, kind, !want)
 			}
 		}
@@ -465,7 +499,8 @@ func TestAConnectionThatIsNotMadeInTimeIsTheServersSilence(t *testing.T) {
 		config := b.config("default", testURL, "token")
 		config.RequestTimeout = 20 * time.Second
 		server := b.server(config)
-		if failure, _ := server.Probe(t.Context(), "token"); failure == nil || failure.Kind != ncentral.KindTimeout || server.noOutage(time.Now()) == nil {
+		if failure, _ := server.Probe(t.Context(), "token"); failure == nil || failure.Kind != ncentral.KindTimeout ||
+			server.noOutage(time.Now()) == nil {
 			t.Errorf("%v; the server counts as silent: %t", failure, server.noOutage(time.Now()) != nil)
 		}
 	})

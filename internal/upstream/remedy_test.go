@@ -142,7 +142,10 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 	}
 	server := signed(t, onLoopback())
 	nameless := x509.Certificate{Subject: pkix.Name{CommonName: "127.0.0.1"}}
-	elsewhere := x509.Certificate{DNSNames: []string{"one.example.com", "two.example.com", "three.example.com", "four.example.com", "five.example.com"}}
+	elsewhere := x509.Certificate{DNSNames: []string{
+		"one.example.com", "two.example.com", "three.example.com",
+		"four.example.com", "five.example.com",
+	}}
 	ends := func(from, to time.Duration) x509.Certificate {
 		template := onLoopback()
 		template.NotBefore, template.NotAfter = time.Now().Add(from), time.Now().Add(to)
@@ -162,7 +165,8 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 		},
 		"another name": {
 			func(t *testing.T) site { return shows(t, signed(t, elsewhere)).trusting(authority) },
-			[]string{"another name than 127.0.0.1: it holds one.example.com, two.example.com, three.example.com, four.example.com and 1 more", setName, "correct the host of url"},
+			[]string{"another name than 127.0.0.1: it holds one.example.com, two.example.com, three.example.com, " +
+				"four.example.com and 1 more", setName, "correct the host of url"},
 			[]string{setCACert},
 		},
 		"another name than the one that is set": {
@@ -185,7 +189,10 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 				intermediate := newAuthority(t, authority, "Example Issuing CA")
 				return shows(t, newIssuer(t, intermediate, newKey(t), onLoopback())).trusting(authority)
 			},
-			[]string{`unknown authority: "Example Issuing CA"`, "ca_cert, which does not hold it", "intermediate", "better that the server sends it"},
+			[]string{
+				`unknown authority: "Example Issuing CA"`, "ca_cert, which does not hold it", "intermediate",
+				"better that the server sends it",
+			},
 			[]string{checkURL, setName, setCACert},
 		},
 		"signs itself": {
@@ -216,7 +223,8 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 		},
 		"signed with SHA-1": {
 			func(t *testing.T) site {
-				old := newIssuer(t, nil, newRSAKey(t, 1024), x509.Certificate{Subject: pkix.Name{CommonName: "Old CA"}, IsCA: true})
+				old := newIssuer(t, nil, newRSAKey(t, 1024),
+					x509.Certificate{Subject: pkix.Name{CommonName: "Old CA"}, IsCA: true})
 				template := onLoopback()
 				template.SignatureAlgorithm = x509.SHA1WithRSA
 				return shows(t, newIssuer(t, old, newKey(t), template)).trusting(old)
@@ -226,7 +234,8 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 		},
 		"signed with MD5": {
 			func(t *testing.T) site {
-				old := newIssuer(t, nil, newRSAKey(t, 1024), x509.Certificate{Subject: pkix.Name{CommonName: "Old CA"}, IsCA: true})
+				old := newIssuer(t, nil, newRSAKey(t, 1024),
+					x509.Certificate{Subject: pkix.Name{CommonName: "Old CA"}, IsCA: true})
 				return shows(t, signedWithMD5(t, newIssuer(t, old, newRSAKey(t, 1024), onLoopback()))).trusting(old)
 			},
 			[]string{"is signed with MD5-RSA", "issued anew, signed with SHA-256"},
@@ -235,7 +244,8 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 		"the authority's key is short": {
 			func(t *testing.T) site {
 				t.Setenv("GODEBUG", "rsa1024min=0")
-				short := newIssuer(t, nil, newRSAKey(t, 768), x509.Certificate{Subject: pkix.Name{CommonName: "Short CA"}, IsCA: true})
+				short := newIssuer(t, nil, newRSAKey(t, 768),
+					x509.Certificate{Subject: pkix.Name{CommonName: "Short CA"}, IsCA: true})
 				server := newIssuer(t, short, newKey(t), onLoopback())
 				t.Setenv("GODEBUG", "rsa1024min=1")
 				return shows(t, server).trusting(short)
@@ -262,7 +272,10 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 			func(t *testing.T) site {
 				return shows(t, signed(t, ends(-2*time.Hour, -time.Hour))).trusting(authority)
 			},
-			[]string{`certificate of "ncentral" has expired at 2`, "renew it, unless the clock of this Vault node is wrong"},
+			[]string{
+				`certificate of "ncentral" has expired at 2`,
+				"renew it, unless the clock of this Vault node is wrong",
+			},
 			[]string{checkURL, setName},
 		},
 		"has expired, and ca_cert is not set": {
@@ -277,7 +290,10 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 				expired := newIssuer(t, nil, newKey(t), template)
 				return shows(t, newIssuer(t, expired, newKey(t), onLoopback())).trusting(expired)
 			},
-			[]string{`certificate of "Expired CA" has expired`, "if it is one that ca_cert holds, set ca_cert to the new one"},
+			[]string{
+				`certificate of "Expired CA" has expired`,
+				"if it is one that ca_cert holds, set ca_cert to the new one",
+			},
 			[]string{checkURL, setName},
 		},
 		"is not yet valid": {
@@ -299,7 +315,10 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 				template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 				return shows(t, signed(t, template)).trusting(authority)
 			},
-			[]string{"certificate cannot be verified: certificate specifies an incompatible key usage", "issued anew for this server"},
+			[]string{
+				"certificate cannot be verified: certificate specifies an incompatible key usage",
+				"issued anew for this server",
+			},
 			[]string{checkURL, setName, setCACert},
 		},
 	})
@@ -338,12 +357,22 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 	// client offers none as old.
 	helloOfTLS10 := "\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01" + strings.Repeat("r", 32) + "\x00\xc0\x13\x00"
 	notInVain := []string{checkURL, setName, setCACert, "unknown authority"}
-	old := []string{"the server speaks neither TLS 1.2 nor 1.3", "switch TLS 1.2 or later on at N-central, or at the load balancer"}
+	old := []string{
+		"the server speaks neither TLS 1.2 nor 1.3",
+		"switch TLS 1.2 or later on at N-central, or at the load balancer",
+	}
 	client := []string{"the server demands a client certificate", "exempt this Vault node"}
 	tellOfEach(t, map[string]situation{
-		"TLS 1.1 at most": {handshake(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }), old, notInVain},
+		"TLS 1.1 at most": {handshake(func(c *tls.Config) {
+			c.MinVersion, c.MaxVersion = tls.VersionTLS10,
+				tls.VersionTLS11
+		}), old, notInVain},
 		"TLS 1.0 whatever is offered": {func(t *testing.T) site {
-			return at(serveRaw(t, func(c *net.TCPConn) { _, _ = io.WriteString(c, helloOfTLS10); _, _ = io.Copy(io.Discard, c) }))
+			return at(serveRaw(t, func(c *net.TCPConn) {
+				_, _ = io.WriteString(c, helloOfTLS10)
+				_,
+					_ = io.Copy(io.Discard, c)
+			}))
 		}, old, notInVain},
 		"no cipher suite in common": {
 			handshake(func(c *tls.Config) {
@@ -368,11 +397,15 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 			handshake(func(c *tls.Config) {
 				c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, io.ErrNoProgress }
 			}),
-			[]string{"the server broke the TLS handshake off: internal error", "the log of N-central, or of the load balancer"},
+			[]string{
+				"the server broke the TLS handshake off: internal error",
+				"the log of N-central, or of the load balancer",
+			},
 			notInVain,
 		},
 		"a client certificate over TLS 1.2": {
-			handshake(func(c *tls.Config) { c.MaxVersion, c.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert }), client, notInVain,
+			handshake(func(c *tls.Config) { c.MaxVersion, c.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert }),
+			client, notInVain,
 		},
 		"a client certificate over TLS 1.3": {handshake(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }), client, notInVain},
 		"http spoken on the port of https": {
@@ -502,13 +535,14 @@ func answering(path string, page http.HandlerFunc) func(t *testing.T) site {
 	return func(t *testing.T) site {
 		authority := newAuthority(t, nil, "Example CA")
 		handler, token := newNCentral()
-		s := at(serveHTTP(t, newIssuer(t, authority, newKey(t), onLoopback()).tls(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, path) {
-				page(w, r)
-				return
-			}
-			handler.ServeHTTP(w, r)
-		}))).trusting(authority)
+		s := at(serveHTTP(t, newIssuer(t, authority, newKey(t), onLoopback()).tls(),
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, path) {
+					page(w, r)
+					return
+				}
+				handler.ServeHTTP(w, r)
+			}))).trusting(authority)
 		s.UserAPIToken = token
 		return s
 	}
@@ -519,12 +553,13 @@ func without(path string) func(t *testing.T) site {
 	return func(t *testing.T) site {
 		authority := newAuthority(t, nil, "Example CA")
 		handler, token := newNCentral()
-		s := at(serveHTTP(t, newIssuer(t, authority, newKey(t), onLoopback()).tls(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, path) {
-				r.Header.Del("Authorization")
-			}
-			handler.ServeHTTP(w, r)
-		}))).trusting(authority)
+		s := at(serveHTTP(t, newIssuer(t, authority, newKey(t), onLoopback()).tls(),
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, path) {
+					r.Header.Del("Authorization")
+				}
+				handler.ServeHTTP(w, r)
+			}))).trusting(authority)
 		s.UserAPIToken = token
 		return s
 	}
@@ -552,7 +587,10 @@ func TestAnAnswerThatIsNotNCentralsIsToldByWhoGaveIt(t *testing.T) {
 	tellOfEach(t, map[string]situation{
 		"a firewall's page": {
 			answering("/authenticate", page(403, html, "<html>blocked</html>")),
-			[]string{"a proxy, firewall or web filter", "has not judged the User-API token, so do not generate a new one"},
+			[]string{
+				"a proxy, firewall or web filter",
+				"has not judged the User-API token, so do not generate a new one",
+			},
 			[]string{checkURL, generate},
 		},
 		"a redirect to another server": {
@@ -571,13 +609,20 @@ func TestAnAnswerThatIsNotNCentralsIsToldByWhoGaveIt(t *testing.T) {
 			[]string{"(302)"},
 		},
 		"a 500 at authenticate": {
-			answering("/authenticate", page(500, json, `{"status":500,"message":"INTERNAL SERVER ERROR: Unable to validate UI session"}`)),
-			[]string{"Unable to validate UI session", "N-central itself fails, or the API user's password has expired", generate},
+			answering("/authenticate", page(500, json,
+				`{"status":500,"message":"INTERNAL SERVER ERROR: Unable to validate UI session"}`)),
+			[]string{
+				"Unable to validate UI session", "N-central itself fails, or the API user's password has expired",
+				generate,
+			},
 			[]string{checkURL},
 		},
 		"maintenance": {
 			answering("/auth", page(503, html, "<html>back soon</html>")),
-			[]string{"(status 503)", "a load balancer or web server before N-central answered in its place", "upgraded"},
+			[]string{
+				"(status 503)", "a load balancer or web server before N-central answered in its place",
+				"upgraded",
+			},
 			[]string{checkURL, "password"},
 		},
 		"a web server's 500 at authenticate": {
@@ -635,7 +680,8 @@ func TestAProxyIsToldFromWhatIsBehindIt(t *testing.T) {
 	withPassword := func(scheme, address string) string { return scheme + "://user:" + proxyPassword + "@" + address }
 	answers := func(status int) func(t *testing.T) string {
 		return func(t *testing.T) string {
-			return withPassword("http", serveHTTP(t, nil, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })))
+			return withPassword("http", serveHTTP(t, nil,
+				http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })))
 		}
 	}
 	showing := func(certificate *issuer) func(t *testing.T) string {
@@ -646,42 +692,90 @@ func TestAProxyIsToldFromWhatIsBehindIt(t *testing.T) {
 	proxysOwn := newIssuer(t, newAuthority(t, nil, "Proxy CA"), newKey(t), onLoopback())
 	notInVain := []string{checkURL, setCACert, setName}
 	for name, s := range map[string]proxied{
-		"407": {situation{behind, []string{theProxy, "(status 407)", "correct user and password in HTTPS_PROXY"}, notInVain}, answers(407)},
-		"403": {situation{behind, []string{theProxy + " refuses the connection (status 403)", "whoever runs the proxy", "NO_PROXY"}, notInVain}, answers(403)},
-		"502": {situation{behind, []string{theProxy + " could not connect (status 502)", "whether the proxy knows them"}, notInVain}, answers(502)},
-		"cannot be reached": {situation{behind, []string{theProxy + " cannot be used: connection refused", "check HTTPS_PROXY"}, notInVain}, func(t *testing.T) string {
+		"407": {situation{
+			behind,
+			[]string{theProxy, "(status 407)", "correct user and password in HTTPS_PROXY"},
+			notInVain,
+		}, answers(407)},
+		"403": {situation{behind, []string{
+			theProxy + " refuses the connection (status 403)", "whoever runs the proxy",
+			"NO_PROXY",
+		}, notInVain}, answers(403)},
+		"502": {situation{behind, []string{
+			theProxy + " could not connect (status 502)",
+			"whether the proxy knows them",
+		}, notInVain}, answers(502)},
+		"cannot be reached": {situation{behind, []string{
+			theProxy + " cannot be used: connection refused",
+			"check HTTPS_PROXY",
+		}, notInVain}, func(t *testing.T) string {
 			listener := listen(t)
 			_ = listener.Close()
 			return withPassword("http", listener.Addr().String())
 		}},
-		"does not answer": {situation{func(t *testing.T) site { return behind(t).soon() }, []string{"by way of " + theProxy, "check HTTPS_PROXY", "whoever runs the proxy"}, notInVain}, func(t *testing.T) string {
-			return withPassword("http", serveRaw(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }))
-		}},
-		"cuts off": {situation{behind, []string{"cut off while it was made, by " + theProxy + " or behind it", "firewall or filter"}, notInVain}, func(t *testing.T) string {
+		"does not answer": {
+			situation{
+				func(t *testing.T) site { return behind(t).soon() },
+				[]string{"by way of " + theProxy, "check HTTPS_PROXY", "whoever runs the proxy"},
+				notInVain,
+			},
+			func(t *testing.T) string {
+				return withPassword("http", serveRaw(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }))
+			},
+		},
+		"cuts off": {situation{behind, []string{
+			"cut off while it was made, by " + theProxy + " or behind it",
+			"firewall or filter",
+		}, notInVain}, func(t *testing.T) string {
 			return withPassword("http", serveRaw(t, func(c *net.TCPConn) { _ = c.SetLinger(0) }))
 		}},
-		"a SOCKS proxy that does not connect": {situation{behind, []string{theProxy + " did not connect: ", "unreachable", "whether the proxy knows them"}, notInVain}, func(t *testing.T) string {
-			return withPassword("socks5", serveRaw(t, func(c *net.TCPConn) {
-				_, _ = io.WriteString(c, "\x05\x00")
-				_, _ = c.Read(make([]byte, 512))
-				_, _ = io.WriteString(c, "\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00")
-			}))
-		}},
-		"a SOCKS proxy that refuses the password": {situation{behind, []string{theProxy + " did not connect: ", "correct user and password in HTTPS_PROXY"}, notInVain}, func(t *testing.T) string {
-			return withPassword("socks5", serveRaw(t, func(c *net.TCPConn) {
-				_, _ = io.WriteString(c, "\x05\x02")
-				_, _ = c.Read(make([]byte, 512))
-				_, _ = io.WriteString(c, "\x01\x01")
-			}))
-		}},
-		"speaks no TLS": {situation{behind, []string{theProxy, "does not speak TLS", "with http:// in place of https://"}, notInVain}, func(t *testing.T) string {
+		"a SOCKS proxy that does not connect": {
+			situation{
+				behind,
+				[]string{theProxy + " did not connect: ", "unreachable", "whether the proxy knows them"},
+				notInVain,
+			},
+			func(t *testing.T) string {
+				return withPassword("socks5", serveRaw(t, func(c *net.TCPConn) {
+					_, _ = io.WriteString(c, "\x05\x00")
+					_, _ = c.Read(make([]byte, 512))
+					_, _ = io.WriteString(c, "\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00")
+				}))
+			},
+		},
+		"a SOCKS proxy that refuses the password": {
+			situation{
+				behind,
+				[]string{theProxy + " did not connect: ", "correct user and password in HTTPS_PROXY"},
+				notInVain,
+			},
+			func(t *testing.T) string {
+				return withPassword("socks5", serveRaw(t, func(c *net.TCPConn) {
+					_, _ = io.WriteString(c, "\x05\x02")
+					_, _ = c.Read(make([]byte, 512))
+					_, _ = io.WriteString(c, "\x01\x01")
+				}))
+			},
+		},
+		"speaks no TLS": {situation{behind, []string{
+			theProxy, "does not speak TLS",
+			"with http:// in place of https://",
+		}, notInVain}, func(t *testing.T) string {
 			return withPassword("https", serveHTTP(t, nil, http.NotFoundHandler()))
 		}},
 		"shows a certificate that is not trusted": {
-			situation{trustingOthers, []string{theProxy + ` cannot be used: certificate signed by an unknown authority: "Proxy CA"`, "this Vault node's system"}, notInVain}, showing(proxysOwn),
+			situation{
+				trustingOthers,
+				[]string{
+					theProxy + ` cannot be used: certificate signed by an unknown authority: "Proxy CA"`,
+					"this Vault node's system",
+				},
+				notInVain,
+			}, showing(proxysOwn),
 		},
 		"shows a certificate that ca_cert does not hold": {
-			situation{behind, []string{theProxy, `"Proxy CA"`, "ca_cert applies to an https proxy too"}, notInVain}, showing(proxysOwn),
+			situation{behind, []string{theProxy, `"Proxy CA"`, "ca_cert applies to an https proxy too"}, notInVain},
+			showing(proxysOwn),
 		},
 		"is asked for N-central's name": {
 			situation{
@@ -691,15 +785,21 @@ func TestAProxyIsToldFromWhatIsBehindIt(t *testing.T) {
 			}, showing(newIssuer(t, authority, newKey(t), onLoopback())),
 		},
 		"leads to a server with another certificate": {
-			situation{trustingOthers, []string{`certificate signed by an unknown authority: "Example CA"`, setCACert}, []string{"proxy", checkURL}},
+			situation{
+				trustingOthers,
+				[]string{`certificate signed by an unknown authority: "Example CA"`, setCACert},
+				[]string{"proxy", checkURL},
+			},
 			func(t *testing.T) string {
-				return withPassword("http", serveHTTP(t, nil, connectingProxy(t, serveHTTP(t, server.tls(), http.NotFoundHandler()))))
+				return withPassword("http", serveHTTP(t, nil,
+					connectingProxy(t, serveHTTP(t, server.tls(), http.NotFoundHandler()))))
 			},
 		},
 		"leads to a server that is no N-central": {
 			situation{behind, []string{"(status 404)"}, []string{theProxy}},
 			func(t *testing.T) string {
-				return withPassword("http", serveHTTP(t, nil, connectingProxy(t, serveHTTP(t, server.tls(), http.NotFoundHandler()))))
+				return withPassword("http", serveHTTP(t, nil,
+					connectingProxy(t, serveHTTP(t, server.tls(), http.NotFoundHandler()))))
 			},
 		},
 	} {

@@ -127,7 +127,8 @@ func lost() simulator.Failure { return simulator.Failure{Kind: simulator.Failure
 func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *testing.T) {
 	refuses := func(k *simulator.Knobs) { k.RefuseLongOverrides = true }
 	refusesUnnamed := func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, false }
-	const refusesAccess, refusesRefresh = "N-central refuses to be asked for a lifetime of ", "N-central refuses to be asked for a refresh-token lifetime of "
+	const refusesAccess, refusesRefresh = "N-central refuses to be asked for a lifetime of ",
+		"N-central refuses to be asked for a refresh-token lifetime of "
 	for name, test := range map[string]struct {
 		knobs           func(*simulator.Knobs)
 		fails           int // times that the call is answered with that
@@ -139,34 +140,50 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 		traits          ncentral.Overrides
 	}{
 		"nothing asked for": {calls: 1, access: time.Hour, refresh: 25 * time.Hour},
-		"granted":           {asked: ncentral.Overrides{Access: 10 * time.Minute, Refresh: 2 * time.Hour}, calls: 1, access: 10 * time.Minute, refresh: 2 * time.Hour},
+		"granted": {
+			asked: ncentral.Overrides{Access: 10 * time.Minute, Refresh: 2 * time.Hour}, calls: 1,
+			access: 10 * time.Minute, refresh: 2 * time.Hour,
+		},
 		"granted less": {
 			asked: ncentral.Overrides{Access: 2 * time.Hour}, calls: 1, access: time.Hour, refresh: 25 * time.Hour,
 			warnings: []string{"N-central granted 1h0m0s, not the 2h0m0s that was asked for"},
 		},
 		"the access token's is refused": {
-			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2, access: time.Hour, refresh: 3 * time.Hour,
-			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, traits: ncentral.Overrides{Access: 2 * time.Hour},
+			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2,
+			access: time.Hour, refresh: 3 * time.Hour,
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"},
+			traits:   ncentral.Overrides{Access: 2 * time.Hour},
 		},
 		"the refresh token's is refused": {
-			knobs: refuses, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 2, access: time.Minute, refresh: 25 * time.Hour,
-			warnings: []string{refusesRefresh + "30h0m0s, and granted 25h0m0s"}, traits: ncentral.Overrides{Refresh: 30 * time.Hour},
-		},
-		"both are refused": {
-			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour}, calls: 2, access: time.Hour, refresh: 25 * time.Hour,
-			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s", refusesRefresh + "30h0m0s, and granted 25h0m0s"},
-			traits:   ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour},
-		},
-		"one is refused, and not named": {
-			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2, access: time.Hour, refresh: 3 * time.Hour,
-			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"}, traits: ncentral.Overrides{Access: 2 * time.Hour},
-		},
-		"the other is refused, and not named": {
-			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 3, access: time.Hour, refresh: 25 * time.Hour,
-			warnings: []string{refusesAccess + "1m0s, and granted 1h0m0s", refusesRefresh + "30h0m0s, and granted 25h0m0s"},
+			knobs: refuses, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 2,
+			access: time.Minute, refresh: 25 * time.Hour,
+			warnings: []string{refusesRefresh + "30h0m0s, and granted 25h0m0s"},
 			traits:   ncentral.Overrides{Refresh: 30 * time.Hour},
 		},
-		"all is refused":              {fails: 9, with: 400, asked: ncentral.Overrides{Access: time.Minute, Refresh: time.Hour}, calls: 3},
+		"both are refused": {
+			knobs: refuses, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour}, calls: 2,
+			access: time.Hour, refresh: 25 * time.Hour,
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s", refusesRefresh +
+				"30h0m0s, and granted 25h0m0s"},
+			traits: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 30 * time.Hour},
+		},
+		"one is refused, and not named": {
+			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: 2 * time.Hour, Refresh: 3 * time.Hour}, calls: 2,
+			access: time.Hour, refresh: 3 * time.Hour,
+			warnings: []string{refusesAccess + "2h0m0s, and granted 1h0m0s"},
+			traits:   ncentral.Overrides{Access: 2 * time.Hour},
+		},
+		"the other is refused, and not named": {
+			knobs: refusesUnnamed, asked: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}, calls: 3,
+			access: time.Hour, refresh: 25 * time.Hour,
+			warnings: []string{refusesAccess + "1m0s, and granted 1h0m0s", refusesRefresh +
+				"30h0m0s, and granted 25h0m0s"},
+			traits: ncentral.Overrides{Refresh: 30 * time.Hour},
+		},
+		"all is refused": {
+			fails: 9, with: 400,
+			asked: ncentral.Overrides{Access: time.Minute, Refresh: time.Hour}, calls: 3,
+		},
 		"it is not for the overrides": {fails: 9, with: 400, calls: 1},
 		"it is no 400":                {fails: 9, with: 501, asked: ncentral.Overrides{Access: time.Minute}, calls: 1},
 	} {
@@ -199,7 +216,10 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 						t.Errorf("%d calls, want %d", calls[endpoint], test.calls)
 					}
 					got := s.traits("default")
-					if traits := (ncentral.Overrides{Access: got.AccessOverrideCeiling, Refresh: got.RefreshOverrideCeiling}); traits != test.traits {
+					if traits := (ncentral.Overrides{
+						Access:  got.AccessOverrideCeiling,
+						Refresh: got.RefreshOverrideCeiling,
+					}); traits != test.traits {
 						t.Errorf("learnt that %+v is refused, want %+v", traits, test.traits)
 					}
 				})
@@ -209,14 +229,16 @@ func TestACallIsRepeatedWithoutTheOverridesThatAreRefusedAndThoseAreLearnt(t *te
 }
 
 func TestOverridesThatWereRefusedAreCounted(t *testing.T) {
-	withSimulator(t, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, false }, func(t *testing.T, s *simulated) {
-		if _, err := s.server.Authenticate(t.Context(), Asked{Overrides: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}}); err != nil {
-			t.Fatal(err)
-		}
-		if counted(t, s.server.record, "vault_ncentral_override_fallbacks_total") != 2 {
-			t.Error("not each is counted")
-		}
-	})
+	withSimulator(t, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, false },
+		func(t *testing.T, s *simulated) {
+			if _, err := s.server.Authenticate(t.Context(),
+				Asked{Overrides: ncentral.Overrides{Access: time.Minute, Refresh: 30 * time.Hour}}); err != nil {
+				t.Fatal(err)
+			}
+			if counted(t, s.server.record, "vault_ncentral_override_fallbacks_total") != 2 {
+				t.Error("not each is counted")
+			}
+		})
 }
 
 // What an authenticate may have ended is suspect, and the token that it brought is above that.
@@ -235,15 +257,36 @@ func TestAnAuthenticateCastsSuspicionOnWhatItMayHaveEnded(t *testing.T) {
 		"its answer is lost, and nothing is known":     {fails: []simulator.Failure{lost()}},
 		"its answer is lost, and it ends earlier ones": {ends: ends, fails: []simulator.Failure{lost()}, suspect: true},
 		"its answer is lost, and it ends none":         {ends: doesNot, fails: []simulator.Failure{lost()}},
-		"the answer before the last is lost":           {ends: ends, fails: []simulator.Failure{lost(), status(501)}, retries: 1, suspect: true},
-		"the first answer of three is lost":            {ends: ends, fails: []simulator.Failure{lost(), status(503), status(501)}, retries: 2, suspect: true},
-		"a token of no use, and nothing is known":      {fails: []simulator.Failure{{Kind: simulator.FailureExpiry, ExpirySeconds: "2"}}, suspect: true},
-		"the last answer is lost":                      {ends: ends, fails: []simulator.Failure{status(503), lost()}, retries: 1, suspect: true},
-		"none is lost":                                 {ends: ends, fails: []simulator.Failure{status(503), status(501)}, retries: 1},
-		"it is refused":                                {ends: doesNot, fails: []simulator.Failure{status(401)}, suspect: true},
-		"it is refused in other words":                 {ends: doesNot, fails: []simulator.Failure{status(400)}, suspect: true},
-		"it fails":                                     {ends: ends, fails: []simulator.Failure{status(501)}},
-		"it is not there":                              {ends: ends, fails: []simulator.Failure{status(404)}},
+		"the answer before the last is lost": {
+			ends: ends, fails: []simulator.Failure{lost(), status(501)},
+			retries: 1, suspect: true,
+		},
+		"the first answer of three is lost": {
+			ends:  ends,
+			fails: []simulator.Failure{lost(), status(503), status(501)}, retries: 2, suspect: true,
+		},
+		"a token of no use, and nothing is known": {fails: []simulator.Failure{{
+			Kind:          simulator.FailureExpiry,
+			ExpirySeconds: "2",
+		}}, suspect: true},
+		"the last answer is lost": {
+			ends: ends, fails: []simulator.Failure{status(503), lost()},
+			retries: 1, suspect: true,
+		},
+		"none is lost": {
+			ends:  ends,
+			fails: []simulator.Failure{status(503), status(501)}, retries: 1,
+		},
+		"it is refused": {
+			ends: doesNot, fails: []simulator.Failure{status(401)},
+			suspect: true,
+		},
+		"it is refused in other words": {
+			ends: doesNot, fails: []simulator.Failure{status(400)},
+			suspect: true,
+		},
+		"it fails":        {ends: ends, fails: []simulator.Failure{status(501)}},
+		"it is not there": {ends: ends, fails: []simulator.Failure{status(404)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -290,7 +333,8 @@ func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 			}
 			s.authenticate()
 			s.FailNext(simulator.EndpointAuthenticate, 1, status(code))
-			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || s.traits("default").Epoch == suspicions[1] {
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil ||
+				s.traits("default").Epoch == suspicions[1] {
 				t.Errorf("%d: after a success, a refusal is not the first: %v", code, err)
 			}
 		})
@@ -300,7 +344,8 @@ func TestOnlyTheFirstOfSeveralRefusalsCastsSuspicion(t *testing.T) {
 		s.FailNext(simulator.EndpointAuthenticate, 1, status(501))
 		s.FailNext(simulator.EndpointAuthenticate, 1, status(400))
 		for _, suspect := range []bool{false, true} {
-			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil || (s.traits("default").Epoch > 7) != suspect {
+			if _, err := s.server.Authenticate(t.Context(), Asked{}); err == nil ||
+				(s.traits("default").Epoch > 7) != suspect {
 				t.Errorf("suspicion is %d: %v", s.traits("default").Epoch, err)
 			}
 			time.Sleep(15 * time.Second)
@@ -342,7 +387,8 @@ func TestTokensOfAuthenticatesThatOverlapAreSuspectWhereOneMayEndTheOther(t *tes
 func TestATokenThatReadersShareWatchesTheServerAndOneOfAReadersOwnDoesNot(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		s.server.watch.traitsConfirmed(time.Now())
-		if _, err := s.server.Authenticate(AwaitedBy(t.Context(), t.Context()), Asked{}); err != nil || !s.server.watch.watchedUntil.Equal(time.Now()) {
+		if _, err := s.server.Authenticate(AwaitedBy(t.Context(), t.Context()), Asked{}); err != nil ||
+			!s.server.watch.watchedUntil.Equal(time.Now()) {
 			t.Errorf("a reader's own: until %s, %v", s.server.watch.watchedUntil, err)
 		}
 		shared := s.authenticate()
@@ -350,7 +396,8 @@ func TestATokenThatReadersShareWatchesTheServerAndOneOfAReadersOwnDoesNot(t *tes
 			t.Errorf("a shared one: until %s, want %s", s.server.watch.watchedUntil, want)
 		}
 		time.Sleep(30 * time.Minute)
-		if _, err := s.server.Refresh(t.Context(), shared.RefreshToken, Asked{}); err != nil || !s.server.watch.watchedUntil.Equal(time.Now().Add(time.Hour)) {
+		if _, err := s.server.Refresh(t.Context(), shared.RefreshToken, Asked{}); err != nil ||
+			!s.server.watch.watchedUntil.Equal(time.Now().Add(time.Hour)) {
 			t.Errorf("one refreshed: until %s, %v", s.server.watch.watchedUntil, err)
 		}
 	})
@@ -365,14 +412,35 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 		next    time.Duration
 		state   health.State
 	}{
-		"it brings a token":                         {state: health.StateOK},
-		"it brings one, and authenticate would not": {refused: true, next: 30 * time.Second, state: health.StateFailing},
-		"it is refused":                             {fails: []simulator.Failure{status(401)}, state: health.StateUnknown},
-		"it fails":                                  {fails: []simulator.Failure{status(500)}, state: health.StateUnknown},
-		"the server is too busy":                    {fails: []simulator.Failure{status(503)}, next: time.Second, state: health.StateFailing},
-		"the first answer of three is lost":         {fails: []simulator.Failure{lost(), status(503), status(401)}, retries: 2, lost: true, state: health.StateUnknown},
-		"its answer is lost":                        {fails: []simulator.Failure{lost()}, lost: true, next: time.Second, state: health.StateFailing},
-		"the answer before the last is lost":        {fails: []simulator.Failure{lost(), status(401)}, retries: 1, lost: true, state: health.StateUnknown},
+		"it brings a token": {state: health.StateOK},
+		"it brings one, and authenticate would not": {
+			refused: true, next: 30 * time.Second,
+			state: health.StateFailing,
+		},
+		"it is refused": {
+			fails: []simulator.Failure{status(401)},
+			state: health.StateUnknown,
+		},
+		"it fails": {
+			fails: []simulator.Failure{status(500)},
+			state: health.StateUnknown,
+		},
+		"the server is too busy": {
+			fails: []simulator.Failure{status(503)}, next: time.Second,
+			state: health.StateFailing,
+		},
+		"the first answer of three is lost": {
+			fails:   []simulator.Failure{lost(), status(503), status(401)},
+			retries: 2, lost: true, state: health.StateUnknown,
+		},
+		"its answer is lost": {
+			fails: []simulator.Failure{lost()}, lost: true, next: time.Second,
+			state: health.StateFailing,
+		},
+		"the answer before the last is lost": {
+			fails: []simulator.Failure{lost(), status(401)}, retries: 1,
+			lost: true, state: health.StateUnknown,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -384,7 +452,9 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 				s.server.generation = s.server.record.Generation()
 				s.knows(store.ServerTraits{Epoch: 7})
 				if test.refused {
-					s.server.noteRefused(t.Context(), time.Now(), health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
+					s.server.noteRefused(t.Context(), time.Now(),
+						health.NewFailure(s.server.config, ncentral.CallAuthenticate,
+							&ncentral.Error{Kind: ncentral.KindUnauthorized}))
 				}
 				s.server.backOff.begin(time.Now(), time.Now(), failed())
 				time.Sleep(time.Second)
@@ -399,7 +469,8 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 					t.Errorf("%+v", err)
 				}
 				if err == nil && (refreshed.Epoch != epoch || s.server.backOff.cause != nil) {
-					t.Errorf("the new token is above %d, not %d, or attempts are still held back", refreshed.Epoch, epoch)
+					t.Errorf("the new token is above %d, not %d, or attempts are still held back", refreshed.Epoch,
+						epoch)
 				}
 				if slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
 					t.Error("a refresh tells that the User-API token works")
@@ -426,14 +497,17 @@ func TestWhatARefreshCameToCountsForTheAttemptsAfterIt(t *testing.T) {
 func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		for _, kind := range []ncentral.Kind{ncentral.KindCanceled, ncentral.KindQueued} {
-			s.server.noteNotObtained(t.Context(), time.Now(), health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}))
+			s.server.noteNotObtained(t.Context(), time.Now(),
+				health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}))
 		}
 		for _, kind := range []ncentral.Kind{ncentral.KindServerError, ncentral.KindUnauthorized} {
-			failure := health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Kind: kind}).NotMadeFor("default", ncentral.CallAuthenticate)
+			failure := health.NewFailure(s.server.config, ncentral.CallAuthenticate,
+				&ncentral.Error{Kind: kind}).NotMadeFor("default", ncentral.CallAuthenticate)
 			s.server.noteAuthenticated(t.Context(), time.Now(), failure)
 		}
 		s.server.noteAuthenticated(t.Context(), time.Now(), errors.New("none of N-central's"))
-		if got := s.status(s.config); got.State != health.StateUnknown || !got.NextAttempt.IsZero() || s.log.Len() != 0 {
+		if got := s.status(s.config); got.State != health.StateUnknown || !got.NextAttempt.IsZero() ||
+			s.log.Len() != 0 {
 			t.Errorf("%+v; the log: %s", got, s.log)
 		}
 	})
@@ -442,11 +516,13 @@ func TestAnAttemptThatWasNotMadeOrGivenUpHoldsNothingBack(t *testing.T) {
 func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
 		refusal := func() *health.Failure {
-			return health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindUnauthorized})
+			return health.NewFailure(s.server.config, ncentral.CallAuthenticate,
+				&ncentral.Error{Call: ncentral.CallAuthenticate, Kind: ncentral.KindUnauthorized})
 		}
 		s.server.noteRefused(t.Context(), time.Now(), refusal())
 		want := []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}
-		if diff := cmp.Diff(want, s.sentEvents()); diff != "" || strings.Count(s.log.String(), "refused the User-API token") != 1 {
+		if diff := cmp.Diff(want, s.sentEvents()); diff != "" ||
+			strings.Count(s.log.String(), "refused the User-API token") != 1 {
 			t.Errorf("events (-want +got):\n%s\nthe log: %s", diff, s.log)
 		}
 		s.server.record.StartOver()
@@ -473,32 +549,67 @@ func TestWhatAValidationTells(t *testing.T) {
 		calls    map[simulator.Endpoint]int
 		state    health.State
 	}{
-		"it lives":                 {want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"it died":                  {dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"it died, and was suspect": {traits: store.ServerTraits{Epoch: 8}, epoch: 7, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"it died, and was suspect from the first": {traits: store.ServerTraits{Epoch: 8}, dies: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"there is no validate, and data tells nothing": {
-			traits: store.ServerTraits{CanValidate: new(false)}, fails: map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
-			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateDegraded,
+		"it lives": {
+			want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1},
+			state: health.StateUnknown,
 		},
-		"it died under its suspicion":    {traits: store.ServerTraits{Epoch: 7}, epoch: 7, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"it died, and is of the future":  {traits: store.ServerTraits{Epoch: 7}, epoch: -1, dies: true, want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"it died beside an authenticate": {dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
-		"it died beside one that ends none": {
-			traits: store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true, want: Verdict{Unexplained: true},
+		"it died": {
+			dies: true, want: Verdict{Unexplained: true},
 			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
 		},
-		"there is no validate": {traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateUnknown},
-		"there is one":         {traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown},
+		"it died, and was suspect": {
+			traits: store.ServerTraits{Epoch: 8}, epoch: 7, dies: true,
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
+		},
+		"it died, and was suspect from the first": {
+			traits: store.ServerTraits{Epoch: 8}, dies: true,
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
+		},
+		"there is no validate, and data tells nothing": {
+			traits: store.ServerTraits{CanValidate: new(false)},
+			fails:  map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
+			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no " +
+				"validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateDegraded,
+		},
+		"it died under its suspicion": {
+			traits: store.ServerTraits{Epoch: 7}, epoch: 7, dies: true,
+			want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1},
+			state: health.StateUnknown,
+		},
+		"it died, and is of the future": {
+			traits: store.ServerTraits{Epoch: 7}, epoch: -1, dies: true,
+			want: Verdict{Unexplained: true}, calls: map[simulator.Endpoint]int{"validate": 1},
+			state: health.StateUnknown,
+		},
+		"it died beside an authenticate": {
+			dies: true, overlaps: true, calls: map[simulator.Endpoint]int{"validate": 1},
+			state: health.StateUnknown,
+		},
+		"it died beside one that ends none": {
+			traits: store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, dies: true, overlaps: true,
+			want:  Verdict{Unexplained: true},
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
+		},
+		"there is no validate": {
+			traits: store.ServerTraits{CanValidate: new(false)}, want: Verdict{Valid: true},
+			calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateUnknown,
+		},
+		"there is one": {
+			traits: store.ServerTraits{CanValidate: new(true)}, want: Verdict{Valid: true},
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
+		},
 		"validate tells nothing": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Valid: true}, calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateUnknown,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Valid: true},
+			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateUnknown,
 		},
 		"nothing tells": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold}, want: Verdict{Untold: true}, fault: ncentral.KindMalformed,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold},
+			want:  Verdict{Untold: true}, fault: ncentral.KindMalformed,
 			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateDegraded,
 		},
 		"no answer": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable, calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateDegraded,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": status(503)}, fault: ncentral.KindUnavailable,
+			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateDegraded,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -518,9 +629,13 @@ func TestWhatAValidationTells(t *testing.T) {
 					defer s.server.credential.beginAuthenticate()()
 				}
 				s.made()
-				token := &store.Token{AccessToken: grant.AccessToken, Epoch: test.epoch, GrantedUntil: time.Now().Add(3 * time.Hour)}
+				token := &store.Token{
+					AccessToken: grant.AccessToken, Epoch: test.epoch,
+					GrantedUntil: time.Now().Add(3 * time.Hour),
+				}
 				verdict, err := s.server.Validate(t.Context(), token)
-				if verdict != test.want || ncentral.KindOf(err) != test.fault || err != nil && !strings.Contains(err.Error(), test.text) {
+				if verdict != test.want || ncentral.KindOf(err) != test.fault || err != nil &&
+					!strings.Contains(err.Error(), test.text) {
 					t.Errorf("%+v, %v", verdict, err)
 				}
 				if diff := cmp.Diff(test.calls, s.made()); diff != "" {
@@ -545,7 +660,8 @@ func TestAValidationThatTellsEndsTheWant(t *testing.T) {
 			s.FailNext(endpoint, 1, simulator.Failure{Kind: simulator.FailureHTML})
 		}
 		for _, want := range []health.State{health.StateDegraded, health.StateOK} {
-			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == health.StateOK) || s.status(s.config).State != want {
+			if _, err := s.server.Validate(t.Context(), token); (err == nil) != (want == health.StateOK) ||
+				s.status(s.config).State != want {
 				t.Errorf("%s, %v", s.status(s.config).State, err)
 			}
 		}
@@ -571,7 +687,8 @@ func TestADataCallTellsOfTheUserUnlessItWasNotAnswered(t *testing.T) {
 					s.FailNext(simulator.EndpointServiceOrgs, -1, test.fails)
 				}
 				failure, answered := s.server.Probe(t.Context(), token)
-				if (failure == nil) != (test.kind == "") || failure != nil && failure.Kind != test.kind || answered != test.answered {
+				if (failure == nil) != (test.kind == "") || failure != nil && failure.Kind != test.kind ||
+					answered != test.answered {
 					t.Errorf("answered: %t, %v", answered, failure)
 				}
 			})
@@ -582,7 +699,8 @@ func TestADataCallTellsOfTheUserUnlessItWasNotAnswered(t *testing.T) {
 // Log and events tell of a user that works no more once, and of one that works again.
 func TestATurnOfTheUserIsToldOf(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		failure := health.NewFailure(s.server.config, ncentral.CallData, &ncentral.Error{Call: ncentral.CallData, Kind: ncentral.KindServerError})
+		failure := health.NewFailure(s.server.config, ncentral.CallData,
+			&ncentral.Error{Call: ncentral.CallData, Kind: ncentral.KindServerError})
 		for i, test := range []struct {
 			failure *health.Failure
 			events  []string
@@ -597,7 +715,8 @@ func TestATurnOfTheUserIsToldOf(t *testing.T) {
 			s.events.Events = nil
 			s.log.Reset()
 			s.server.NoteProbed(t.Context(), test.failure)
-			if diff := cmp.Diff(test.events, s.sentEvents()); diff != "" || !strings.Contains(s.log.String(), test.log) || (test.log == "") != (s.log.Len() == 0) {
+			if diff := cmp.Diff(test.events, s.sentEvents()); diff != "" ||
+				!strings.Contains(s.log.String(), test.log) || (test.log == "") != (s.log.Len() == 0) {
 				t.Errorf("%d: events (-want +got):\n%s\nthe log: %s", i, diff, s.log)
 			}
 		}
@@ -612,10 +731,16 @@ func TestWhatALogoutCameTo(t *testing.T) {
 		want   LogoutResult
 		traits *bool
 	}{
-		"it ended the session":            {want: LogoutDone, traits: new(true)},
-		"the session had ended":           {fails: 401, want: LogoutDone},
-		"this server cannot":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true), want: LogoutUnsupported, traits: new(false)},
-		"this server cannot, as is found": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, want: LogoutUnsupported, traits: new(false)},
+		"it ended the session":  {want: LogoutDone, traits: new(true)},
+		"the session had ended": {fails: 401, want: LogoutDone},
+		"this server cannot": {
+			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }, known: new(true),
+			want: LogoutUnsupported, traits: new(false),
+		},
+		"this server cannot, as is found": {
+			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true },
+			want:  LogoutUnsupported, traits: new(false),
+		},
 		"this server can, after all":      {known: new(false), want: LogoutDone, traits: new(true)},
 		"it failed":                       {fails: 500, known: new(true), want: LogoutFailed, traits: new(true)},
 		"it failed for want of an answer": {fails: 503, want: LogoutFailed},
@@ -654,7 +779,8 @@ func TestWhatIsKnownIsNotLearntAgain(t *testing.T) {
 		s.knows(store.ServerTraits{CanLogOut: new(false), AuthenticateEndsEarlierSessions: new(false)})
 		s.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
 		s.storage.refusesWrites = "learnt/"
-		if ending, _ := s.server.Logout(t.Context(), s.authenticate().AccessToken); ending != LogoutUnsupported || s.log.Len() != 0 {
+		if ending, _ := s.server.Logout(t.Context(), s.authenticate().AccessToken); ending != LogoutUnsupported ||
+			s.log.Len() != 0 {
 			t.Errorf("%d; the log: %s", ending, s.log)
 		}
 	})
@@ -711,13 +837,15 @@ func TestTheTickTellsOfEndsThatAreNear(t *testing.T) {
 		s.store.Invalidate("config/default")
 		s.storage.refusesReads = "config/default"
 		for _, want := range []int{3, 3} { // the second time says nothing new
-			if err := s.AnnounceExpiries(t.Context()); err == nil || len(s.events.Events) != want || strings.Count(s.log.String(), " expires at ") != want {
+			if err := s.AnnounceExpiries(t.Context()); err == nil || len(s.events.Events) != want ||
+				strings.Count(s.log.String(), " expires at ") != want {
 				t.Errorf("%v: %v; the log: %s", err, s.sentEvents(), s.log)
 			}
 		}
 		for i, name := range []string{"a", "b", "c"} {
 			sent := s.events.Events[i]
-			if metadata := sent.Event.Metadata.AsMap(); string(sent.Type) != string(events.CredentialExpiring) || metadata[events.Config] != name || metadata[events.ExpiresAt] == "" {
+			if metadata := sent.Event.Metadata.AsMap(); string(sent.Type) != string(events.CredentialExpiring) ||
+				metadata[events.Config] != name || metadata[events.ExpiresAt] == "" {
 				t.Errorf("%s: %v", sent.Type, metadata)
 			}
 		}
@@ -738,16 +866,32 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 		failure bool
 		outage  bool
 	}{
-		"well":                           {success: true},
-		"the user may not see":           {fails: status(403), kind: ncentral.KindForbidden, success: true}, // users/me is answered
-		"the token is dead":              {fails: status(401), kind: ncentral.KindUnauthorized},
-		"it fails":                       {fails: status(500), kind: ncentral.KindServerError, failure: true, success: true},
-		"too busy":                       {fails: status(503), kind: ncentral.KindUnavailable, failure: true, outage: true},
-		"no answer in time":              {fails: hang, kind: ncentral.KindTimeout, failure: true, outage: true},
-		"the caller goes":                {fails: hang, timeout: time.Second, gone: true, kind: ncentral.KindCanceled},
-		"no place":                       {timeout: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued, failure: true},
-		"a place too late":               {fails: hang, timeout: 5 * time.Second, held: time.Second, kind: ncentral.KindQueued, failure: true},
-		"a place in time, and no answer": {fails: hang, timeout: 12 * time.Second, held: time.Second, kind: ncentral.KindTimeout, failure: true, outage: true},
+		"well": {success: true},
+		// users/me is answered
+		"the user may not see": {fails: status(403), kind: ncentral.KindForbidden, success: true},
+		"the token is dead":    {fails: status(401), kind: ncentral.KindUnauthorized},
+		"it fails": {
+			fails: status(500), kind: ncentral.KindServerError, failure: true,
+			success: true,
+		},
+		"too busy": {
+			fails: status(503), kind: ncentral.KindUnavailable, failure: true,
+			outage: true,
+		},
+		"no answer in time": {fails: hang, kind: ncentral.KindTimeout, failure: true, outage: true},
+		"the caller goes":   {fails: hang, timeout: time.Second, gone: true, kind: ncentral.KindCanceled},
+		"no place": {
+			timeout: 5 * time.Second, held: 8 * time.Second, kind: ncentral.KindQueued,
+			failure: true,
+		},
+		"a place too late": {
+			fails: hang, timeout: 5 * time.Second, held: time.Second,
+			kind: ncentral.KindQueued, failure: true,
+		},
+		"a place in time, and no answer": {
+			fails: hang, timeout: 12 * time.Second, held: time.Second,
+			kind: ncentral.KindTimeout, failure: true, outage: true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withSimulator(t, nil, func(t *testing.T, s *simulated) {
@@ -757,7 +901,10 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 				grant := s.authenticate()
 				var holding sync.WaitGroup
 				if test.held > 0 {
-					s.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(test.held)})
+					s.FailNext(simulator.EndpointLogout, 1, simulator.Failure{
+						Kind:  simulator.FailureSlow,
+						Delay: simulator.Delay(test.held),
+					})
 					holding.Go(func() { _ = s.server.client.Logout(t.Context(), "other") })
 					synctest.Wait()
 				}
@@ -792,7 +939,8 @@ func TestWhatACallTellsOfTheServer(t *testing.T) {
 					t.Errorf("last success %s, last failure %s, ended %s", got.LastSuccess, got.LastFailure, ended)
 				}
 				lifted := s.server.outage.cause == nil
-				if outage := s.server.noOutage(ended) != nil; outage != test.outage || lifted != (answered && !test.outage) {
+				if outage := s.server.noOutage(ended) != nil; outage != test.outage ||
+					lifted != (answered && !test.outage) {
 					t.Errorf("the server counts as silent: %t, what was before is over: %t", outage, lifted)
 				}
 				s.ClearFailures()
@@ -808,12 +956,15 @@ func TestThatNoTokenCanBeHadIsToldOfOnce(t *testing.T) {
 	for kind, want := range map[ncentral.Kind]int{ncentral.KindServerError: 1, ncentral.KindUnauthorized: 0} {
 		withSimulator(t, nil, func(t *testing.T, s *simulated) {
 			for range 2 {
-				s.server.reportObtaining(t.Context(), health.NewFailure(s.server.config, ncentral.CallAuthenticate, &ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
+				s.server.reportObtaining(t.Context(), health.NewFailure(s.server.config, ncentral.CallAuthenticate,
+					&ncentral.Error{Call: ncentral.CallAuthenticate, Kind: kind}))
 			}
-			if got := strings.Count(s.log.String(), "new tokens cannot be had"); got != want || len(s.events.Events) != 1 {
+			if got := strings.Count(s.log.String(), "new tokens cannot be had"); got != want ||
+				len(s.events.Events) != 1 {
 				t.Errorf("%s: %d lines, %v", kind, got, s.sentEvents())
 			}
-			if s.server.reportObtaining(t.Context(), nil); !slices.Contains(s.sentEvents(), string(events.CredentialRecovered)) {
+			if s.server.reportObtaining(t.Context(), nil); !slices.Contains(s.sentEvents(),
+				string(events.CredentialRecovered)) {
 				t.Errorf("%s: that one can be had again is not told of", kind)
 			}
 		})
@@ -848,14 +999,19 @@ func TestAuthenticatesThatOverlapAndFailBringNothing(t *testing.T) {
 // It was opened all the same, and is to be ended.
 func TestASessionThatIsOfNoUseIsAnErrorWithTheSessionInIt(t *testing.T) {
 	withSimulator(t, nil, func(t *testing.T, s *simulated) {
-		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "-1"})
+		s.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{
+			Kind:          simulator.FailureExpiry,
+			ExpirySeconds: "-1",
+		})
 		grant, err := s.server.Authenticate(t.Context(), Asked{})
 		var failure *health.Failure
-		if !errors.As(err, &failure) || failure.Kind != ncentral.KindMalformed || !strings.Contains(failure.Error(), "authenticate: the answer is not one of N-central's API") {
+		if !errors.As(err, &failure) || failure.Kind != ncentral.KindMalformed ||
+			!strings.Contains(failure.Error(), "authenticate: the answer is not one of N-central's API") {
 			t.Error(err)
 		}
 		var unusable *UnusableGrantError
-		if grant != nil || !errors.As(err, &unusable) || unusable.Grant.AccessToken == "" || unusable.Grant.Access != time.Hour {
+		if grant != nil || !errors.As(err, &unusable) || unusable.Grant.AccessToken == "" ||
+			unusable.Grant.Access != time.Hour {
 			t.Errorf("%+v", grant)
 		}
 	})
@@ -898,13 +1054,17 @@ func TestNobodyQueuesForAServerThatIsLeftAlone(t *testing.T) {
 		config := *s.config
 		config.MaxRequestsInFlight = 1
 		s.write(&config)
-		s.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(8 * time.Second)})
+		s.FailNext(simulator.EndpointLogout, 1, simulator.Failure{
+			Kind:  simulator.FailureSlow,
+			Delay: simulator.Delay(8 * time.Second),
+		})
 		var holding sync.WaitGroup
 		holding.Go(func() { _ = s.server.client.Logout(t.Context(), "other") })
 		synctest.Wait()
 		s.server.outage.begin(time.Now(), time.Now(), failed())
 		began := time.Now()
-		if failure, _ := s.server.Probe(t.Context(), "token"); failure == nil || !failure.NotMade || !time.Now().Equal(began) {
+		if failure, _ := s.server.Probe(t.Context(), "token"); failure == nil || !failure.NotMade ||
+			!time.Now().Equal(began) {
 			t.Errorf("after %s: %v", time.Since(began), failure)
 		}
 		holding.Wait()
@@ -921,7 +1081,8 @@ func TestARetryThatIsNotAnsweredIsTheServersSilence(t *testing.T) {
 		s.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureHang})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if failure, _ := s.server.Probe(ctx, "token"); failure == nil || failure.Kind != ncentral.KindTimeout || s.server.noOutage(time.Now()) == nil {
+		if failure, _ := s.server.Probe(ctx, "token"); failure == nil || failure.Kind != ncentral.KindTimeout ||
+			s.server.noOutage(time.Now()) == nil {
 			t.Errorf("%v; the server counts as silent: %t", failure, s.server.noOutage(time.Now()) != nil)
 		}
 	})

@@ -35,7 +35,8 @@ func TestWhatWasLearntAtAnotherURLIsUnknownButForItsSuspicions(t *testing.T) {
 		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL}) {
 			t.Errorf("of a new config: %+v", got)
 		}
-		if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL + "/old", CanLogOut: new(true), Epoch: 7}); err != nil {
+		if err := b.store.Traits.Put(t.Context(), "default",
+			&store.ServerTraits{URL: testURL + "/old", CanLogOut: new(true), Epoch: 7}); err != nil {
 			t.Fatal(err)
 		}
 		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL, Epoch: 7}) {
@@ -67,7 +68,10 @@ func TestSuspicionGrowsWithEachEvent(t *testing.T) {
 func TestSuspicionOfAUserFallsOnAllConfigsWithItsToken(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		one := b.stored("one", testURL, "token")
-		for name, config := range map[string][2]string{"same": {testURL, "token"}, "other": {testURL, "other"}, "elsewhere": {testURL + "/x", "token"}} {
+		for name, config := range map[string][2]string{
+			"same": {testURL, "token"}, "other": {testURL, "other"},
+			"elsewhere": {testURL + "/x", "token"},
+		} {
 			b.stored(name, config[0], config[1])
 		}
 		server := b.server(one)
@@ -109,12 +113,14 @@ func TestWhatIsLearntCountsWhereStorageFails(t *testing.T) {
 		server := b.server(b.config("default", testURL, "token"))
 		b.storage.refusesWrites = "learnt/"
 		raised := server.Suspect(t.Context())
-		if got := server.Traits(t.Context()); got.Epoch != raised || !strings.Contains(b.log.String(), "could not be stored") {
+		if got := server.Traits(t.Context()); got.Epoch != raised ||
+			!strings.Contains(b.log.String(), "could not be stored") {
 			t.Errorf("memory has %+v; the log: %s", got, b.log)
 		}
 		b.store.Invalidate("learnt/default")
 		b.storage.refusesReads, b.storage.refusesWrites = "learnt/", ""
-		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL}) || !strings.Contains(b.log.String(), "cannot be read") {
+		if got := server.Traits(t.Context()); got != (store.ServerTraits{URL: testURL}) ||
+			!strings.Contains(b.log.String(), "cannot be read") {
 			t.Errorf("%+v; the log: %s", got, b.log)
 		}
 		server.learnOnce(t.Context(), canLogOut(true), func(*store.ServerTraits) bool { return false })
@@ -136,7 +142,8 @@ func TestOfAServerThatHasChangedNothingIsKnownAndEveryTokenIsSuspect(t *testing.
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.config("default", testURL, "token"))
 		before := store.ServerTraits{
-			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRejected: true, AccessOverrideCeiling: 1, Epoch: 7,
+			URL: testURL, ServerVersion: "2026.1", StartTime: "a", CanLogOut: new(true), RefreshRejected: true,
+			AccessOverrideCeiling: 1, Epoch: 7,
 		}
 		if err := b.store.Traits.Put(t.Context(), "default", &before); err != nil {
 			t.Fatal(err)
@@ -152,8 +159,14 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		server := b.server(b.stored("default", testURL, "token"))
 		lost := &health.Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindTimeout}}
-		odd := &health.Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindMalformed, Status: 200}}
-		refused := &health.Failure{Step: ncentral.CallAuthenticate, Cause: &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401}}
+		odd := &health.Failure{
+			Step:  ncentral.CallAuthenticate,
+			Cause: &ncentral.Error{Kind: ncentral.KindMalformed, Status: 200},
+		}
+		refused := &health.Failure{
+			Step:  ncentral.CallAuthenticate,
+			Cause: &ncentral.Error{Kind: ncentral.KindUnauthorized, Status: 401},
+		}
 		for name, test := range map[string]struct {
 			ends                *bool
 			may, mayBeLost, odd bool
@@ -162,16 +175,19 @@ func TestAuthenticateMayEndEarlierSessionsUnlessItIsKnownNotTo(t *testing.T) {
 			"it does":   {new(true), true, true, true},
 			"it is not": {new(false), false, false, false},
 		} {
-			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Epoch: 7}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default",
+				&store.ServerTraits{URL: testURL, AuthenticateEndsEarlierSessions: test.ends, Epoch: 7}); err != nil {
 				t.Fatal(err)
 			}
 			if server.mayEndEarlier(t.Context()) != test.may {
 				t.Errorf("%s: one that succeeds may end them: %t", name, !test.may)
 			}
-			if server.mayHaveOpened(t.Context(), lost) != test.mayBeLost || server.mayHaveOpened(t.Context(), odd) != test.odd || server.mayHaveOpened(t.Context(), refused) {
+			if server.mayHaveOpened(t.Context(), lost) != test.mayBeLost ||
+				server.mayHaveOpened(t.Context(), odd) != test.odd || server.mayHaveOpened(t.Context(), refused) {
 				t.Errorf("%s: one that failed opened a session", name)
 			}
-			if above := server.suspectEarlier(t.Context()); above != b.traits("default").Epoch || (above > 7) != test.may {
+			if above := server.suspectEarlier(t.Context()); above != b.traits("default").Epoch ||
+				(above > 7) != test.may {
 				t.Errorf("%s: the new token is above %d", name, above)
 			}
 		}
@@ -197,11 +213,17 @@ func TestHowToRotateIsKnownOnceBothAnswersAre(t *testing.T) {
 			traits store.ServerTraits
 			want   bool
 		}{
-			"nothing":                {store.ServerTraits{}, false},
-			"refresh alone":          {store.ServerTraits{RefreshEndsPredecessor: new(false)}, false},
-			"authenticate alone":     {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, false},
-			"both":                   {store.ServerTraits{RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true)}, true},
-			"refresh is refused":     {store.ServerTraits{RefreshRejected: true, AuthenticateEndsEarlierSessions: new(false)}, true},
+			"nothing":            {store.ServerTraits{}, false},
+			"refresh alone":      {store.ServerTraits{RefreshEndsPredecessor: new(false)}, false},
+			"authenticate alone": {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, false},
+			"both": {store.ServerTraits{
+				RefreshEndsPredecessor:          new(true),
+				AuthenticateEndsEarlierSessions: new(true),
+			}, true},
+			"refresh is refused": {store.ServerTraits{
+				RefreshRejected:                 true,
+				AuthenticateEndsEarlierSessions: new(false),
+			}, true},
 			"refused, and no answer": {store.ServerTraits{RefreshRejected: true}, false},
 		} {
 			test.traits.URL = testURL
@@ -239,22 +261,41 @@ func TestLearningLeavesTheTimeOfOneCall(t *testing.T) {
 func TestWhatAnExaminationFoundIsTakenOverAndTheRestKept(t *testing.T) {
 	offset := time.Minute
 	known := store.ServerTraits{
-		URL: testURL, ServerVersion: "1", ClockOffset: new(time.Hour), StartTime: "a", CanLogOut: new(true), CanValidate: new(true),
+		URL: testURL, ServerVersion: "1", ClockOffset: new(time.Hour), StartTime: "a", CanLogOut: new(true),
+		CanValidate:            new(true),
 		RefreshEndsPredecessor: new(true), AuthenticateEndsEarlierSessions: new(true), Epoch: 7,
 	}
 	for name, test := range map[string]struct {
 		found  store.ServerTraits
 		change func(*store.ServerTraits)
 	}{
-		"nothing":      {store.ServerTraits{}, func(*store.ServerTraits) {}},
-		"version":      {store.ServerTraits{ServerVersion: "2"}, func(l *store.ServerTraits) { l.ServerVersion = "2" }},
-		"clock":        {store.ServerTraits{ClockOffset: &offset}, func(l *store.ServerTraits) { l.ClockOffset = &offset }},
-		"start":        {store.ServerTraits{StartTime: "b"}, func(l *store.ServerTraits) { l.StartTime = "b" }},
-		"logout":       {store.ServerTraits{CanLogOut: new(false)}, func(l *store.ServerTraits) { l.CanLogOut = new(false) }},
-		"validate":     {store.ServerTraits{CanValidate: new(false)}, func(l *store.ServerTraits) { l.CanValidate = new(false) }},
-		"refresh":      {store.ServerTraits{RefreshEndsPredecessor: new(false)}, func(l *store.ServerTraits) { l.RefreshEndsPredecessor = new(false) }},
-		"refused":      {store.ServerTraits{RefreshRejected: true}, func(l *store.ServerTraits) { l.RefreshRejected = true }},
-		"authenticate": {store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)}, func(l *store.ServerTraits) { l.AuthenticateEndsEarlierSessions = new(false) }},
+		"nothing": {store.ServerTraits{}, func(*store.ServerTraits) {}},
+		"version": {store.ServerTraits{ServerVersion: "2"}, func(l *store.ServerTraits) { l.ServerVersion = "2" }},
+		"clock": {
+			store.ServerTraits{ClockOffset: &offset},
+			func(l *store.ServerTraits) { l.ClockOffset = &offset },
+		},
+		"start": {store.ServerTraits{StartTime: "b"}, func(l *store.ServerTraits) { l.StartTime = "b" }},
+		"logout": {
+			store.ServerTraits{CanLogOut: new(false)},
+			func(l *store.ServerTraits) { l.CanLogOut = new(false) },
+		},
+		"validate": {
+			store.ServerTraits{CanValidate: new(false)},
+			func(l *store.ServerTraits) { l.CanValidate = new(false) },
+		},
+		"refresh": {
+			store.ServerTraits{RefreshEndsPredecessor: new(false)},
+			func(l *store.ServerTraits) { l.RefreshEndsPredecessor = new(false) },
+		},
+		"refused": {
+			store.ServerTraits{RefreshRejected: true},
+			func(l *store.ServerTraits) { l.RefreshRejected = true },
+		},
+		"authenticate": {
+			store.ServerTraits{AuthenticateEndsEarlierSessions: new(false)},
+			func(l *store.ServerTraits) { l.AuthenticateEndsEarlierSessions = new(false) },
+		},
 	} {
 		got, want := known, known
 		mergeTraits(&got, test.found)
@@ -281,11 +322,14 @@ func TestACheckThatPassesForgetsWhatWasRefusedToBeAskedFor(t *testing.T) {
 			{Report{scope: rotationSteps}, true},
 			{Report{scope: allSteps, Failed: &Step{Name: "data"}}, true},
 		} {
-			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, AccessOverrideCeiling: 1, RefreshOverrideCeiling: 2}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default",
+				&store.ServerTraits{URL: testURL, AccessOverrideCeiling: 1, RefreshOverrideCeiling: 2}); err != nil {
 				t.Fatal(err)
 			}
 			server.Apply(t.Context(), &test.report)
-			if got := b.traits("default"); (got.AccessOverrideCeiling == 1 && got.RefreshOverrideCeiling == 2) != test.kept || !test.kept && got.AccessOverrideCeiling+got.RefreshOverrideCeiling != 0 {
+			if got := b.traits("default"); (got.AccessOverrideCeiling == 1 &&
+				got.RefreshOverrideCeiling == 2) != test.kept || !test.kept &&
+				got.AccessOverrideCeiling+got.RefreshOverrideCeiling != 0 {
 				t.Errorf("%+v: %+v", test.report, got)
 			}
 		}
@@ -299,10 +343,12 @@ func TestAnotherStartTimeIsARestart(t *testing.T) {
 			before, found string
 			restarted     bool
 		}{
-			"the same": {"a", "a", false}, "another": {"a", "b", true}, "not known before": {"", "b", false}, "not told": {"a", "", false},
+			"the same": {"a", "a", false}, "another": {"a", "b", true}, "not known before": {"", "b", false},
+			"not told": {"a", "", false},
 		} {
 			b.log.Reset()
-			if err := b.store.Traits.Put(t.Context(), "default", &store.ServerTraits{URL: testURL, StartTime: test.before, CanLogOut: new(true)}); err != nil {
+			if err := b.store.Traits.Put(t.Context(), "default",
+				&store.ServerTraits{URL: testURL, StartTime: test.before, CanLogOut: new(true)}); err != nil {
 				t.Fatal(err)
 			}
 			server.Apply(t.Context(), &Report{Traits: store.ServerTraits{StartTime: test.found}, Failed: &Step{}})
@@ -311,7 +357,9 @@ func TestAnotherStartTimeIsARestart(t *testing.T) {
 			if startTime == "" {
 				startTime = test.before
 			}
-			if got.StartTime != startTime || (got.Epoch > 0) != test.restarted || (got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(), "restarted") != test.restarted {
+			if got.StartTime != startTime || (got.Epoch > 0) != test.restarted ||
+				(got.CanLogOut == nil) != test.restarted || strings.Contains(b.log.String(),
+				"restarted") != test.restarted {
 				t.Errorf("%s: %+v; the log: %s", name, got, b.log)
 			}
 		}
@@ -333,27 +381,69 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 		reason      string // one of those why
 		events      []string
 	}{
-		"it passed":                                  {report: Report{}, state: health.StateOK},
-		"it passed after a refusal":                  {report: Report{}, refused: true, outage: true, backsOff: true, state: health.StateOK, events: []string{string(events.CredentialRecovered)}},
-		"the token was refused":                      {report: reportOf(authenticate, ncentral.KindUnauthorized), next: 30 * time.Second, state: health.StateFailing, events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)}},
-		"the token was refused once more":            {report: reportOf(authenticate, ncentral.KindUnauthorized), refused: true, next: 30 * time.Second, state: health.StateFailing},
-		"no token could be had":                      {report: reportOf(authenticate, ncentral.KindServerError), next: time.Second, state: health.StateFailing, events: []string{string(events.CredentialDegraded)}},
-		"no connection":                              {report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable), next: time.Second, state: health.StateFailing, events: []string{string(events.CredentialDegraded)}},
-		"no connection any more":                     {report: after(reportOf(data, ncentral.KindUnreachable)), state: health.StateUnknown},
-		"it passed after a data call that failed":    {report: Report{}, probed: true, state: health.StateOK, events: []string{string(events.CredentialRecovered)}},
-		"still no connection":                        {report: after(reportOf(data, ncentral.KindUnreachable)), outage: true, next: time.Second, state: health.StateDegraded, stillSilent: true},
-		"it failed in another way than by a refusal": {report: reportOf(authenticate, ncentral.KindServerError), refused: true, next: 30 * time.Second, state: health.StateFailing, reason: "N-central failed"},
-		"links that are not there":                   {report: reportOf(ncentral.CallLinks, ncentral.KindNotFound), outage: true, state: health.StateUnknown},
-		"the data call fails":                        {report: after(reportOf(data, ncentral.KindServerError)), state: health.StateDegraded, events: []string{string(events.CredentialDegraded)}},
-		"refresh of no use":                          {report: after(reportOf(refresh, ncentral.KindMalformed)), outage: true, state: health.StateUnknown},
-		"it was given up":                            {report: after(reportOf(refresh, ncentral.KindCanceled)), outage: true, next: time.Second, state: health.StateDegraded, stillSilent: true},
+		"it passed": {report: Report{}, state: health.StateOK},
+		"it passed after a refusal": {
+			report: Report{}, refused: true, outage: true, backsOff: true,
+			state: health.StateOK, events: []string{string(events.CredentialRecovered)},
+		},
+		"the token was refused": {
+			report: reportOf(authenticate, ncentral.KindUnauthorized),
+			next:   30 * time.Second, state: health.StateFailing,
+			events: []string{string(events.AuthenticateRefused), string(events.CredentialDegraded)},
+		},
+		"the token was refused once more": {
+			report:  reportOf(authenticate, ncentral.KindUnauthorized),
+			refused: true, next: 30 * time.Second, state: health.StateFailing,
+		},
+		"no token could be had": {
+			report: reportOf(authenticate, ncentral.KindServerError),
+			next:   time.Second, state: health.StateFailing, events: []string{string(events.CredentialDegraded)},
+		},
+		"no connection": {
+			report: reportOf(ncentral.CallLinks, ncentral.KindUnreachable),
+			next:   time.Second, state: health.StateFailing, events: []string{string(events.CredentialDegraded)},
+		},
+		"no connection any more": {
+			report: after(reportOf(data, ncentral.KindUnreachable)),
+			state:  health.StateUnknown,
+		},
+		"it passed after a data call that failed": {
+			report: Report{}, probed: true, state: health.StateOK,
+			events: []string{string(events.CredentialRecovered)},
+		},
+		"still no connection": {
+			report: after(reportOf(data, ncentral.KindUnreachable)),
+			outage: true, next: time.Second, state: health.StateDegraded, stillSilent: true,
+		},
+		"it failed in another way than by a refusal": {
+			report:  reportOf(authenticate, ncentral.KindServerError),
+			refused: true, next: 30 * time.Second, state: health.StateFailing, reason: "N-central failed",
+		},
+		"links that are not there": {
+			report: reportOf(ncentral.CallLinks, ncentral.KindNotFound),
+			outage: true, state: health.StateUnknown,
+		},
+		"the data call fails": {
+			report: after(reportOf(data, ncentral.KindServerError)),
+			state:  health.StateDegraded, events: []string{string(events.CredentialDegraded)},
+		},
+		"refresh of no use": {
+			report: after(reportOf(refresh, ncentral.KindMalformed)),
+			outage: true, state: health.StateUnknown,
+		},
+		"it was given up": {
+			report: after(reportOf(refresh, ncentral.KindCanceled)),
+			outage: true, next: time.Second, state: health.StateDegraded, stillSilent: true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withRegistry(t, func(t *testing.T, b *bench) {
 				config := b.stored("default", testURL, "token")
 				server := b.server(config)
 				if test.refused {
-					server.noteRefused(t.Context(), time.Now(), health.NewFailure(server.config, authenticate, &ncentral.Error{Kind: ncentral.KindUnauthorized}))
+					server.noteRefused(t.Context(), time.Now(),
+						health.NewFailure(server.config, authenticate,
+							&ncentral.Error{Kind: ncentral.KindUnauthorized}))
 				}
 				if test.backsOff {
 					server.backOff.begin(time.Now(), time.Now(), failed())
@@ -381,7 +471,8 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 				if diff := cmp.Diff(test.events, b.sentEvents()); diff != "" {
 					t.Errorf("events (-want +got):\n%s", diff)
 				}
-				if got.LastSuccess.IsZero() != (test.report.Failed != nil) || got.LastFailure.IsZero() != (test.report.failure == nil) {
+				if got.LastSuccess.IsZero() != (test.report.Failed != nil) ||
+					got.LastFailure.IsZero() != (test.report.failure == nil) {
 					t.Errorf("last success %s, last failure %s", got.LastSuccess, got.LastFailure)
 				}
 				if b.Watch("default").hadGap() == test.report.authenticated {
@@ -394,7 +485,10 @@ func TestWhatACheckFoundCountsForTheReadsAfterIt(t *testing.T) {
 
 // reportOf is what a check found whose first call to fail is that one.
 func reportOf(step ncentral.Call, kind ncentral.Kind) Report {
-	failure := &health.Failure{Config: "default", Step: step, Kind: kind, Cause: &ncentral.Error{Call: step, Kind: kind}}
+	failure := &health.Failure{
+		Config: "default", Step: step, Kind: kind,
+		Cause: &ncentral.Error{Call: step, Kind: kind},
+	}
 	return Report{Failed: &Step{Name: string(step)}, failure: failure}
 }
 

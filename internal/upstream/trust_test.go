@@ -39,18 +39,21 @@ func TestAServerIsTrustedAsItsConfigSays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			logger := hclog.NewNullLogger()
-			registry := NewRegistry(store.New(&logical.InmemStorage{}, logger), events.NewSender(nil, logger), logger, "test", nil)
+			registry := NewRegistry(store.New(&logical.InmemStorage{}, logger), events.NewSender(nil, logger), logger,
+				"test", nil)
 			defer registry.Close()
 			config := storeConfig
 			config.URL = listener.URL
-			config.CACert, config.TLSServerName, config.TLSSkipVerify = test.trust.CACert, test.trust.TLSServerName, test.trust.TLSSkipVerify
+			config.CACert, config.TLSServerName, config.TLSSkipVerify = test.trust.CACert, test.trust.TLSServerName,
+				test.trust.TLSSkipVerify
 			server, err := registry.Server(&config)
 			if err != nil {
 				t.Fatal(err)
 			}
 			failure, _ := server.Probe(t.Context(), "token")
 			var callErr *ncentral.Error
-			if !errors.As(failure, &callErr) || callErr.NotSent == test.trusted || (callErr.Status == http.StatusNotFound) != test.trusted {
+			if !errors.As(failure, &callErr) || callErr.NotSent == test.trusted ||
+				(callErr.Status == http.StatusNotFound) != test.trusted {
 				t.Errorf("%+v", callErr)
 			}
 		})

@@ -20,14 +20,24 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 		"it was asked":          {func(w *Watch) { w.traitsConfirmed(now) }, false},
 		"a token without a gap": {func(w *Watch) { w.traitsConfirmed(now); w.tokenObtained(at(60), now) }, false},
 		"a token after a gap":   {func(w *Watch) { w.traitsConfirmed(now); w.tokenObtained(at(60), at(1)) }, true},
-		"one after the other":   {func(w *Watch) { w.traitsConfirmed(now); w.tokenObtained(at(60), now); w.tokenObtained(at(120), at(60)) }, false},
+		"one after the other": {func(w *Watch) {
+			w.traitsConfirmed(now)
+			w.tokenObtained(at(60),
+				now)
+			w.tokenObtained(at(120), at(60))
+		}, false},
 		"the earlier lives longer": {func(w *Watch) {
 			w.traitsConfirmed(now)
 			w.tokenObtained(at(60), now)
 			w.tokenObtained(at(30), at(20))
 			w.tokenObtained(at(90), at(50))
 		}, false},
-		"a refresh bridges": {func(w *Watch) { w.traitsConfirmed(now); w.tokenAccepted(at(60)); w.tokenObtained(at(90), at(50)) }, false},
+		"a refresh bridges": {func(w *Watch) {
+			w.traitsConfirmed(now)
+			w.tokenAccepted(at(60))
+			w.tokenObtained(at(90),
+				at(50))
+		}, false},
 		"a shorter refresh takes nothing": {func(w *Watch) {
 			w.traitsConfirmed(now)
 			w.tokenAccepted(at(60))
@@ -40,7 +50,10 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 			w.End()
 			w.tokenObtained(at(90), at(1))
 		}, true},
-		"it was asked after a gap": {func(w *Watch) { w.tokenObtained(at(60), at(1)); w.traitsConfirmed(at(2)) }, false},
+		"it was asked after a gap": {
+			func(w *Watch) { w.tokenObtained(at(60), at(1)); w.traitsConfirmed(at(2)) },
+			false,
+		},
 		"being asked takes no token's time": {func(w *Watch) {
 			w.tokenObtained(at(60), now)
 			w.traitsConfirmed(at(2))
