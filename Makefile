@@ -45,9 +45,11 @@ server:
 	@bin/find-server
 
 # First the server, since go test would show nothing of a build that takes minutes. The end-to-end tests run alone, for
-# they hold times to account, and never from go's cache, for it knows nothing of the server and the plugin binary.
+# they hold times to account, and never from go's cache, for it knows nothing of the server and the plugin binary. Nor
+# does it know of the pages that the tests in deploy read, for they are in another module.
 test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
+	$(GO) -C deploy test $(RACE) -count=1 ./...
 	$(GO) test $(RACE) -timeout 60m -count=1 ./e2e/...
 
 # The race detector makes the model and the matrix several times slower, so they try less with it than here.
@@ -68,6 +70,8 @@ mutants:
 lint:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	$(GO) -C deploy vet ./...
+	cd deploy && $(GO) tool -modfile=../go.mod staticcheck ./...
 	@unformatted="$$($(GO) tool gofumpt -l .)" || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "Not formatted (go tool gofumpt -w FILE):"; echo "$$unformatted"; exit 1; fi
 

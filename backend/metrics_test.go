@@ -5,6 +5,9 @@ package backend
 
 import (
 	"context"
+	"maps"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,6 +90,29 @@ func (m *mount) counted(before map[string]float64, want map[string]float64) {
 	}
 }
 
+// families brings about every metric that the engine has and returns them by name.
+func (m *mount) families() map[string]*dto.MetricFamily {
+	m.t.Helper()
+	m.token = m.AddUserExpiring("expiring", 1000*time.Hour)
+	m.must(logical.UpdateOperation, "config/default", map[string]any{
+		"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "1000h",
+	})
+	m.read(nil)
+	m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+	m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
+	time.Sleep(56 * time.Minute)
+	m.read(nil)
+	m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+	m.server.Stop()
+	m.failure(logical.ReadOperation, "creds/monitoring", nil)
+	textParser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := textParser.TextToMetricFamilies(strings.NewReader(m.metricsText()))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return families
+}
+
 func TestMetricsAreAsPrometheusWantsThem(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		families := m.families()
@@ -101,6 +127,51 @@ func TestMetricsAreAsPrometheusWantsThem(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestTheAPIPageNamesEveryMetricAndNoneThatDoesNotExist(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		text, err := os.ReadFile("../docs/api.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, families := string(text), m.families()
+		var ofNoConfig []string
+		for _, name := range slices.Sorted(maps.Keys(families)) {
+			labels, hasConfig := labelNames(families[name])
+			if !hasConfig {
+				ofNoConfig = append(ofNoConfig, "`"+name+"`")
+			}
+			row := strings.ToLower(families[name].GetType().String()) + " | "
+			if len(labels) > 0 {
+				row += "`" + strings.Join(labels, "`, `") + "` "
+			}
+			if row = "| `" + name + "` | " + row + "| "; !strings.Contains(page, "\n"+row) {
+				t.Errorf("there is no row that begins with %s", row)
+			}
+		}
+		if sentence := "\nAll but " + strings.Join(ofNoConfig, " and ") + " have the label `config`"; !strings.Contains(page, sentence) {
+			t.Errorf("the page does not say:%s", sentence)
+		}
+		for line := range strings.Lines(page) {
+			name, inTable := strings.CutPrefix(line, "| `vault_ncentral_")
+			if name, _, _ = strings.Cut(name, "`"); inTable && families["vault_ncentral_"+name] == nil {
+				t.Errorf("vault_ncentral_%s does not exist", name)
+			}
+		}
+	})
+}
+
+// labelNames returns the names of the family's labels but config, and reports whether it has that.
+func labelNames(family *dto.MetricFamily) (names []string, hasConfig bool) {
+	for _, pair := range family.Metric[0].Label {
+		if pair.GetName() == "config" {
+			hasConfig = true
+			continue
+		}
+		names = append(names, pair.GetName())
+	}
+	return names, hasConfig
 }
 
 func TestMetricsCountReadsBySource(t *testing.T) {
