@@ -71,7 +71,7 @@ func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
 func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 	cause := &ncentral.Error{Call: ncentral.CallRefresh, Kind: ncentral.KindQueued, Detail: "no place."}
 	failure := &Failure{Config: "one", Step: ncentral.CallRefresh, Kind: ncentral.KindQueued, Cause: cause}
-	const text = `config "one": refresh: the call found no place in time among those in flight: no place; try later, or raise max_requests_in_flight`
+	const text = `config "one": refresh: the call waited too long for a place among the requests in flight: no place; try later, or raise max_requests_in_flight`
 	if got := failure.Error(); got != text {
 		t.Error(got)
 	}

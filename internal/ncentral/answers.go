@@ -26,42 +26,44 @@ const (
 
 	validMessage = "The token is valid." // [D]
 
-	maxExactFloat = 1 << 53 // beyond it, a float64 may stand for another whole number
+	maxExactFloat = 1 << 53 // a larger float64 may stand for another whole number
 )
 
 var errTooLong = errors.New("the body is over 1 MiB")
 
-// answer is a 200 or 204 that passed every check that all calls share.
+// answer is a 200 or 204 that passed the checks which all calls share.
 type answer struct {
 	body       []byte
 	sentAt     time.Time
 	receivedAt time.Time
 }
 
-// Session is what authenticate and refresh answer [D].
+// Session is what authenticate and refresh return [D].
 type Session struct {
 	AccessToken  string
-	TokenType    string // as answered, "Bearer" where nothing was
-	RefreshToken string // "" where none was answered
+	TokenType    string // as answered; "Bearer" where the answer has none
+	RefreshToken string // "" where the answer has none
 
-	// SentAt is when the attempt that succeeded went out, after any queueing in the
-	// transport; it keeps its monotonic reading. Lifetimes count from it.
+	// SentAt is when the attempt that succeeded was sent, after any wait in the transport.
+	// Lifetimes count from it. It keeps its monotonic clock reading.
 	SentAt time.Time
 
-	// The lifetimes are expirySeconds as answered, be they zero, negative or absurd:
-	// judging them is the caller's. Beyond some 292 years they are cut down.
+	// The lifetimes are the expirySeconds of the answer, even where they are zero, negative or
+	// absurd: the caller judges them. They are limited to what a time.Duration can hold, some 292
+	// years.
 	AccessLifetime  time.Duration
 	RefreshLifetime time.Duration
 
-	// A lifetime that was not stated is 0: expirySeconds is optional [S].
+	// These report whether the answer stated the lifetime: expirySeconds is optional [S]. A
+	// lifetime that was not stated is 0.
 	AccessLifetimeStated  bool
 	RefreshLifetimeStated bool
 }
 
-// Links are the addresses that the server names for its authentication API, to be
-// shown, never to be followed. One that is there says that the call is. Nothing
-// follows from one that is missing: older servers and the documentation name the
-// first three [D,S].
+// Links are the addresses that the server lists for its authentication API. They are for display
+// and must never be followed. A link that is present means that the server has the call. A link
+// that is missing means nothing: older servers and the documentation list the first three only
+// [D,S].
 type Links struct {
 	Authenticate string
 	Refresh      string
@@ -70,15 +72,14 @@ type Links struct {
 	SSO          string
 }
 
-// ServerInfo says which software the server runs.
+// ServerInfo holds the versions of the server's software.
 type ServerInfo struct {
 	Version   string // of the API service
-	NCentral  string // of N-central; "" where the server does not tell [O]
-	StartTime string // as answered, in whatever form; "" where absent [S]
+	NCentral  string // of N-central; "" where the server does not state it [O]
+	StartTime string // as answered, in any format; "" where absent [S]
 }
 
-// User is what N-central tells of the user whose token asked. What it did not tell is
-// empty or nil.
+// User is the user that an access token belongs to. What N-central left out is empty or nil.
 type User struct {
 	Name                  string
 	Enabled               *bool
@@ -95,16 +96,16 @@ func (u User) HasTwoFactor() bool {
 
 // Health is the server's clock.
 type Health struct {
-	// ClockOffset is how far the server's clock is ahead of this machine's, negative
-	// where it is behind. It takes the time to have been read halfway between
-	// sending and receiving.
+	// ClockOffset is how far the server's clock is ahead of this machine's; it is negative where
+	// the server's is behind. The server is assumed to have read its clock halfway between sending
+	// and receiving.
 	ClockOffset time.Duration
 }
 
-// readAnswer reads and closes the response of an attempt.
+// readAnswer reads and closes the response to an attempt.
 func readAnswer(ctx context.Context, r request, response *http.Response) (answer, *Error) {
 	body, readError := readBody(response)
-	response.Body = http.NoBody // retryablehttp drains what it takes to be unread
+	response.Body = http.NoBody // retryablehttp would drain a body that it takes for unread
 	received := answer{body: body, receivedAt: time.Now()}
 
 	failure := &Error{Call: r.call, Kind: KindMalformed, Status: response.StatusCode}
@@ -139,7 +140,7 @@ func readAnswer(ctx context.Context, r request, response *http.Response) (answer
 func readBody(response *http.Response) ([]byte, error) {
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusSwitchingProtocols {
-		return nil, nil // this body is the bare connection, which no timeout ends
+		return nil, nil // this body is the connection itself, and no timeout ends it
 	}
 	read, err := io.ReadAll(io.LimitReader(response.Body, maxBodyBytes+1))
 	if len(read) > maxBodyBytes {
@@ -168,8 +169,8 @@ func isHTML(mediaType string) bool {
 	return mediaType == "text/html" || mediaType == "application/xhtml+xml"
 }
 
-// mediaTypeOf returns the type without its parameters: something between may have
-// spoilt or doubled these, and nothing depends on them.
+// mediaTypeOf returns the Content-Type without its parameters. A proxy may have damaged or doubled
+// the parameters, and nothing depends on them.
 func mediaTypeOf(header http.Header) string {
 	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	return strings.ToLower(strings.TrimSpace(mediaType))
@@ -192,8 +193,8 @@ func describeBody(body []byte, header http.Header) string {
 	}
 }
 
-// hiddenError finds an error of N-central's core that hides in a 200 [D]. In which
-// letters its key is written is not known [?].
+// hiddenError finds an error of N-central's core that is hidden in a 200 [D]. The case of the
+// letters in its key is not known [?].
 func hiddenError(body []byte) (text string, found bool) {
 	var object map[string]json.RawMessage
 	if json.Unmarshal(body, &object) != nil {
@@ -201,7 +202,7 @@ func hiddenError(body []byte) (text string, found bool) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(object)) {
 		if strings.EqualFold(key, hiddenErrorKey) {
-			_ = json.Unmarshal(object[key], &text) // what is no text says nothing
+			_ = json.Unmarshal(object[key], &text) // a value that is not a string leaves the text empty
 			return text, true
 		}
 	}
@@ -229,9 +230,13 @@ func parseSession(call Call, received answer) (*Session, error) {
 	}
 	tokenType := cmp.Or(access.Type, "Bearer")
 	if !isToken(access.Token) || !isToken(tokenType) || (refresh.Token != "" && !isToken(refresh.Token)) {
-		return nil, malformed(call, "a token in it is too long or holds white space or other characters that no token has")
+		return nil, malformed(call, "a token in it is too long or holds white space or other characters that "+
+			"no token has")
 	}
-	session := &Session{AccessToken: access.Token, TokenType: tokenType, RefreshToken: refresh.Token, SentAt: received.sentAt}
+	session := &Session{
+		AccessToken: access.Token, TokenType: tokenType, RefreshToken: refresh.Token,
+		SentAt: received.sentAt,
+	}
 	session.AccessLifetime, session.AccessLifetimeStated = lifetime(access.ExpirySeconds)
 	session.RefreshLifetime, session.RefreshLifetimeStated = lifetime(refresh.ExpirySeconds)
 	return session, nil
@@ -244,34 +249,34 @@ func lifetime(expirySeconds *seconds) (stated time.Duration, isStated bool) {
 	return saturatedSeconds(int64(*expirySeconds)), true
 }
 
-// seconds are a whole number, which may be written as 3600.0 or as text.
+// seconds is a whole number. JSON may write it as 3600, as 3600.0 or as a string.
 type seconds int64
 
-// UnmarshalJSON takes what stands for a whole number of 64 bits.
+// UnmarshalJSON accepts any spelling of a whole number of 64 bits.
 func (s *seconds) UnmarshalJSON(raw []byte) error {
-	var number json.Number // takes text that holds a number too
+	var number json.Number // also takes a string that holds a number
 	err := json.Unmarshal(raw, &number)
-	whole, isOther := number.Int64()
-	if err == nil && isOther != nil {
+	whole, notWhole := number.Int64()
+	if err == nil && notWhole != nil {
 		var float float64
 		float, err = number.Float64()
 		whole = int64(float)
 		if math.Abs(float) > maxExactFloat || float64(whole) != float {
-			err = isOther
+			err = notWhole
 		}
 	}
 	if err != nil {
-		return &json.UnmarshalTypeError{Type: reflect.TypeFor[seconds]()} // decode names the field
+		return &json.UnmarshalTypeError{Type: reflect.TypeFor[seconds]()} // decode adds the field's name
 	}
 	*s = seconds(whole)
 	return nil
 }
 
-// isToken says whether text can be sent in a header and shown on a line: visible
-// ASCII throughout, 16 KiB at most.
+// isToken reports whether the text can be sent in a header and shown on one line: visible ASCII
+// only, and at most 16 KiB.
 func isToken(text string) bool {
-	isOther := func(character rune) bool { return character < 0x21 || character > 0x7e }
-	return text != "" && len(text) <= maxTokenSize && !strings.ContainsFunc(text, isOther)
+	isForbidden := func(character rune) bool { return character < 0x21 || character > 0x7e }
+	return text != "" && len(text) <= maxTokenSize && !strings.ContainsFunc(text, isForbidden)
 }
 
 func parseLinks(received answer) (Links, error) {
@@ -298,8 +303,8 @@ func parseLinks(received answer) (Links, error) {
 	}, nil
 }
 
-// checkValid finds the words that say that a token lives: a 200 alone does not, since
-// N-central hides errors in it [D], and since a proxy may answer in its place.
+// checkValid looks for the message that says that the token is valid. A 200 alone does not say so:
+// N-central hides errors in it [D], and a proxy may have answered in N-central's place.
 func checkValid(received answer, accessToken string) error {
 	var answered struct {
 		Message string `json:"message"`
@@ -307,14 +312,15 @@ func checkValid(received answer, accessToken string) error {
 	if err := decode(CallValidate, received.body, &answered); err != nil {
 		return err
 	}
-	if essence(answered.Message) != essence(validMessage) {
-		return malformed(CallValidate, filter("it does not say that the token is valid, but: "+answered.Message, accessToken))
+	if normalize(answered.Message) != normalize(validMessage) {
+		return malformed(CallValidate,
+			filter("it does not say that the token is valid, but: "+answered.Message, accessToken))
 	}
 	return nil
 }
 
-// checkData finds that there is data, be it an empty list: the call judges users and
-// tokens, and something else than N-central answers 200 too.
+// checkData checks that the answer has data; an empty list will do. The call judges users and
+// tokens, and something other than N-central may also answer 200.
 func checkData(received answer) error {
 	var list []json.RawMessage
 	if json.Unmarshal(received.body, &list) == nil && list != nil {
@@ -332,14 +338,14 @@ func checkData(received answer) error {
 	return nil
 }
 
-// essence is a message without what may differ from version to version: case, white
-// space and a full stop.
-func essence(message string) string {
+// normalize returns the message without what may differ between versions of N-central: case, white
+// space and a full stop at the end.
+func normalize(message string) string {
 	return strings.TrimRight(strings.ToLower(strings.Join(strings.Fields(message), "")), ".")
 }
 
-// link is text, or an object with an href: nobody public knows how links stand under
-// _links [?], and since they are only shown, any other form is no failure.
+// link is a string, or an object with an href. The form of the links under _links is not publicly
+// known [?]. Links are for display only, so any other form is not an error.
 type link string
 
 // UnmarshalJSON never fails.
@@ -364,7 +370,7 @@ func parseServerInfo(received answer, accessToken string) (ServerInfo, error) {
 	}
 	var startTime string
 	if json.Unmarshal(answered.StartTime, &startTime) != nil {
-		startTime = string(answered.StartTime) // a number, for one, or nothing
+		startTime = string(answered.StartTime) // a number, for example, or nothing
 	}
 	return ServerInfo{
 		Version:   filter(answered.Version, accessToken),
@@ -376,12 +382,12 @@ func parseServerInfo(received answer, accessToken string) (ServerInfo, error) {
 func parseUser(received answer, accessToken string) (User, error) {
 	var answered struct {
 		Data *struct {
-			Username                told[string] `json:"username"`
-			IsEnabled               told[bool]   `json:"isEnabled"`
-			IsLocked                told[bool]   `json:"isLocked"`
-			IsPasswordExpired       told[bool]   `json:"isPasswordExpired"`
-			IsPasswordResetRequired told[bool]   `json:"isPasswordResetRequired"`
-			TwoFactorType           told[string] `json:"twoFactorType"`
+			Username                optional[string] `json:"username"`
+			IsEnabled               optional[bool]   `json:"isEnabled"`
+			IsLocked                optional[bool]   `json:"isLocked"`
+			IsPasswordExpired       optional[bool]   `json:"isPasswordExpired"`
+			IsPasswordResetRequired optional[bool]   `json:"isPasswordResetRequired"`
+			TwoFactorType           optional[string] `json:"twoFactorType"`
 		} `json:"data"`
 	}
 	if err := decode(CallUser, received.body, &answered); err != nil {
@@ -401,12 +407,12 @@ func parseUser(received answer, accessToken string) (User, error) {
 	}, nil
 }
 
-// told is a value, or nil where the field is missing or of another type: of some
-// twenty that a server tells, one of a later form is no reason to know none.
-type told[T any] struct{ value *T }
+// optional is a value, or nil where the field is missing or has another type. A server sends some
+// twenty fields, and one in a new form is no reason to lose all others.
+type optional[T any] struct{ value *T }
 
 // UnmarshalJSON never fails.
-func (t *told[T]) UnmarshalJSON(raw []byte) error {
+func (t *optional[T]) UnmarshalJSON(raw []byte) error {
 	var value *T
 	if json.Unmarshal(raw, &value) == nil {
 		t.value = value
@@ -414,7 +420,7 @@ func (t *told[T]) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-func (t told[T]) or(other T) T {
+func (t optional[T]) or(other T) T {
 	if t.value == nil {
 		return other
 	}
@@ -435,16 +441,16 @@ func parseHealth(received answer) (Health, error) {
 	return Health{ClockOffset: answered.CurrentTime.Sub(halfway)}, nil
 }
 
-// decode names the field that is wrong, never its value.
+// decode decodes JSON. Its errors name the field that is wrong, and never its value.
 func decode(call Call, body []byte, into any) error {
 	err := json.Unmarshal(body, into)
 	if err == nil {
 		return nil
 	}
-	detail := "its JSON is not of the form that the call answers"
+	detail := "its JSON does not have the form of this call's answer"
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) && wrongType.Field != "" {
-		detail = "its field " + wrongType.Field + " is not of the type that it must have"
+		detail = "its field " + wrongType.Field + " does not have the right type"
 	}
 	return malformed(call, detail)
 }

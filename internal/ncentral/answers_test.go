@@ -19,7 +19,8 @@ func TestParseSession(t *testing.T) {
 	access, refresh, sentAt := newToken(), newToken(), time.Now()
 	both := Session{
 		AccessToken: access, TokenType: "Bearer", RefreshToken: refresh, SentAt: sentAt,
-		AccessLifetime: time.Hour, AccessLifetimeStated: true, RefreshLifetime: 25 * time.Hour, RefreshLifetimeStated: true,
+		AccessLifetime: time.Hour, AccessLifetimeStated: true, RefreshLifetime: 25 * time.Hour,
+		RefreshLifetimeStated: true,
 	}
 	alone := Session{AccessToken: access, TokenType: "Bearer", SentAt: sentAt}
 	lasting := func(lifetime time.Duration) Session {
@@ -34,19 +35,33 @@ func TestParseSession(t *testing.T) {
 		body string
 		want Session
 	}{
-		"both tokens":           {sessionBody(access, refresh), both},
-		"no refresh token":      {`{"tokens":{"access":{"token":"` + access + `","type":"Bearer"}}}`, alone},
-		"refresh token null":    {`{"tokens":{"access":{"token":"` + access + `"},"refresh":null}}`, alone},
-		"refresh token empty":   {`{"tokens":{"access":{"token":"` + access + `"},"refresh":{"token":""}}}`, alone},
-		"another type":          {`{"tokens":{"access":{"token":"` + access + `","type":"MAC"}}}`, ofType},
-		"lifetime as text":      {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":"3600"}}}`, lasting(time.Hour)},
-		"lifetime with a point": {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":3600.0}}}`, lasting(time.Hour)},
-		"lifetime as both":      {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":"3.6e3"}}}`, lasting(time.Hour)},
-		"lifetime null":         {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":null}}}`, alone},
-		"lifetime zero":         {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":0}}}`, lasting(0)},
-		"lifetime negative":     {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":-5}}}`, lasting(-5 * time.Second)},
-		"lifetime absurd":       {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":9223372036854775807}}}`, lasting(math.MaxInt64)},
-		"lifetime absurdly low": {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":-9223372036854775808}}}`, lasting(math.MinInt64)},
+		"both tokens":         {sessionBody(access, refresh), both},
+		"no refresh token":    {`{"tokens":{"access":{"token":"` + access + `","type":"Bearer"}}}`, alone},
+		"refresh token null":  {`{"tokens":{"access":{"token":"` + access + `"},"refresh":null}}`, alone},
+		"refresh token empty": {`{"tokens":{"access":{"token":"` + access + `"},"refresh":{"token":""}}}`, alone},
+		"another type":        {`{"tokens":{"access":{"token":"` + access + `","type":"MAC"}}}`, ofType},
+		"lifetime as text": {
+			`{"tokens":{"access":{"token":"` + access + `","expirySeconds":"3600"}}}`,
+			lasting(time.Hour),
+		},
+		"lifetime with a point": {
+			`{"tokens":{"access":{"token":"` + access + `","expirySeconds":3600.0}}}`,
+			lasting(time.Hour),
+		},
+		"lifetime as both": {
+			`{"tokens":{"access":{"token":"` + access + `","expirySeconds":"3.6e3"}}}`,
+			lasting(time.Hour),
+		},
+		"lifetime null": {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":null}}}`, alone},
+		"lifetime zero": {`{"tokens":{"access":{"token":"` + access + `","expirySeconds":0}}}`, lasting(0)},
+		"lifetime negative": {
+			`{"tokens":{"access":{"token":"` + access + `","expirySeconds":-5}}}`,
+			lasting(-5 * time.Second),
+		},
+		"lifetime absurd": {`{"tokens":{"access":{"token":"` + access +
+			`","expirySeconds":9223372036854775807}}}`, lasting(math.MaxInt64)},
+		"lifetime absurdly low": {`{"tokens":{"access":{"token":"` + access +
+			`","expirySeconds":-9223372036854775808}}}`, lasting(math.MinInt64)},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -64,18 +79,19 @@ func TestParseSession(t *testing.T) {
 func TestSessionsThatAreRefused(t *testing.T) {
 	token := newToken()
 	tests := map[string]string{
-		"no tokens":                 `{"tokens":{}}`,
-		"a list":                    `[]`,
-		"tokens null":               `{"tokens":null}`,
-		"refresh token alone":       `{"tokens":{"refresh":{"token":"` + token + `"}}}`,
-		"token empty":               `{"tokens":{"access":{"token":""}}}`,
-		"token a number":            `{"tokens":{"access":{"token":5}}}`,
-		"token with a line feed":    `{"tokens":{"access":{"token":"` + token + `\n"}}}`,
-		"token with a space":        `{"tokens":{"access":{"token":"` + token + ` x"}}}`,
-		"token with a control":      `{"tokens":{"access":{"token":"` + token + `\u007f"}}}`,
-		"token beyond ASCII":        `{"tokens":{"access":{"token":"` + token + `é"}}}`,
-		"token too long":            `{"tokens":{"access":{"token":"` + strings.Repeat("x", maxTokenSize+1) + `"}}}`,
-		"refresh token with a tab":  `{"tokens":{"access":{"token":"` + token + `"},"refresh":{"token":"` + token + `\t"}}}`,
+		"no tokens":              `{"tokens":{}}`,
+		"a list":                 `[]`,
+		"tokens null":            `{"tokens":null}`,
+		"refresh token alone":    `{"tokens":{"refresh":{"token":"` + token + `"}}}`,
+		"token empty":            `{"tokens":{"access":{"token":""}}}`,
+		"token a number":         `{"tokens":{"access":{"token":5}}}`,
+		"token with a line feed": `{"tokens":{"access":{"token":"` + token + `\n"}}}`,
+		"token with a space":     `{"tokens":{"access":{"token":"` + token + ` x"}}}`,
+		"token with a control":   `{"tokens":{"access":{"token":"` + token + `\u007f"}}}`,
+		"token beyond ASCII":     `{"tokens":{"access":{"token":"` + token + `é"}}}`,
+		"token too long":         `{"tokens":{"access":{"token":"` + strings.Repeat("x", maxTokenSize+1) + `"}}}`,
+		"refresh token with a tab": `{"tokens":{"access":{"token":"` + token + `"},"refresh":{"token":"` + token +
+			`\t"}}}`,
 		"type with a line feed":     `{"tokens":{"access":{"token":"` + token + `","type":"Bearer\nX: y"}}}`,
 		"lifetime a fraction":       `{"tokens":{"access":{"token":"` + token + `","expirySeconds":3600.5}}}`,
 		"lifetime a text":           `{"tokens":{"access":{"token":"` + token + `","expirySeconds":"an hour"}}}`,
@@ -86,8 +102,10 @@ func TestSessionsThatAreRefused(t *testing.T) {
 		"lifetime a truth":          `{"tokens":{"access":{"token":"` + token + `","expirySeconds":true}}}`,
 		"lifetime a list":           `{"tokens":{"access":{"token":"` + token + `","expirySeconds":[3600]}}}`,
 		"lifetime not to be known":  `{"tokens":{"access":{"token":"` + token + `","expirySeconds":1e17}}}`,
-		"lifetime beyond 64 bits":   `{"tokens":{"access":{"token":"` + token + `","expirySeconds":9223372036854775808}}}`,
-		"refresh lifetime a text":   `{"tokens":{"access":{"token":"` + token + `"},"refresh":{"token":"` + token + `","expirySeconds":"x"}}}`,
+		"lifetime beyond 64 bits": `{"tokens":{"access":{"token":"` + token +
+			`","expirySeconds":9223372036854775808}}}`,
+		"refresh lifetime a text": `{"tokens":{"access":{"token":"` + token + `"},"refresh":{"token":"` + token +
+			`","expirySeconds":"x"}}}`,
 		"lifetime with an exponent": `{"tokens":{"access":{"token":"` + token + `","expirySeconds":1e400}}}`,
 	}
 	for name, body := range tests {
@@ -126,22 +144,46 @@ func TestWhatValidateAnswers(t *testing.T) {
 		status     int
 		mediaType  string
 		body       string
-		kind       Kind // "": the token lives
+		kind       Kind // "" where the token is valid
 		wantDetail string
 	}{
-		"valid":                       {200, typeJSON, validBody, "", ""},
-		"valid, other case":           {200, typeJSON, `{"message":"THE TOKEN is Valid."}`, "", ""},
-		"valid, no full stop":         {200, typeJSON, `{"message":"The token is valid"}`, "", ""},
-		"valid, other white space":    {200, typeJSON, `{"message":" The  token\nis valid .\t"}`, "", ""},
-		"valid, and more beside":      {200, typeJSON, `{"status":200,"message":"The token is valid.","data":null}`, "", ""},
-		"invalid":                     {200, typeJSON, `{"message":"The token is invalid."}`, KindMalformed, another + " The token is invalid."},
-		"not valid":                   {200, typeJSON, `{"message":"The token is not valid."}`, KindMalformed, another + " The token is not valid."},
-		"valid only in part":          {200, typeJSON, `{"message":"The token is valid. Not."}`, KindMalformed, another + " The token is valid. Not."},
-		"no message":                  {200, typeJSON, `{}`, KindMalformed, another},
-		"a message that is no text":   {200, typeJSON, `{"message":true}`, KindMalformed, "its field message is not of the type that it must have"},
-		"a list":                      {200, typeJSON, `[` + validBody + `]`, KindMalformed, "its JSON is not of the form that the call answers"},
-		"a message with the token":    {200, typeJSON, `{"message":"no: ` + token + `"}`, KindMalformed, another + " no: [redacted]"},
-		"hidden error":                {200, typeJSON, `{"message":"The token is valid.","Error Message":"no"}`, KindHiddenError, "no"},
+		"valid":                    {200, typeJSON, validBody, "", ""},
+		"valid, other case":        {200, typeJSON, `{"message":"THE TOKEN is Valid."}`, "", ""},
+		"valid, no full stop":      {200, typeJSON, `{"message":"The token is valid"}`, "", ""},
+		"valid, other white space": {200, typeJSON, `{"message":" The  token\nis valid .\t"}`, "", ""},
+		"valid, and more beside": {
+			200, typeJSON,
+			`{"status":200,"message":"The token is valid.","data":null}`, "", "",
+		},
+		"invalid": {
+			200, typeJSON, `{"message":"The token is invalid."}`, KindMalformed,
+			another + " The token is invalid.",
+		},
+		"not valid": {
+			200, typeJSON, `{"message":"The token is not valid."}`, KindMalformed,
+			another + " The token is not valid.",
+		},
+		"valid only in part": {
+			200, typeJSON, `{"message":"The token is valid. Not."}`, KindMalformed,
+			another + " The token is valid. Not.",
+		},
+		"no message": {200, typeJSON, `{}`, KindMalformed, another},
+		"a message that is no text": {
+			200, typeJSON, `{"message":true}`, KindMalformed,
+			"its field message does not have the right type",
+		},
+		"a list": {
+			200, typeJSON, `[` + validBody + `]`, KindMalformed,
+			"its JSON does not have the form of this call's answer",
+		},
+		"a message with the token": {
+			200, typeJSON, `{"message":"no: ` + token + `"}`, KindMalformed,
+			another + " no: [redacted]",
+		},
+		"hidden error": {
+			200, typeJSON, `{"message":"The token is valid.","Error Message":"no"}`,
+			KindHiddenError, "no",
+		},
 		"a page that says it":         {200, typeHTML, "The token is valid.", KindMalformed, ""},
 		"dead":                        {401, typeJSON, refusedBody, KindUnauthorized, ""},
 		"forbidden":                   {403, typeJSON, `{"status":403,"message":"no"}`, KindForbidden, ""},
@@ -178,11 +220,14 @@ func TestLinks(t *testing.T) {
 		body string
 		want Links
 	}{
-		"flat":             {flat, want},
-		"under _links":     {`{"_links":` + flat + `}`, want},
-		"five":             {flatFive, five},
-		"five under it":    {`{"_links":` + flatFive + `}`, five},
-		"as objects":       {`{"_links":{"authenticate":{"href":"/api/auth/authenticate"}}}`, Links{Authenticate: want.Authenticate}},
+		"flat":          {flat, want},
+		"under _links":  {`{"_links":` + flat + `}`, want},
+		"five":          {flatFive, five},
+		"five under it": {`{"_links":` + flatFive + `}`, five},
+		"as objects": {
+			`{"_links":{"authenticate":{"href":"/api/auth/authenticate"}}}`,
+			Links{Authenticate: want.Authenticate},
+		},
 		"of other forms":   {`{"authenticate":5,"refresh":["x"],"validate":null}`, Links{}},
 		"none":             {`{}`, Links{}},
 		"with odd letters": {`{"authenticate":"/api\u001b[31m/\nauth"}`, Links{Authenticate: "/api[31m/ auth"}},
@@ -210,12 +255,18 @@ func TestServerInfo(t *testing.T) {
 		body string
 		want ServerInfo
 	}{
-		"full":                  {full, ServerInfo{"3.1.0", "2026.2.0.17", "2026-01-02T03:04:05Z"}},
-		"older":                 {`{"version":"3.1.0","ncentral":null,"startTime":null,"jvmVersion":"21.0.1"}`, ServerInfo{Version: "3.1.0"}},
-		"start in another form": {`{"startTime":"Jan 2, 2026, 3:04 AM"}`, ServerInfo{StartTime: "Jan 2, 2026, 3:04 AM"}},
-		"start as a number":     {`{"startTime":1767323045000}`, ServerInfo{StartTime: "1767323045000"}},
-		"start empty":           {`{"startTime":""}`, ServerInfo{}},
-		"echoing":               {`{"version":"` + token + `"}`, ServerInfo{Version: redacted}},
+		"full": {full, ServerInfo{"3.1.0", "2026.2.0.17", "2026-01-02T03:04:05Z"}},
+		"older": {
+			`{"version":"3.1.0","ncentral":null,"startTime":null,"jvmVersion":"21.0.1"}`,
+			ServerInfo{Version: "3.1.0"},
+		},
+		"start in another form": {
+			`{"startTime":"Jan 2, 2026, 3:04 AM"}`,
+			ServerInfo{StartTime: "Jan 2, 2026, 3:04 AM"},
+		},
+		"start as a number": {`{"startTime":1767323045000}`, ServerInfo{StartTime: "1767323045000"}},
+		"start empty":       {`{"startTime":""}`, ServerInfo{}},
+		"echoing":           {`{"version":"` + token + `"}`, ServerInfo{Version: redacted}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -228,7 +279,8 @@ func TestServerInfo(t *testing.T) {
 			}
 		})
 	}
-	if _, err := clientOf(reply(200, typeJSON, `{"version":3}`)).ServerInfo(t.Context(), token); KindOf(err) != KindMalformed {
+	if _, err := clientOf(reply(200, typeJSON, `{"version":3}`)).ServerInfo(t.Context(),
+		token); KindOf(err) != KindMalformed {
 		t.Errorf("a version that is no text: got %v", err)
 	}
 }
@@ -236,8 +288,9 @@ func TestServerInfo(t *testing.T) {
 func TestUser(t *testing.T) {
 	token := newToken()
 	known := User{
-		Name: "api@example.com", Enabled: new(true), Locked: new(false), PasswordExpired: new(true), PasswordResetRequired: new(false),
-		TwoFactorType: "NONE",
+		Name: "api@example.com", Enabled: new(true), Locked: new(false), PasswordExpired: new(true),
+		PasswordResetRequired: new(false),
+		TwoFactorType:         "NONE",
 	}
 	full := `"userId":7,"username":"api@example.com","isEnabled":true,"isLocked":false,"isPasswordExpired":true,` +
 		`"isPasswordResetRequired":false,"twoFactorType":"NONE","generation":1`
@@ -245,14 +298,23 @@ func TestUser(t *testing.T) {
 		body string
 		want User
 	}{
-		"full":               {`{"status":200,"message":"ok","data":{` + full + `}}`, known},
-		"nothing told":       {`{"data":{}}`, User{}},
-		"null":               {`{"data":{"username":null,"isLocked":null,"twoFactorType":null}}`, User{}},
-		"of other types":     {`{"data":{"username":["x"],"isLocked":"no","isEnabled":1,"twoFactorType":{}}}`, User{}},
-		"one of another":     {`{"data":{"username":"a","isLocked":0,"isEnabled":false}}`, User{Name: "a", Enabled: new(false)}},
-		"with odd letters":   {`{"data":{"username":"a\u001b[31m\nb","twoFactorType":"T\u0000OTP"}}`, User{Name: "a[31m b", TwoFactorType: "TOTP"}},
-		"echoing the token":  {`{"data":{"username":"` + token + `"}}`, User{Name: redacted}},
-		"a name without end": {`{"data":{"username":"` + strings.Repeat("a b ", 100) + `"}}`, User{Name: strings.Repeat("a b ", 50)}},
+		"full":           {`{"status":200,"message":"ok","data":{` + full + `}}`, known},
+		"nothing told":   {`{"data":{}}`, User{}},
+		"null":           {`{"data":{"username":null,"isLocked":null,"twoFactorType":null}}`, User{}},
+		"of other types": {`{"data":{"username":["x"],"isLocked":"no","isEnabled":1,"twoFactorType":{}}}`, User{}},
+		"one of another": {
+			`{"data":{"username":"a","isLocked":0,"isEnabled":false}}`,
+			User{Name: "a", Enabled: new(false)},
+		},
+		"with odd letters": {
+			`{"data":{"username":"a\u001b[31m\nb","twoFactorType":"T\u0000OTP"}}`,
+			User{Name: "a[31m b", TwoFactorType: "TOTP"},
+		},
+		"echoing the token": {`{"data":{"username":"` + token + `"}}`, User{Name: redacted}},
+		"a name without end": {
+			`{"data":{"username":"` + strings.Repeat("a b ", 100) + `"}}`,
+			User{Name: strings.Repeat("a b ", 50)},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -265,7 +327,10 @@ func TestUser(t *testing.T) {
 			}
 		})
 	}
-	for status, kind := range map[int]Kind{401: KindUnauthorized, 403: KindForbidden, 404: KindNotFound, 500: KindServerError} {
+	for status, kind := range map[int]Kind{
+		401: KindUnauthorized, 403: KindForbidden, 404: KindNotFound,
+		500: KindServerError,
+	} {
 		body := fmt.Sprintf(`{"status":%d,"message":"no"}`, status)
 		if _, err := clientOf(reply(status, typeJSON, body)).User(t.Context(), token); KindOf(err) != kind {
 			t.Errorf("status %d: got %v", status, err)
@@ -279,7 +344,10 @@ func TestUser(t *testing.T) {
 }
 
 func TestTwoFactor(t *testing.T) {
-	for twoFactorType, want := range map[string]bool{"": false, "NONE": false, "none": false, "TOTP": true, "EMAIL": true} {
+	for twoFactorType, want := range map[string]bool{
+		"": false, "NONE": false, "none": false, "TOTP": true,
+		"EMAIL": true,
+	} {
 		if got := (User{TwoFactorType: twoFactorType}).HasTwoFactor(); got != want {
 			t.Errorf("%q: got %t", twoFactorType, got)
 		}

@@ -25,8 +25,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// newAttacker starts a server over TLS on loopback whose handler means harm, and makes
-// a client that trusts its certificate and gives each attempt so much time.
+// newAttacker starts a TLS server on loopback with a hostile handler. It returns a client that
+// trusts the server's certificate and limits each attempt to the timeout.
 func newAttacker(t *testing.T, http2 bool, timeout time.Duration, handler http.HandlerFunc) *Client {
 	t.Helper()
 	server := newTLSServer(t, func(s *httptest.Server) {
@@ -36,8 +36,8 @@ func newAttacker(t *testing.T, http2 bool, timeout time.Duration, handler http.H
 	return trusting(t, server.URL, certificatePEM(server), timeout)
 }
 
-// newRawAttacker is newAttacker for what net/http does not send: the answer is what
-// attack writes after each request.
+// newRawAttacker is newAttacker for what net/http cannot send: attack writes the answer to each
+// request.
 func newRawAttacker(t *testing.T, timeout time.Duration, attack func(io.Writer)) *Client {
 	t.Helper()
 	certificate, authority := newCertificate(t, time.Hour)
@@ -53,7 +53,7 @@ func newRawAttacker(t *testing.T, timeout time.Duration, attack func(io.Writer))
 	return trusting(t, "https://"+listener.Addr().String(), authority, timeout)
 }
 
-// acceptEach has each connection handled, until the test ends.
+// acceptEach runs handle for each connection until the test ends.
 func acceptEach(t *testing.T, listener net.Listener, handle func(net.Conn)) {
 	ended := make(chan struct{})
 	go func() {
@@ -83,7 +83,7 @@ func trusting(t *testing.T, url, authority string, timeout time.Duration) *Clien
 	return New(Options{BaseURL: url, Transport: timedAttempts(transport, timeout)})
 }
 
-// callsWithSecrets are the calls that carry one.
+// callsWithSecrets returns the calls that carry a secret.
 func callsWithSecrets(ctx context.Context, c *Client) map[string]func(secret string) error {
 	return map[string]func(string) error{
 		"authenticate": func(secret string) error { _, err := c.Authenticate(ctx, secret, Overrides{}); return err },
@@ -95,7 +95,7 @@ func callsWithSecrets(ctx context.Context, c *Client) map[string]func(secret str
 	}
 }
 
-// overBothOnLoopback runs a test for each version of HTTP.
+// overBothOnLoopback runs a test on loopback, once for each version of HTTP.
 func overBothOnLoopback(t *testing.T, test func(t *testing.T, http2 bool)) {
 	t.Run("HTTP/1.1", func(t *testing.T) { test(t, false) })
 	t.Run("HTTP/2", func(t *testing.T) { test(t, true) })
@@ -115,7 +115,8 @@ func TestRedirectTakesNoTokenAnywhere(t *testing.T) {
 			w.WriteHeader(int(status.Load()))
 		})
 		for _, code := range []int{300, 301, 302, 303, 305, 307, 308} {
-			for _, target := range []string{thief.URL + "/api/auth/authenticate", "/api/auth/validate", client.baseURL + "/elsewhere"} {
+			for _, target := range []string{thief.URL + "/api/auth/authenticate", "/api/auth/validate", client.baseURL +
+				"/elsewhere"} {
 				status.Store(int64(code))
 				location.Store(target)
 				for name, call := range callsWithSecrets(t.Context(), client) {
@@ -132,7 +133,8 @@ func TestRedirectTakesNoTokenAnywhere(t *testing.T) {
 	})
 }
 
-// What N-central answers is sent on in headers, by this client and by those who read the token.
+// Tokens from N-central's answers are sent on in headers, by this client and by those who read the
+// token.
 func TestNothingIsSmuggledInAToken(t *testing.T) {
 	var body atomic.Value
 	client := newAttacker(t, false, time.Minute, func(w http.ResponseWriter, _ *http.Request) {
@@ -140,8 +142,14 @@ func TestNothingIsSmuggledInAToken(t *testing.T) {
 		_, _ = io.WriteString(w, body.Load().(string))
 	})
 	secret := newToken()
-	for _, evil := range []string{"\n", "\r\n", "\r\nX-Evil: 1", " ", "\t", "\x00", "\x1b[31m", "\x7f", "\u0085", "\u00a0", "\u2028", "\u202e", "\ufeff", "é"} {
-		for position, smuggled := range map[string]string{"in front": evil + secret, "within": secret + evil + secret, "behind": secret + evil} {
+	for _, evil := range []string{
+		"\n", "\r\n", "\r\nX-Evil: 1", " ", "\t", "\x00", "\x1b[31m", "\x7f", "\u0085",
+		"\u00a0", "\u2028", "\u202e", "\ufeff", "é",
+	} {
+		for position, smuggled := range map[string]string{
+			"in front": evil + secret, "within": secret + evil + secret,
+			"behind": secret + evil,
+		} {
 			quoted, err := json.Marshal(smuggled)
 			if err != nil {
 				t.Fatal(err)
@@ -157,7 +165,8 @@ func TestNothingIsSmuggledInAToken(t *testing.T) {
 				if session != nil || KindOf(err) != KindMalformed {
 					t.Errorf("%q %s in the %s: got %v", evil, position, name, err)
 				}
-				if err != nil && (strings.Contains(err.Error(), secret[:secretPartLength]) || strings.ContainsAny(err.Error(), "\r\n")) {
+				if err != nil && (strings.Contains(err.Error(), secret[:secretPartLength]) ||
+					strings.ContainsAny(err.Error(), "\r\n")) {
 					t.Errorf("%q %s in the %s: the error holds it", evil, position, name)
 				}
 			}
@@ -166,9 +175,9 @@ func TestNothingIsSmuggledInAToken(t *testing.T) {
 }
 
 func TestSlowLorisEndsWithItsAttempt(t *testing.T) {
-	const timeout = 300 * time.Millisecond // in which a busy machine writes a status line
+	const timeout = 300 * time.Millisecond // enough for a busy machine to write a status line
 	drip := func(w io.Writer, flush func()) {
-		for range 3000 { // of 10ms: the test fails by its time long before
+		for range 3000 { // of 10ms each: the test's own time limit fails it long before the end
 			if _, err := io.WriteString(w, "x"); err != nil {
 				return
 			}
@@ -205,15 +214,17 @@ func TestSlowLorisEndsWithItsAttempt(t *testing.T) {
 		attacked func(t *testing.T) *Client
 		kind     Kind
 	}{
-		"handshake":     {silence, KindTimeout},
-		"status line":   {raw("HTTP/1.1 200 "), KindTimeout},
-		"header":        {raw("HTTP/1.1 200 OK\r\nX-Drip: "), KindTimeout},
-		"chunk":         {raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), KindTimeout},
-		"body":          {body(false), KindTimeout},
-		"body, HTTP/2":  {body(true), KindTimeout},
-		"body of a 401": {raw("HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"), KindTimeout},
-		// The status says it all.
-		"body of a 503": {raw("HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 1000\r\n\r\n"), KindUnavailable},
+		"handshake":    {silence, KindTimeout},
+		"status line":  {raw("HTTP/1.1 200 "), KindTimeout},
+		"header":       {raw("HTTP/1.1 200 OK\r\nX-Drip: "), KindTimeout},
+		"chunk":        {raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), KindTimeout},
+		"body":         {body(false), KindTimeout},
+		"body, HTTP/2": {body(true), KindTimeout},
+		"body of a 401": {raw("HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: " +
+			"1000\r\n\r\n"), KindTimeout},
+		// The status alone decides.
+		"body of a 503": {raw("HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: " +
+			"1000\r\n\r\n"), KindUnavailable},
 	}
 	for name, attack := range attacks {
 		t.Run(name, func(t *testing.T) {
@@ -233,8 +244,8 @@ func TestSlowLorisEndsWithItsAttempt(t *testing.T) {
 	}
 }
 
-// bomb packs a body of so many MiB of well-formed JSON. A gzip file may be many in a
-// row, so one MiB is packed once.
+// bomb compresses a body of this many MiB of well-formed JSON. A gzip file may consist of many
+// members, so one MiB is compressed once and repeated.
 func bomb(t *testing.T, megabytes int) []byte {
 	t.Helper()
 	pack := func(content []byte) []byte {
@@ -267,7 +278,8 @@ func TestDecompressionBombStaysSmall(t *testing.T) {
 			if err == nil {
 				t.Errorf("status %d: a body of %d MiB was taken", status, megabytes)
 			}
-			// The server's part is in it, and io.ReadAll's growth: a few MiB.
+			// This includes what the server allocates and how io.ReadAll grows its buffer: a few
+			// MiB.
 			if allocated := after.TotalAlloc - before.TotalAlloc; allocated > megabytes<<20/8 {
 				t.Errorf("status %d: %d bytes were allocated for a body of 1 MiB at most", status, allocated)
 			}
@@ -275,7 +287,7 @@ func TestDecompressionBombStaysSmall(t *testing.T) {
 	})
 }
 
-// countingWriter counts what could be sent.
+// countingWriter counts the bytes that could be sent.
 type countingWriter struct {
 	io.Writer
 	sent atomic.Int64
@@ -314,7 +326,7 @@ func TestAnswersWithoutEndAreCutOff(t *testing.T) {
 			if err := client.Validate(t.Context(), newToken()); err == nil {
 				t.Error("the answer was taken")
 			}
-			// What lies in the buffers of two sockets is counted too.
+			// The buffers of two sockets are included.
 			if sent := counting.sent.Load(); sent > 32<<20 {
 				t.Errorf("%d bytes were read", sent)
 			}
@@ -358,12 +370,28 @@ func TestServerThatIsNotTrustedGetsNoToken(t *testing.T) {
 		options TransportOptions
 		fault   Fault
 	}{
-		"a certificate for another name":  {own.URL, TransportOptions{CACert: certificatePEM(own), TLSServerName: "ncentral.invalid"}, FaultWrongName},
-		"another name for the server":     {strings.Replace(own.URL, "127.0.0.1", "localhost", 1), TransportOptions{CACert: certificatePEM(own)}, FaultWrongName},
-		"a certificate that has expired":  {old.URL, TransportOptions{CACert: expiredAuthority}, FaultExpired},
-		"a certificate of somebody else":  {other.URL, TransportOptions{CACert: certificatePEM(trusted)}, FaultSelfSigned},
+		"a certificate for another name": {
+			own.URL,
+			TransportOptions{CACert: certificatePEM(own), TLSServerName: "ncentral.invalid"},
+			FaultWrongName,
+		},
+		"another name for the server": {
+			strings.Replace(own.URL, "127.0.0.1", "localhost", 1),
+			TransportOptions{CACert: certificatePEM(own)},
+			FaultWrongName,
+		},
+		"a certificate that has expired": {old.URL, TransportOptions{CACert: expiredAuthority}, FaultExpired},
+		"a certificate of somebody else": {
+			other.URL,
+			TransportOptions{CACert: certificatePEM(trusted)},
+			FaultSelfSigned,
+		},
 		"one that the system has not got": {own.URL, TransportOptions{}, FaultSelfSigned},
-		"no TLS":                          {strings.Replace(plain.URL, "http://", "https://", 1), TransportOptions{CACert: certificatePEM(own)}, FaultNotTLS},
+		"no TLS": {
+			strings.Replace(plain.URL, "http://", "https://", 1),
+			TransportOptions{CACert: certificatePEM(own)},
+			FaultNotTLS,
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -374,7 +402,8 @@ func TestServerThatIsNotTrustedGetsNoToken(t *testing.T) {
 			defer transport.CloseIdleConnections()
 			client := New(Options{BaseURL: test.url, Transport: transport})
 			for call, make := range callsWithSecrets(t.Context(), client) {
-				if failure := failureOf(t, make(newToken())); failure.Kind != KindUnreachable || failure.Fault != test.fault || !failure.NotSent {
+				if failure := failureOf(t, make(newToken())); failure.Kind != KindUnreachable ||
+					failure.Fault != test.fault || !failure.NotSent {
 					t.Errorf("%s: got %+v", call, failure)
 				}
 			}
@@ -383,7 +412,8 @@ func TestServerThatIsNotTrustedGetsNoToken(t *testing.T) {
 			}
 		})
 	}
-	if _, _, err := validateOver(t, own.URL, TransportOptions{CACert: certificatePEM(own)}); err != nil || requests.Load() != 1 {
+	if _, _, err := validateOver(t, own.URL, TransportOptions{CACert: certificatePEM(own)}); err != nil ||
+		requests.Load() != 1 {
 		t.Errorf("the server itself: %v, %d requests", err, requests.Load())
 	}
 }

@@ -72,14 +72,16 @@ func TestRequestsAsSent(t *testing.T) {
 			func(ctx context.Context, c *Client) error { _, err := c.Refresh(ctx, token, Overrides{}); return err },
 			sessionBody(newToken(), newToken()),
 			sentRequest{
-				Method: "POST", URI: "/base/api/auth/refresh", ContentType: "text/plain", Body: token, Length: int64(len(token)),
+				Method: "POST", URI: "/base/api/auth/refresh", ContentType: "text/plain", Body: token,
+				Length: int64(len(token)),
 			},
 		},
 		"refresh with overrides": {
 			func(ctx context.Context, c *Client) error { _, err := c.Refresh(ctx, token, lifetimes); return err },
 			sessionBody(newToken(), newToken()),
 			sentRequest{
-				Method: "POST", URI: "/base/api/auth/refresh", ContentType: "text/plain", Body: token, Length: int64(len(token)),
+				Method: "POST", URI: "/base/api/auth/refresh", ContentType: "text/plain", Body: token,
+				Length:         int64(len(token)),
 				AccessOverride: []string{"600s"}, RefreshOverride: []string{"5400s"},
 			},
 		},
@@ -140,14 +142,15 @@ func record(r *http.Request) sentRequest {
 	body, _ := io.ReadAll(r.Body)
 	return sentRequest{
 		Method: r.Method, URI: r.RequestURI, Body: string(body), Length: r.ContentLength,
-		Authorization: r.Header.Get("Authorization"), ContentType: r.Header.Get("Content-Type"), Accept: r.Header.Get("Accept"),
+		Authorization: r.Header.Get("Authorization"), ContentType: r.Header.Get("Content-Type"),
+		Accept:          r.Header.Get("Accept"),
 		UserAgent:       r.Header.Get("User-Agent"),
 		AccessOverride:  r.Header.Values("X-Access-Expiry-Override"),
 		RefreshOverride: r.Header.Values("X-Refresh-Expiry-Override"),
 	}
 }
 
-// serve starts a server and makes a client of it that does not retry.
+// serve starts a server and returns a client of it that does not retry.
 func serve(t *testing.T, basePath string, handler http.HandlerFunc) *Client {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -179,7 +182,10 @@ func TestTokensThatCannotBeSent(t *testing.T) {
 	}
 	secret := newToken()
 	for name, call := range calls {
-		for _, token := range []string{"", secret + "\n", secret + " " + secret, secret + "\x00", secret + "é", strings.Repeat(secret, 300)} {
+		for _, token := range []string{
+			"", secret + "\n", secret + " " + secret, secret + "\x00", secret + "é",
+			strings.Repeat(secret, 300),
+		} {
 			err := call(token)
 			if KindOf(err) != KindBadRequest {
 				t.Errorf("%s: kind %q, want %q", name, KindOf(err), KindBadRequest)
@@ -191,11 +197,14 @@ func TestTokensThatCannotBeSent(t *testing.T) {
 	}
 }
 
-// The time in a transport's queue is not part of a token's life, that of connecting is.
+// A token's lifetime does not include the time in the transport's queue, but it does include the
+// time for connecting.
 func TestSentAtComesAfterQueueing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const queueing, connecting, answering = 5 * time.Second, time.Second, 2 * time.Second
-		transport, err := NewTransport(TransportOptions{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		transport, err := NewTransport(TransportOptions{DialContext: func(context.Context, string,
+			string,
+		) (net.Conn, error) {
 			time.Sleep(connecting)
 			near, far := net.Pipe()
 			go answerOverPipe(far, answering, sessionBody(rand.Text(), rand.Text()))
@@ -258,12 +267,15 @@ func TestSentAtIsThatOfTheAttemptThatSucceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		attempts := 0
-		client := New(Options{BaseURL: testURL, MaxRetries: 1, Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
-			if attempts++; attempts == 1 {
-				return newResponse(http.StatusServiceUnavailable, "", http.NoBody), nil
-			}
-			return reply(http.StatusOK, "application/json", sessionBody(newToken(), ""))(r)
-		})})
+		client := New(Options{
+			BaseURL: testURL, MaxRetries: 1,
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				if attempts++; attempts == 1 {
+					return newResponse(http.StatusServiceUnavailable, "", http.NoBody), nil
+				}
+				return reply(http.StatusOK, "application/json", sessionBody(newToken(), ""))(r)
+			}),
+		})
 		session, err := client.Authenticate(t.Context(), newToken(), Overrides{})
 		if err != nil {
 			t.Fatal(err)

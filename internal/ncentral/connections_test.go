@@ -20,7 +20,7 @@ func answerValid(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, validBody)
 }
 
-// overBothProtocols runs a test in a bubble for each version of HTTP.
+// overBothProtocols runs a test in a bubble, once for each version of HTTP.
 func overBothProtocols(t *testing.T, test func(t *testing.T, http2 bool)) {
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -29,7 +29,7 @@ func overBothProtocols(t *testing.T, test func(t *testing.T, http2 bool)) {
 	}
 }
 
-// validateAtOnce makes so many calls at the same time that all succeed.
+// validateAtOnce makes this many calls at the same time, and all must succeed.
 func validateAtOnce(t *testing.T, client *Client, calls int) {
 	t.Helper()
 	var group sync.WaitGroup
@@ -44,14 +44,17 @@ func validateAtOnce(t *testing.T, client *Client, calls int) {
 	synctest.Wait()
 }
 
-// A firewall that forgets its connections forgets the idle ones too: one attempt finds out for all.
+// A firewall that drops connections drops the idle ones too: one attempt finds out for all.
 func TestRetryAfterALostConnectionGoesOutOnANewOne(t *testing.T) {
 	overBothProtocols(t, func(t *testing.T, http2 bool) {
 		server := newNetwork(t, http2, func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Millisecond) // so that calls at the same time need connections of their own over HTTP/1.1
+			time.Sleep(time.Millisecond) // so that simultaneous calls need separate connections over HTTP/1.1
 			answerValid(w, r)
 		})
-		client := New(Options{BaseURL: "https://ncentral", Transport: timedAttempts(server.transport(t), time.Second), MaxRetries: 1})
+		client := New(Options{
+			BaseURL: "https://ncentral", Transport: timedAttempts(server.transport(t), time.Second),
+			MaxRetries: 1,
+		})
 		validateAtOnce(t, client, 3)
 		before := server.dialed()
 
@@ -73,7 +76,7 @@ func TestConnectionThatAnAttemptTimedOutOnIsNotUsedAgain(t *testing.T) {
 			_, _ = io.WriteString(w, validBody[:10])
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
-			panic(http.ErrAbortHandler) // the answer has no end
+			panic(http.ErrAbortHandler) // the answer breaks off
 		},
 	}
 	for name, hang := range hangs {
@@ -105,7 +108,7 @@ func TestConnectionThatAnAttemptTimedOutOnIsNotUsedAgain(t *testing.T) {
 	}
 }
 
-// HTTP/2 has many calls share a connection: one that is slow is no reason to break off the others.
+// Over HTTP/2 many calls share a connection. One that is slow must not break off the others.
 func TestTimeoutLeavesOtherCallsOnTheConnectionAlone(t *testing.T) {
 	overBothProtocols(t, func(t *testing.T, http2 bool) {
 		patient := newToken()
@@ -133,7 +136,7 @@ func TestTimeoutLeavesOtherCallsOnTheConnectionAlone(t *testing.T) {
 	})
 }
 
-// A caller who hangs up says nothing of the connection.
+// A caller that cancels says nothing about the connection.
 func TestCanceledCallLeavesTheConnectionInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
@@ -157,7 +160,8 @@ func TestCanceledCallLeavesTheConnectionInUse(t *testing.T) {
 	})
 }
 
-// The default request_timeout is 10s: a call is not to wait for so long to learn that its connection is gone.
+// The default request_timeout is 10s. A call must not wait that long to learn that its connection
+// is gone.
 func TestPingsDropALostHTTP2Connection(t *testing.T) {
 	const budget = silenceBeforeProbe + probeTimeout
 	t.Run("idle", func(t *testing.T) {
@@ -187,7 +191,10 @@ func TestPingsDropALostHTTP2Connection(t *testing.T) {
 				}
 				answerValid(w, r)
 			})
-			client := New(Options{BaseURL: "https://ncentral", Transport: timedAttempts(server.transport(t), 20*time.Second), MaxRetries: 1})
+			client := New(Options{
+				BaseURL:   "https://ncentral",
+				Transport: timedAttempts(server.transport(t), 20*time.Second), MaxRetries: 1,
+			})
 			began := time.Now()
 			validateAtOnce(t, client, 1)
 			if took := time.Since(began); took < silenceBeforeProbe || took > budget+time.Second {

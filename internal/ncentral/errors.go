@@ -12,27 +12,27 @@ import (
 	"time"
 )
 
-// Kind says how a call failed.
+// Kind is the way in which a call failed.
 type Kind string
 
 // The kinds of failure.
 const (
 	KindUnreachable  Kind = "unreachable"  // no connection, or none that is trusted
-	KindTimeout      Kind = "timeout"      // no answer in time, of the attempt or of the call
-	KindUnauthorized Kind = "refused"      // 401 in N-central's form; any other's is KindMalformed
-	KindForbidden    Kind = "forbidden"    // 403, likewise
+	KindTimeout      Kind = "timeout"      // no answer in time for the attempt or for the call
+	KindUnauthorized Kind = "refused"      // a 401 in N-central's form; any other 401 is KindMalformed
+	KindForbidden    Kind = "forbidden"    // a 403, likewise
 	KindRateLimited  Kind = "rate_limited" // 429
 	KindUnavailable  Kind = "unavailable"  // 502, 503, 504
 	KindServerError  Kind = "server_error" // 500 and every other 5xx
 	KindBadRequest   Kind = "bad_request"  // 400 and every other 4xx, or a token that cannot be sent
 	KindNotFound     Kind = "not_found"    // 404, 405
 	KindHiddenError  Kind = "hidden_error" // "Error Message" in a 200 [D]
-	KindMalformed    Kind = "malformed"    // an answer that is not N-central's: redirect, HTML, a 401 of another's, cut short, without tokens
-	KindCanceled     Kind = "canceled"     // the caller gave the call up
-	KindQueued       Kind = "queued"       // the transport had no place for the call in time; never a Client's own finding
+	KindMalformed    Kind = "malformed"    // not N-central's: a redirect, HTML, a foreign 401, cut short, no tokens
+	KindCanceled     Kind = "canceled"     // the caller cancelled the call
+	KindQueued       Kind = "queued"       // the transport had no place in time; only a transport returns it
 )
 
-// Kinds are all there are.
+// Kinds returns every Kind.
 func Kinds() []Kind { return slices.Sorted(maps.Keys(kindPhrases)) }
 
 var kindPhrases = map[Kind]string{
@@ -45,45 +45,45 @@ var kindPhrases = map[Kind]string{
 	KindServerError:  "N-central failed",
 	KindBadRequest:   "N-central rejected the request",
 	KindNotFound:     "N-central does not know the call",
-	KindHiddenError:  "N-central answered an error",
+	KindHiddenError:  "N-central answered with an error",
 	KindMalformed:    "the answer is not one of N-central's API",
-	KindCanceled:     "the call was given up",
-	KindQueued:       "the call found no place in time among those in flight",
+	KindCanceled:     "the call was canceled",
+	KindQueued:       "the call waited too long for a place among the requests in flight",
 }
 
-// Error is how every call of a Client fails.
+// Error is the error of every call that fails.
 type Error struct {
 	Call   Call
 	Kind   Kind
-	Status int // of the answer; 0 where none came
+	Status int // of the answer; 0 without an answer
 
-	// Detail says more, on one line: N-central's message without its tokens, in at most
-	// 200 printable characters, or what is wrong. It may be empty.
+	// Detail says more, on one line: N-central's message without its tokens, in at most 200
+	// printable characters, or what is wrong. It may be empty.
 	Detail string
 
-	// Fields are those of AccessOverride and RefreshOverride that the errors of a 400
-	// name as what is wrong with the request; none where they name neither.
+	// Fields are AccessOverride, RefreshOverride, both or neither: the headers that a 400 names in
+	// its list of errors.
 	Fields []string
 
-	// RetryAfter is how long N-central asked to be left alone; 0 where it did not.
+	// RetryAfter is how long N-central asked the client to wait; 0 where it did not ask.
 	RetryAfter time.Duration
 
-	// Fault says what is wrong where that is plain to see, else "".
+	// Fault says what is wrong where that is plain to see; otherwise it is empty.
 	Fault Fault
 
-	// AtProxy says that the Fault is that of a proxy that the environment names.
+	// AtProxy reports whether the Fault concerns a proxy from the environment.
 	AtProxy bool
 
-	// NotSent says that N-central cannot have acted on the latest attempt, for there was
-	// no connection to send it on.
+	// NotSent reports that N-central cannot have acted on the latest attempt, because there was no
+	// connection to send it on.
 	NotSent bool
 
-	// Err is the cause, for errors.Is and errors.As. It is not part of the message,
-	// for it may quote what the server sent.
+	// Err is the cause, for errors.Is and errors.As. It is not part of the message, because it may
+	// quote what the server sent.
 	Err error
 }
 
-// Error answers one sentence: the call, what happened, and the status if one came.
+// Error returns one sentence: the call, what happened, and the status of the answer.
 func (e *Error) Error() string {
 	text := string(e.Call) + ": " + kindPhrases[e.Kind]
 	if e.Status != 0 {
@@ -95,12 +95,12 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap answers the cause, nil where there is none.
+// Unwrap returns the cause, or nil.
 func (e *Error) Unwrap() error {
 	return e.Err
 }
 
-// KindOf answers the kind of the *Error that err is or wraps, else "".
+// KindOf returns the kind of the *Error that err is or wraps, and "" where there is none.
 func KindOf(err error) Kind {
 	var failure *Error
 	if errors.As(err, &failure) {

@@ -29,7 +29,8 @@ const (
 func TestKindsOfAnswers(t *testing.T) {
 	const notTheAPI = "; the URL is probably not that of N-central's API"
 	const inItsPlace = "; a proxy, firewall or web filter probably answered in N-central's place"
-	const problem = `{"status":401,"message":"[ID=ab12] UNAUTHORIZED: DmsLoginException: Login failed.","errors":[{"field":"x"}]}`
+	const problem = `{"status":401,"message":"[ID=ab12] UNAUTHORIZED: DmsLoginException: Login failed.",` +
+		`"errors":[{"field":"x"}]}`
 	const forbidden = `{"status":403,"message":"FORBIDDEN: AccessDeniedException"}`
 	tests := map[string]struct {
 		status            int
@@ -37,67 +38,106 @@ func TestKindsOfAnswers(t *testing.T) {
 		kind              Kind
 		detail            string
 	}{
-		"400":                    {400, typeJSON, `{"message":"BAD REQUEST: no"}`, KindBadRequest, "BAD REQUEST: no"},
-		"401":                    {401, typeJSON, problem, KindUnauthorized, "UNAUTHORIZED: DmsLoginException: Login failed."},
-		"401, problem+json":      {401, "application/problem+json", problem, KindUnauthorized, "UNAUTHORIZED: DmsLoginException: Login failed."},
-		"401, status as text":    {401, typeJSON, `{"status":"401","message":"no"}`, KindUnauthorized, "no"},
-		"401, no errors, no ID":  {401, typeJSON, `{"status":401,"message":""}`, KindUnauthorized, ""},
-		"401, odd errors":        {401, typeJSON, `{"status":401,"message":"no","errors":5}`, KindUnauthorized, "no"},
-		"401, HTML":              {401, typeHTML, "<html>secret page</html>", KindMalformed, "an HTML page" + inItsPlace},
-		"401, JSON as HTML":      {401, typeHTML, problem, KindMalformed, "an HTML page" + inItsPlace},
-		"401, JSON of no type":   {401, "", problem, KindMalformed, "a body without a content type" + inItsPlace},
-		"401, no body":           {401, "", "", KindMalformed, "an empty body" + inItsPlace},
-		"401, empty JSON":        {401, typeJSON, "", KindMalformed, "an empty body" + inItsPlace},
-		"401, not the JSON":      {401, typeJSON, `{"status":401,"message":["x"]}`, KindMalformed, "JSON of another form" + inItsPlace},
-		"401, a list":            {401, typeJSON, "[" + problem + "]", KindMalformed, "JSON of another form" + inItsPlace},
-		"401, broken JSON":       {401, typeJSON, `{"status":401,"message":"x"`, KindMalformed, "a body that claims to be JSON and is not" + inItsPlace},
-		"401, too long":          {401, typeJSON, problem + strings.Repeat(" ", 1<<20), KindMalformed, "the answer is over 1 MiB" + notTheAPI},
-		"403":                    {403, typeJSON, forbidden, KindForbidden, "FORBIDDEN: AccessDeniedException"},
-		"403, HTML":              {403, typeHTML, "<html>blocked</html>", KindMalformed, "an HTML page" + inItsPlace},
-		"403, a gateway's":       {403, typeJSON, `{"message":"Forbidden"}`, KindMalformed, "JSON of another form" + inItsPlace},
-		"403, a filter's":        {403, typeJSON, `{"status":403,"error":"blocked"}`, KindMalformed, "JSON of another form" + inItsPlace},
+		"400": {400, typeJSON, `{"message":"BAD REQUEST: no"}`, KindBadRequest, "BAD REQUEST: no"},
+		"401": {
+			401, typeJSON, problem, KindUnauthorized,
+			"UNAUTHORIZED: DmsLoginException: Login failed.",
+		},
+		"401, problem+json": {
+			401, "application/problem+json", problem, KindUnauthorized,
+			"UNAUTHORIZED: DmsLoginException: Login failed.",
+		},
+		"401, status as text":   {401, typeJSON, `{"status":"401","message":"no"}`, KindUnauthorized, "no"},
+		"401, no errors, no ID": {401, typeJSON, `{"status":401,"message":""}`, KindUnauthorized, ""},
+		"401, odd errors":       {401, typeJSON, `{"status":401,"message":"no","errors":5}`, KindUnauthorized, "no"},
+		"401, HTML": {401, typeHTML, "<html>secret page</html>", KindMalformed, "an HTML page" +
+			inItsPlace},
+		"401, JSON as HTML":    {401, typeHTML, problem, KindMalformed, "an HTML page" + inItsPlace},
+		"401, JSON of no type": {401, "", problem, KindMalformed, "a body without a content type" + inItsPlace},
+		"401, no body":         {401, "", "", KindMalformed, "an empty body" + inItsPlace},
+		"401, empty JSON":      {401, typeJSON, "", KindMalformed, "an empty body" + inItsPlace},
+		"401, not the JSON": {
+			401, typeJSON, `{"status":401,"message":["x"]}`, KindMalformed,
+			"JSON of another form" + inItsPlace,
+		},
+		"401, a list": {401, typeJSON, "[" + problem + "]", KindMalformed, "JSON of another form" +
+			inItsPlace},
+		"401, broken JSON": {
+			401, typeJSON, `{"status":401,"message":"x"`, KindMalformed,
+			"a body that claims to be JSON and is not" + inItsPlace,
+		},
+		"401, too long": {
+			401, typeJSON, problem + strings.Repeat(" ", 1<<20), KindMalformed,
+			"the answer is over 1 MiB" + notTheAPI,
+		},
+		"403":       {403, typeJSON, forbidden, KindForbidden, "FORBIDDEN: AccessDeniedException"},
+		"403, HTML": {403, typeHTML, "<html>blocked</html>", KindMalformed, "an HTML page" + inItsPlace},
+		"403, a gateway's": {403, typeJSON, `{"message":"Forbidden"}`, KindMalformed, "JSON of another form" +
+			inItsPlace},
+		"403, a filter's": {
+			403, typeJSON, `{"status":403,"error":"blocked"}`, KindMalformed,
+			"JSON of another form" + inItsPlace,
+		},
 		"403, of another status": {403, typeJSON, problem, KindMalformed, "JSON of another form" + inItsPlace},
 		"404":                    {404, "text/plain", "not found", KindNotFound, "a body that is not JSON"},
 		"405":                    {405, "", "no", KindNotFound, "a body without a content type"},
 		"409":                    {409, typeJSON, `{}`, KindBadRequest, ""},
 		"415":                    {415, typeJSON, `{}`, KindBadRequest, ""},
 		"429":                    {429, typeJSON, `{"message":"slow down"}`, KindRateLimited, "slow down"},
-		"500":                    {500, typeJSON, `{"message":"INTERNAL SERVER ERROR: x"}`, KindServerError, "INTERNAL SERVER ERROR: x"},
-		"501":                    {501, "", "", KindServerError, ""},
-		"502":                    {502, typeHTML, "<html>", KindUnavailable, "an HTML page"},
-		"503":                    {503, "application/xhtml+xml", "<html>", KindUnavailable, "an HTML page"},
-		"504":                    {504, "", "", KindUnavailable, ""},
-		"hidden error":           {200, typeJSON, `{"Error Message":"[ID=1] core failed"}`, KindHiddenError, "core failed"},
+		"500": {
+			500, typeJSON, `{"message":"INTERNAL SERVER ERROR: x"}`, KindServerError,
+			"INTERNAL SERVER ERROR: x",
+		},
+		"501": {501, "", "", KindServerError, ""},
+		"502": {502, typeHTML, "<html>", KindUnavailable, "an HTML page"},
+		"503": {503, "application/xhtml+xml", "<html>", KindUnavailable, "an HTML page"},
+		"504": {504, "", "", KindUnavailable, ""},
+		"hidden error": {
+			200, typeJSON, `{"Error Message":"[ID=1] core failed"}`, KindHiddenError,
+			"core failed",
+		},
 		"hidden error, not text": {200, typeJSON, `{"Error Message":{"a":1}}`, KindHiddenError, ""},
 		"hidden error, null":     {200, typeJSON, `{"data":[],"Error Message":null}`, KindHiddenError, ""},
-		"hidden error, small":    {200, typeJSON, `{"data":[],"error message":"core failed"}`, KindHiddenError, "core failed"},
-		"hidden error, capitals": {200, typeJSON, `{"ERROR MESSAGE":"core failed","n":1e999}`, KindHiddenError, "core failed"},
-		"301":                    {301, typeHTML, "<html>", KindMalformed, "a redirect without a target that can be read"},
-		"304":                    {304, "", "", KindMalformed, "a redirect without a target that can be read"},
-		"200, HTML":              {200, typeHTML, "<html>login</html>", KindMalformed, "an HTML page" + notTheAPI},
-		"200, JSON as text":      {200, "text/plain", `{}`, KindMalformed, "a body that is not JSON" + notTheAPI},
-		"200, no type":           {200, "", `{}`, KindMalformed, "a body without a content type" + notTheAPI},
-		"200, empty":             {200, "", "", KindMalformed, "an empty body" + notTheAPI},
-		"200, empty JSON":        {200, typeJSON, "", KindMalformed, "an empty body"},
-		"200, cut JSON":          {200, typeJSON, `{"data":[`, KindMalformed, "a body that claims to be JSON and is not"},
-		"200, JSON and more":     {200, typeJSON, `{} {}`, KindMalformed, "a body that claims to be JSON and is not"},
-		"200, too long":          {200, typeJSON, `"` + strings.Repeat("x", 1<<20) + `"`, KindMalformed, "the answer is over 1 MiB" + notTheAPI},
-		"201":                    {201, typeJSON, `{}`, KindMalformed, "a status that the call does not have"},
-		"204":                    {204, "", "", KindMalformed, "a status that the call does not have"},
+		"hidden error, small": {
+			200, typeJSON, `{"data":[],"error message":"core failed"}`, KindHiddenError,
+			"core failed",
+		},
+		"hidden error, capitals": {
+			200, typeJSON, `{"ERROR MESSAGE":"core failed","n":1e999}`, KindHiddenError,
+			"core failed",
+		},
+		"301":                {301, typeHTML, "<html>", KindMalformed, "a redirect without a target that can be read"},
+		"304":                {304, "", "", KindMalformed, "a redirect without a target that can be read"},
+		"200, HTML":          {200, typeHTML, "<html>login</html>", KindMalformed, "an HTML page" + notTheAPI},
+		"200, JSON as text":  {200, "text/plain", `{}`, KindMalformed, "a body that is not JSON" + notTheAPI},
+		"200, no type":       {200, "", `{}`, KindMalformed, "a body without a content type" + notTheAPI},
+		"200, empty":         {200, "", "", KindMalformed, "an empty body" + notTheAPI},
+		"200, empty JSON":    {200, typeJSON, "", KindMalformed, "an empty body"},
+		"200, cut JSON":      {200, typeJSON, `{"data":[`, KindMalformed, "a body that claims to be JSON and is not"},
+		"200, JSON and more": {200, typeJSON, `{} {}`, KindMalformed, "a body that claims to be JSON and is not"},
+		"200, too long": {
+			200, typeJSON, `"` + strings.Repeat("x", 1<<20) + `"`, KindMalformed,
+			"the answer is over 1 MiB" + notTheAPI,
+		},
+		"201": {201, typeJSON, `{}`, KindMalformed, "a status that the call does not have"},
+		"204": {204, "", "", KindMalformed, "a status that the call does not have"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			client := clientOf(reply(test.status, test.contentType, test.body))
 			failure := failureOf(t, client.Data(t.Context(), newToken()))
-			if failure.Kind != test.kind || failure.Detail != test.detail || failure.Status != test.status || failure.Call != CallData {
-				t.Errorf("got %s %q %d of %s, want %s %q %d", failure.Kind, failure.Detail, failure.Status, failure.Call, test.kind, test.detail, test.status)
+			if failure.Kind != test.kind || failure.Detail != test.detail || failure.Status != test.status ||
+				failure.Call != CallData {
+				t.Errorf("got %s %q %d of %s, want %s %q %d", failure.Kind, failure.Detail, failure.Status,
+					failure.Call, test.kind, test.detail, test.status)
 			}
 		})
 	}
 }
 
-// A fault says whose it is to mend, so it is found only in an answer that can be of that party. A call that sends its token
-// otherwise has no Authorization to lose.
+// A fault names the party that can put things right, so only an answer that can come from that
+// party has it. A call that does not send its token in the Authorization header cannot lose that
+// header.
 func TestFaultsOfAnswers(t *testing.T) {
 	stating := func(status int, message string) string {
 		return fmt.Sprintf(`{"status":%d,"message":%q}`, status, message)
@@ -115,11 +155,23 @@ func TestFaultsOfAnswers(t *testing.T) {
 		kind              Kind
 		fault             Fault
 	}{
-		"missing at authenticate":     {CallAuthenticate, 400, typeJSON, stating(400, missing), KindBadRequest, FaultAuthorizationLost},
-		"missing at another call":     {CallData, 401, typeJSON, stating(401, none), KindBadRequest, FaultAuthorizationLost},
-		"changed on the way":          {CallAuthenticate, 500, typeJSON, stating(500, malformed), KindBadRequest, FaultAuthorizationLost},
-		"none to be lost":             {CallRefresh, 401, typeJSON, stating(401, none), KindUnauthorized, ""},
-		"missing, a gateway says":     {CallData, 401, typeJSON, `{"message":"Missing Authorization header"}`, KindMalformed, FaultIntercepted},
+		"missing at authenticate": {
+			CallAuthenticate, 400, typeJSON, stating(400, missing), KindBadRequest,
+			FaultAuthorizationLost,
+		},
+		"missing at another call": {
+			CallData, 401, typeJSON, stating(401, none), KindBadRequest,
+			FaultAuthorizationLost,
+		},
+		"changed on the way": {
+			CallAuthenticate, 500, typeJSON, stating(500, malformed), KindBadRequest,
+			FaultAuthorizationLost,
+		},
+		"none to be lost": {CallRefresh, 401, typeJSON, stating(401, none), KindUnauthorized, ""},
+		"missing, a gateway says": {
+			CallData, 401, typeJSON, `{"message":"Missing Authorization header"}`,
+			KindMalformed, FaultIntercepted,
+		},
 		"missing, a gateway's 400":    {CallAuthenticate, 400, typeJSON, stating(401, none), KindBadRequest, ""},
 		"a refusal":                   {CallAuthenticate, 401, typeJSON, stating(401, "no"), KindUnauthorized, ""},
 		"a firewall's page":           {CallAuthenticate, 403, typeHTML, page, KindMalformed, FaultIntercepted},
@@ -156,16 +208,22 @@ func TestAnswersThatAreRight(t *testing.T) {
 	if err := longest.Data(t.Context(), newToken()); err != nil {
 		t.Errorf("an answer of exactly 1 MiB: %v", err)
 	}
-	for _, contentType := range []string{"application/json;charset=UTF-8", "Application/JSON ; charset", "application/json; charset=utf-8; charset=utf-8", "application/json;;"} {
+	for _, contentType := range []string{
+		"application/json;charset=UTF-8", "Application/JSON ; charset",
+		"application/json; charset=utf-8; charset=utf-8", "application/json;;",
+	} {
 		if err := clientOf(reply(200, contentType, `{"data":[]}`)).Data(t.Context(), newToken()); err != nil {
 			t.Errorf("%s: %v", contentType, err)
 		}
 	}
 }
 
-// The data call judges users and tokens: what answers without data is not N-central.
+// The data call judges users and tokens. An answer without data does not come from N-central.
 func TestDataCallWithoutDataTellsNothing(t *testing.T) {
-	for _, body := range []string{`{}`, `{"status":"UP"}`, `{"message":"ok","errors":[]}`, `null`, `true`, `5`, `"data"`} {
+	for _, body := range []string{
+		`{}`, `{"status":"UP"}`, `{"message":"ok","errors":[]}`, `null`, `true`, `5`,
+		`"data"`,
+	} {
 		if err := clientOf(reply(200, typeJSON, body)).Data(t.Context(), newToken()); KindOf(err) != KindMalformed {
 			t.Errorf("%s: got %v", body, err)
 		}
@@ -211,16 +269,18 @@ func TestErrorNamesTheOverridesThatItsAnswerNames(t *testing.T) {
 		errors string
 		want   []string
 	}{
-		"the header":             {`[{"field":"X-ACCESS-EXPIRY-OVERRIDE","message":"no"}]`, access},
-		"its other case":         {`[{"field":"x-refresh-expiry-override"}]`, refresh},
-		"a variable":             {`[{"field":"accessExpiryOverride"}]`, access},
-		"of a method":            {`[{"field":"refresh.accessExpiryOverride"}]`, access},
-		"of a method, its own":   {`[{"field":"authenticate.arg0.refreshTokenExpiration"}]`, refresh},
-		"with underscores":       {`[{"field":"ACCESS_TOKEN_OVERRIDE"}]`, access},
-		"both":                   {`[{"field":"refreshExpiry"},{"field":"accessExpiry"}]`, both},
-		"one of them twice":      {`[{"field":"accessExpiry"},{"field":"accessExpiry"}]`, access},
-		"one among others":       {`[{"field":5},{"field":"userId"},7,{},{"field":"accessExpiry"}]`, access},
-		"neither":                {`[{"field":"userId"},{"field":"expiry"},{"field":"accessToken"},{"field":"override"}]`, nil},
+		"the header":           {`[{"field":"X-ACCESS-EXPIRY-OVERRIDE","message":"no"}]`, access},
+		"its other case":       {`[{"field":"x-refresh-expiry-override"}]`, refresh},
+		"a variable":           {`[{"field":"accessExpiryOverride"}]`, access},
+		"of a method":          {`[{"field":"refresh.accessExpiryOverride"}]`, access},
+		"of a method, its own": {`[{"field":"authenticate.arg0.refreshTokenExpiration"}]`, refresh},
+		"with underscores":     {`[{"field":"ACCESS_TOKEN_OVERRIDE"}]`, access},
+		"both":                 {`[{"field":"refreshExpiry"},{"field":"accessExpiry"}]`, both},
+		"one of them twice":    {`[{"field":"accessExpiry"},{"field":"accessExpiry"}]`, access},
+		"one among others":     {`[{"field":5},{"field":"userId"},7,{},{"field":"accessExpiry"}]`, access},
+		"neither": {
+			`[{"field":"userId"},{"field":"expiry"},{"field":"accessToken"},{"field":"override"}]`, nil,
+		},
 		"one that may be either": {`[{"field":"refreshAccessExpiryOverride"}]`, nil},
 		"a field that is empty":  {`[{"field":""}]`, nil},
 		"a dot at the end":       {`[{"field":"accessExpiry."}]`, nil},
@@ -232,7 +292,8 @@ func TestErrorNamesTheOverridesThatItsAnswerNames(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			body := `{"status":400,"message":"BAD REQUEST: no","errors":` + test.errors + `}`
 			_, err := clientOf(reply(400, typeJSON, body)).Authenticate(t.Context(), newToken(), Overrides{})
-			if failure := failureOf(t, err); !slices.Equal(failure.Fields, test.want) || failure.Kind != KindBadRequest {
+			if failure := failureOf(t, err); !slices.Equal(failure.Fields, test.want) ||
+				failure.Kind != KindBadRequest {
 				t.Errorf("got %s, %q, want %q", failure.Kind, failure.Fields, test.want)
 			}
 		})
@@ -289,16 +350,43 @@ func TestConnectionProblems(t *testing.T) {
 		kind   Kind
 		detail string
 	}{
-		"refused":                {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, KindUnreachable, "connection refused"},
-		"reset":                  {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, KindUnreachable, "the connection was closed before an answer came"},
-		"no route":               {&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, KindUnreachable, "there is no route to the host"},
-		"forbidden":              {&net.OpError{Op: "dial", Err: syscall.EPERM}, KindUnreachable, "this machine forbids the connection"},
-		"no files":               {&net.OpError{Op: "dial", Err: syscall.EMFILE}, KindUnreachable, "this machine has no file or port left for a connection"},
-		"closed":                 {io.EOF, KindUnreachable, "the connection was closed before an answer came"},
-		"lookup":                 {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, KindUnreachable, "the host name cannot be resolved"},
-		"proxy":                  {&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, KindUnreachable, "the proxy that the environment names cannot be used: the host name cannot be looked up, for DNS fails"},
-		"no TLS":                 {http.ErrSchemeMismatch, KindUnreachable, "the server does not speak TLS on this port"},
-		"neither TLS nor HTTP":   {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, KindUnreachable, "the server does not speak TLS on this port"},
+		"refused": {
+			&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, KindUnreachable,
+			"connection refused",
+		},
+		"reset": {
+			&net.OpError{Op: "read", Err: syscall.ECONNRESET}, KindUnreachable,
+			"the connection was closed before an answer came",
+		},
+		"no route": {
+			&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, KindUnreachable,
+			"there is no route to the host",
+		},
+		"forbidden": {
+			&net.OpError{Op: "dial", Err: syscall.EPERM}, KindUnreachable,
+			"this machine forbids the connection",
+		},
+		"no files": {
+			&net.OpError{Op: "dial", Err: syscall.EMFILE}, KindUnreachable,
+			"this machine has no file or port left for a connection",
+		},
+		"closed": {io.EOF, KindUnreachable, "the connection was closed before an answer came"},
+		"lookup": {
+			&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, KindUnreachable,
+			"the host name cannot be resolved",
+		},
+		"proxy": {
+			&net.OpError{Op: "proxyconnect", Err: &net.DNSError{}}, KindUnreachable,
+			"the proxy that the environment names cannot be used: the host name cannot be looked up, because DNS fails",
+		},
+		"no TLS": {
+			http.ErrSchemeMismatch, KindUnreachable,
+			"the server does not speak TLS on this port",
+		},
+		"neither TLS nor HTTP": {
+			tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
+			KindUnreachable, "the server does not speak TLS on this port",
+		},
 		"other":                  {errors.New("a text that is not shown"), KindUnreachable, "the connection failed"},
 		"timeout":                {fmt.Errorf("attempt: %w", context.DeadlineExceeded), KindTimeout, ""},
 		"timeout of the network": {&net.DNSError{IsTimeout: true}, KindTimeout, ""},
@@ -343,7 +431,7 @@ func TestContextThatEnds(t *testing.T) {
 	})
 }
 
-// brokenBodyReader gives some JSON and then fails.
+// brokenBodyReader returns some JSON and then fails.
 func brokenBodyReader(cause error) io.Reader {
 	return io.MultiReader(strings.NewReader(`{"data":`), readerFunc(func([]byte) (int, error) { return 0, cause }))
 }
@@ -362,10 +450,13 @@ func TestBodyThatBreaksOff(t *testing.T) {
 		{context.DeadlineExceeded, KindTimeout},
 	} {
 		attempts := 0
-		client := New(Options{BaseURL: testURL, MaxRetries: 3, Transport: transportFunc(func(*http.Request) (*http.Response, error) {
-			attempts++
-			return newResponse(200, typeJSON, brokenBodyReader(test.cause)), nil
-		})})
+		client := New(Options{
+			BaseURL: testURL, MaxRetries: 3,
+			Transport: transportFunc(func(*http.Request) (*http.Response, error) {
+				attempts++
+				return newResponse(200, typeJSON, brokenBodyReader(test.cause)), nil
+			}),
+		})
 		failure := failureOf(t, client.Data(t.Context(), newToken()))
 		if failure.Kind != test.kind || failure.Status != 200 || attempts != 1 || !errors.Is(failure, test.cause) {
 			t.Errorf("%v: got %+v after %d attempts, want %s after one", test.cause, failure, attempts, test.kind)
@@ -390,7 +481,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// The body of such an answer is the connection itself and has no end.
+// The body of this answer is the connection itself, and has no end.
 func TestSwitchingProtocolsDoesNotHang(t *testing.T) {
 	client := serve(t, "", func(w http.ResponseWriter, _ *http.Request) {
 		connection, _, err := http.NewResponseController(w).Hijack()
@@ -408,7 +499,7 @@ func TestSwitchingProtocolsDoesNotHang(t *testing.T) {
 	}
 }
 
-// Whatever way a server finds to repeat what it was sent, the error does not pass it on.
+// A server may repeat what it was sent in any form: the error does not pass it on.
 func TestErrorsHoldNoSecret(t *testing.T) {
 	secret, other := newToken(), newToken()
 	echoes := map[string]string{
@@ -422,17 +513,25 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		"after long text": strings.Repeat("x ", 95) + secret,
 	}
 	calls := map[string]func(*Client) error{
-		"authenticate": func(c *Client) error { _, err := c.Authenticate(t.Context(), secret, Overrides{}); return err },
-		"refresh":      func(c *Client) error { _, err := c.Refresh(t.Context(), secret, Overrides{}); return err },
-		"validate":     func(c *Client) error { return c.Validate(t.Context(), secret) },
+		"authenticate": func(c *Client) error {
+			_,
+				err := c.Authenticate(t.Context(), secret, Overrides{})
+			return err
+		},
+		"refresh":  func(c *Client) error { _, err := c.Refresh(t.Context(), secret, Overrides{}); return err },
+		"validate": func(c *Client) error { return c.Validate(t.Context(), secret) },
 	}
 	for echo, text := range echoes {
 		body := fmt.Sprintf(`{"message":%q,"Error Message":%q}`, text, text)
 		for name, call := range calls {
-			for _, transport := range []http.RoundTripper{reply(401, typeJSON, body), reply(200, typeJSON, body), reply(500, typeHTML, body)} {
+			for _, transport := range []http.RoundTripper{
+				reply(401, typeJSON, body), reply(200, typeJSON, body),
+				reply(500, typeHTML, body),
+			} {
 				message := call(clientOf(transport)).Error()
 				for start := range len(secret) - secretPartLength {
-					if strings.Contains(message, secret[start:start+secretPartLength]) || strings.Contains(message, other[start:start+secretPartLength]) {
+					if strings.Contains(message, secret[start:start+secretPartLength]) ||
+						strings.Contains(message, other[start:start+secretPartLength]) {
 						t.Fatalf("%s, %s: the error holds a part of the token", name, echo)
 					}
 				}
@@ -442,7 +541,11 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 }
 
 func TestServerThatClosesTheConnection(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter,
+		*http.Request,
+	) {
+		panic(http.ErrAbortHandler)
+	}))
 	defer server.Close()
 	transport, err := NewTransport(TransportOptions{})
 	if err != nil {

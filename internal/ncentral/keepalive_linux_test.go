@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// HTTP/1.1 has no pings: TCP asks whether the other end is still there.
+// HTTP/1.1 has no pings, so TCP asks whether the other end is still there.
 func TestTCPDropsALostConnectionAsSoonAsPingsDo(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -34,7 +34,8 @@ func TestTCPDropsALostConnectionAsSoonAsPingsDo(t *testing.T) {
 		return time.Duration(value)
 	}
 	err = raw.Control(func(fd uintptr) {
-		idle, interval, probes := option(fd, syscall.TCP_KEEPIDLE), option(fd, syscall.TCP_KEEPINTVL), option(fd, syscall.TCP_KEEPCNT)
+		idle, interval, probes := option(fd, syscall.TCP_KEEPIDLE), option(fd, syscall.TCP_KEEPINTVL),
+			option(fd, syscall.TCP_KEEPCNT)
 		if lostAfter := (idle + interval*probes) * time.Second; lostAfter != silenceBeforeProbe+probeTimeout {
 			t.Errorf("a lost connection is dropped after %s, want %s", lostAfter, silenceBeforeProbe+probeTimeout)
 		}

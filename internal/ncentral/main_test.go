@@ -20,18 +20,18 @@ func TestMain(m *testing.M) {
 
 const testURL = "http://localhost"
 
-// validBody is what N-central answers to validate while the token lives.
+// validBody is N-central's answer to validate for a valid token.
 const validBody = `{"message":"The token is valid."}`
 
-// refusedBody is what N-central answers with a 401.
+// refusedBody is the body of a 401 of N-central's.
 const refusedBody = `{"status":401,"message":"[ID=1] UNAUTHORIZED: UnauthorizedException: no"}`
 
-// transportFunc is a server within reach of a function call.
+// transportFunc is a server that is called as a function.
 type transportFunc func(*http.Request) (*http.Response, error)
 
 func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// reply makes a transport that answers every request alike.
+// reply returns a transport that answers every request in the same way.
 func reply(status int, contentType, body string) transportFunc {
 	return func(*http.Request) (*http.Response, error) {
 		return newResponse(status, contentType, strings.NewReader(body)), nil
@@ -50,7 +50,7 @@ func clientOf(transport http.RoundTripper) *Client {
 	return New(Options{BaseURL: testURL, Transport: transport})
 }
 
-// newToken makes a token of 57 characters.
+// newToken returns a token of 57 characters.
 func newToken() string {
 	return "test-" + rand.Text() + rand.Text()
 }
@@ -61,7 +61,7 @@ func sessionBody(accessToken, refreshToken string) string {
 		`"refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`
 }
 
-// failureOf answers err as the *Error that every error of a Client must be.
+// failureOf returns err as an *Error, which every error of a Client must be.
 func failureOf(t *testing.T, err error) *Error {
 	t.Helper()
 	var failure *Error

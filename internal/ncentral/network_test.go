@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// network is a server over TLS, and what lies between it and its client. It lives in a
-// synctest bubble.
+// network is a TLS server and the connections between it and its client. It lives in a synctest
+// bubble.
 type network struct {
 	listener  *pipeListener
 	authority string
@@ -28,8 +28,8 @@ type network struct {
 	open  atomic.Int64
 }
 
-// newNetwork starts a server that speaks this version of HTTP alone. At the test's end
-// it sees to it that no connection is left.
+// newNetwork starts a server that speaks only this version of HTTP. At the end of the test it
+// checks that no connection is left.
 func newNetwork(t *testing.T, http2 bool, handler http.HandlerFunc) *network {
 	t.Helper()
 	certificate, authority := newCertificate(t, time.Hour)
@@ -42,7 +42,10 @@ func newNetwork(t *testing.T, http2 bool, handler http.HandlerFunc) *network {
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
 		ErrorLog:  log.New(io.Discard, "", 0),
 	}
-	n := &network{listener: &pipeListener{accepted: make(chan net.Conn), closed: make(chan struct{})}, authority: authority}
+	n := &network{
+		listener:  &pipeListener{accepted: make(chan net.Conn), closed: make(chan struct{})},
+		authority: authority,
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -59,10 +62,13 @@ func newNetwork(t *testing.T, http2 bool, handler http.HandlerFunc) *network {
 	return n
 }
 
-// transport makes a Transport whose every connection is a new one of the network.
+// transport returns a Transport whose connections all belong to the network.
 func (n *network) transport(t *testing.T) *Transport {
 	t.Helper()
-	transport, err := NewTransport(TransportOptions{CACert: n.authority, TLSServerName: "127.0.0.1", DialContext: n.dial})
+	transport, err := NewTransport(TransportOptions{
+		CACert: n.authority, TLSServerName: "127.0.0.1",
+		DialContext: n.dial,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +98,8 @@ func (n *network) dialed() int {
 	return n.dials
 }
 
-// lose has every connection that is open fall silent, as where a firewall forgets them:
-// what is written vanishes, and nothing comes.
+// lose silences every open connection, as a firewall does that drops them: what is written
+// vanishes, and nothing arrives.
 func (n *network) lose() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -162,7 +168,7 @@ func (w *wire) Close() error {
 	return w.Conn.Close()
 }
 
-// timedAttempts gives each attempt so much time, until its body is read.
+// timedAttempts limits each attempt, including the reading of its body, to the timeout.
 func timedAttempts(next http.RoundTripper, timeout time.Duration) http.RoundTripper {
 	return transportFunc(func(r *http.Request) (*http.Response, error) {
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)

@@ -13,42 +13,42 @@ import (
 	"strings"
 )
 
-// problem is the body of N-central's errors [S,D].
+// problem is the body of an error of N-central's [S,D].
 type problem struct {
 	Status  json.Number     `json:"status"`
 	Message any             `json:"message"`
 	Errors  json.RawMessage `json:"errors"`
 }
 
-// isOf reports whether the body is that of N-central's errors of this status: a JSON
-// object that repeats the status and has a text as its message, be it empty. More is
-// not asked for, since the list of errors and the ID in the message can be absent
-// [S,D]. Less would not tell it from gateways and web filters, which answer
-// {"message":"Forbidden"} and the like.
-func (p problem) isOf(status int) bool {
+// hasStatus reports whether the body is that of an error of N-central's with this status: a JSON
+// object that repeats the status and whose message is a string, which may be empty. It does not ask
+// for more, since the list of errors and the ID in the message can be absent [S,D]. If it asked for
+// less, it would accept the errors of gateways and web filters, such as {"message":"Forbidden"}.
+func (p problem) hasStatus(status int) bool {
 	_, isText := p.Message.(string)
 	return p.Status.String() == strconv.Itoa(status) && isText
 }
 
-// authorizationLost are N-central's words for an Authorization that is missing, at
-// authenticate and at all other calls, and for one that does not begin with Bearer [O,S].
+// authorizationLost matches N-central's messages about an Authorization header that is missing, at
+// authenticate and at all other calls, and about one that does not begin with Bearer [O,S].
 var authorizationLost = regexp.MustCompile(
-	`(?i)required request header 'authorization'|missing authorization header|authentication header is malformed or unsupported`)
+	`(?i)required request header 'authorization'|missing authorization header|` +
+		`authentication header is malformed or unsupported`)
 
-// saysAuthorizationIsLost reports whether N-central did not get the Authorization that
+// saysAuthorizationIsLost reports whether N-central did not receive the Authorization header, which
 // every call with a token has.
 func (p problem) saysAuthorizationIsLost() bool {
 	message, _ := p.Message.(string)
 	return authorizationLost.MatchString(message)
 }
 
-// overrides returns the headers of the overrides that the list of errors names.
+// overrides returns the override headers that the list of errors names.
 func (p problem) overrides() (headers []string) {
 	type item struct {
 		Field string `json:"field"`
 	}
 	var stated []item
-	_ = json.Unmarshal(p.Errors, &stated) // what cannot be read names nothing
+	_ = json.Unmarshal(p.Errors, &stated) // a list that cannot be decoded names nothing
 	for _, header := range []string{AccessOverride, RefreshOverride} {
 		if slices.ContainsFunc(stated, func(i item) bool { return overrideOf(i.Field) == header }) {
 			headers = append(headers, header)
@@ -57,11 +57,10 @@ func (p problem) overrides() (headers []string) {
 	return headers
 }
 
-// overrideOf returns the header of the override that a field of an error names, "" for
-// neither. How N-central would name it is not known [?]: it may be the header, or a
-// variable of its own such as accessExpiryOverride, with the name of a method before
-// it. So the part after the last dot is to speak of one of the two tokens, and of an
-// expiry or an override.
+// overrideOf returns the override header that a field of an error means, or "". How N-central names
+// it is not known [?]: it may be the header, or a variable such as accessExpiryOverride with the
+// name of a method before it. So the part after the last dot must mention one of the two tokens,
+// and an expiry or an override.
 func overrideOf(field string) string {
 	name := strings.ToLower(field[strings.LastIndexByte(field, '.')+1:])
 	isAccess, isRefresh := strings.Contains(name, "access"), strings.Contains(name, "refresh")
@@ -76,19 +75,19 @@ func overrideOf(field string) string {
 	}
 }
 
-// readProblem makes an error of an answer whose status is 400 or more. A 401 or 403
-// says that a token is dead or its user may not, and has readers' tokens dropped and
-// people generate new ones: it counts only where it is N-central that says so.
+// readProblem returns the error for an answer with a status of 400 or more. A 401 or 403 says that
+// a token is no longer valid or that its user lacks a permission. Readers' tokens are dropped for
+// it, and people generate new ones. So it counts only where N-central itself sent it.
 func readProblem(ctx context.Context, r request, response *http.Response, body []byte, readError error) *Error {
 	status, mediaType := response.StatusCode, mediaTypeOf(response.Header)
 	failure := &Error{Call: r.call, Kind: kindOfStatus(status), Status: status, RetryAfter: retryAfter(response.Header)}
 	var stated problem
 	if isJSON(mediaType) {
-		_ = json.Unmarshal(body, &stated) // what cannot be read is missing
+		_ = json.Unmarshal(body, &stated) // a body that cannot be decoded states nothing
 	}
 	isVerdict := failure.Kind == KindUnauthorized || failure.Kind == KindForbidden
-	if r.carrier == inHeader && stated.isOf(status) && stated.saysAuthorizationIsLost() {
-		// It is not the token that N-central judged.
+	if r.placement == inHeader && stated.hasStatus(status) && stated.saysAuthorizationIsLost() {
+		// N-central did not judge the token.
 		failure.Kind, failure.Fault = KindBadRequest, FaultAuthorizationLost
 		isVerdict = false
 	}
@@ -96,10 +95,11 @@ func readProblem(ctx context.Context, r request, response *http.Response, body [
 	case isVerdict && readError != nil:
 		failure.Kind = KindMalformed
 		return brokenBody(ctx, failure, readError)
-	case isVerdict && !stated.isOf(status):
+	case isVerdict && !stated.hasStatus(status):
 		failure.Kind = KindMalformed
 		failure.Fault = FaultIntercepted
-		failure.Detail = describeBody(body, response.Header) + "; a proxy, firewall or web filter probably answered in N-central's place"
+		failure.Detail = describeBody(body, response.Header) +
+			"; a proxy, firewall or web filter probably answered in N-central's place"
 	case isJSON(mediaType):
 		message, _ := stated.Message.(string)
 		failure.Detail = filter(message, r.credential)

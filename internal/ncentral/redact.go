@@ -14,20 +14,19 @@ const (
 
 	maxDetailCharacters = 200
 
-	// A shorter part of a token may stand in a message by chance, and tells little.
+	// A shorter part of a token may appear in a message by chance, and reveals little.
 	secretPartLength = 12
 )
 
 var (
 	messageID = regexp.MustCompile(`^\s*\[ID=[^\]]*\]\s*`)
 
-	// Tokens that this call did not send, in base64 and in URLs too.
+	// tokenLike matches tokens that this call did not send, also in base64 and in URLs.
 	tokenLike = regexp.MustCompile(`eyJ[A-Za-z0-9_.=-]{5,}|[A-Za-z0-9_.+/=%~-]{40,}`)
 )
 
-// filter makes text that a server sent fit for errors and logs: one line of at most
-// 200 printable characters, without a part of the secrets sent, or of anything else
-// that looks like a token.
+// filter makes text from a server safe for errors and logs: one line of at most 200 printable
+// characters, without any part of the given secrets or of anything else that looks like a token.
 func filter(text string, secrets ...string) string {
 	text = messageID.ReplaceAllString(text, "")
 	text = strings.Map(printable, text)
@@ -41,7 +40,7 @@ func filter(text string, secrets ...string) string {
 	return text
 }
 
-// printable drops what could split a token unseen before tokens are looked for.
+// printable drops characters that could split a token invisibly, before tokens are searched for.
 func printable(character rune) rune {
 	switch {
 	case unicode.IsSpace(character):
@@ -52,8 +51,7 @@ func printable(character rune) rune {
 	return -1
 }
 
-// redactParts replaces the secret, and every part of it of secretPartLength or more,
-// be it from its beginning, middle or end.
+// redactParts replaces the secret and every part of it that has secretPartLength bytes or more.
 func redactParts(text, secret string) string {
 	width := min(secretPartLength, len(secret))
 	parts := make(map[string]bool)

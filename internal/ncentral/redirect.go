@@ -11,38 +11,39 @@ import (
 )
 
 const (
-	// No header that came over a network has such a name: those begin with a capital.
-	keptLocation = "location"
+	// No header from the network has this name: Go writes those with a capital letter.
+	targetHeader = "location"
 
 	maxHostShown = 100
 )
 
 var hostAndPort = regexp.MustCompile(`^[A-Za-z0-9._:\[\]-]+$`)
 
-// singleAnswer sees to it that http.Client follows no redirect, not even to look at
-// where it leads, and hides CloseIdleConnections, which retryablehttp calls after
-// each failure at the cost of the calls that go well.
-type singleAnswer struct {
+// withoutRedirects keeps http.Client from following a redirect, or even parsing its target. It also
+// hides CloseIdleConnections, which retryablehttp would call after each failure at the expense of
+// other calls.
+type withoutRedirects struct {
 	transport http.RoundTripper
 }
 
-func (s singleAnswer) RoundTrip(r *http.Request) (*http.Response, error) {
+func (s withoutRedirects) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := s.transport.RoundTrip(r)
 	if response != nil {
-		// http.Client hands a redirect without a Location back as it came.
+		// http.Client returns a redirect without a Location unchanged.
 		if target, isReadable := targetOf(r.URL, response.Header.Get("Location")); isReadable {
-			map[string][]string(response.Header)[keptLocation] = []string{target}
+			map[string][]string(response.Header)[targetHeader] = []string{target}
 		}
 		response.Header.Del("Location")
 	}
 	return response, err
 }
 
-// targetOf returns scheme, host and port of a redirect, "" where they are the same. A
-// path or a query may hold anything.
+// targetOf returns the scheme, host and port of a redirect, or "" where they do not change. The
+// path and the query are left out, because they may hold anything.
 func targetOf(from *url.URL, location string) (target string, isReadable bool) {
 	to, err := from.Parse(location)
-	if location == "" || err != nil || to.Scheme != "http" && to.Scheme != "https" || !hostAndPort.MatchString(to.Host) || len(to.Host) > maxHostShown {
+	if location == "" || err != nil || to.Scheme != "http" && to.Scheme != "https" ||
+		!hostAndPort.MatchString(to.Host) || len(to.Host) > maxHostShown {
 		return "", false
 	}
 	if to.Scheme == from.Scheme && strings.EqualFold(to.Host, from.Host) {
@@ -51,24 +52,24 @@ func targetOf(from *url.URL, location string) (target string, isReadable bool) {
 	return to.Scheme + "://" + to.Host, true
 }
 
-// describeRedirect tells where a redirect leads.
-func describeRedirect(header http.Header, secret string) finding {
-	kept := map[string][]string(header)[keptLocation]
+// describeRedirect says where a redirect leads.
+func describeRedirect(header http.Header, secret string) diagnosis {
+	kept := map[string][]string(header)[targetHeader]
 	if len(kept) == 0 {
-		return finding{"", "a redirect without a target that can be read"}
+		return diagnosis{"", "a redirect without a target that can be read"}
 	}
 	scheme, host, isOther := strings.Cut(kept[0], "://")
 	if !isOther {
-		return finding{"", "a redirect within the same server"}
+		return diagnosis{"", "a redirect within the same server"}
 	}
-	found := finding{"", "a redirect to " + scheme + "://" + filterHost(host, secret)}
+	found := diagnosis{"", "a redirect to " + scheme + "://" + filterHost(host, secret)}
 	if scheme == "https" {
 		found.fault = FaultRedirect
 	}
 	return found
 }
 
-// filterHost is filter for a host, whose parts may together be as long as a token.
+// filterHost is filter for a host name, whose labels together may be as long as a token.
 func filterHost(host string, secrets ...string) string {
 	for _, secret := range secrets {
 		host = redactParts(host, secret)

@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// A connection is not used again where an attempt's time was up, whoever noticed that first.
+// A connection is not reused after an attempt on it ran out of time, whoever noticed that first.
 func TestWhatRetiresConnections(t *testing.T) {
 	odd := errors.New("odd")
 	for name, test := range map[string]struct {
 		failure  error
-		deadline time.Duration // 0: none
-		body     bool          // it comes while the body is read
+		deadline time.Duration // 0 for none
+		body     bool          // the failure comes while the body is read
 		want     bool
 	}{
 		"a timeout of the transport's own": {failure: os.ErrDeadlineExceeded, want: true},
@@ -43,7 +43,8 @@ func TestWhatRetiresConnections(t *testing.T) {
 				fail := func() error { time.Sleep(2 * time.Second); return test.failure }
 				used.RegisterProtocol("test", transportFunc(func(*http.Request) (*http.Response, error) {
 					if test.body {
-						return newResponse(200, typeJSON, readerFunc(func([]byte) (int, error) { return 0, fail() })), nil
+						return newResponse(200, typeJSON,
+							readerFunc(func([]byte) (int, error) { return 0, fail() })), nil
 					}
 					return nil, fail()
 				}))
@@ -68,12 +69,12 @@ func TestWhatRetiresConnections(t *testing.T) {
 	}
 }
 
-// They would stay open at N-central's side too, until they have been idle for long.
+// Otherwise they would stay open at N-central's side until their idle time is over.
 func TestIdleConnectionsAreClosedAsSoonAsOneIsFoundLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hanging atomic.Bool
 		server := newNetwork(t, false, func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Millisecond) // so that calls at the same time need connections of their own
+			time.Sleep(time.Millisecond) // so that simultaneous calls need separate connections
 			if hanging.Load() {
 				<-r.Context().Done()
 			}

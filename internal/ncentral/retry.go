@@ -27,13 +27,13 @@ const (
 // N-able's recommendation for a 429 [D].
 var rateLimitBackoffs = []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second}
 
-// carrier says where a request holds its credential.
-type carrier int
+// placement is the part of a request that holds its credential.
+type placement int
 
 const (
-	nowhere  carrier = iota
-	inHeader         // Authorization: Bearer
-	inBody           // as text/plain, the way refresh tokens are sent [D]
+	nowhere  placement = iota
+	inHeader           // Authorization: Bearer
+	inBody             // as text/plain, which is how refresh tokens are sent [D]
 )
 
 // request is one call to make.
@@ -41,18 +41,18 @@ type request struct {
 	call       Call
 	method     string
 	path       string
-	carrier    carrier
+	placement  placement
 	credential string
 	overrides  Overrides
 }
 
 func bearerRequest(call Call, method, path, accessToken string) request {
-	return request{call: call, method: method, path: path, carrier: inHeader, credential: accessToken}
+	return request{call: call, method: method, path: path, placement: inHeader, credential: accessToken}
 }
 
 func (r request) build(ctx context.Context, c *Client) (*retryablehttp.Request, error) {
 	var body any
-	if r.carrier == inBody {
+	if r.placement == inBody {
 		body = []byte(r.credential)
 	}
 	built, err := retryablehttp.NewRequestWithContext(ctx, r.method, c.baseURL+r.path, body)
@@ -63,7 +63,7 @@ func (r request) build(ctx context.Context, c *Client) (*retryablehttp.Request, 
 	if c.userAgent != "" {
 		built.Header.Set("User-Agent", c.userAgent)
 	}
-	switch r.carrier {
+	switch r.placement {
 	case inHeader:
 		built.Header.Set("Authorization", "Bearer "+r.credential)
 	case inBody:
@@ -80,7 +80,7 @@ func setOverride(header http.Header, name string, lifetime time.Duration) {
 	}
 }
 
-// exchange is one call with all its attempts. What it holds is that of the latest.
+// exchange is one call with all its attempts. Its fields describe the latest attempt.
 type exchange struct {
 	request request
 
@@ -93,8 +93,8 @@ type exchange struct {
 	waiting      bool
 }
 
-// do makes a call and answers what parse makes of what it brought. It is told to the
-// Client's trace and to the context's.
+// do makes a call and returns what parse makes of the answer. The hooks of the Client's trace and
+// of the context's run for it.
 func do[T any](ctx context.Context, c *Client, r request, parse func(answer) (T, error)) (result T, err error) {
 	began := time.Now()
 	ctx = WithTrace(ctx, &c.trace)
@@ -106,18 +106,20 @@ func do[T any](ctx context.Context, c *Client, r request, parse func(answer) (T,
 	return parse(received)
 }
 
-func ignored(answer) (struct{}, error) { return struct{}{}, nil }
+func discard(answer) (struct{}, error) { return struct{}{}, nil }
 
-// attempt makes a call, attempt by attempt, and answers what the last one brought.
+// attempt makes a call, with retries, and returns the answer to the last attempt.
 func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
-	if r.carrier != nowhere && !isToken(r.credential) {
+	if r.placement != nowhere && !isToken(r.credential) {
 		return answer{}, &Error{
 			Call: r.call, Kind: KindBadRequest,
-			Detail: "the token is empty, too long, or holds white space or other characters that no token has, and was not sent",
+			Detail: "the token is empty, too long, or holds white space or other characters that no token has, and " +
+				"was not sent",
 		}
 	}
 	e := &exchange{request: r}
-	// By then a request waits for a connection at most, no longer for its turn.
+	// GetConn runs after any queueing in the transport: all that the request may still wait for is
+	// a connection.
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { e.sentAt = time.Now() },
 	})
@@ -137,7 +139,7 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 		},
 	}
 	if _, err := retrying.Do(built); e.waiting {
-		// The caller went before there was another attempt to judge.
+		// The caller gave up during the wait for the next attempt.
 		return answer{}, connectionError(ctx, r.call, err)
 	}
 	if e.failure != nil {
@@ -146,8 +148,7 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 	return e.answer, nil
 }
 
-// checkRetry judges an attempt and says whether another one is worth making. It is
-// never an error.
+// checkRetry judges an attempt and reports whether to make another one. It never returns an error.
 func (e *exchange) checkRetry(ctx context.Context, response *http.Response, cause error) (bool, error) {
 	e.attempts++
 	e.waiting = false
@@ -166,7 +167,7 @@ func (e *exchange) checkRetry(ctx context.Context, response *http.Response, caus
 	if e.failure.Status == http.StatusInternalServerError {
 		e.serverErrors++
 	}
-	if !e.mayPass() {
+	if !e.isRetryable() {
 		return false, nil
 	}
 	var fits bool
@@ -174,23 +175,23 @@ func (e *exchange) checkRetry(ctx context.Context, response *http.Response, caus
 	return fits, nil
 }
 
-// mayPass says whether the failure at hand is of the sort that another attempt may
-// not meet again.
-func (e *exchange) mayPass() bool {
+// isRetryable reports whether another attempt may not meet the same failure.
+func (e *exchange) isRetryable() bool {
 	switch e.failure.Kind {
 	case KindUnreachable, KindTimeout:
-		// With a status, the answer broke off in the middle.
-		return e.failure.Status == 0 && !e.failure.Fault.stands()
+		// Where there is a status, the answer broke off in the middle.
+		return e.failure.Status == 0 && !e.failure.Fault.isPermanent()
 	case KindRateLimited, KindUnavailable:
 		return true
 	case KindServerError:
-		return e.failure.Status == http.StatusInternalServerError && e.serverErrors == 1 && e.request.call != CallRefresh
+		return e.failure.Status == http.StatusInternalServerError && e.serverErrors == 1 &&
+			e.request.call != CallRefresh
 	}
 	return false
 }
 
-// backoff answers how long to wait before the next attempt, and whether that leaves
-// time for it before ctx's deadline.
+// backoff returns how long to wait before the next attempt. It reports whether that leaves time for
+// the attempt before the context's deadline.
 func (e *exchange) backoff(ctx context.Context) (wait time.Duration, fits bool) {
 	wait = e.failure.RetryAfter
 	if wait == 0 {
@@ -207,7 +208,8 @@ func (e *exchange) backoff(ctx context.Context) (wait time.Duration, fits bool) 
 	return wait + rand.N(jitter+1), true
 }
 
-// scheduledBackoff is the wait after that many attempts where the server named none.
+// scheduledBackoff returns how long to wait after this number of attempts where the server did not
+// say.
 func scheduledBackoff(kind Kind, attempts int) time.Duration {
 	if kind == KindRateLimited {
 		return rateLimitBackoffs[min(attempts, len(rateLimitBackoffs))-1]
@@ -219,8 +221,8 @@ func scheduledBackoff(kind Kind, attempts int) time.Duration {
 	return wait
 }
 
-// retryAfter reads the header of that name, in seconds or as a date: a day at most,
-// and 0 where it is missing, makes no sense or names no later time.
+// retryAfter reads the Retry-After header, in seconds or as a date. It returns at most a day, and 0
+// where the header is missing, invalid or in the past.
 func retryAfter(header http.Header) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
@@ -232,7 +234,7 @@ func retryAfter(header http.Header) time.Duration {
 	return 0
 }
 
-// saturatedSeconds turns seconds into a duration, the longest there is at most.
+// saturatedSeconds converts seconds to a duration, limited to what a duration can hold.
 func saturatedSeconds(seconds int64) time.Duration {
 	const limit = math.MaxInt64 / int64(time.Second)
 	switch {

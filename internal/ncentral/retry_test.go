@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// script is a server that answers one step after the other, the last one for ever.
+// script is a server that answers one step after another, and repeats the last one.
 type script struct {
 	steps  []func(*http.Request) (*http.Response, error)
 	sentAt []time.Time
@@ -34,7 +34,7 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	return step(r)
 }
 
-// waits are the times between one attempt and the next.
+// waits returns the times between the attempts.
 func (s *script) waits() []time.Duration {
 	var waits []time.Duration
 	for i := 1; i < len(s.sentAt); i++ {
@@ -81,10 +81,11 @@ func retryingClient(s *script, maxRetries int) *Client {
 	return New(Options{BaseURL: testURL, Transport: s, MaxRetries: maxRetries})
 }
 
-// expectWaits checks waits against the schedule, to which up to a quarter is added.
+// expectWaits compares the waits with the schedule. Up to a quarter is added to each.
 func expectWaits(t *testing.T, got, schedule []time.Duration) {
 	t.Helper()
-	ok := slices.EqualFunc(got, schedule, func(got, base time.Duration) bool { return base <= got && got <= base+base/4 })
+	ok := slices.EqualFunc(got, schedule,
+		func(got, base time.Duration) bool { return base <= got && got <= base+base/4 })
 	if !ok {
 		t.Errorf("waits are %v, want %v and up to a quarter more", got, schedule)
 	}
@@ -92,7 +93,8 @@ func expectWaits(t *testing.T, got, schedule []time.Duration) {
 
 func TestBackoffSchedules(t *testing.T) {
 	const ms, s = time.Millisecond, time.Second
-	attemptTimeout := &script{steps: []func(*http.Request) (*http.Response, error){func(r *http.Request) (*http.Response, error) {
+	attemptTimeout := &script{steps: []func(*http.Request) (*http.Response,
+		error){func(r *http.Request) (*http.Response, error) {
 		ctx, cancel := context.WithTimeout(r.Context(), 0)
 		defer cancel()
 		<-ctx.Done()
@@ -102,19 +104,35 @@ func TestBackoffSchedules(t *testing.T) {
 		server  *script
 		retries int
 		waits   []time.Duration
-		kind    Kind // "": the call succeeds
+		kind    Kind // "" where the call succeeds
 	}{
-		"too many requests":            {statuses(429, 429, 429, 429, 200), 4, []time.Duration{2 * s, 5 * s, 10 * s, 10 * s}, ""},
-		"unavailable":                  {statuses(503, 502, 504, 503, 503, 503, 200), 6, []time.Duration{500 * ms, s, 2 * s, 4 * s, 8 * s, 8 * s}, ""},
-		"connection errors":            {failures(syscall.ECONNREFUSED, io.EOF), 2, []time.Duration{500 * ms, s}, KindUnreachable},
-		"attempts that time out":       {attemptTimeout, 2, []time.Duration{500 * ms, s}, KindTimeout},
-		"mixed":                        {statuses(503, 429, 200), 3, []time.Duration{500 * ms, 5 * s}, ""},
-		"retries used up":              {statuses(503), 2, []time.Duration{500 * ms, s}, KindUnavailable},
-		"no retries":                   {statuses(503), 0, nil, KindUnavailable},
-		"500 once":                     {statuses(500, 200), 3, []time.Duration{500 * ms}, ""},
-		"500 once at most":             {statuses(500, 500, 200), 3, []time.Duration{500 * ms}, KindServerError},
-		"500 once at most, in between": {statuses(500, 503, 500, 200), 5, []time.Duration{500 * ms, s}, KindServerError},
-		"a 500 at last":                {statuses(503, 500, 200), 5, []time.Duration{500 * ms, s}, ""},
+		"too many requests": {
+			statuses(429, 429, 429, 429, 200), 4,
+			[]time.Duration{2 * s, 5 * s, 10 * s, 10 * s},
+			"",
+		},
+		"unavailable": {
+			statuses(503, 502, 504, 503, 503, 503, 200), 6,
+			[]time.Duration{500 * ms, s, 2 * s, 4 * s, 8 * s, 8 * s},
+			"",
+		},
+		"connection errors": {
+			failures(syscall.ECONNREFUSED, io.EOF), 2,
+			[]time.Duration{500 * ms, s},
+			KindUnreachable,
+		},
+		"attempts that time out": {attemptTimeout, 2, []time.Duration{500 * ms, s}, KindTimeout},
+		"mixed":                  {statuses(503, 429, 200), 3, []time.Duration{500 * ms, 5 * s}, ""},
+		"retries used up":        {statuses(503), 2, []time.Duration{500 * ms, s}, KindUnavailable},
+		"no retries":             {statuses(503), 0, nil, KindUnavailable},
+		"500 once":               {statuses(500, 200), 3, []time.Duration{500 * ms}, ""},
+		"500 once at most":       {statuses(500, 500, 200), 3, []time.Duration{500 * ms}, KindServerError},
+		"500 once at most, in between": {
+			statuses(500, 503, 500, 200), 5,
+			[]time.Duration{500 * ms, s},
+			KindServerError,
+		},
+		"a 500 at last": {statuses(503, 500, 200), 5, []time.Duration{500 * ms, s}, ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -136,8 +154,10 @@ func TestFailuresThatAreNotRetried(t *testing.T) {
 			t.Errorf("status %d: %d attempts, want one that fails", status, len(server.sentAt))
 		}
 	}
-	hidden := &script{steps: []func(*http.Request) (*http.Response, error){reply(200, typeJSON, `{"Error Message":"x"}`)}}
-	if err := retryingClient(hidden, 3).Validate(t.Context(), newToken()); KindOf(err) != KindHiddenError || len(hidden.sentAt) != 1 {
+	hidden := &script{steps: []func(*http.Request) (*http.Response,
+		error){reply(200, typeJSON, `{"Error Message":"x"}`)}}
+	if err := retryingClient(hidden, 3).Validate(t.Context(), newToken()); KindOf(err) != KindHiddenError ||
+		len(hidden.sentAt) != 1 {
 		t.Errorf("hidden error: %v after %d attempts", err, len(hidden.sentAt))
 	}
 }
@@ -151,10 +171,11 @@ func TestA501AfterA500IsNotRetried(t *testing.T) {
 	})
 }
 
-// An answer that came stands, even if nobody waits for another.
+// An answer that arrived counts, even where the caller waits for no other attempt.
 func TestFailureWhileTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	server := &script{steps: []func(*http.Request) (*http.Response, error){func(r *http.Request) (*http.Response, error) {
+	server := &script{steps: []func(*http.Request) (*http.Response,
+		error){func(r *http.Request) (*http.Response, error) {
 		cancel()
 		return reply(503, typeJSON, `{}`)(r)
 	}}}
@@ -187,7 +208,8 @@ func TestRefreshSendsItsTokenWithEveryAttempt(t *testing.T) {
 func TestWithoutRetries(t *testing.T) {
 	server := statuses(503)
 	client := retryingClient(server, 3)
-	if err := client.WithoutRetries().Validate(t.Context(), newToken()); KindOf(err) != KindUnavailable || len(server.sentAt) != 1 {
+	if err := client.WithoutRetries().Validate(t.Context(), newToken()); KindOf(err) != KindUnavailable ||
+		len(server.sentAt) != 1 {
 		t.Errorf("%v after %d attempts, want a 503 after one", err, len(server.sentAt))
 	}
 	synctest.Test(t, func(t *testing.T) { client.Validate(t.Context(), newToken()) })
@@ -199,7 +221,8 @@ func TestWithoutRetries(t *testing.T) {
 func TestErrorOfTheTransportIsAnsweredAsItIs(t *testing.T) {
 	own := &Error{Call: CallAuthenticate, Kind: KindUnavailable, Detail: "cooling down"}
 	server := failures(own)
-	if got := failureOf(t, retryingClient(server, 3).Validate(t.Context(), newToken())); got != own || len(server.sentAt) != 1 {
+	if got := failureOf(t, retryingClient(server, 3).Validate(t.Context(), newToken())); got != own ||
+		len(server.sentAt) != 1 {
 		t.Errorf("got %+v after %d attempts", got, len(server.sentAt))
 	}
 	canceled, cancel := context.WithCancel(t.Context())
@@ -225,7 +248,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	}{
 		"seconds": {text("7"), 7 * time.Second},
 		"date":    {in(7 * time.Second), 7 * time.Second},
-		// No later time: the schedule stands.
+		// These name no later time, so the schedule applies.
 		"zero":        {text("0"), 2 * time.Second},
 		"negative":    {text("-5"), 2 * time.Second},
 		"neither":     {text("soon"), 2 * time.Second},
@@ -246,7 +269,10 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 }
 
 func TestRetryAfterOfAnError(t *testing.T) {
-	tests := map[string]time.Duration{"30": 30 * time.Second, "": 0, "9223372036854775807": 24 * time.Hour, "Fri, 31 Dec 9999 23:59:59 GMT": 24 * time.Hour}
+	tests := map[string]time.Duration{
+		"30": 30 * time.Second, "": 0, "9223372036854775807": 24 * time.Hour,
+		"Fri, 31 Dec 9999 23:59:59 GMT": 24 * time.Hour,
+	}
 	for value, want := range tests {
 		failure := failureOf(t, retryingClient(retryAfterSteps(value), 0).Validate(t.Context(), newToken()))
 		if failure.Kind != KindRateLimited || failure.RetryAfter != want {
@@ -273,8 +299,10 @@ func TestNoWaitPastTheDeadline(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), test.deadline)
 				defer cancel()
 				err := retryingClient(test.server, 5).Validate(ctx, newToken())
-				if KindOf(err) != test.kind || (err == nil) != (test.kind == "") || len(test.server.sentAt) != test.attempts {
-					t.Errorf("got %v after %d attempts, want %q after %d", err, len(test.server.sentAt), test.kind, test.attempts)
+				if KindOf(err) != test.kind || (err == nil) != (test.kind == "") ||
+					len(test.server.sentAt) != test.attempts {
+					t.Errorf("got %v after %d attempts, want %q after %d", err, len(test.server.sentAt), test.kind,
+						test.attempts)
 				}
 				if last := test.server.sentAt[len(test.server.sentAt)-1]; !last.Equal(time.Now()) {
 					t.Errorf("slept %v after the last attempt", time.Since(last))
@@ -284,21 +312,45 @@ func TestNoWaitPastTheDeadline(t *testing.T) {
 	}
 }
 
-// How long N-central wants to be left alone is the caller's to heed once the call is over.
+// When the call is over, the caller must heed how long N-central asked it to wait.
 func TestRetryAfterBeyondTheCallIsToldInItsError(t *testing.T) {
 	tests := map[string]struct {
 		steps []func(*http.Request) (*http.Response, error)
 		want  time.Duration
 	}{
-		"429":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(429, "600")}, 10 * time.Minute},
-		"502":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(502, "600")}, 10 * time.Minute},
-		"503":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "600")}, 10 * time.Minute},
-		"504":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(504, "600")}, 10 * time.Minute},
-		"500":             {[]func(*http.Request) (*http.Response, error){retryAfterReply(500, "600")}, 10 * time.Minute},
-		"a block page":    {[]func(*http.Request) (*http.Response, error){retryAfterReply(403, "600")}, 10 * time.Minute},
-		"after a retry":   {[]func(*http.Request) (*http.Response, error){reply(503, typeJSON, `{}`), retryAfterReply(503, "600")}, 10 * time.Minute},
+		"429": {
+			[]func(*http.Request) (*http.Response, error){retryAfterReply(429, "600")},
+			10 * time.Minute,
+		},
+		"502": {
+			[]func(*http.Request) (*http.Response, error){retryAfterReply(502, "600")},
+			10 * time.Minute,
+		},
+		"503": {
+			[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "600")},
+			10 * time.Minute,
+		},
+		"504": {
+			[]func(*http.Request) (*http.Response, error){retryAfterReply(504, "600")},
+			10 * time.Minute,
+		},
+		"500": {
+			[]func(*http.Request) (*http.Response, error){retryAfterReply(500, "600")},
+			10 * time.Minute,
+		},
+		"a block page": {
+			[]func(*http.Request) (*http.Response, error){retryAfterReply(403, "600")},
+			10 * time.Minute,
+		},
+		"after a retry": {[]func(*http.Request) (*http.Response, error){
+			reply(503, typeJSON, `{}`),
+			retryAfterReply(503, "600"),
+		}, 10 * time.Minute},
 		"retries used up": {[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "5")}, 5 * time.Second},
-		"withdrawn":       {[]func(*http.Request) (*http.Response, error){retryAfterReply(503, "5"), reply(401, typeJSON, refusedBody)}, 0},
+		"withdrawn": {[]func(*http.Request) (*http.Response, error){
+			retryAfterReply(503, "5"),
+			reply(401, typeJSON, refusedBody),
+		}, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -338,7 +390,8 @@ func TestTrace(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		server := statuses(503)
-		server.steps = append(server.steps, reply(429, typeJSON, `{"message":"slow down"}`), reply(401, typeJSON, refusedBody))
+		server.steps = append(server.steps, reply(429, typeJSON, `{"message":"slow down"}`),
+			reply(401, typeJSON, refusedBody))
 		var notices []notice
 		var waits []time.Duration
 		ctx := WithTrace(t.Context(), &Trace{Retrying: func(call Call, err error, wait time.Duration) {
@@ -374,7 +427,8 @@ func TestTraceIsSilentWhereNothingIsRetried(t *testing.T) {
 		if notices != 0 {
 			t.Errorf("%d notices, want none", notices)
 		}
-		if err := retryingClient(statuses(503, 200), 1).Validate(WithTrace(ctx, &Trace{}), newToken()); err != nil || notices != 1 {
+		if err := retryingClient(statuses(503, 200), 1).Validate(WithTrace(ctx, &Trace{}), newToken()); err != nil ||
+			notices != 1 {
 			t.Errorf("with a trace without hooks before one with: %v, %d notices, want 1", err, notices)
 		}
 	})

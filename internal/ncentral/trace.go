@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// Trace is a set of hooks that are told of calls: of one Client's, or of those that
-// are made with a context of WithTrace. A hook may be nil.
+// Trace is a set of hooks that run for the calls of one Client, or for those made with a context
+// from WithTrace. A hook may be nil.
 type Trace struct {
-	// Retrying runs before each wait for another attempt: call failed with err, an
-	// *Error, and is repeated after wait.
+	// Retrying runs before each wait for another attempt. The call failed with err, an *Error, and
+	// is repeated after wait.
 	Retrying func(call Call, err error, wait time.Duration)
 
-	// Done runs when a call ends: err is nil or an *Error, and took counts all
-	// attempts and the waits between them.
+	// Done runs when a call ends. err is nil or an *Error; took includes all attempts and the waits
+	// between them.
 	Done func(call Call, err error, took time.Duration)
 }
 
@@ -34,8 +34,8 @@ func (t *Trace) done(call Call, err error, took time.Duration) {
 
 type traceKey struct{}
 
-// WithTrace returns a context whose calls run the hooks of trace, and then those of
-// an earlier one.
+// WithTrace returns a context whose calls run the hooks of trace, and then those of any trace
+// already in ctx.
 func WithTrace(ctx context.Context, trace *Trace) context.Context {
 	earlier := traceOf(ctx)
 	return context.WithValue(ctx, traceKey{}, &Trace{
@@ -50,7 +50,7 @@ func WithTrace(ctx context.Context, trace *Trace) context.Context {
 	})
 }
 
-// traceOf returns the context's hooks, none where it has no trace.
+// traceOf returns the context's hooks, or an empty Trace.
 func traceOf(ctx context.Context) *Trace {
 	if trace, ok := ctx.Value(traceKey{}).(*Trace); ok {
 		return trace

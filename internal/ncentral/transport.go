@@ -30,38 +30,37 @@ const (
 
 	maxHeaderBytes = 256 << 10
 
-	// A connection that is silent for so long is asked for a sign of life, by HTTP/2's
-	// ping or TCP's keep-alive, and dropped where none comes in time. One that a
-	// firewall forgot is gone after 6s then, before the default request_timeout of 10s
-	// is up. Less would tell on a server that pauses to collect its garbage, and more
-	// pings than one in 3s some servers take for an attack.
+	// A connection that has been silent for this long is probed, by HTTP/2's ping or TCP's
+	// keep-alive, and closed where no reply comes in time. So a connection that a firewall has
+	// dropped is gone after 6s, before the default request_timeout of 10s. With a shorter time, a
+	// server that pauses to collect garbage would lose its connections. Some servers also take more
+	// than one ping in 3s for an attack.
 	silenceBeforeProbe = 3 * time.Second
 	probeTimeout       = 3 * time.Second
 	tcpProbes          = 3
 )
 
-// TransportOptions say how to reach a server and whom to trust.
+// TransportOptions say how to reach a server and which certificates to trust.
 type TransportOptions struct {
-	CACert        string // PEM bundle of the only authorities to trust; "": those of the system
-	TLSServerName string // name to ask for and to find in the certificate; "": the URL's host
+	CACert        string // PEM bundle of the only authorities to trust; "" for those of the system
+	TLSServerName string // name to ask for and to expect in the certificate; "" for the URL's host
 	TLSSkipVerify bool   // accept any certificate
 
-	// DialContext opens connections; nil: as net.Dialer does.
+	// DialContext opens connections; nil for net.Dialer's.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Transport keeps connections alive, speaks TLS 1.2 or later and HTTP/2 where
-// offered, and takes its proxy from the environment. A connection that an attempt
-// timed out on is not used again.
+// Transport keeps connections alive, speaks TLS 1.2 or later, speaks HTTP/2 where the server offers
+// it, and takes its proxy from the environment. It does not reuse a connection on which an attempt
+// timed out.
 type Transport struct {
 	build   func() *http.Transport
 	current atomic.Pointer[http.Transport]
 
-	certificateAsked atomic.Bool // whether the server has ever asked for a client certificate
+	certificateAsked atomic.Bool // the server has asked for a client certificate at least once
 }
 
-// NewTransport makes a Transport. The error is that of a CACert that is not a bundle
-// of PEM certificates.
+// NewTransport returns a Transport. It fails where CACert is not a bundle of PEM certificates.
 func NewTransport(options TransportOptions) (*Transport, error) {
 	tlsConfig := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -82,14 +81,14 @@ func NewTransport(options TransportOptions) (*Transport, error) {
 	transport := new(Transport)
 	tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		transport.certificateAsked.Store(true)
-		return new(tls.Certificate), nil // which is to show none
+		return new(tls.Certificate), nil // an empty certificate means that the client shows none
 	}
 	transport.build = func() *http.Transport {
 		return &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			OnProxyConnectResponse: keepProxyRefusal,
 			DialContext:            dial,
-			TLSClientConfig:        tlsConfig.Clone(), // the transport changes its own
+			TLSClientConfig:        tlsConfig.Clone(), // the transport changes its own copy
 			TLSHandshakeTimeout:    tlsHandshakeTimeout,
 			ForceAttemptHTTP2:      true,
 			HTTP2:                  &http.HTTP2Config{SendPingTimeout: silenceBeforeProbe, PingTimeout: probeTimeout},
@@ -112,7 +111,7 @@ func newDialer() *net.Dialer {
 	}
 }
 
-// RoundTrip is http.RoundTripper's.
+// RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	used := t.current.Load()
 	retireIfLate := func(err error) {
@@ -128,7 +127,10 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		retireIfLate(err)
 		proxy, _ := used.Proxy(r)
-		return nil, &attemptError{error: err, connected: connected, byProxy: proxy != nil, certificateAsked: t.certificateAsked.Load()}
+		return nil, &attemptError{
+			error: err, connected: connected, byProxy: proxy != nil,
+			certificateAsked: t.certificateAsked.Load(),
+		}
 	}
 	response.Body = &watchedBody{ReadCloser: response.Body, failed: retireIfLate}
 	return response, nil
@@ -141,11 +143,10 @@ func keepProxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answered *
 	return nil
 }
 
-// retire has later attempts make connections of their own. It is all of the old ones
-// that are left, not the one that an attempt timed out on: what made that one fall
-// silent has most likely struck the idle ones too, and each would cost an attempt.
-// Other calls on them, which HTTP/2 lets share one, go on to their end; after it the
-// connections are closed, at once or for being idle.
+// retire makes later attempts use new connections. It gives up all old connections, not only the
+// one that an attempt timed out on: whatever silenced that one has most likely silenced the idle
+// ones too, and each would cost an attempt. Other calls on the old connections (HTTP/2 shares them)
+// run to their end. The connections are closed after that, at once or when their idle time is over.
 func (t *Transport) retire(used *http.Transport) {
 	if t.current.CompareAndSwap(used, t.build()) {
 		used.CloseIdleConnections()
@@ -157,7 +158,7 @@ func (t *Transport) CloseIdleConnections() {
 	t.current.Load().CloseIdleConnections()
 }
 
-// watchedBody tells how reading it failed.
+// watchedBody calls failed when reading it fails.
 type watchedBody struct {
 	io.ReadCloser
 	failed func(error)
@@ -171,8 +172,8 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// parseAuthorities is stricter than x509.CertPool.AppendCertsFromPEM, which leaves
-// out in silence what it cannot read.
+// parseAuthorities is stricter than x509.CertPool.AppendCertsFromPEM, which silently skips what it
+// cannot read.
 func parseAuthorities(bundle string) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	read := 0
@@ -191,11 +192,13 @@ func parseAuthorities(bundle string) (*x509.CertPool, error) {
 		pool.AddCert(certificate)
 		read++
 	}
-	if read < max(strings.Count(bundle, "-----BEGIN CERTIFICATE-----"), strings.Count(bundle, "-----END CERTIFICATE-----")) {
+	if read < max(strings.Count(bundle, "-----BEGIN CERTIFICATE-----"),
+		strings.Count(bundle, "-----END CERTIFICATE-----")) {
 		return nil, errors.New("the PEM bundle holds a certificate that is damaged or cut short")
 	}
 	if read == 0 {
-		return nil, errors.New("no whole certificate in PEM form found: it begins with a line -----BEGIN CERTIFICATE----- and ends with a line -----END CERTIFICATE-----")
+		return nil, errors.New("no whole certificate in PEM form found: it begins with a line -----BEGIN " +
+			"CERTIFICATE----- and ends with a line -----END CERTIFICATE-----")
 	}
 	return pool, nil
 }

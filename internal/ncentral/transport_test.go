@@ -44,8 +44,8 @@ func certificatePEM(server *httptest.Server) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 }
 
-// newCertificate makes a certificate for 127.0.0.1 that signs itself and is valid for
-// so long from now, or has expired so long ago where that is negative.
+// newCertificate returns a self-signed certificate for 127.0.0.1 that is valid for this long from
+// now. Where the validity is negative, the certificate expired that long ago.
 func newCertificate(t *testing.T, validity time.Duration) (certificate tls.Certificate, authority string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -96,16 +96,24 @@ func TestTrust(t *testing.T) {
 	tests := map[string]struct {
 		server  *httptest.Server
 		options TransportOptions
-		detail  string // "": trusted
+		detail  string // "" where the certificate is trusted
 	}{
 		"trusted":            {server, TransportOptions{CACert: authority}, ""},
 		"under another name": {server, TransportOptions{CACert: authority, TLSServerName: "example.com"}, ""},
 		"verification off":   {server, TransportOptions{TLSSkipVerify: true}, ""},
-		"one of a bundle":    {server, TransportOptions{CACert: "# first\n" + certificatePEM(expired) + "# second\n" + authority}, ""},
-		"unknown authority":  {server, TransportOptions{}, "unknown authority"},
-		"other authority":    {server, TransportOptions{CACert: certificatePEM(expired)}, "unknown authority"},
-		"wrong name":         {server, TransportOptions{CACert: authority, TLSServerName: "other.invalid"}, "another name"},
-		"expired":            {expired, TransportOptions{CACert: certificatePEM(expired)}, "has expired"},
+		"one of a bundle": {
+			server,
+			TransportOptions{CACert: "# first\n" + certificatePEM(expired) + "# second\n" + authority},
+			"",
+		},
+		"unknown authority": {server, TransportOptions{}, "unknown authority"},
+		"other authority":   {server, TransportOptions{CACert: certificatePEM(expired)}, "unknown authority"},
+		"wrong name": {
+			server,
+			TransportOptions{CACert: authority, TLSServerName: "other.invalid"},
+			"another name",
+		},
+		"expired": {expired, TransportOptions{CACert: certificatePEM(expired)}, "has expired"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +128,7 @@ func TestTrust(t *testing.T) {
 				return
 			}
 			failure := failureOf(t, err)
-			if failure.Kind != KindUnreachable || !failure.Fault.stands() ||
+			if failure.Kind != KindUnreachable || !failure.Fault.isPermanent() ||
 				!strings.HasPrefix(failure.Detail, "certificate ") || !strings.Contains(failure.Detail, test.detail) {
 				t.Errorf("got %+v, want a detail with %q", failure, test.detail)
 			}
@@ -173,7 +181,10 @@ func TestProxy(t *testing.T) {
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
 	current.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(closed.URL) }
-	failure := failureOf(t, New(Options{BaseURL: "https://ncentral.invalid", Transport: transport}).Validate(t.Context(), newToken()))
+	failure := failureOf(t, New(Options{
+		BaseURL:   "https://ncentral.invalid",
+		Transport: transport,
+	}).Validate(t.Context(), newToken()))
 	if failure.Kind != KindUnreachable || failure.Fault != FaultRefused || !failure.AtProxy || !failure.NotSent {
 		t.Errorf("got %+v", failure)
 	}
@@ -197,7 +208,8 @@ func TestProxyThatRefusesIsNotAskedAgain(t *testing.T) {
 		transport.current.Load().Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
 		client := New(Options{BaseURL: "https://ncentral.invalid", Transport: transport, MaxRetries: 1})
 		failure := failureOf(t, client.Validate(t.Context(), newToken()))
-		if failure.Kind != KindUnreachable || failure.Fault != want.fault || !failure.NotSent || connects != want.connects {
+		if failure.Kind != KindUnreachable || failure.Fault != want.fault || !failure.NotSent ||
+			connects != want.connects {
 			t.Errorf("%d: got %+v after %d attempts", status, failure, connects)
 		}
 		proxy.Close()

@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// ParseBaseURL checks the address of an N-central server and answers it without
-// surrounding white space and trailing slashes. It must be https, or http to a
-// loopback host, without userinfo, query or fragment, and above /api. Errors say
-// what to change and never repeat the address, which may hold a password.
+// ParseBaseURL checks the address of an N-central server and returns it without surrounding white
+// space and trailing slashes. The address must be https, or http to a loopback host. It must have
+// no user information, query or fragment, and must end above /api. Errors say what to change and
+// never repeat the address, which may hold a password.
 func ParseBaseURL(raw string) (string, error) {
 	raw = strings.TrimSpace(raw)
 	if !strings.Contains(raw, "://") {
@@ -61,7 +61,8 @@ func checkHost(address *url.URL) error {
 		if isLoopback(host) {
 			return nil
 		}
-		return errors.New("the URL has http, which would send tokens in the clear: use https (http is for a loopback host only)")
+		return errors.New("the URL has http, which would send tokens unencrypted: use https (http is for a " +
+			"loopback host only)")
 	default:
 		return errors.New("the URL has a scheme other than https: write it as https://ncentral.example.com")
 	}

@@ -218,7 +218,7 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 		},
 		"the authority was made anew": {
 			func(t *testing.T) site { return shows(t, server).trusting(newAuthority(t, nil, "Example CA")) },
-			[]string{`"Example CA" that is another than the trusted one of that name`, "if the authority was renewed"},
+			[]string{`"Example CA" that is not the trusted authority of the same name`, "if the authority was renewed"},
 			[]string{checkURL, setName, "unknown authority"},
 		},
 		"signed with SHA-1": {
@@ -398,7 +398,7 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 				c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, io.ErrNoProgress }
 			}),
 			[]string{
-				"the server broke the TLS handshake off: internal error",
+				"the server ended the TLS handshake: internal error",
 				"the log of N-central, or of the load balancer",
 			},
 			notInVain,
@@ -426,7 +426,7 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 					_, _ = io.WriteString(c, "\x15\x03\x01\x00\x02\x02\x28\r\n\r\n")
 				})}}
 			},
-			[]string{"what answers does not speak HTTP", "host and the port of N-central's web interface"},
+			[]string{"the server at this address does not speak HTTP", "host and the port of N-central's web interface"},
 			notInVain,
 		},
 	})
@@ -482,7 +482,7 @@ func TestAWayThatEndsIsToldByWhereItEnds(t *testing.T) {
 			func(t *testing.T) site {
 				return at(serveRaw(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })).soon()
 			},
-			[]string{"no connection came about", "this Vault node may reach it"},
+			[]string{"no connection was made in time", "this Vault node may reach it"},
 			nil,
 		},
 		"hung up on": {
@@ -716,7 +716,7 @@ func TestAProxyIsToldFromWhatIsBehindIt(t *testing.T) {
 		"does not answer": {
 			situation{
 				func(t *testing.T) site { return behind(t).soon() },
-				[]string{"by way of " + theProxy, "check HTTPS_PROXY", "whoever runs the proxy"},
+				[]string{"through " + theProxy, "check HTTPS_PROXY", "whoever runs the proxy"},
 				notInVain,
 			},
 			func(t *testing.T) string {
