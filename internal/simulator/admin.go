@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// AdminHandler changes and reads this server at run time, in JSON. It asks for no credentials, and hands out User-API
-// tokens: serve it on loopback only.
+// AdminHandler returns a handler that changes and reads this server at run time, in JSON. It asks
+// for no credentials and returns User-API tokens: serve it on loopback only.
 //
 //	GET    /counts                            calls by endpoint and outcome
 //	POST   /counts/reset
 //	GET    /knobs
 //	PATCH  /knobs                             {"latency":"1s",...}: changes the knobs given
-//	POST   /fail                              {"endpoint":"any","count":1,"kind":"status","status":503,...}
-//	DELETE /fail                              forgets all failures asked for
+//	POST   /fail                              {"endpoint":"any","count":1,"kind":"status",...}
+//	DELETE /fail                              removes all failures asked for
 //	POST   /reboot
-//	POST   /users                             {"name":"...","lifetime":"1h"}, lifetime optional: answers user_api_token
-//	POST   /users/{name}/regenerate           answers user_api_token
+//	POST   /users                             {"name":"...","lifetime":"1h"}: returns user_api_token
+//	POST   /users/{name}/regenerate           returns user_api_token
 //	POST   /users/{name}/change-password      as an administrator does
 //	POST   /users/{name}/password-expired     {"expired":true}
 //	POST   /users/{name}/password-reset       {"required":true}
@@ -33,8 +33,9 @@ import (
 //	GET    /sessions                          {"open":n}
 //	POST   /down                              {"down":true}
 //
-// What has nothing to answer answers 204. An error is {"error":"..."}: 400 with the name of the field that is unknown or
-// bad, 404 for an unknown user, 409 where nothing listens.
+// The lifetime of a user's token is optional. Calls without a result return 204. An error is
+// {"error":"..."}: 400 with the name of the field that is unknown or invalid, 404 for an unknown
+// user, 409 where no server listens.
 func (s *Simulator) AdminHandler() http.Handler {
 	routes := http.NewServeMux()
 	route := func(pattern string, handle func(*http.Request) (any, error)) {
@@ -64,7 +65,7 @@ func (s *Simulator) AdminHandler() http.Handler {
 	return routes
 }
 
-// adminError is an error with its status; any other is a 400.
+// adminError is an error with a status. Any other error is a 400.
 type adminError struct {
 	status int
 	err    error
@@ -88,10 +89,10 @@ func sendAdmin(writer http.ResponseWriter, result any, err error) {
 	}
 	writer.Header().Set("Content-Type", "application/json")
 	writer.WriteHeader(status)
-	_, _ = writer.Write(append(toJSON(result), '\n')) // a client that is gone needs no answer
+	_, _ = writer.Write(append(toJSON(result), '\n')) // a client that has gone needs no answer
 }
 
-// readAdmin reads a JSON object that holds known fields only.
+// readAdmin decodes a JSON object. Unknown fields are an error.
 func readAdmin(request *http.Request, into any) error {
 	decoder := json.NewDecoder(request.Body)
 	decoder.DisallowUnknownFields()
@@ -129,11 +130,12 @@ func (s *Simulator) adminFail(request *http.Request) (any, error) {
 	if err := readAdmin(request, &body); err != nil {
 		return nil, err
 	}
-	if !body.Endpoint.known() {
+	if !body.Endpoint.isKnown() {
 		return nil, fmt.Errorf("endpoint: no endpoint %q", body.Endpoint)
 	}
 	if body.Count == nil || *body.Count == 0 {
-		return nil, errors.New("count: must be given: how many calls are to fail, negative for all until the failures are cleared")
+		return nil, errors.New("count: must be given: how many calls are to fail, negative for all until the " +
+			"failures are cleared")
 	}
 	if err := body.Check(); err != nil {
 		return nil, err
@@ -180,7 +182,7 @@ func (s *Simulator) adminChangePassword(request *http.Request) (any, error) {
 	return nil, notFound(s.ChangePassword(request.PathValue("name")))
 }
 
-// adminSwitch reads an object of one field, true or false, for the user that the path names.
+// adminSwitch returns a handler for an object with one boolean field, about the user in the path.
 func adminSwitch(field string, set func(name string, on bool) error) func(*http.Request) (any, error) {
 	return func(request *http.Request) (any, error) {
 		var body map[string]*bool

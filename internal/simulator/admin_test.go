@@ -15,7 +15,10 @@ import (
 func admin(s *Simulator, method, path, body string) response {
 	recorder := httptest.NewRecorder()
 	s.AdminHandler().ServeHTTP(recorder, httptest.NewRequest(method, path, strings.NewReader(body)))
-	return response{status: recorder.Code, header: recorder.Header(), body: strings.TrimSuffix(recorder.Body.String(), "\n")}
+	return response{
+		status: recorder.Code, header: recorder.Header(),
+		body: strings.TrimSuffix(recorder.Body.String(), "\n"),
+	}
 }
 
 func wantAdmin(t *testing.T, s *Simulator, method, path, body string, status int, want string) {
@@ -26,7 +29,7 @@ func wantAdmin(t *testing.T, s *Simulator, method, path, body string, status int
 	}
 }
 
-// adminToken answers the User-API token that an admin call hands out.
+// adminToken returns the User-API token in the answer to an admin call.
 func adminToken(t *testing.T, answered response) string {
 	t.Helper()
 	var body struct {
@@ -72,7 +75,8 @@ func TestAdminUsers(t *testing.T) {
 
 func TestAdminCountsAndFailures(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"health","count":-1,"kind":"status","status":429,"retry_after_seconds":4}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/fail",
+			`{"endpoint":"health","count":-1,"kind":"status","status":429,"retry_after_seconds":4}`, 204, "")
 		answered := client.call(http.MethodGet, "/api/health", nil, "")
 		wantEqual(t, "status", answered.status, 429)
 		wantEqual(t, "Retry-After", answered.header.Get("Retry-After"), "4")
@@ -82,17 +86,21 @@ func TestAdminCountsAndFailures(t *testing.T) {
 		wantAdmin(t, s, http.MethodGet, "/counts", "", 200, `{}`)
 		wantEqual(t, "status", client.call(http.MethodGet, "/api/health", nil, "").status, 200)
 
-		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"health","count":1,"kind":"slow","delay":"1.5s"}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/fail",
+			`{"endpoint":"health","count":1,"kind":"slow","delay":"1.5s"}`, 204, "")
 		begin := time.Now()
 		client.call(http.MethodGet, "/api/health", nil, "")
 		wantEqual(t, "took", time.Since(begin), 1500*time.Millisecond)
-		client.beyond = true
-		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"validate","count":1,"kind":"message","message":"no"}`, 204, "")
+		client.undescribed = true
+		wantAdmin(t, s, http.MethodPost, "/fail",
+			`{"endpoint":"validate","count":1,"kind":"message","message":"no"}`, 204, "")
 		wantEqual(t, "body", client.get(validatePath, "x").body, `{"message":"no"}`)
-		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"validate","count":1,"kind":"html","status":401}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/fail",
+			`{"endpoint":"validate","count":1,"kind":"html","status":401}`, 204, "")
 		wantEqual(t, "status", client.get(validatePath, "x").status, 401)
 
-		wantAdmin(t, s, http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"expiry","expiry_seconds":-1e3}`, 204, "")
+		wantAdmin(t, s, http.MethodPost, "/fail",
+			`{"endpoint":"any","count":1,"kind":"expiry","expiry_seconds":-1e3}`, 204, "")
 		stated := client.authenticate(s.AddUser("some-user")).Tokens.Access.ExpirySeconds
 		wantEqual(t, "expiry", stated, "-1e3")
 	})
@@ -129,12 +137,24 @@ func TestAdminBadRequests(t *testing.T) {
 		{http.MethodPatch, "/knobs", `{"nonsense":1}`, 400, "nonsense: no such knob"},
 		{http.MethodPatch, "/knobs", `{"latency":1}`, 400, "latency: must be a duration"},
 		{http.MethodPatch, "/knobs", ``, 400, "unexpected end of JSON input"},
-		{http.MethodPost, "/fail", `{"endpoint":"nowhere","count":1,"kind":"hang"}`, 400, `endpoint: no endpoint \"nowhere\"`},
+		{
+			http.MethodPost, "/fail", `{"endpoint":"nowhere","count":1,"kind":"hang"}`, 400,
+			`endpoint: no endpoint \"nowhere\"`,
+		},
 		{http.MethodPost, "/fail", `{"endpoint":"any","kind":"hang"}`, 400, "count: must be given"},
 		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"x"}`, 400, "kind: no failure"},
-		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","pause":1}`, 400, `unknown field \"pause\"`},
-		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","delay":"1s"}`, 400, "delay: only for failures"},
-		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow","delay":"1"}`, 400, "delay: must be a duration"},
+		{
+			http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","pause":1}`, 400,
+			`unknown field \"pause\"`,
+		},
+		{
+			http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"hang","delay":"1s"}`, 400,
+			"delay: only for failures",
+		},
+		{
+			http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow","delay":"1"}`, 400,
+			"delay: must be a duration",
+		},
 		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow","delay":1}`, 400, "delay"},
 		{http.MethodPost, "/fail", `{"endpoint":"any","count":1,"kind":"slow"}`, 400, "delay: must be given"},
 		{http.MethodPost, "/fail", `{"endpoint":"any","count":"1","kind":"hang"}`, 400, "count"},
@@ -163,8 +183,10 @@ func TestAdminBadRequests(t *testing.T) {
 	}
 	for _, test := range tests {
 		answered := admin(s, test.method, test.path, test.body)
-		if answered.status != test.status || !strings.Contains(answered.body, test.names) || !strings.HasPrefix(answered.body, `{"error":`) {
-			t.Errorf("%s %s %s: got %d %s, want %d with %s", test.method, test.path, test.body, answered.status, answered.body, test.status, test.names)
+		if answered.status != test.status || !strings.Contains(answered.body, test.names) ||
+			!strings.HasPrefix(answered.body, `{"error":`) {
+			t.Errorf("%s %s %s: got %d %s, want %d with %s", test.method, test.path, test.body, answered.status,
+				answered.body, test.status, test.names)
 		}
 	}
 }

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// answer is what a call answers, before it is sent.
+// answer is the response to a call, before it is sent.
 type answer struct {
 	outcome           Outcome
 	status            int
 	contentType       string
 	location          string
-	retryAfterSeconds int // 0: no such header
+	retryAfterSeconds int // 0 for no such header
 	body              []byte
 	delivery          delivery
-	pace              time.Duration // of deliverDrip: the time between two bytes
-	issued            *IssuedToken  // the tokens in it, if any
+	pace              time.Duration // for deliverDrip: the time between two bytes
+	issued            *IssuedToken  // the tokens in the body, if any
 }
 
 func okAnswer(body any) *answer {
@@ -34,7 +34,8 @@ type fieldError struct {
 	Message string `json:"message"`
 }
 
-// errorAnswer is N-central's error; the detail begins with the name of a Java exception [S,O].
+// errorAnswer returns an error of N-central's. The detail begins with the name of a Java exception
+// [S,O].
 func errorAnswer(status int, detail string, fields ...fieldError) *answer {
 	body := toJSON(struct {
 		Status  int          `json:"status"`
@@ -52,14 +53,14 @@ func unauthorized() *answer {
 	return errorAnswer(http.StatusUnauthorized, "UnauthorizedException: The token is invalid or has expired.")
 }
 
-// hiddenErrorAnswer is an error of the core engine in a 200 [D].
+// hiddenErrorAnswer returns an error of the core engine, hidden in a 200 [D].
 func hiddenErrorAnswer(key string, outcome Outcome) *answer {
 	hidden := okAnswer(map[string]string{key: "The core engine could not handle the request."})
 	hidden.outcome = outcome
 	return hidden
 }
 
-// abandonedAnswer ends a call whose client went away.
+// abandonedAnswer is for a call whose client has gone.
 func abandonedAnswer() *answer {
 	return &answer{outcome: OutcomeAbandoned, delivery: deliverReset}
 }
@@ -67,7 +68,7 @@ func abandonedAnswer() *answer {
 func toJSON(body any) []byte {
 	encoded, err := json.Marshal(body)
 	if err != nil {
-		panic(err) // all bodies are made here, of plain values
+		panic(err) // every body is made of plain values, in this package
 	}
 	return encoded
 }

@@ -37,7 +37,8 @@ func TestAuthenticateAnswersAPair(t *testing.T) {
 		wantEqual(t, "data call", client.data(body.Tokens.Access.Token), http.StatusOK)
 
 		issued := s.Issued()
-		if len(issued) != 1 || issued[0].Access != body.Tokens.Access.Token || issued[0].Refresh != body.Tokens.Refresh.Token {
+		if len(issued) != 1 || issued[0].Access != body.Tokens.Access.Token ||
+			issued[0].Refresh != body.Tokens.Refresh.Token {
 			t.Fatal("Issued does not hold the pair answered, and it alone")
 		}
 		wantEqual(t, "user", issued[0].User, "some-user")
@@ -55,7 +56,8 @@ func TestTokensAreHS256(t *testing.T) {
 		wantEqual(t, "tokens issued", len(secrets), 4)
 		for i, secret := range secrets {
 			claims := jwt.MapClaims{}
-			_, err := jwt.ParseWithClaims(secret, claims, func(*jwt.Token) (any, error) { return s.key, nil }, jwt.WithValidMethods([]string{"HS256"}))
+			_, err := jwt.ParseWithClaims(secret, claims, func(*jwt.Token) (any, error) { return s.key, nil },
+				jwt.WithValidMethods([]string{"HS256"}))
 			if err != nil {
 				t.Errorf("token %d: %v", i, err)
 			}
@@ -74,8 +76,10 @@ func TestAuthenticateErrors(t *testing.T) {
 		}
 		const refused = "UNAUTHORIZED: DmsLoginException: Login failed. Unable to obtain the login sessionId. "
 		post := func(headers header) response { return client.call(http.MethodPost, authenticatePath, headers, "") }
-		client.wantError(post(nil), 400, "BAD REQUEST: MissingRequestHeaderException: Required request header 'Authorization' ")
-		client.wantError(post(header{"Authorization": "Basic abc"}), 500, "INTERNAL SERVER ERROR: AuthException: Authentication header is malformed or unsupported.")
+		client.wantError(post(nil), 400,
+			"BAD REQUEST: MissingRequestHeaderException: Required request header 'Authorization' ")
+		client.wantError(post(header{"Authorization": "Basic abc"}), 500,
+			"INTERNAL SERVER ERROR: AuthException: Authentication header is malformed or unsupported.")
 		client.wantError(post(bearer("unknown")), 401, refused)
 		client.wantError(post(bearer(old)), 401, refused)
 		client.authenticate(current)
@@ -138,13 +142,14 @@ func TestValidate(t *testing.T) {
 	})
 }
 
-// Of all calls, authenticate alone tells a header that is missing from one that is not understood.
+// Only authenticate distinguishes a missing header from one that it does not understand.
 func TestCallsWithoutABearerToken(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *Simulator, client *testClient) {
 		const missing = "UNAUTHORIZED: UnauthorizedException: Missing authorization header bearer."
 		for path, method := range map[string]string{
-			validatePath: http.MethodGet, logoutPath: http.MethodPost, serverInfoPath: http.MethodGet, "/api/server-info/time": http.MethodGet,
-			"/api/users/me": http.MethodGet, "/api/service-orgs": http.MethodGet,
+			validatePath: http.MethodGet, logoutPath: http.MethodPost, serverInfoPath: http.MethodGet,
+			"/api/server-info/time": http.MethodGet,
+			"/api/users/me":         http.MethodGet, "/api/service-orgs": http.MethodGet,
 		} {
 			client.wantError(client.call(method, path, nil, ""), 401, missing)
 			client.wantError(client.call(method, path, header{"Authorization": "Basic abc"}, ""), 401, missing)
@@ -163,19 +168,24 @@ func TestLogoutEndsThePair(t *testing.T) {
 		wantEqual(t, "refresh token", client.refreshCall(first.Refresh.Token).status, 401)
 		wantEqual(t, "other session", client.data(second.Access.Token), 200)
 		wantEqual(t, "sessions", s.OpenSessions(), 1)
-		wantEqual(t, "second logout", client.call(http.MethodPost, logoutPath, bearer(first.Access.Token), "").status, 401)
+		wantEqual(t, "second logout",
+			client.call(http.MethodPost, logoutPath, bearer(first.Access.Token), "").status, 401)
 	})
 }
 
 func TestHealthAndServerInfo(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
-		wantEqual(t, "health", client.call(http.MethodGet, "/api/health", nil, "").body, `{"currentTime":"2000-01-01T00:00:00.000Z"}`)
+		wantEqual(t, "health", client.call(http.MethodGet, "/api/health", nil, "").body,
+			`{"currentTime":"2000-01-01T00:00:00.000Z"}`)
 		var info map[string]any
 		if err := json.Unmarshal([]byte(client.get("/api/server-info", access).body), &info); err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]any{"version": "3.1.0", "ncentral": "2026.4.1.12", "startTime": "2000-01-01T00:00:00.000Z", "jvmVersion": "17.0.12"}
+		want := map[string]any{
+			"version": "3.1.0", "ncentral": "2026.4.1.12", "startTime": "2000-01-01T00:00:00.000Z",
+			"jvmVersion": "17.0.12",
+		}
 		if diff := cmp.Diff(want, info); diff != "" {
 			t.Error(diff)
 		}
@@ -193,7 +203,7 @@ func TestRootAndServerTime(t *testing.T) {
 	})
 }
 
-// profileOf is what users/me tells of the token's user.
+// profileOf returns users/me for the access token's user.
 func profileOf(client *testClient, access string) map[string]any {
 	client.t.Helper()
 	answered := client.get("/api/users/me", access)
@@ -227,8 +237,10 @@ func TestUserIsToldWhoTheyAre(t *testing.T) {
 			value any
 			set   func(string, bool) error
 		}{
-			"isEnabled": {false, s.SetUserDisabled}, "isLocked": {true, s.SetUserLocked},
-			"isPasswordExpired": {true, s.SetPasswordExpired}, "isPasswordResetRequired": {true, s.SetPasswordResetRequired},
+			"isEnabled":               {false, s.SetUserDisabled},
+			"isLocked":                {true, s.SetUserLocked},
+			"isPasswordExpired":       {true, s.SetPasswordExpired},
+			"isPasswordResetRequired": {true, s.SetPasswordResetRequired},
 		} {
 			if err := change.set("some-user@example.com", true); err != nil {
 				t.Fatal(err)
@@ -258,7 +270,8 @@ func TestReboot(t *testing.T) {
 		wantEqual(t, "access token", client.data(tokens.Access.Token), 401)
 		wantEqual(t, "refresh token", client.refreshCall(tokens.Refresh.Token).status, 401)
 		access := client.authenticate(token).Tokens.Access.Token
-		if body := client.get("/api/server-info", access).body; !strings.Contains(body, `"startTime":"2000-01-01T00:01:00.000Z"`) {
+		if body := client.get("/api/server-info", access).body; !strings.Contains(body,
+			`"startTime":"2000-01-01T00:01:00.000Z"`) {
 			t.Errorf("no new start time in %s", body)
 		}
 	})
@@ -296,7 +309,7 @@ func TestDisabledUser(t *testing.T) {
 	})
 }
 
-// Of those who may not log in, the locked keep the sessions that they have: whether they do is not known.
+// A locked user keeps the sessions that are open. Whether N-central ends them is not known.
 func TestUsersWhoMayNotLogIn(t *testing.T) {
 	for name, bar := range map[string]func(*Simulator) error{
 		"locked":     func(s *Simulator) error { return s.SetUserLocked("some-user", true) },
@@ -330,7 +343,8 @@ func TestExpiredPassword(t *testing.T) {
 		tokens := client.refresh(client.authenticate(token).Tokens.Refresh.Token).Tokens
 		wantEqual(t, "validate", client.get(validatePath, tokens.Access.Token).status, 200)
 		wantEqual(t, "server info", client.get("/api/server-info", tokens.Access.Token).status, 200)
-		client.wantError(client.get("/api/service-orgs", tokens.Access.Token), 500, "INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ")
+		client.wantError(client.get("/api/service-orgs", tokens.Access.Token), 500,
+			"INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ")
 	})
 }
 
@@ -338,7 +352,8 @@ func TestUnknownUser(t *testing.T) {
 	s := New(DefaultKnobs())
 	_, err := s.RegenerateUserAPIToken("nobody")
 	for _, err := range []error{
-		err, s.SetPasswordExpired("nobody", true), s.SetPasswordResetRequired("nobody", true), s.SetUserDisabled("nobody", true),
+		err, s.SetPasswordExpired("nobody", true), s.SetPasswordResetRequired("nobody", true),
+		s.SetUserDisabled("nobody", true),
 		s.SetUserLocked("nobody", true), s.SetTwoFactorType("nobody", "TOTP"), s.ChangePassword("nobody"),
 	} {
 		if err == nil || err.Error() != `no user "nobody"` {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// links answers where the authentication calls are: five of them [S], or the three that older servers and the
-// documentation have [D].
+// links returns where the authentication calls are: all five [S], or the three that older servers
+// and the documentation have [D].
 func (s *Simulator) links() *answer {
 	links := map[string]string{"authenticate": authenticatePath, "refresh": refreshPath, "validate": validatePath}
 	if !s.knobs.ThreeLinks && !s.knobs.LogoutAbsent {
@@ -32,29 +32,31 @@ func (s *Simulator) authenticate(incoming call) *answer {
 	}
 	u := s.userOfToken(token)
 	if u == nil || s.refusesLogin(u) {
-		return s.coreError(http.StatusUnauthorized, "DmsLoginException: Login failed. Unable to obtain the login sessionId. Check the user and its token.")
+		return s.coreError(http.StatusUnauthorized,
+			"DmsLoginException: Login failed. Unable to obtain the login sessionId. Check the user and its token.")
 	}
 	access, refresh, refusal := s.grants(incoming)
 	if refusal != nil {
 		return refusal
 	}
-	if again := s.newestOf(u.name); again != nil && incoming.failure.Kind == FailureSameTokens {
+	if again := s.newestPairOf(u.name); again != nil && incoming.failure.Kind == FailureSameTokens {
 		return s.sameTokensAnswer(again)
 	}
 	if s.knobs.AuthenticateEndsEarlierSessions {
-		s.endAllOf(u.name, EndedByAuthenticate)
+		s.endSessionsOf(u.name, EndedByAuthenticate)
 	}
 	return s.tokensAnswer(s.issue(EndpointAuthenticate, u.name, rand.Text(), access, refresh), access, refresh)
 }
 
 func (s *Simulator) refresh(incoming call) *answer {
 	if !s.knobs.LenientRefreshContentType && !isPlainText(incoming.contentType) {
-		return errorAnswer(http.StatusUnsupportedMediaType, "HttpMediaTypeNotSupportedException: Content-Type is not supported.")
+		return errorAnswer(http.StatusUnsupportedMediaType,
+			"HttpMediaTypeNotSupportedException: Content-Type is not supported.")
 	}
 	if incoming.body == "" {
 		return errorAnswer(http.StatusBadRequest, "HttpMessageNotReadableException: Required request body is missing.")
 	}
-	old := s.holderOfRefresh(incoming.body)
+	old := s.pairByRefresh(incoming.body)
 	if old == nil {
 		return unauthorized()
 	}
@@ -62,7 +64,7 @@ func (s *Simulator) refresh(incoming call) *answer {
 	if refusal != nil {
 		return refusal
 	}
-	if again := s.newestOf(old.user); again != nil && incoming.failure.Kind == FailureSameTokens {
+	if again := s.newestPairOf(old.user); again != nil && incoming.failure.Kind == FailureSameTokens {
 		return s.sameTokensAnswer(again)
 	}
 	if s.knobs.SingleUseRefreshTokens {
@@ -74,10 +76,11 @@ func (s *Simulator) refresh(incoming call) *answer {
 	return s.tokensAnswer(s.issue(EndpointRefresh, old.user, old.chain, access, refresh), access, refresh)
 }
 
-// refusesLogin says whether the user gets no session, however good the token is.
+// refusesLogin reports whether the user gets no session, even with a valid token.
 func (s *Simulator) refusesLogin(u *user) bool {
 	isBarred := u.disabled || u.locked || u.twoFactorType != noTwoFactor
-	return isBarred && !s.knobs.BarredUsersAuthenticate || u.passwordExpired && s.knobs.ExpiredPasswordRefusesAuthenticate
+	return isBarred && !s.knobs.BarredUsersAuthenticate ||
+		u.passwordExpired && s.knobs.ExpiredPasswordRefusesAuthenticate
 }
 
 func isPlainText(contentType string) bool {
@@ -85,7 +88,7 @@ func isPlainText(contentType string) bool {
 	return err == nil && mediaType == "text/plain"
 }
 
-// logout ends the pair, or all that was refreshed from the same authenticate [?].
+// logout ends the pair, or everything that was refreshed from the same authenticate [?].
 func (s *Simulator) logout(p *pair) *answer {
 	s.end(p, EndedByLogout)
 	if s.knobs.LogoutEndsChain {
@@ -94,14 +97,18 @@ func (s *Simulator) logout(p *pair) *answer {
 	return &answer{outcome: OutcomeOK, status: http.StatusOK}
 }
 
-// bearerToken reads authenticate's Authorization header. One that is there but not understood is a 500, strange as it is [O].
+// bearerToken reads authenticate's Authorization header. A header that is present but not
+// understood is a 500, strange as that is [O].
 func bearerToken(incoming call) (token string, refusal *answer) {
 	if incoming.authorization == "" {
-		return "", errorAnswer(http.StatusBadRequest, "MissingRequestHeaderException: Required request header 'Authorization' for method parameter type String is not present")
+		return "", errorAnswer(http.StatusBadRequest,
+			"MissingRequestHeaderException: Required request header 'Authorization' for method parameter type String "+
+				"is not present")
 	}
 	token, ok := strings.CutPrefix(incoming.authorization, bearerPrefix)
 	if !ok {
-		return "", errorAnswer(http.StatusInternalServerError, "AuthException: Authentication header is malformed or unsupported.")
+		return "", errorAnswer(http.StatusInternalServerError,
+			"AuthException: Authentication header is malformed or unsupported.")
 	}
 	return token, nil
 }
@@ -121,7 +128,7 @@ type tokensBody struct {
 	Validate string `json:"validate"`
 }
 
-// tokensAnswer is what authenticate and refresh answer [D].
+// tokensAnswer returns the answer to authenticate and refresh [D].
 func (s *Simulator) tokensAnswer(p *pair, access, refresh grant) *answer {
 	body := tokensBody{Refresh: refreshPath, Validate: validatePath}
 	body.Tokens.Access = tokenBody{Token: p.access, Type: "Bearer", ExpirySeconds: access.stated}
@@ -134,7 +141,7 @@ func (s *Simulator) tokensAnswer(p *pair, access, refresh grant) *answer {
 	return answered
 }
 
-// sameTokensAnswer answers a pair again, with what is left of its life.
+// sameTokensAnswer returns a pair again, with the rest of its lifetimes.
 func (s *Simulator) sameTokensAnswer(p *pair) *answer {
 	same := s.tokensAnswer(p, newGrant(time.Until(p.accessUntil)), newGrant(time.Until(p.refreshUntil)))
 	same.outcome = OutcomeFailed

@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// NewCertificate makes a self-signed ECDSA certificate for host names and IP addresses, good for a year from an hour ago.
-// The PEM is the certificate without its key: what a client has to trust.
+// NewCertificate returns a self-signed ECDSA certificate for host names and IP addresses. It is
+// valid from an hour ago for a year. The PEM is the certificate without its key, for clients to
+// trust.
 func NewCertificate(hosts ...string) (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
-// root answers where the calls are that lead further [S].
+// root returns where the other calls are [S].
 func root() *answer {
 	return okAnswer(map[string]any{"_links": map[string]string{
 		"root": rootPath, "auth": linksPath, "health": healthPath, "server-info": serverInfoPath,
@@ -21,13 +21,13 @@ func (s *Simulator) health() *answer {
 	return okAnswer(map[string]string{"currentTime": s.serverClock().UTC().Format(timeFormat)})
 }
 
-// withAccessToken answers the calls that need a living access token.
+// withAccessToken handles the calls that need a valid access token.
 func (s *Simulator) withAccessToken(incoming call) *answer {
 	token, isBearer := strings.CutPrefix(incoming.authorization, bearerPrefix)
 	if !isBearer {
 		return errorAnswer(http.StatusUnauthorized, "UnauthorizedException: Missing authorization header bearer.")
 	}
-	p := s.holderOfAccess(token)
+	p := s.pairByAccess(token)
 	if p == nil {
 		return unauthorized()
 	}
@@ -47,7 +47,8 @@ func (s *Simulator) withAccessToken(incoming call) *answer {
 	}
 }
 
-// serverInfo answers without a startTime, or with a null version, where the knobs say so; servers do [S,O].
+// serverInfo leaves out startTime, or has a null version, where the knobs say so. Real servers do
+// both [S,O].
 func (s *Simulator) serverInfo() *answer {
 	info := map[string]any{"version": "3.1.0", "jvmVersion": "17.0.12", "ncentral": nil}
 	if s.knobs.ServerVersion != "" {
@@ -59,14 +60,14 @@ func (s *Simulator) serverInfo() *answer {
 	return okAnswer(info)
 }
 
-// serverTime answers the clock of health again, of a server that stands in UTC [S].
+// serverTime returns the same clock as health, of a server in UTC [S].
 func (s *Simulator) serverTime() *answer {
 	now := s.serverClock().UTC().Format("2006-01-02T15:04:05-07:00")
 	return okAnswer(map[string]string{"serverTime": now, "timezone": "Etc/UTC", "utcOffset": "+00:00"})
 }
 
-// user tells the caller who they are. It needs a permission [S]; whether it needs the core engine, which refuses a user
-// whose password has expired, is not known [?].
+// user returns the caller's profile. It needs a permission [S]. Whether it needs the core engine,
+// which rejects a user whose password has expired, is not known [?].
 func (s *Simulator) user(u *user) *answer {
 	switch {
 	case u.passwordExpired && s.knobs.ExpiredPasswordFailsUser:
@@ -77,7 +78,8 @@ func (s *Simulator) user(u *user) *answer {
 	return okAnswer(map[string]any{"status": http.StatusOK, "message": "The user was found.", "data": u.profile()})
 }
 
-// serviceOrgs is the data call. It needs the core engine, which refuses a user whose password has expired [D,O].
+// serviceOrgs is the data call. It needs the core engine, which rejects a user whose password has
+// expired [D,O].
 func (s *Simulator) serviceOrgs(p *pair) *answer {
 	if s.users[p.user].passwordExpired {
 		return s.coreError(http.StatusInternalServerError, coreFailed)
@@ -88,13 +90,14 @@ func (s *Simulator) serviceOrgs(p *pair) *answer {
 	return okAnswer(map[string]any{"data": []any{serviceOrganisation}, "totalItems": 1})
 }
 
-// serviceOrganisation has all the fields of N-central's [S].
+// serviceOrganisation has every field of N-central's [S].
 var serviceOrganisation = map[string]any{
 	"soId": "50", "soName": "Example Service Organisation", "orgUnitType": "SO", "parentId": "1",
 	"externalId": "", "externalId2": "", "phone": "",
 	"contactTitle": "", "contactFirstName": "", "contactLastName": "", "contactEmail": "contact@example.com",
 	"contactPhone": "", "contactPhoneExt": nil, "contactDepartment": "",
-	"street1": "1 Example Street", "street2": "", "city": "Exampleton", "stateProv": "", "country": "CA", "postalCode": "",
+	"street1": "1 Example Street", "street2": "", "city": "Exampleton", "stateProv": "", "country": "CA",
+	"postalCode": "",
 	"generation": 1, "descendantCount": 3, "isSystem": false, "isServiceOrg": true,
 }
 
@@ -104,7 +107,8 @@ func forbidden() *answer {
 	return errorAnswer(http.StatusForbidden, "AccessDeniedException: Access is denied")
 }
 
-// coreError is an error of the core engine behind the API: a status, or hidden in a 200 [D].
+// coreError returns an error of the core engine behind the API: with a status, or hidden in a 200
+// [D].
 func (s *Simulator) coreError(status int, detail string) *answer {
 	refusal := errorAnswer(status, detail)
 	if s.knobs.HideCoreErrors {

@@ -14,20 +14,20 @@ import (
 	"time"
 )
 
-// delivery is how an answer reaches the client, if at all.
+// delivery is how an answer is sent to the client, if at all.
 type delivery int
 
 const (
 	deliverWhole   delivery = iota
 	deliverHalf             // breaks off in the middle of the body
 	deliverReset            // the connection is reset before anything is sent
-	deliverDrip             // the body comes byte by byte
-	deliverBomb             // a small compressed body becomes a huge one
-	deliverHeaders          // the headers have no end that a client would wait for
+	deliverDrip             // the body is sent byte by byte
+	deliverBomb             // a small compressed body expands to a huge one
+	deliverHeaders          // the headers go on for longer than any client waits
 )
 
-// send writes the answer; what takes long ends with the context, when the client is gone. The date is this server's own,
-// right or wrong.
+// send writes the answer. Where that takes long, it stops when the client has gone and the context
+// ends. The Date header is this server's own clock, right or wrong.
 func (a *answer) send(ctx context.Context, writer http.ResponseWriter, date time.Time) {
 	switch a.delivery {
 	case deliverReset:
@@ -58,11 +58,11 @@ func (a *answer) send(ctx context.Context, writer http.ResponseWriter, date time
 	default:
 		header.Set("Content-Length", strconv.Itoa(len(a.body)))
 		writer.WriteHeader(a.status)
-		_, _ = writer.Write(a.body) // a client that is gone needs no answer
+		_, _ = writer.Write(a.body) // a client that has gone needs no answer
 	}
 }
 
-// sendHalf promises a byte more than there is, so that even an empty body breaks off.
+// sendHalf promises one byte too many, so that even an empty body breaks off.
 func (a *answer) sendHalf(writer http.ResponseWriter) {
 	writer.Header().Set("Content-Length", strconv.Itoa(len(a.body)+1))
 	writer.WriteHeader(a.status)
@@ -82,10 +82,10 @@ func (a *answer) sendDrip(ctx context.Context, writer http.ResponseWriter) {
 	}
 }
 
-// bombBytes is what a decompression bomb comes to. It is sent as a thousandth of that.
+// bombBytes is the size of a decompression bomb. It is compressed to a thousandth of that.
 const bombBytes = 256 << 20
 
-// sendBomb sends well-formed JSON, so that a client which reads without a limit takes it.
+// sendBomb sends well-formed JSON, which a client that reads without a limit accepts.
 func (a *answer) sendBomb(writer http.ResponseWriter) {
 	writer.Header().Set("Content-Encoding", "gzip")
 	writer.WriteHeader(a.status)
@@ -96,14 +96,15 @@ func (a *answer) sendBomb(writer http.ResponseWriter) {
 	for sent := 0; err == nil && sent < bombBytes; sent += len(chunk) {
 		_, err = zipped.Write(chunk)
 	}
-	_, _ = zipped.Write(end) // as above, a client that is gone needs no answer
+	_, _ = zipped.Write(end) // as above, a client that has gone needs no answer
 	_ = zipped.Close()
 }
 
-// endlessHeaderBytes is more than any client takes, and what one that never hangs up is spared.
+// endlessHeaderBytes is more than any client accepts. It ends the answer to a client that never
+// hangs up.
 const endlessHeaderBytes = 64 << 20
 
-// sendHeaders writes them past net/http, which would put all together in memory first.
+// sendHeaders bypasses net/http, which would first collect all headers in memory.
 func sendHeaders(writer http.ResponseWriter) {
 	connection, _, err := http.NewResponseController(writer).Hijack()
 	if err != nil {

@@ -18,15 +18,15 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// undescribedKinds are the failures that no description has: what stands before N-central answers so, or a network or a
-// server out of its mind.
+// undescribedKinds are the failures that no description has. They come from what stands before
+// N-central, or from a network or server that misbehaves badly.
 var undescribedKinds = []FailureKind{
 	FailureHang, FailureReset, FailureHTML, FailureRedirect, FailureNoTokens, FailureLineFeedToken, FailureControlToken,
 	FailureMessage, FailureEndlessHeaders, FailureTruncated, FailureOversized, FailureGzipBomb, FailureLostAnswer,
 }
 
-// isBeyond says whether no description has what the failure answers.
-func isBeyond(failure Failure) bool {
+// isUndescribed reports whether no description has the answer to this failure.
+func isUndescribed(failure Failure) bool {
 	switch failure.Kind {
 	case FailureStatus:
 		return !slices.Contains(describedStatuses, failure.Status)
@@ -36,7 +36,7 @@ func isBeyond(failure Failure) bool {
 	return slices.Contains(undescribedKinds, failure.Kind)
 }
 
-// describedStatuses are those that every call may fail with.
+// describedStatuses are the error statuses that every call may have.
 var describedStatuses = []int{400, 401, 403, 404, 429, 500}
 
 func isPlainLifetime(text string) bool {
@@ -48,14 +48,14 @@ func isPlainLifetime(text string) bool {
 	return text != "0"
 }
 
-// setting is one or more knobs at another value than by default.
+// setting is one or more knobs that are not at their default values.
 type setting struct {
 	name   string
 	change func(*Knobs)
 }
 
-// settings are each knob at each other value that it can have, or at one that stands for them. A knob that is missing fails
-// the test.
+// settings returns each knob at each other value that it can have, or at one that stands for them.
+// The test fails if a knob is missing.
 func settings(t *testing.T) []setting {
 	others := map[string]func(*Knobs){
 		"GrantLongerBy":     func(k *Knobs) { k.GrantLongerBy = 5 * time.Minute },
@@ -87,8 +87,9 @@ func settings(t *testing.T) []setting {
 	return all
 }
 
-// TestEveryAnswerIsDescribed leads a life with each setting, alone and beside those that give all answers another form. In it
-// every call is made as well and as badly as clients make it. The client holds each answer against the description.
+// TestEveryAnswerIsDescribed runs an exercise with each setting, alone and combined with those that
+// change the form of every answer. The exercise makes every call as well and as badly as clients
+// do. The client checks each answer against the description.
 func TestEveryAnswerIsDescribed(t *testing.T) {
 	seen := map[string]bool{}
 	for _, setting := range settings(t) {
@@ -100,12 +101,12 @@ func TestEveryAnswerIsDescribed(t *testing.T) {
 				knobs := DefaultKnobs()
 				form(&knobs)
 				setting.change(&knobs)
-				l := newLived(t, knobs)
-				defer l.server.Close()
-				l.client.seen = func(request *http.Request, answered response) {
+				e := newExercise(t, knobs)
+				defer e.server.Close()
+				e.client.seen = func(request *http.Request, answered response) {
 					seen[fmt.Sprintf("%s %d", routeOf(request.URL.Path).endpoint, answered.status)] = true
 				}
-				l.live()
+				e.run()
 				if t.Failed() {
 					t.Fatal("with ", setting.name)
 				}
@@ -128,8 +129,8 @@ func TestEveryAnswerIsDescribed(t *testing.T) {
 	}
 }
 
-// lived is a server and the client whose life is led on it.
-type lived struct {
+// exercise is a server, and the client that makes calls to it.
+type exercise struct {
 	t         *testing.T
 	simulator *Simulator
 	server    *Server
@@ -137,20 +138,20 @@ type lived struct {
 	token     string // User-API token
 }
 
-func newLived(t *testing.T, knobs Knobs) *lived {
+func newExercise(t *testing.T, knobs Knobs) *exercise {
 	s := New(knobs)
 	server := ListenInMemory(s)
 	client := newTestClient(t, server, &http.Transport{DialContext: server.DialContext})
-	return &lived{t: t, simulator: s, server: server, client: client, token: s.AddUser("some-user")}
+	return &exercise{t: t, simulator: s, server: server, client: client, token: s.AddUser("some-user")}
 }
 
-func (l *lived) live() {
-	s := l.simulator
-	l.callAll("", nil)
-	l.callAll("", header{"Authorization": "Basic abc"})
-	l.callAll("unknown", nil)
-	l.session()
-	l.overrides()
+func (e *exercise) run() {
+	s := e.simulator
+	e.callAll("", nil)
+	e.callAll("", header{"Authorization": "Basic abc"})
+	e.callAll("unknown", nil)
+	e.session()
+	e.overrides()
 	for _, befall := range []struct {
 		set  func(string, bool) error
 		name string
@@ -159,97 +160,99 @@ func (l *lived) live() {
 		{s.SetPasswordExpired, "expired"},
 		{s.SetUserLocked, "locked"},
 		{s.SetUserDisabled, "disabled"},
-		{l.twoFactor, "two-factor"},
+		{e.twoFactor, "two-factor"},
 	} {
-		access := l.open()
-		l.must(befall.set("some-user", true))
-		l.session()
-		l.callAll(access, nil)
-		l.must(befall.set("some-user", false))
+		access := e.open()
+		e.must(befall.set("some-user", true))
+		e.session()
+		e.callAll(access, nil)
+		e.must(befall.set("some-user", false))
 	}
-	access := l.open()
-	l.must(s.ChangePassword("some-user"))
-	l.callAll(access, nil)
-	access = l.open()
+	access := e.open()
+	e.must(s.ChangePassword("some-user"))
+	e.callAll(access, nil)
+	access = e.open()
 	_, err := s.RegenerateUserAPIToken("some-user")
-	l.must(err)
-	l.session() // with the old token
-	l.callAll(access, nil)
+	e.must(err)
+	e.session() // with the old token
+	e.callAll(access, nil)
 	s.Reboot()
-	l.callAll(access, nil)
-	l.client.call(http.MethodGet, "/api//auth", nil, "")
-	l.client.call(http.MethodDelete, linksPath, nil, "")
+	e.callAll(access, nil)
+	e.client.call(http.MethodGet, "/api//auth", nil, "")
+	e.client.call(http.MethodDelete, linksPath, nil, "")
 }
 
-func (l *lived) must(err error) {
-	l.t.Helper()
+func (e *exercise) must(err error) {
+	e.t.Helper()
 	if err != nil {
-		l.t.Fatal(err)
+		e.t.Fatal(err)
 	}
 }
 
-func (l *lived) twoFactor(name string, on bool) error {
+func (e *exercise) twoFactor(name string, on bool) error {
 	if on {
-		return l.simulator.SetTwoFactorType(name, "TOTP")
+		return e.simulator.SetTwoFactorType(name, "TOTP")
 	}
-	return l.simulator.SetTwoFactorType(name, noTwoFactor)
+	return e.simulator.SetTwoFactorType(name, noTwoFactor)
 }
 
-// callAll calls every path but logout, with the access token and the headers; an empty token is none.
-func (l *lived) callAll(access string, headers header) {
+// callAll calls every path except logout, with the access token and the headers. An empty token is
+// left out.
+func (e *exercise) callAll(access string, headers header) {
 	if access != "" {
 		headers = bearer(access)
 	}
 	for path, route := range routes {
 		if path != logoutPath || access == "" || access == "unknown" {
-			l.client.call(route.method, path, headers, "")
+			e.client.call(route.method, path, headers, "")
 		}
 	}
 }
 
-// open opens a session; "" where the server lets nobody in.
-func (l *lived) open() (access string) {
-	access, _ = l.pair(l.client.call(http.MethodPost, authenticatePath, bearer(l.token), ""))
+// open opens a session. It returns "" where the server accepts no login.
+func (e *exercise) open() (access string) {
+	access, _ = e.pair(e.client.call(http.MethodPost, authenticatePath, bearer(e.token), ""))
 	return access
 }
 
-func (l *lived) pair(answered response) (access, refresh string) {
+func (e *exercise) pair(answered response) (access, refresh string) {
 	var body tokensBody
 	if answered.status != http.StatusOK {
 		return "", ""
 	}
-	l.must(decodeJSON(answered.body, &body)) // an error that hides in a 200 has no tokens
+	e.must(decodeJSON(answered.body, &body)) // an error that is hidden in a 200 has no tokens
 	return body.Tokens.Access.Token, body.Tokens.Refresh.Token
 }
 
-// session opens a session, refreshes it, twice with the same token, calls all with it and ends it, twice.
-func (l *lived) session() {
-	access, refresh := l.pair(l.client.call(http.MethodPost, authenticatePath, bearer(l.token), ""))
+// session opens a session, refreshes it twice with the same token, makes all calls with it, and
+// ends it twice.
+func (e *exercise) session() {
+	access, refresh := e.pair(e.client.call(http.MethodPost, authenticatePath, bearer(e.token), ""))
 	if access == "" {
 		return
 	}
-	l.callAll(access, nil)
-	l.client.refreshCall(refresh)
-	access, refresh = l.pair(l.client.refreshCall(refresh))
-	l.client.call(http.MethodPost, refreshPath, header{"Content-Type": "application/json"}, refresh)
-	l.client.refreshCall("")
+	e.callAll(access, nil)
+	e.client.refreshCall(refresh)
+	access, refresh = e.pair(e.client.refreshCall(refresh))
+	e.client.call(http.MethodPost, refreshPath, header{"Content-Type": "application/json"}, refresh)
+	e.client.refreshCall("")
 	if access != "" {
-		l.client.get("/api/service-orgs?pageSize=1", access)
+		e.client.get("/api/service-orgs?pageSize=1", access)
 		for range 2 {
-			l.client.call(http.MethodPost, logoutPath, bearer(access), "")
+			e.client.call(http.MethodPost, logoutPath, bearer(access), "")
 		}
 	}
-	l.client.refreshCall(refresh)
+	e.client.refreshCall(refresh)
 }
 
-func (l *lived) overrides() {
+func (e *exercise) overrides() {
 	for _, override := range []string{"90s", "2h", "26h", "x"} {
 		for _, name := range []string{accessOverrideHeader, refreshOverrideHeader} {
-			headers := bearer(l.token).with(name, override)
-			_, refresh := l.pair(l.client.call(http.MethodPost, authenticatePath, headers, ""))
+			headers := bearer(e.token).with(name, override)
+			_, refresh := e.pair(e.client.call(http.MethodPost, authenticatePath, headers, ""))
 			if refresh != "" {
 				plain := header{"Content-Type": "text/plain"}
-				l.client.call(http.MethodPost, refreshPath, plain.with(name, override), refresh)
+				e.client.call(http.MethodPost, refreshPath, plain.with(name, override), refresh)
 			}
 		}
 	}
@@ -276,9 +279,9 @@ func TestTooManyRequestsAreDescribed(t *testing.T) {
 	}
 }
 
-// TestFailuresAreDescribedOrBeyond holds that the failures which are not beyond the description are in it, whichever call
-// they befall.
-func TestFailuresAreDescribedOrBeyond(t *testing.T) {
+// TestFailuresAreDescribedOrNot checks that every failure outside undescribedKinds is in the
+// description, whichever call it affects.
+func TestFailuresAreDescribedOrNot(t *testing.T) {
 	failures := []Failure{
 		{Kind: FailureErrorMessage},
 		{Kind: FailureSlow, Delay: Delay(time.Second)},
@@ -301,23 +304,25 @@ func TestFailuresAreDescribedOrBeyond(t *testing.T) {
 					headers, body = header{"Content-Type": "text/plain"}, tokens.Refresh.Token
 				}
 				s.FailNext(route.endpoint, 1, failure)
-				// No description has a logout answer a body, in which an error could hide.
-				client.beyond = isBeyond(failure) || failure.Kind == FailureErrorMessage && route.endpoint == EndpointLogout
+				// In the description, the answer to logout has no body in which an error could
+				// hide.
+				client.undescribed = isUndescribed(failure) ||
+					failure.Kind == FailureErrorMessage && route.endpoint == EndpointLogout
 				client.call(route.method, path, headers, body)
 			})
 		}
 	}
 }
 
-// holding is a transport that holds what it carries against the description, and notes the calls.
-type holding struct {
+// checkingTransport checks what it carries against the description, and records the calls.
+type checkingTransport struct {
 	t      *testing.T
 	below  http.RoundTripper
 	called map[string]bool // by operation
 }
 
-func (h *holding) RoundTrip(request *http.Request) (*http.Response, error) {
-	if err := described().holdRequest(request); err != nil {
+func (h *checkingTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	if err := described().checkRequest(request); err != nil {
 		h.t.Errorf("the request is not as described: %v", err)
 	}
 	answered, err := h.below.RoundTrip(request)
@@ -329,15 +334,16 @@ func (h *holding) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	answered.Body = io.NopCloser(bytes.NewReader(body))
-	if err := described().holdAnswer(request, response{answered.StatusCode, answered.Header, string(body)}); err != nil {
+	if err := described().checkAnswer(request,
+		response{answered.StatusCode, answered.Header, string(body)}); err != nil {
 		h.t.Errorf("the answer is not as described: %v", err)
 	}
 	h.called[string(routeOf(request.URL.Path).endpoint)] = true
 	return answered, nil
 }
 
-// TestEveryRequestOfTheClientIsDescribed makes each call that the engine's client can make. The client shares no code with
-// the simulator: here the two meet.
+// TestEveryRequestOfTheClientIsDescribed makes each call that the engine's client can make. The
+// client shares no code with the simulator; this test holds the two against each other.
 func TestEveryRequestOfTheClientIsDescribed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(DefaultKnobs())
@@ -345,7 +351,7 @@ func TestEveryRequestOfTheClientIsDescribed(t *testing.T) {
 		defer server.Close()
 		below := &http.Transport{DialContext: server.DialContext}
 		defer below.CloseIdleConnections()
-		carried := &holding{t: t, below: below, called: map[string]bool{}}
+		carried := &checkingTransport{t: t, below: below, called: map[string]bool{}}
 		made := map[ncentral.Call]bool{}
 		client := ncentral.New(ncentral.Options{
 			BaseURL: server.URL, Transport: carried, UserAgent: "engine/1",
@@ -359,7 +365,11 @@ func TestEveryRequestOfTheClientIsDescribed(t *testing.T) {
 		}
 		ctx, token := t.Context(), s.AddUser("some-user")
 		var session *ncentral.Session
-		for _, overrides := range []ncentral.Overrides{{}, {Access: time.Minute}, {Access: 90 * time.Minute, Refresh: 1500 * time.Millisecond}} {
+		for _, overrides := range []ncentral.Overrides{
+			{},
+			{Access: time.Minute},
+			{Access: 90 * time.Minute, Refresh: 1500 * time.Millisecond},
+		} {
 			opened, err := client.Authenticate(ctx, token, overrides)
 			must(err)
 			session, err = client.Refresh(ctx, opened.RefreshToken, overrides)

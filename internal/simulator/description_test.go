@@ -20,7 +20,7 @@ import (
 	"github.com/getkin/kin-openapi/routers/legacy"
 )
 
-// description is what is known of N-central's calls. Requests and answers are held against it.
+// description is what is known of N-central's calls. Requests and answers are checked against it.
 type description struct {
 	document *openapi3.T
 	router   routers.Router
@@ -43,15 +43,15 @@ var described = sync.OnceValue(func() *description {
 			}
 		}
 	}
-	router, err := legacy.NewRouter(loaded) // checks the document too
+	router, err := legacy.NewRouter(loaded) // this also validates the document
 	if err != nil {
 		panic(err)
 	}
 	return &description{document: loaded, router: router}
 })
 
-// closeObjects has an object hold no field that is not described: the simulator is to answer nothing that N-central is not
-// known to.
+// closeObjects forbids fields that are not described: the simulator must send nothing that
+// N-central is not known to send.
 func closeObjects(schema *openapi3.SchemaRef) {
 	if schema == nil {
 		return
@@ -69,8 +69,8 @@ func closeObjects(schema *openapi3.SchemaRef) {
 	}
 }
 
-// holdOptions have errors quote nothing of what they find: it may hold tokens.
-var holdOptions = &openapi3filter.Options{
+// validationOptions keep the errors from quoting what they are about, which may hold tokens.
+var validationOptions = &openapi3filter.Options{
 	IncludeResponseStatus:             true,
 	RejectWhenRequestBodyNotSpecified: true,
 	AuthenticationFunc:                needsBearer,
@@ -80,13 +80,14 @@ var holdOptions = &openapi3filter.Options{
 }
 
 func needsBearer(_ context.Context, input *openapi3filter.AuthenticationInput) error {
-	if token, ok := strings.CutPrefix(input.RequestValidationInput.Request.Header.Get("Authorization"), bearerPrefix); !ok || token == "" {
+	if token, ok := strings.CutPrefix(input.RequestValidationInput.Request.Header.Get("Authorization"),
+		bearerPrefix); !ok || token == "" {
 		return errors.New("there is no bearer token")
 	}
 	return nil
 }
 
-// input finds what the request calls. The description stands for whatever address.
+// input finds the operation of a request. The description applies to any address.
 func (d *description) input(request *http.Request) (*openapi3filter.RequestValidationInput, error) {
 	local := request.Clone(request.Context())
 	local.URL.Scheme, local.URL.Host = "", ""
@@ -94,11 +95,15 @@ func (d *description) input(request *http.Request) (*openapi3filter.RequestValid
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", request.Method, request.URL.Path, err)
 	}
-	return &openapi3filter.RequestValidationInput{Request: local, PathParams: parameters, Route: found, Options: holdOptions}, nil
+	return &openapi3filter.RequestValidationInput{
+		Request: local, PathParams: parameters, Route: found,
+		Options: validationOptions,
+	}, nil
 }
 
-// holdRequest returns how the request is not as described. It leaves the body to be read again.
-func (d *description) holdRequest(request *http.Request) error {
+// checkRequest returns how the request differs from the description. The body can be read again
+// afterwards.
+func (d *description) checkRequest(request *http.Request) error {
 	body := []byte{}
 	if request.Body != nil {
 		var err error
@@ -124,9 +129,9 @@ func (d *description) holdRequest(request *http.Request) error {
 	return openapi3filter.ValidateRequest(request.Context(), input)
 }
 
-// holdAnswer returns how the answer is not as described for the request. What has no description is answered in the form of
-// an error: a path or method that N-central does not have.
-func (d *description) holdAnswer(request *http.Request, answered response) error {
+// checkAnswer returns how the answer to the request differs from the description. A path or method
+// that N-central does not have must be answered with an error in N-central's form.
+func (d *description) checkAnswer(request *http.Request, answered response) error {
 	input, err := d.input(request)
 	if err != nil {
 		if answered.status != http.StatusNotFound && answered.status != http.StatusMethodNotAllowed {
@@ -136,12 +141,14 @@ func (d *description) holdAnswer(request *http.Request, answered response) error
 	}
 	declared := input.Route.Operation.Responses.Status(answered.status)
 	if declared != nil && len(declared.Value.Content) == 0 && answered.body != "" {
-		return fmt.Errorf("%s: a body of %d bytes, where there is none", input.Route.Operation.OperationID, len(answered.body))
+		return fmt.Errorf("%s: a body of %d bytes, where there is none", input.Route.Operation.OperationID,
+			len(answered.body))
 	}
 	output := &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: input, Status: answered.status, Header: answered.header, Options: holdOptions,
+		RequestValidationInput: input, Status: answered.status, Header: answered.header, Options: validationOptions,
 	}
-	if err := openapi3filter.ValidateResponse(request.Context(), output.SetBodyBytes([]byte(answered.body))); err != nil {
+	if err := openapi3filter.ValidateResponse(request.Context(),
+		output.SetBodyBytes([]byte(answered.body))); err != nil {
 		return fmt.Errorf("%s: status %d: %w", input.Route.Operation.OperationID, answered.status, err)
 	}
 	return nil

@@ -9,10 +9,11 @@ import (
 	"strings"
 )
 
-// Endpoint is a call of N-central's API, or of none.
+// Endpoint is a call of N-central's API.
 type Endpoint string
 
-// The endpoints. EndpointOther stands for every path that is none of N-central's; AnyEndpoint matches all.
+// The endpoints. EndpointOther stands for every path that N-central does not have; AnyEndpoint
+// matches all.
 const (
 	EndpointRoot         Endpoint = "root"
 	EndpointLinks        Endpoint = "links"
@@ -30,8 +31,8 @@ const (
 	AnyEndpoint          Endpoint = "any"
 )
 
-// known says whether a failure can be asked for at this endpoint.
-func (e Endpoint) known() bool {
+// isKnown reports whether failures can be asked for at this endpoint.
+func (e Endpoint) isKnown() bool {
 	if e == EndpointOther || e == AnyEndpoint {
 		return true
 	}
@@ -55,7 +56,7 @@ const (
 	serverInfoPath   = "/api/server-info"
 )
 
-// route is where an endpoint is, and by which method it is called.
+// route is an endpoint and the method that calls it.
 type route struct {
 	endpoint Endpoint
 	method   string
@@ -76,7 +77,7 @@ var routes = map[string]route{
 	"/api/service-orgs":     {EndpointServiceOrgs, http.MethodGet},
 }
 
-// routeOf answers the route at a path. A doubled slash makes another path, so a 404 [O].
+// routeOf returns the route at a path. A double slash makes a different path, and so a 404 [O].
 func routeOf(path string) route {
 	if known, ok := routes[path]; ok {
 		return known
@@ -91,7 +92,7 @@ const (
 	maxBodyBytes          = 64 << 10
 )
 
-// call is a request as the endpoints see it.
+// call is a request in the form that the endpoints need.
 type call struct {
 	endpoint        Endpoint
 	method          string
@@ -103,12 +104,13 @@ type call struct {
 	accessOverride  string
 	refreshOverride string
 	userAgent       string
-	failure         Failure // the one that this call is to suffer, if any
+	failure         Failure // the failure of this call, if any
 }
 
-// readCall reads the request to its end: only then does net/http notice a client that goes away.
+// readCall reads the request to its end. Only then does net/http notice a client that goes away.
 func readCall(request *http.Request) call {
-	body, _ := io.ReadAll(io.LimitReader(request.Body, maxBodyBytes)) // a body broken off is refused for what it lacks
+	// An incomplete body is rejected for what is missing.
+	body, _ := io.ReadAll(io.LimitReader(request.Body, maxBodyBytes))
 	route := routeOf(request.URL.Path)
 	return call{
 		endpoint:        route.endpoint,
@@ -124,7 +126,7 @@ func readCall(request *http.Request) call {
 	}
 }
 
-// secrets are what the call brought that may be one, wherever it stood.
+// secrets returns what may be a secret in the call, in the header and in the body.
 func (c call) secrets() []string {
 	var brought []string
 	if token := strings.TrimPrefix(c.authorization, bearerPrefix); token != "" {

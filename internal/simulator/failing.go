@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// answerInstead is what is answered in place of the call's own answer, or nil where the call is to do its work.
+// answerInstead returns the answer that replaces the call's own, or nil where the call does its
+// work.
 func (f Failure) answerInstead(knobs Knobs) *answer {
 	failed := &answer{outcome: OutcomeFailed, status: http.StatusOK, contentType: "application/json"}
 	switch f.Kind {
@@ -36,10 +37,10 @@ func (f Failure) answerInstead(knobs Knobs) *answer {
 	case FailureNoTokens:
 		failed.body = toJSON(map[string]string{"refresh": refreshPath, "validate": validatePath})
 	case FailureLineFeedToken:
-		failed.body = evilTokens("a-line\nanother", "Bearer", "Body")
+		failed.body = hostileTokens("a-line\nanother", "Bearer", "Body")
 	case FailureControlToken:
 		const evil = "a-token\r\nX-Evil: 1\x00\x1b[31m\u202e\u200b"
-		failed.body = evilTokens(evil, evil, evil)
+		failed.body = hostileTokens(evil, evil, evil)
 	case FailureErrorMessage:
 		return hiddenErrorAnswer(knobs.HiddenErrorKey, OutcomeFailed)
 	case FailureMessage:
@@ -52,7 +53,8 @@ func (f Failure) answerInstead(knobs Knobs) *answer {
 	return failed
 }
 
-// exceptionOf names the Java exception that N-central's errors of this status begin with [S,O].
+// exceptionOf returns the name of the Java exception with which N-central's errors of this status
+// begin [S,O].
 func exceptionOf(status int) string {
 	switch status {
 	case http.StatusUnauthorized:
@@ -65,15 +67,18 @@ func exceptionOf(status int) string {
 	return "ResponseStatusException"
 }
 
-// page is what something else than N-central answers: a login page, or with an error status the page of who blocks.
+// page returns the page of something other than N-central: a login page, or a block page for an
+// error status.
 func page(status int) []byte {
 	if status >= http.StatusBadRequest {
-		return []byte("<!DOCTYPE html><html><head><title>Blocked</title></head><body>This request was blocked.</body></html>")
+		return []byte("<!DOCTYPE html><html><head><title>Blocked</title></head><body>This request was " +
+			"blocked.</body></html>")
 	}
-	return []byte("<!DOCTYPE html><html><head><title>Log in</title></head><body><form action=\"/login\"></form></body></html>")
+	return []byte("<!DOCTYPE html><html><head><title>Log in</title></head><body><form " +
+		"action=\"/login\"></form></body></html>")
 }
 
-func evilTokens(token, accessType, refreshType string) []byte {
+func hostileTokens(token, accessType, refreshType string) []byte {
 	var body tokensBody
 	body.Tokens.Access = tokenBody{Token: token, Type: accessType, ExpirySeconds: "3600"}
 	body.Tokens.Refresh = tokenBody{Token: token, Type: refreshType, ExpirySeconds: "90000"}
@@ -82,8 +87,9 @@ func evilTokens(token, accessType, refreshType string) []byte {
 
 const oversizedBytes = 2_000_000
 
-// loses says whether the answer does not reach the client whole, though the call does its work.
-func (f Failure) loses() bool {
+// losesAnswer reports whether the call does its work, but its answer does not reach the client
+// whole.
+func (f Failure) losesAnswer() bool {
 	switch f.Kind {
 	case FailureTruncated, FailureOversized, FailureGzipBomb, FailureDrip, FailureLostAnswer:
 		return true
@@ -91,7 +97,7 @@ func (f Failure) loses() bool {
 	return false
 }
 
-// spoil does to the finished call's answer what the failure says.
+// spoil applies the failure to the answer of a call that has done its work.
 func (f Failure) spoil(finished *answer) *answer {
 	switch f.Kind {
 	case FailureTruncated:
@@ -114,7 +120,8 @@ func (f Failure) spoil(finished *answer) *answer {
 	return finished
 }
 
-// padding is what goes before and behind a long text to make it a member of a JSON object that is well formed.
+// padding returns what goes before and after a long text to make it a field of a well-formed JSON
+// object.
 func padding(object []byte) (begin, end []byte) {
 	begin = []byte("{")
 	if len(object) > 0 {
@@ -123,12 +130,12 @@ func padding(object []byte) (begin, end []byte) {
 	return append(begin, `"padding":"`...), []byte(`"}`)
 }
 
-// alterGrant states another lifetime, and keeps to it as far as that is possible.
+// alterGrant states another lifetime, and keeps to it as far as possible.
 func (f Failure) alterGrant(granted grant) grant {
 	if f.Kind != FailureExpiry {
 		return granted
 	}
-	seconds, _ := strconv.ParseFloat(string(f.ExpirySeconds), 64) // out of range is infinite, which is right
+	seconds, _ := strconv.ParseFloat(string(f.ExpirySeconds), 64) // out of range is infinite, which is right here
 	seconds = min(max(seconds, 0), maxLifetime.Seconds())
 	return grant{lifetime: time.Duration(seconds * float64(time.Second)), stated: f.ExpirySeconds}
 }

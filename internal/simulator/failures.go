@@ -12,52 +12,55 @@ import (
 	"time"
 )
 
-// FailureKind is a way in which a call can be made to fail.
+// FailureKind is a way to make a call fail.
 type FailureKind string
 
-// The kinds of failure. Those that say so do the call's work; all others leave it undone.
+// The kinds of failure. From FailureTruncated on, the call does its work; before that, it does not.
+// A call that hangs ends when its client goes away, and goes on as usual when the failures are
+// cleared.
 const (
-	FailureStatus         FailureKind = "status"          // the error status in Failure.Status, Retry-After included if asked for
-	FailureHang           FailureKind = "hang"            // no answer until the client goes away or the failures are cleared; then the call goes its usual way
+	FailureStatus         FailureKind = "status"          // Failure.Status, with Retry-After if asked for
+	FailureHang           FailureKind = "hang"            // no answer until the failures are cleared
 	FailureReset          FailureKind = "reset"           // the connection is reset
-	FailureHTML           FailureKind = "html"            // a login page in a 200, or a block page with the status in Failure.Status
+	FailureHTML           FailureKind = "html"            // a login page in a 200, or a block page with Failure.Status
 	FailureRedirect       FailureKind = "redirect"        // a 302 to a login page
-	FailureNoTokens       FailureKind = "no_tokens"       // a 200 whose JSON holds no tokens
-	FailureLineFeedToken  FailureKind = "line_feed_token" // a 200 whose tokens hold a line feed
-	FailureControlToken   FailureKind = "control_token"   // a 200 whose tokens and types hold a header, control characters and the like
-	FailureErrorMessage   FailureKind = "error_message"   // an error hidden in a 200, under the key that the knob says
-	FailureMessage        FailureKind = "message"         // a 200 whose JSON has the message in Failure.Message, and no more
+	FailureNoTokens       FailureKind = "no_tokens"       // a 200 whose JSON has no tokens
+	FailureLineFeedToken  FailureKind = "line_feed_token" // a 200 whose tokens contain a line feed
+	FailureControlToken   FailureKind = "control_token"   // a 200 whose tokens contain a header and control characters
+	FailureErrorMessage   FailureKind = "error_message"   // an error hidden in a 200, under Knobs.HiddenErrorKey
+	FailureMessage        FailureKind = "message"         // a 200 whose JSON has only the message in Failure.Message
 	FailureEndlessHeaders FailureKind = "endless_headers" // a 200 whose headers go on for 64 MB
-	FailureTruncated      FailureKind = "truncated"       // the call does its work, and its answer breaks off half way
-	FailureOversized      FailureKind = "oversized"       // the call does its work, and its answer is made 2 MB long
-	FailureGzipBomb       FailureKind = "gzip_bomb"       // the call does its work, and its answer is made 256 MB long, compressed
-	FailureDrip           FailureKind = "drip"            // the call does its work, and its answer comes a byte at a time, Failure.Delay apart
-	FailureSlow           FailureKind = "slow"            // the call does its work, and its answer comes Failure.Delay later
-	FailureLostAnswer     FailureKind = "lost_answer"     // the call does its work, then the connection is reset
-	FailureSameTokens     FailureKind = "same_tokens"     // authenticate or refresh answers the user's newest living pair again, if there is one
-	FailureExpiry         FailureKind = "expiry"          // the call does its work, and states Failure.ExpirySeconds
+	FailureTruncated      FailureKind = "truncated"       // the answer breaks off half way
+	FailureOversized      FailureKind = "oversized"       // the answer is padded to 2 MB
+	FailureGzipBomb       FailureKind = "gzip_bomb"       // the answer is padded to 256 MB, and compressed
+	FailureDrip           FailureKind = "drip"            // the answer comes byte by byte, Failure.Delay apart
+	FailureSlow           FailureKind = "slow"            // the answer comes Failure.Delay later
+	FailureLostAnswer     FailureKind = "lost_answer"     // the connection is reset instead of an answer
+	FailureSameTokens     FailureKind = "same_tokens"     // the answer has the user's newest valid pair again, if any
+	FailureExpiry         FailureKind = "expiry"          // the answer states Failure.ExpirySeconds
 )
 
-// Failure says how a call fails.
+// Failure describes how a call fails.
 type Failure struct {
 	Kind FailureKind `json:"kind"`
-	// Status is for FailureStatus, 400 to 599, and for FailureHTML, 200 to 599, of which 0 is 200.
+	// Status is for FailureStatus, from 400 to 599, and for FailureHTML, from 200 to 599, where 0
+	// means 200.
 	Status int `json:"status,omitempty"`
 	// RetryAfterSeconds is for FailureStatus and FailureHTML; 0 for no such header.
 	RetryAfterSeconds int `json:"retry_after_seconds,omitempty"`
-	// ExpirySeconds is for FailureExpiry: the access token's expirySeconds, any JSON number as it is to be written. The
-	// token lives that long, at least 0 and at most 100 years.
+	// ExpirySeconds is for FailureExpiry: the access token's expirySeconds, any JSON number exactly
+	// as it is to be written. The token lives that long, but at least 0 and at most 100 years.
 	ExpirySeconds json.Number `json:"expiry_seconds,omitempty"`
 	// Message is for FailureMessage.
 	Message string `json:"message,omitempty"`
-	// Delay is for FailureSlow and FailureDrip: more than 0.
+	// Delay is for FailureSlow and FailureDrip, and more than 0.
 	Delay Delay `json:"delay,omitempty"`
 }
 
-// Delay is a time.Duration that is written like "1.5s" in JSON.
+// Delay is a time.Duration that is written as "1.5s" in JSON.
 type Delay time.Duration
 
-// UnmarshalText is encoding.TextUnmarshaler's.
+// UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Delay) UnmarshalText(text []byte) error {
 	parsed, err := time.ParseDuration(string(text))
 	if err != nil {
@@ -67,7 +70,7 @@ func (d *Delay) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Check answers an error that names the first field that makes no sense.
+// Check returns an error that names the first invalid field.
 func (f Failure) Check() error {
 	switch f.Kind {
 	case FailureStatus:
@@ -90,15 +93,16 @@ func (f Failure) Check() error {
 		if f.Delay <= 0 {
 			return errors.New("delay: must be given, and more than 0")
 		}
-	case FailureHang, FailureReset, FailureRedirect, FailureNoTokens, FailureLineFeedToken, FailureControlToken, FailureErrorMessage,
-		FailureEndlessHeaders, FailureTruncated, FailureOversized, FailureGzipBomb, FailureLostAnswer, FailureSameTokens:
+	case FailureHang, FailureReset, FailureRedirect, FailureNoTokens, FailureLineFeedToken, FailureControlToken,
+		FailureErrorMessage, FailureEndlessHeaders, FailureTruncated, FailureOversized, FailureGzipBomb,
+		FailureLostAnswer, FailureSameTokens:
 	default:
 		return fmt.Errorf("kind: no failure of kind %q", f.Kind)
 	}
 	return f.checkUnused()
 }
 
-// checkUnused refuses the fields of other kinds: they would do nothing.
+// checkUnused rejects fields that belong to other kinds, since they would have no effect.
 func (f Failure) checkUnused() error {
 	for _, field := range []struct {
 		name   string
@@ -132,21 +136,22 @@ func isJSONNumber(number json.Number) bool {
 	return ok && value == any(number)
 }
 
-// failureRule is a failure that waits for its calls.
+// failureRule is a failure that is still to happen.
 type failureRule struct {
 	endpoint Endpoint
-	left     int // negative: until cleared
+	left     int // negative: until the failures are cleared
 	failure  Failure
 }
 
-// FailNext makes the next calls of the endpoint, or of any, fail; a negative count means all until the failures are
-// cleared, and 0 none. What is asked for first happens first. A call that is refused with 429, because too many are in
-// flight, uses up none. It panics on an unknown endpoint and on a failure that Check refuses.
+// FailNext makes the next calls of the endpoint fail, or of any endpoint. A negative count means
+// all calls until the failures are cleared; 0 means none. Failures happen in the order in which
+// they were asked for. A call that gets 429, because too many are in flight, does not count.
+// FailNext panics on an unknown endpoint and on a failure that Check rejects.
 func (s *Simulator) FailNext(endpoint Endpoint, count int, failure Failure) {
 	if err := failure.Check(); err != nil {
 		panic(err)
 	}
-	if !endpoint.known() {
+	if !endpoint.isKnown() {
 		panic(fmt.Sprintf("no endpoint %q", endpoint))
 	}
 	if count == 0 {
@@ -157,7 +162,7 @@ func (s *Simulator) FailNext(endpoint Endpoint, count int, failure Failure) {
 	s.failures = append(s.failures, failureRule{endpoint: endpoint, left: count, failure: failure})
 }
 
-// ClearFailures forgets all failures asked for, and lets the calls that hang go on.
+// ClearFailures removes all failures asked for, and lets the calls that hang go on.
 func (s *Simulator) ClearFailures() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -166,8 +171,8 @@ func (s *Simulator) ClearFailures() {
 	s.cleared = make(chan struct{})
 }
 
-// nextFailure takes the failure that a call of this endpoint is to suffer, the zero one if none, with what else the call
-// has to know before it waits.
+// nextFailure takes the failure for a call of this endpoint, or the zero Failure. It also returns
+// what else the call needs before it waits.
 func (s *Simulator) nextFailure(endpoint Endpoint) (failure Failure, cleared <-chan struct{}, knobs Knobs) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()

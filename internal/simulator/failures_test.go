@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// failing makes the next authenticate fail, and answers how it did.
+// failing makes the next authenticate fail and returns its answer.
 func failing(s *Simulator, client *testClient, failure Failure) (response, error) {
 	token := s.AddUser("some-user")
-	client.beyond = isBeyond(failure)
-	defer func() { client.beyond = false }()
+	client.undescribed = isUndescribed(failure)
+	defer func() { client.undescribed = false }()
 	s.FailNext(EndpointAuthenticate, 1, failure)
 	return client.try(context.Background(), http.MethodPost, authenticatePath, bearer(token), "")
 }
@@ -34,21 +34,85 @@ func TestFailureAnswers(t *testing.T) {
 		contains string
 		sessions int
 	}{
-		{"status", Failure{Kind: FailureStatus, Status: 503}, 503, header{"Content-Type": "application/json", "Retry-After": ""}, `{"status":503,"message":"[ID=`, "SERVICE UNAVAILABLE: ", 0},
-		{"status with Retry-After", Failure{Kind: FailureStatus, Status: 429, RetryAfterSeconds: 7}, 429, header{"Retry-After": "7"}, `{"status":429`, "TOO MANY REQUESTS: ", 0},
-		{"status 401", Failure{Kind: FailureStatus, Status: 401}, 401, nil, "{", "UNAUTHORIZED: UnauthorizedException: ", 0},
-		{"status 403", Failure{Kind: FailureStatus, Status: 403}, 403, nil, "{", "FORBIDDEN: AccessDeniedException: ", 0},
-		{"status 500", Failure{Kind: FailureStatus, Status: 500}, 500, nil, "{", "INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ", 0},
+		{
+			"status",
+			Failure{Kind: FailureStatus, Status: 503},
+			503,
+			header{
+				"Content-Type": "application/json",
+				"Retry-After":  "",
+			},
+			`{"status":503,"message":"[ID=`, "SERVICE UNAVAILABLE: ", 0,
+		},
+		{
+			"status with Retry-After",
+			Failure{Kind: FailureStatus, Status: 429, RetryAfterSeconds: 7},
+			429,
+			header{"Retry-After": "7"},
+			`{"status":429`, "TOO MANY REQUESTS: ", 0,
+		},
+		{
+			"status 401",
+			Failure{Kind: FailureStatus, Status: 401},
+			401, nil, "{",
+			"UNAUTHORIZED: UnauthorizedException: ", 0,
+		},
+		{
+			"status 403",
+			Failure{Kind: FailureStatus, Status: 403},
+			403, nil, "{",
+			"FORBIDDEN: AccessDeniedException: ", 0,
+		},
+		{
+			"status 500",
+			Failure{Kind: FailureStatus, Status: 500},
+			500, nil, "{",
+			"INTERNAL SERVER ERROR: UnexpectedDmsResponseException: ", 0,
+		},
 		{"html", Failure{Kind: FailureHTML}, 200, header{"Content-Type": "text/html"}, "<!DOCTYPE html>", "", 0},
-		{"block page", Failure{Kind: FailureHTML, Status: 403}, 403, header{"Content-Type": "text/html", "Retry-After": ""}, "<!DOCTYPE html>", "blocked", 0},
-		{"maintenance page", Failure{Kind: FailureHTML, Status: 503, RetryAfterSeconds: 7}, 503, header{"Content-Type": "text/html", "Retry-After": "7"}, "<!DOCTYPE html>", "", 0},
+		{
+			"block page",
+			Failure{Kind: FailureHTML, Status: 403},
+			403,
+			header{"Content-Type": "text/html", "Retry-After": ""},
+			"<!DOCTYPE html>", "blocked", 0,
+		},
+		{
+			"maintenance page",
+			Failure{Kind: FailureHTML, Status: 503, RetryAfterSeconds: 7},
+			503,
+			header{"Content-Type": "text/html", "Retry-After": "7"},
+			"<!DOCTYPE html>", "", 0,
+		},
 		{"redirect", Failure{Kind: FailureRedirect}, 302, header{"Location": "/login"}, "<!DOCTYPE html>", "", 0},
 		{"no tokens", Failure{Kind: FailureNoTokens}, 200, nil, `{"refresh":"/api/auth/refresh"`, "", 0},
-		{"line feed", Failure{Kind: FailureLineFeedToken}, 200, nil, `{"tokens":{"access":{"token":"a-line\nanother"`, "", 0},
-		{"control characters", Failure{Kind: FailureControlToken}, 200, nil, `{"tokens":{"access":{"token":"a-token\r\nX-Evil: 1\u0000`, `"type":"a-token\r\n`, 0},
-		{"message", Failure{Kind: FailureMessage, Message: "The token is invalid."}, 200, header{"Content-Type": "application/json"}, `{"message":"The token is invalid."}`, "", 0},
+		{
+			"line feed",
+			Failure{Kind: FailureLineFeedToken},
+			200, nil,
+			`{"tokens":{"access":{"token":"a-line\nanother"`, "", 0,
+		},
+		{
+			"control characters",
+			Failure{Kind: FailureControlToken},
+			200, nil,
+			`{"tokens":{"access":{"token":"a-token\r\nX-Evil: 1\u0000`, `"type":"a-token\r\n`, 0,
+		},
+		{
+			"message",
+			Failure{Kind: FailureMessage, Message: "The token is invalid."},
+			200,
+			header{"Content-Type": "application/json"},
+			`{"message":"The token is invalid."}`, "", 0,
+		},
 		{"error message", Failure{Kind: FailureErrorMessage}, 200, nil, `{"Error Message":`, "", 0},
-		{"oversized", Failure{Kind: FailureOversized}, 200, header{"Content-Type": "application/json"}, `{"tokens":{"access":{"token":"`, `,"padding":"xxx`, 1},
+		{
+			"oversized",
+			Failure{Kind: FailureOversized},
+			200,
+			header{"Content-Type": "application/json"},
+			`{"tokens":{"access":{"token":"`, `,"padding":"xxx`, 1,
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -126,7 +190,8 @@ func TestHangUntilTheClientLeaves(t *testing.T) {
 		s.FailNext(EndpointHealth, 1, Failure{Kind: FailureHang})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 		defer cancel()
-		if _, err := client.try(ctx, http.MethodGet, "/api/health", nil, ""); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := client.try(ctx, http.MethodGet, "/api/health", nil, ""); !errors.Is(err,
+			context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		synctest.Wait()
@@ -165,7 +230,8 @@ func TestSlow(t *testing.T) {
 		s.FailNext(EndpointAuthenticate, 1, slow)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(s.AddUser("another-user")), ""); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(s.AddUser("another-user")),
+			""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		wantEqual(t, "sessions, that of the client who left included", s.OpenSessions(), 2)
@@ -192,12 +258,14 @@ func TestDrip(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		wantEqual(t, "status", answered.status, 200)
-		wantEqual(t, "the beginning alone", strings.HasPrefix(`{"currentTime":`, answered.body) && answered.body != "", true)
+		wantEqual(t, "the beginning alone", strings.HasPrefix(`{"currentTime":`, answered.body) &&
+			answered.body != "", true)
 	})
 }
 
-// beginning makes a call and answers the first MiB of its body, and whether it was sent compressed.
-func beginning(t *testing.T, client *testClient, path string) (body []byte, compressed bool) {
+// firstMiB makes a call and returns the first MiB of its body. It reports whether the body was
+// compressed.
+func firstMiB(t *testing.T, client *testClient, path string) (body []byte, compressed bool) {
 	t.Helper()
 	answered, err := client.http.Get(client.url + path)
 	if err != nil {
@@ -214,10 +282,11 @@ func beginning(t *testing.T, client *testClient, path string) (body []byte, comp
 func TestGzipBomb(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		s.FailNext(EndpointHealth, 1, Failure{Kind: FailureGzipBomb})
-		body, compressed := beginning(t, client, "/api/health")
+		body, compressed := firstMiB(t, client, "/api/health")
 		wantEqual(t, "compressed", compressed, true)
 		wantEqual(t, "goes on beyond 1 MiB", len(body), 1<<20)
-		wantEqual(t, "begins", strings.HasPrefix(string(body), `{"currentTime":"2000-01-01T00:00:00.000Z","padding":"xxx`), true)
+		wantEqual(t, "begins", strings.HasPrefix(string(body),
+			`{"currentTime":"2000-01-01T00:00:00.000Z","padding":"xxx`), true)
 		wantEqual(t, "failed", s.Count(EndpointHealth, OutcomeFailed), 1)
 	})
 }
@@ -240,7 +309,10 @@ func TestSameTokens(t *testing.T) {
 		client.authenticate(other)
 		pass(time.Minute)
 		s.FailNext(AnyEndpoint, -1, Failure{Kind: FailureSameTokens})
-		for name, again := range map[string]tokensBody{"authenticate": client.authenticate(one), "refresh": client.refresh(first.Refresh.Token)} {
+		for name, again := range map[string]tokensBody{
+			"authenticate": client.authenticate(one),
+			"refresh":      client.refresh(first.Refresh.Token),
+		} {
 			wantEqual(t, name+": the same access token", again.Tokens.Access.Token == first.Access.Token, true)
 			wantEqual(t, name+": the same refresh token", again.Tokens.Refresh.Token == first.Refresh.Token, true)
 			wantEqual(t, name+": what is left", again.Tokens.Access.ExpirySeconds, "3540")
@@ -274,7 +346,8 @@ func TestExpiryOverride(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				wantEqual(t, "stated", strings.Contains(answered.body, `"type":"Bearer","expirySeconds":`+test.stated.String()+"}"), true)
+				wantEqual(t, "stated", strings.Contains(answered.body, `"type":"Bearer","expirySeconds":`+
+					test.stated.String()+"}"), true)
 				issued := s.Issued()[0]
 				wantEqual(t, "lifetime", issued.ExpiresAt.Sub(issued.IssuedAt), test.lives)
 				wantEqual(t, "lives", s.AccessTokenLives(issued.Access), test.lives > 0)
@@ -286,7 +359,7 @@ func TestExpiryOverride(t *testing.T) {
 
 func TestFailuresInTheirOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		client.beyond = true // 502 and the like come from what stands before N-central
+		client.undescribed = true // 502 and similar statuses come from what stands before N-central
 		s.FailNext(EndpointHealth, 2, Failure{Kind: FailureStatus, Status: 503})
 		s.FailNext(EndpointHealth, 0, Failure{Kind: FailureStatus, Status: 504})
 		s.FailNext(AnyEndpoint, -1, Failure{Kind: FailureStatus, Status: 502})
@@ -308,11 +381,17 @@ func TestBadFailures(t *testing.T) {
 		{Failure{Kind: "nonsense"}, `kind: no failure of kind "nonsense"`},
 		{Failure{Kind: FailureStatus}, "status: must be 400 to 599, not 0"},
 		{Failure{Kind: FailureStatus, Status: 200}, "status: must be 400 to 599, not 200"},
-		{Failure{Kind: FailureStatus, Status: 429, RetryAfterSeconds: -1}, "retry_after_seconds: must not be negative, not -1"},
+		{
+			Failure{Kind: FailureStatus, Status: 429, RetryAfterSeconds: -1},
+			"retry_after_seconds: must not be negative, not -1",
+		},
 		{Failure{Kind: FailureHTML, Status: 199}, "status: must be 200 to 599, not 199"},
 		{Failure{Kind: FailureHTML, Status: 600}, "status: must be 200 to 599, not 600"},
 		{Failure{Kind: FailureHang, Status: 500}, `status: only for failures of the kinds ["status" "html"]`},
-		{Failure{Kind: FailureHang, RetryAfterSeconds: 1}, `retry_after_seconds: only for failures of the kinds ["status" "html"]`},
+		{
+			Failure{Kind: FailureHang, RetryAfterSeconds: 1},
+			`retry_after_seconds: only for failures of the kinds ["status" "html"]`,
+		},
 		{Failure{Kind: FailureHang, ExpirySeconds: "1"}, `expiry_seconds: only for failures of the kinds ["expiry"]`},
 		{Failure{Kind: FailureHang, Message: "x"}, `message: only for failures of the kinds ["message"]`},
 		{Failure{Kind: FailureHang, Delay: 1}, `delay: only for failures of the kinds ["slow" "drip"]`},

@@ -20,14 +20,15 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// testClient calls a server, in memory or over TCP. Each answer is held against the description of N-central.
+// testClient calls a server, in memory or over TCP. It checks each answer against the description
+// of N-central.
 type testClient struct {
 	t    *testing.T
 	http *http.Client
 	url  string
-	// beyond is set where a test has the server answer what no description has.
-	beyond bool
-	seen   func(request *http.Request, answered response) // told of each answer, where it is not nil
+	// undescribed is set where a test asks for answers that no description has.
+	undescribed bool
+	seen        func(request *http.Request, answered response) // called with each answer, unless nil
 }
 
 func newTestClient(t *testing.T, server *Server, transport *http.Transport) *testClient {
@@ -36,7 +37,7 @@ func newTestClient(t *testing.T, server *Server, transport *http.Transport) *tes
 	return &testClient{t: t, http: &http.Client{Transport: transport, CheckRedirect: refuseRedirects}, url: server.URL}
 }
 
-// inBubble runs a test against a simulator in memory, under a fake clock.
+// inBubble runs a test with a simulator in memory and a fake clock.
 func inBubble(t *testing.T, test func(t *testing.T, s *Simulator, client *testClient)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -81,8 +82,8 @@ func (c *testClient) try(ctx context.Context, method, path string, headers heade
 	defer func() { _ = answered.Body.Close() }()
 	read, err := io.ReadAll(answered.Body)
 	whole := response{status: answered.StatusCode, header: answered.Header, body: string(read)}
-	if err == nil && !c.beyond {
-		if err := described().holdAnswer(request, whole); err != nil {
+	if err == nil && !c.undescribed {
+		if err := described().checkAnswer(request, whole); err != nil {
 			c.t.Errorf("the answer is not as described: %v", err)
 		}
 	}
@@ -143,7 +144,7 @@ func (c *testClient) tokens(answered response) tokensBody {
 	return body
 }
 
-// wantError checks status and message of an error answer.
+// wantError checks the status and message of an error.
 func (c *testClient) wantError(answered response, status int, message string) {
 	c.t.Helper()
 	var body struct {
@@ -169,7 +170,7 @@ func wantEqual[T comparable](t *testing.T, what string, got, want T) {
 	}
 }
 
-// pass lets the fake clock go on.
+// pass moves the fake clock on.
 func pass(duration time.Duration) {
 	time.Sleep(duration)
 	synctest.Wait()

@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// Knobs say how this server behaves where servers differ, or where nobody public knows how N-central behaves [?]. What a
-// knob does stands in its usage text, in RegisterFlags. As JSON a knob has its flag's name with underscores, and a duration
-// is a string such as "1h".
+// Knobs say how this server behaves where servers differ, or where N-central's behaviour is not
+// publicly known [?]. RegisterFlags has the usage text of each knob. In JSON a knob has the name of
+// its flag with underscores, and a duration is a string such as "1h".
 type Knobs struct {
 	IgnoreOverrides     bool
 	RefuseLongOverrides bool
@@ -57,11 +57,13 @@ type Knobs struct {
 	ClockOffset       time.Duration
 }
 
-// hiddenErrorKeys are the forms that documentation and a client have [D,O]; which of them N-central writes is not known [?].
+// hiddenErrorKeys are the spellings in the documentation and in a client [D,O]. Which of them
+// N-central uses is not known [?].
 var hiddenErrorKeys = []string{"Error Message", "error message"}
 
-// DefaultKnobs are those of an N-central of 2026 as far as it is known: a session lives an hour, its refresh token 25
-// hours, and 50 requests may be in flight at an endpoint [D,O].
+// DefaultKnobs returns the behaviour of an N-central of 2026 as far as it is known: a session lives
+// for an hour, its refresh token for 25 hours, and 50 requests may be in flight at one endpoint
+// [D,O].
 func DefaultKnobs() Knobs {
 	return Knobs{
 		AccessLimit:   time.Hour,
@@ -74,7 +76,7 @@ func DefaultKnobs() Knobs {
 	}
 }
 
-// RegisterFlags adds one flag per knob; a flag that is not given leaves its knob as it is.
+// RegisterFlags adds one flag for each knob. A flag that is not given leaves its knob unchanged.
 func (k *Knobs) RegisterFlags(flags *flag.FlagSet) {
 	k.registerLifetimes(flags)
 	k.registerSessions(flags)
@@ -83,51 +85,82 @@ func (k *Knobs) RegisterFlags(flags *flag.FlagSet) {
 }
 
 func (k *Knobs) registerLifetimes(flags *flag.FlagSet) {
-	flags.BoolVar(&k.IgnoreOverrides, "ignore-overrides", k.IgnoreOverrides, "grant the system-wide lifetimes whatever the expiry overrides ask for, instead of honouring them")
-	flags.BoolVar(&k.RefuseLongOverrides, "refuse-long-overrides", k.RefuseLongOverrides, "answer 400 to an override beyond the system-wide limit, instead of granting the limit")
-	flags.BoolVar(&k.IgnoreBadOverrides, "ignore-bad-overrides", k.IgnoreBadOverrides, "ignore an override that is not <integer><s|m|h>, instead of answering 400")
-	flags.BoolVar(&k.OverrideErrorsNameField, "override-errors-name-field", k.OverrideErrorsNameField, "name the override that a 400 refuses in the field of its errors, instead of leaving open what is wrong")
-	flags.DurationVar(&k.GrantLongerBy, "grant-longer-by", k.GrantLongerBy, "grant this much more than an override asks for, beyond the limits too")
-	flags.DurationVar(&k.AccessLimit, "access-limit", k.AccessLimit, "system-wide lifetime of an access token: the longest, and that granted without an override")
-	flags.DurationVar(&k.RefreshLimit, "refresh-limit", k.RefreshLimit, "system-wide lifetime of a refresh token: the longest, and that granted without an override")
-	flags.BoolVar(&k.OmitExpirySeconds, "omit-expiry-seconds", k.OmitExpirySeconds, "leave expirySeconds out of the answers to authenticate and refresh")
+	flags.BoolVar(&k.IgnoreOverrides, "ignore-overrides", k.IgnoreOverrides,
+		"grant the system-wide lifetimes whatever the expiry overrides ask for, instead of honouring them")
+	flags.BoolVar(&k.RefuseLongOverrides, "refuse-long-overrides", k.RefuseLongOverrides,
+		"answer 400 to an override beyond the system-wide limit, instead of granting the limit")
+	flags.BoolVar(&k.IgnoreBadOverrides, "ignore-bad-overrides", k.IgnoreBadOverrides,
+		"ignore an override that is not <integer><s|m|h>, instead of answering 400")
+	flags.BoolVar(&k.OverrideErrorsNameField, "override-errors-name-field", k.OverrideErrorsNameField,
+		"name the override that a 400 refuses in the field of its errors, instead of leaving open what is wrong")
+	flags.DurationVar(&k.GrantLongerBy, "grant-longer-by", k.GrantLongerBy,
+		"grant this much more than an override asks for, beyond the limits too")
+	flags.DurationVar(&k.AccessLimit, "access-limit", k.AccessLimit,
+		"system-wide lifetime of an access token: the longest, and that granted without an override")
+	flags.DurationVar(&k.RefreshLimit, "refresh-limit", k.RefreshLimit,
+		"system-wide lifetime of a refresh token: the longest, and that granted without an override")
+	flags.BoolVar(&k.OmitExpirySeconds, "omit-expiry-seconds", k.OmitExpirySeconds,
+		"leave expirySeconds out of the answers to authenticate and refresh")
 }
 
 func (k *Knobs) registerSessions(flags *flag.FlagSet) {
-	flags.BoolVar(&k.SingleUseRefreshTokens, "single-use-refresh-tokens", k.SingleUseRefreshTokens, "a refresh token works once, instead of until it expires")
-	flags.BoolVar(&k.RefreshEndsPredecessor, "refresh-ends-predecessor", k.RefreshEndsPredecessor, "a refresh ends the session's earlier access tokens at once, instead of leaving them to expire")
-	flags.BoolVar(&k.LenientRefreshContentType, "lenient-refresh-content-type", k.LenientRefreshContentType, "take any content type for the body of a refresh, instead of answering 415 to all but text/plain")
-	flags.BoolVar(&k.LogoutAbsent, "logout-absent", k.LogoutAbsent, "answer 404 to logout, as N-central 2025.3.1.1 does")
-	flags.BoolVar(&k.LogoutEndsChain, "logout-ends-chain", k.LogoutEndsChain, "a logout ends all that was refreshed from the same authenticate, instead of its own pair of tokens")
-	flags.BoolVar(&k.ValidateAbsent, "validate-absent", k.ValidateAbsent, "answer 404 to validate, as behind a proxy with a list of paths")
-	flags.BoolVar(&k.AuthenticateEndsEarlierSessions, "authenticate-ends-earlier-sessions", k.AuthenticateEndsEarlierSessions, "a new session ends all earlier ones of the same user")
-	flags.BoolVar(&k.RegenerateEndsSessions, "regenerate-ends-sessions", k.RegenerateEndsSessions, "a new User-API token ends the user's sessions, instead of only the old User-API token")
-	flags.BoolVar(&k.PasswordChangeEndsSessions, "password-change-ends-sessions", k.PasswordChangeEndsSessions, "a password that an administrator sets ends the user's sessions, instead of leaving them alone")
+	flags.BoolVar(&k.SingleUseRefreshTokens, "single-use-refresh-tokens", k.SingleUseRefreshTokens,
+		"a refresh token works once, instead of until it expires")
+	flags.BoolVar(&k.RefreshEndsPredecessor, "refresh-ends-predecessor", k.RefreshEndsPredecessor,
+		"a refresh ends the session's earlier access tokens at once, instead of leaving them to expire")
+	flags.BoolVar(&k.LenientRefreshContentType, "lenient-refresh-content-type", k.LenientRefreshContentType,
+		"take any content type for the body of a refresh, instead of answering 415 to all but text/plain")
+	flags.BoolVar(&k.LogoutAbsent, "logout-absent", k.LogoutAbsent,
+		"answer 404 to logout, as N-central 2025.3.1.1 does")
+	flags.BoolVar(&k.LogoutEndsChain, "logout-ends-chain", k.LogoutEndsChain,
+		"a logout ends all that was refreshed from the same authenticate, instead of its own pair of tokens")
+	flags.BoolVar(&k.ValidateAbsent, "validate-absent", k.ValidateAbsent,
+		"answer 404 to validate, as behind a proxy with a list of paths")
+	flags.BoolVar(&k.AuthenticateEndsEarlierSessions, "authenticate-ends-earlier-sessions",
+		k.AuthenticateEndsEarlierSessions, "a new session ends all earlier ones of the same user")
+	flags.BoolVar(&k.RegenerateEndsSessions, "regenerate-ends-sessions", k.RegenerateEndsSessions,
+		"a new User-API token ends the user's sessions, instead of only the old User-API token")
+	flags.BoolVar(&k.PasswordChangeEndsSessions, "password-change-ends-sessions", k.PasswordChangeEndsSessions,
+		"a password that an administrator sets ends the user's sessions, instead of leaving them alone")
 }
 
 func (k *Knobs) registerAnswers(flags *flag.FlagSet) {
-	flags.BoolVar(&k.ExpiredPasswordRefusesAuthenticate, "expired-password-refuses-authenticate", k.ExpiredPasswordRefusesAuthenticate, "a user whose password has expired gets 401 from authenticate, instead of a session whose data calls answer 500")
-	flags.BoolVar(&k.ExpiredPasswordFailsUser, "expired-password-fails-user", k.ExpiredPasswordFailsUser, "a user whose password has expired gets 500 from users/me too, instead of an answer that says so")
-	flags.BoolVar(&k.BarredUsersAuthenticate, "barred-users-authenticate", k.BarredUsersAuthenticate, "a user who is locked, disabled or has two-factor authentication on gets a session that works, instead of 401")
+	flags.BoolVar(&k.ExpiredPasswordRefusesAuthenticate, "expired-password-refuses-authenticate",
+		k.ExpiredPasswordRefusesAuthenticate, "a user whose password has expired gets 401 from authenticate, instead "+
+			"of a session whose data calls answer 500")
+	flags.BoolVar(&k.ExpiredPasswordFailsUser, "expired-password-fails-user", k.ExpiredPasswordFailsUser,
+		"a user whose password has expired gets 500 from users/me too, instead of an answer that says so")
+	flags.BoolVar(&k.BarredUsersAuthenticate, "barred-users-authenticate", k.BarredUsersAuthenticate,
+		"a user who is locked, disabled or has two-factor authentication on gets a session that works, instead of 401")
 	flags.BoolVar(&k.UserAbsent, "user-absent", k.UserAbsent, "answer 404 to users/me, as servers before 2026 do")
-	flags.BoolVar(&k.UserForbidden, "user-forbidden", k.UserForbidden, "answer 403 to users/me, as to a user without the permission USERS_VIEW")
-	flags.BoolVar(&k.DataForbidden, "data-forbidden", k.DataForbidden, "answer 403 to the data call of a live session, instead of 200")
-	flags.BoolVar(&k.HideCoreErrors, "hide-core-errors", k.HideCoreErrors, "hide the core engine's errors, a failed login among them, in a 200")
-	flags.StringVar(&k.HiddenErrorKey, "hidden-error-key", k.HiddenErrorKey, "key of such an error, of these that are asked for too: \"Error Message\" or \"error message\"")
-	flags.BoolVar(&k.LinksNested, "links-nested", k.LinksNested, "put the links under the key _links, instead of at the top of the answer")
-	flags.BoolVar(&k.ThreeLinks, "three-links", k.ThreeLinks, "leave logout and sso out of the links, as a server without logout does")
+	flags.BoolVar(&k.UserForbidden, "user-forbidden", k.UserForbidden,
+		"answer 403 to users/me, as to a user without the permission USERS_VIEW")
+	flags.BoolVar(&k.DataForbidden, "data-forbidden", k.DataForbidden,
+		"answer 403 to the data call of a live session, instead of 200")
+	flags.BoolVar(&k.HideCoreErrors, "hide-core-errors", k.HideCoreErrors,
+		"hide the core engine's errors, a failed login among them, in a 200")
+	flags.StringVar(&k.HiddenErrorKey, "hidden-error-key", k.HiddenErrorKey,
+		"key of such an error, of these that are asked for too: \"Error Message\" or \"error message\"")
+	flags.BoolVar(&k.LinksNested, "links-nested", k.LinksNested,
+		"put the links under the key _links, instead of at the top of the answer")
+	flags.BoolVar(&k.ThreeLinks, "three-links", k.ThreeLinks,
+		"leave logout and sso out of the links, as a server without logout does")
 	flags.BoolVar(&k.OmitStartTime, "omit-start-time", k.OmitStartTime, "leave startTime out of the server info")
-	flags.StringVar(&k.ServerVersion, "server-version", k.ServerVersion, "N-central's version in the server info; empty for null")
+	flags.StringVar(&k.ServerVersion, "server-version", k.ServerVersion,
+		"N-central's version in the server info; empty for null")
 }
 
 func (k *Knobs) registerTraffic(flags *flag.FlagSet) {
-	flags.IntVar(&k.MaxInFlight, "max-in-flight", k.MaxInFlight, "requests in flight at one endpoint before it answers 429; at least 1")
-	flags.IntVar(&k.RetryAfterSeconds, "retry-after-seconds", k.RetryAfterSeconds, "Retry-After of that 429, in seconds; 0 for none")
+	flags.IntVar(&k.MaxInFlight, "max-in-flight", k.MaxInFlight,
+		"requests in flight at one endpoint before it answers 429; at least 1")
+	flags.IntVar(&k.RetryAfterSeconds, "retry-after-seconds", k.RetryAfterSeconds,
+		"Retry-After of that 429, in seconds; 0 for none")
 	flags.DurationVar(&k.Latency, "latency", k.Latency, "time that every request takes")
-	flags.DurationVar(&k.ClockOffset, "clock-offset", k.ClockOffset, "how far this server's clock is ahead of the true time; negative for behind")
+	flags.DurationVar(&k.ClockOffset, "clock-offset", k.ClockOffset,
+		"how far this server's clock is ahead of the true time; negative for behind")
 }
 
-// Check answers an error that names the first knob outside its range.
+// Check returns an error that names the first knob outside its range.
 func (k Knobs) Check() error {
 	switch {
 	case k.AccessLimit < time.Second:
@@ -161,7 +194,8 @@ func (k Knobs) MarshalJSON() ([]byte, error) {
 	return json.Marshal(values)
 }
 
-// UnmarshalJSON changes the knobs that the object names and no other. On an error, which names the knob, it changes none.
+// UnmarshalJSON changes the knobs in the object and no others. It changes none where it returns an
+// error, which names the knob.
 func (k *Knobs) UnmarshalJSON(data []byte) error {
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal(data, &values); err != nil {
@@ -191,7 +225,7 @@ func (k *Knobs) flagSet() *flag.FlagSet {
 	return flags
 }
 
-// setFromJSON sets a knob to a JSON value of its own type.
+// setFromJSON sets a knob from JSON. The value must have the knob's type.
 func setFromJSON(knob flag.Getter, raw json.RawMessage) error {
 	if string(raw) == "null" {
 		return fmt.Errorf("must not be null")

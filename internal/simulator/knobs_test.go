@@ -17,7 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// overridden authenticates with overrides, and answers the lifetimes stated: "" where the call was refused with 400.
+// overridden authenticates with overrides and returns the stated lifetimes. They are "" where the
+// answer is a 400.
 func overridden(client *testClient, token, access, refresh string) (string, string) {
 	client.t.Helper()
 	headers := bearer(token)
@@ -60,8 +61,17 @@ func TestOverrides(t *testing.T) {
 		{"too long: refused", func(k *Knobs) { k.RefuseLongOverrides = true }, "61m", "", "", ""},
 		{"too long for refresh: refused", func(k *Knobs) { k.RefuseLongOverrides = true }, "", "26h", "", ""},
 		{"at the limit, not refused", func(k *Knobs) { k.RefuseLongOverrides = true }, "1h", "25h", "3600", "90000"},
-		{"lower limits", func(k *Knobs) { k.AccessLimit, k.RefreshLimit = 5*time.Minute, time.Hour }, "10m", "2h", "300", "3600"},
-		{"lower limits by default", func(k *Knobs) { k.AccessLimit, k.RefreshLimit = 5*time.Minute, time.Hour }, "", "", "300", "3600"},
+		{
+			"lower limits", func(k *Knobs) { k.AccessLimit, k.RefreshLimit = 5*time.Minute, time.Hour }, "10m", "2h",
+			"300", "3600",
+		},
+		{
+			"lower limits by default", func(k *Knobs) {
+				k.AccessLimit, k.RefreshLimit = 5*time.Minute,
+					time.Hour
+			}, "", "",
+			"300", "3600",
+		},
 		{"longer than asked", func(k *Knobs) { k.GrantLongerBy = 5 * time.Minute }, "10m", "", "900", "90000"},
 		{"longer than the limit", func(k *Knobs) { k.GrantLongerBy = 5 * time.Minute }, "1h", "", "3900", "90000"},
 	}
@@ -83,7 +93,8 @@ func TestOverrideOnRefreshAndItsError(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		refreshToken := client.authenticate(s.AddUser("some-user")).Tokens.Refresh.Token
 		plain := header{"Content-Type": "text/plain; charset=utf-8"}
-		tokens := client.tokens(client.call(http.MethodPost, refreshPath, plain.with(accessOverrideHeader, "10m"), refreshToken)).Tokens
+		tokens := client.tokens(client.call(http.MethodPost, refreshPath, plain.with(accessOverrideHeader, "10m"),
+			refreshToken)).Tokens
 		wantEqual(t, "granted", tokens.Access.ExpirySeconds, "600")
 		refused := client.call(http.MethodPost, refreshPath, plain.with(accessOverrideHeader, "x"), refreshToken)
 		client.wantError(refused, 400, "BAD REQUEST: ConstraintViolationException: "+accessOverrideHeader)
@@ -155,7 +166,8 @@ func TestRefreshContentType(t *testing.T) {
 		refreshToken := client.authenticate(s.AddUser("some-user")).Tokens.Refresh.Token
 		for _, headers := range []header{nil, {"Content-Type": "application/json"}} {
 			s.Change(func(k *Knobs) { k.LenientRefreshContentType = false })
-			client.wantError(client.call(http.MethodPost, refreshPath, headers, refreshToken), 415, "UNSUPPORTED MEDIA TYPE: ")
+			client.wantError(client.call(http.MethodPost, refreshPath, headers, refreshToken), 415,
+				"UNSUPPORTED MEDIA TYPE: ")
 			s.Change(func(k *Knobs) { k.LenientRefreshContentType = true })
 			client.tokens(client.call(http.MethodPost, refreshPath, headers, refreshToken))
 		}
@@ -181,7 +193,8 @@ func TestLogoutEndsChain(t *testing.T) {
 			first := client.authenticate(token)
 			second := client.refresh(first.Tokens.Refresh.Token)
 			third = client.refresh(second.Tokens.Refresh.Token)
-			wantEqual(t, "status", client.call(http.MethodPost, logoutPath, bearer(second.Tokens.Access.Token), "").status, 200)
+			wantEqual(t, "status", client.call(http.MethodPost, logoutPath, bearer(second.Tokens.Access.Token),
+				"").status, 200)
 			wantEqual(t, "its own token", client.data(second.Tokens.Access.Token), 401)
 			return third
 		}
@@ -283,7 +296,8 @@ func TestExpiredPasswordRefusesAuthenticate(t *testing.T) {
 		if err := s.SetPasswordExpired("some-user", true); err != nil {
 			t.Fatal(err)
 		}
-		client.wantError(client.call(http.MethodPost, authenticatePath, bearer(token), ""), 401, "UNAUTHORIZED: DmsLoginException: ")
+		client.wantError(client.call(http.MethodPost, authenticatePath, bearer(token), ""), 401,
+			"UNAUTHORIZED: DmsLoginException: ")
 	})
 }
 
@@ -338,13 +352,17 @@ func TestLinksNested(t *testing.T) {
 	})
 }
 
-// A server without logout is an older one, which names three links.
+// A server without logout is older, and lists three links.
 func TestThreeLinks(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
-		for _, change := range []func(*Knobs){func(k *Knobs) { k.ThreeLinks = true }, func(k *Knobs) { k.LogoutAbsent = true }} {
+		for _, change := range []func(*Knobs){
+			func(k *Knobs) { k.ThreeLinks = true },
+			func(k *Knobs) { k.LogoutAbsent = true },
+		} {
 			s.Change(func(k *Knobs) { *k = DefaultKnobs(); change(k) })
 			wantEqual(t, "links", client.call(http.MethodGet, linksPath, nil, "").body,
-				`{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh","validate":"/api/auth/validate"}`)
+				`{"authenticate":"/api/auth/authenticate","refresh":"/api/auth/refresh",`+
+					`"validate":"/api/auth/validate"}`)
 		}
 	})
 }
@@ -353,9 +371,11 @@ func TestServerInfoKnobs(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		access := client.authenticate(s.AddUser("some-user")).Tokens.Access.Token
 		s.Change(func(k *Knobs) { k.ServerVersion, k.OmitStartTime = "", true })
-		wantEqual(t, "body", client.get("/api/server-info", access).body, `{"jvmVersion":"17.0.12","ncentral":null,"version":"3.1.0"}`)
+		wantEqual(t, "body", client.get("/api/server-info", access).body,
+			`{"jvmVersion":"17.0.12","ncentral":null,"version":"3.1.0"}`)
 		s.Change(func(k *Knobs) { k.ServerVersion = "2025.3.1.1" })
-		wantEqual(t, "version", strings.Contains(client.get("/api/server-info", access).body, `"ncentral":"2025.3.1.1"`), true)
+		wantEqual(t, "version", strings.Contains(client.get("/api/server-info", access).body,
+			`"ncentral":"2025.3.1.1"`), true)
 	})
 }
 
@@ -369,7 +389,8 @@ func TestLatency(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		token := s.AddUser("some-user")
-		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(token), ""); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := client.try(ctx, http.MethodPost, authenticatePath, bearer(token), ""); !errors.Is(err,
+			context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		pass(time.Second)
@@ -394,12 +415,16 @@ func TestKnobsAsJSON(t *testing.T) {
 	wantEqual(t, "flags and fields", countFlags(), reflect.TypeFor[Knobs]().NumField())
 
 	knobs := DefaultKnobs()
-	knobs.Latency, knobs.ClockOffset, knobs.LogoutAbsent, knobs.ServerVersion = 1500*time.Millisecond, -time.Minute, true, "x"
+	knobs.Latency, knobs.ClockOffset, knobs.LogoutAbsent, knobs.ServerVersion = 1500*time.Millisecond, -time.Minute,
+		true, "x"
 	encoded, err := json.Marshal(knobs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{`"access_limit":"1h"`, `"refresh_limit":"25h"`, `"latency":"1.5s"`, `"clock_offset":"-1m"`, `"max_in_flight":50`, `"logout_absent":true`} {
+	for _, part := range []string{
+		`"access_limit":"1h"`, `"refresh_limit":"25h"`, `"latency":"1.5s"`,
+		`"clock_offset":"-1m"`, `"max_in_flight":50`, `"logout_absent":true`,
+	} {
 		if !strings.Contains(string(encoded), part) {
 			t.Errorf("no %s in %s", part, encoded)
 		}
@@ -426,20 +451,21 @@ func countFlags() int {
 
 func TestBadKnobs(t *testing.T) {
 	tests := map[string]string{
-		`{"latency":"1s","nonsense":1}`:   "nonsense: no such knob",
-		`{"access-limit":"1h"}`:           "access-limit: no such knob",
-		`{"latency":5}`:                   `latency: must be a duration such as "90s"`,
-		`{"latency":"x"}`:                 `latency: must be a duration such as "90s"`,
-		`{"latency":"-1s"}`:               "latency: must not be negative, not -1s",
-		`{"max_in_flight":"5"}`:           "max_in_flight: must be an integer",
-		`{"max_in_flight":0}`:             "max_in_flight: must be at least 1, not 0",
-		`{"max_in_flight":null}`:          "max_in_flight: must not be null",
-		`{"retry_after_seconds":-1}`:      "retry_after_seconds: must not be negative, not -1",
-		`{"logout_absent":"true"}`:        "logout_absent: must be true or false",
-		`{"server_version":7}`:            "server_version: must be a string",
-		`{"access_limit":"999ms"}`:        "access_limit: must be at least 1s, not 999ms",
-		`{"refresh_limit":"0s"}`:          "refresh_limit: must be at least 1s, not 0s",
-		`{"hidden_error_key":"x"}`:        `hidden_error_key: must be one of ["Error Message" "error message"], not "x"`,
+		`{"latency":"1s","nonsense":1}`: "nonsense: no such knob",
+		`{"access-limit":"1h"}`:         "access-limit: no such knob",
+		`{"latency":5}`:                 `latency: must be a duration such as "90s"`,
+		`{"latency":"x"}`:               `latency: must be a duration such as "90s"`,
+		`{"latency":"-1s"}`:             "latency: must not be negative, not -1s",
+		`{"max_in_flight":"5"}`:         "max_in_flight: must be an integer",
+		`{"max_in_flight":0}`:           "max_in_flight: must be at least 1, not 0",
+		`{"max_in_flight":null}`:        "max_in_flight: must not be null",
+		`{"retry_after_seconds":-1}`:    "retry_after_seconds: must not be negative, not -1",
+		`{"logout_absent":"true"}`:      "logout_absent: must be true or false",
+		`{"server_version":7}`:          "server_version: must be a string",
+		`{"access_limit":"999ms"}`:      "access_limit: must be at least 1s, not 999ms",
+		`{"refresh_limit":"0s"}`:        "refresh_limit: must be at least 1s, not 0s",
+		`{"hidden_error_key":"x"}`: `hidden_error_key: must be one of ` +
+			`["Error Message" "error message"], not "x"`,
 		`{"hidden_error_key":""}`:         `hidden_error_key: must be one of ["Error Message" "error message"], not ""`,
 		`{"grant_longer_by":"-5m"}`:       "grant_longer_by: must not be negative, not -5m",
 		`{"access_limit":"2h","latency"}`: "invalid character '}' after object key",

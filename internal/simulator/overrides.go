@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// maxLifetime bounds lifetimes that a client or a failure made absurd: 100 years.
+// maxLifetime limits absurd lifetimes from a client or a failure: 100 years.
 const maxLifetime = 100 * 365 * 24 * time.Hour
 
-// grant is a lifetime as this server keeps it and as it states it. The two agree wherever a lifetime can be what the
-// statement says.
+// grant is a lifetime as this server keeps it and as it states it. The two are equal wherever a
+// lifetime can be what is stated.
 type grant struct {
 	lifetime time.Duration
 	stated   json.Number
@@ -25,7 +25,7 @@ func newGrant(lifetime time.Duration) grant {
 	return grant{lifetime: lifetime, stated: json.Number(strconv.FormatInt(int64(lifetime/time.Second), 10))}
 }
 
-// grants answers the lifetimes of the pair of tokens that the call asks for, or the refusal.
+// grants returns the lifetimes of the pair of tokens that the call asks for, or the refusal.
 func (s *Simulator) grants(incoming call) (access, refresh grant, refusal *answer) {
 	var refused []fieldError
 	access, reason := s.grantFor(incoming.accessOverride, s.knobs.AccessLimit)
@@ -42,7 +42,7 @@ func (s *Simulator) grants(incoming call) (access, refresh grant, refusal *answe
 	return incoming.failure.alterGrant(access), refresh, nil
 }
 
-// grantFor honours an override within the system-wide limit [D], or does with it what the knobs say [?].
+// grantFor honours an override within the system-wide limit [D], or treats it as the knobs say [?].
 func (s *Simulator) grantFor(override string, limit time.Duration) (granted grant, refused string) {
 	if override == "" || s.knobs.IgnoreOverrides {
 		return newGrant(limit), ""
@@ -59,7 +59,7 @@ func (s *Simulator) grantFor(override string, limit time.Duration) (granted gran
 	return newGrant(min(asked, limit) + s.knobs.GrantLongerBy), ""
 }
 
-// parseOverride reads an override as N-able documents it: <integer><s|m|h> [D].
+// parseOverride parses an override in N-able's documented form, <integer><s|m|h> [D].
 func parseOverride(override string) (time.Duration, bool) {
 	units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour}
 	unit, ok := units[override[len(override)-1]]
@@ -73,7 +73,7 @@ func parseOverride(override string) (time.Duration, bool) {
 	return time.Duration(min(count, uint64(maxLifetime/unit))) * unit, true
 }
 
-// overridesRefused names the headers, or leaves open what is wrong with the request [?].
+// overridesRefused names the headers, or does not say what is wrong with the request [?].
 func (s *Simulator) overridesRefused(refused []fieldError) *answer {
 	if !s.knobs.OverrideErrorsNameField {
 		return errorAnswer(http.StatusBadRequest, "ConstraintViolationException: An expiry override is not valid.")

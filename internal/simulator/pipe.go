@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// pipeListener accepts connections that never leave this process.
+// pipeListener accepts connections within this process.
 type pipeListener struct {
 	connections chan net.Conn
 	closed      chan struct{}
@@ -33,7 +33,7 @@ func (listener *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// Accept is net.Listener's.
+// Accept implements net.Listener.
 func (listener *pipeListener) Accept() (net.Conn, error) {
 	select {
 	case connection := <-listener.connections:
@@ -43,13 +43,13 @@ func (listener *pipeListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close is net.Listener's.
+// Close implements net.Listener.
 func (listener *pipeListener) Close() error {
 	listener.closeOnce.Do(func() { close(listener.closed) })
 	return nil
 }
 
-// Addr is net.Listener's.
+// Addr implements net.Listener.
 func (listener *pipeListener) Addr() net.Addr { return pipeAddress{} }
 
 type pipeAddress struct{}

@@ -12,15 +12,15 @@ import (
 // Outcome is how a call ended.
 type Outcome string
 
-// The outcomes. A call that is still in flight is pending. AnyOutcome matches all, pending too.
+// The outcomes. OutcomePending is for calls in flight. AnyOutcome matches all, including pending.
 const (
 	OutcomeOK          Outcome = "ok"
 	OutcomeRefused     Outcome = "refused"      // 401 or 403
-	OutcomeBadRequest  Outcome = "bad_request"  // 400 and other 4xx
+	OutcomeBadRequest  Outcome = "bad_request"  // 400 and any other 4xx
 	OutcomeNotFound    Outcome = "not_found"    // 404 or 405
 	OutcomeRateLimited Outcome = "rate_limited" // 429
 	OutcomeServerError Outcome = "server_error" // 5xx
-	OutcomeFailed      Outcome = "failed"       // a failure that was asked for, except FailureExpiry and FailureSlow
+	OutcomeFailed      Outcome = "failed"       // an injected failure, except FailureExpiry and FailureSlow
 	OutcomeAbandoned   Outcome = "abandoned"    // the client went away before the call did its work
 	OutcomePending     Outcome = "pending"
 	AnyOutcome         Outcome = "any"
@@ -42,24 +42,24 @@ func outcomeOf(status int) Outcome {
 	return OutcomeOK
 }
 
-// RequestRecord is one request in the access log. It is held in memory only.
+// RequestRecord is one request in the access log, which is held in memory only.
 type RequestRecord struct {
 	Time            time.Time // of its arrival
 	Endpoint        Endpoint
 	Method          string
 	Path            string
 	Outcome         Outcome
-	Status          int    // 0 while pending, and where the connection was reset without an answer having been made
-	Secret          string // the token of the Authorization header, else the body
+	Status          int    // 0 while pending, or where no answer was made before a reset
+	Secret          string // the token of the Authorization header, or else the body
 	AccessOverride  string // the header as received
 	RefreshOverride string // the header as received
 	UserAgent       string // the header as received
 }
 
-// maxRecords bounds the access log.
+// maxRecords limits the access log.
 const maxRecords = 100_000
 
-// records are the access log and the counters.
+// records holds the access log and the counters.
 type records struct {
 	log         []*RequestRecord
 	received    map[string]bool
@@ -77,7 +77,7 @@ func newRecords() records {
 	}
 }
 
-func (r *records) arrive(incoming call) *RequestRecord {
+func (r *records) begin(incoming call) *RequestRecord {
 	record := &RequestRecord{
 		Time:            time.Now(),
 		Endpoint:        incoming.endpoint,
@@ -102,7 +102,7 @@ func (r *records) arrive(incoming call) *RequestRecord {
 	return record
 }
 
-func (r *records) leave(record *RequestRecord, outgoing *answer) {
+func (r *records) finish(record *RequestRecord, outgoing *answer) {
 	record.Outcome = outgoing.outcome
 	record.Status = outgoing.status
 	r.inFlight[record.Endpoint]--
@@ -112,7 +112,7 @@ func (r *records) leave(record *RequestRecord, outgoing *answer) {
 	r.finished[record.Endpoint][record.Outcome]++
 }
 
-// counts adds the calls in flight to those finished.
+// counts returns the finished calls and those in flight.
 func (r *records) counts() map[Endpoint]map[Outcome]int {
 	counts := map[Endpoint]map[Outcome]int{}
 	for endpoint, outcomes := range r.finished {
@@ -130,14 +130,16 @@ func (r *records) counts() map[Endpoint]map[Outcome]int {
 	return counts
 }
 
-// Counts answers the number of calls by endpoint and outcome; what never happened is not in it.
+// Counts returns the number of calls by endpoint and outcome. Combinations that never happened are
+// left out.
 func (s *Simulator) Counts() map[Endpoint]map[Outcome]int {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	return s.records.counts()
 }
 
-// Count answers the number of calls of an endpoint, or of AnyEndpoint, with an outcome, or with AnyOutcome.
+// Count returns the number of calls of an endpoint with an outcome. AnyEndpoint and AnyOutcome
+// match all.
 func (s *Simulator) Count(endpoint Endpoint, outcome Outcome) int {
 	sum := 0
 	for e, outcomes := range s.Counts() {
@@ -150,7 +152,8 @@ func (s *Simulator) Count(endpoint Endpoint, outcome Outcome) int {
 	return sum
 }
 
-// ResetCounts begins to count anew, MaxInFlight too. Calls in flight are counted when they end. The access log stays.
+// ResetCounts sets the counts, and those of MaxInFlight, to zero. Calls in flight count when they
+// end. The access log stays.
 func (s *Simulator) ResetCounts() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -158,15 +161,16 @@ func (s *Simulator) ResetCounts() {
 	s.records.maxInFlight = maps.Clone(s.records.inFlight)
 }
 
-// MaxInFlight answers the highest number of requests that were ever in flight at an endpoint, those refused with 429
-// included.
+// MaxInFlight returns the highest number of requests that were in flight at an endpoint at once,
+// including those that got 429.
 func (s *Simulator) MaxInFlight(endpoint Endpoint) int {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	return s.records.maxInFlight[endpoint]
 }
 
-// Requests answers the access log, oldest first: the newest 100,000 requests, those to unknown paths too.
+// Requests returns the access log, oldest first: the newest 100,000 requests, including those to
+// unknown paths.
 func (s *Simulator) Requests() []RequestRecord {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -177,8 +181,8 @@ func (s *Simulator) Requests() []RequestRecord {
 	return copies
 }
 
-// Received says whether any request ever brought this secret, as the token of its Authorization header or as its body, to
-// whatever path.
+// Received reports whether any request, to any path, ever brought this secret as the token of its
+// Authorization header or as its body.
 func (s *Simulator) Received(secret string) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()

@@ -39,13 +39,14 @@ func TestCounts(t *testing.T) {
 func TestOutcomes(t *testing.T) {
 	for status, want := range map[int]Outcome{
 		200: OutcomeOK, 400: OutcomeBadRequest, 415: OutcomeBadRequest, 401: OutcomeRefused, 403: OutcomeRefused,
-		404: OutcomeNotFound, 405: OutcomeNotFound, 429: OutcomeRateLimited, 500: OutcomeServerError, 503: OutcomeServerError,
+		404: OutcomeNotFound, 405: OutcomeNotFound, 429: OutcomeRateLimited, 500: OutcomeServerError,
+		503: OutcomeServerError,
 	} {
 		wantEqual(t, "outcome", outcomeOf(status), want)
 	}
 }
 
-// together makes calls at the same moment and answers how many had which status.
+// together makes calls at the same moment and returns the number of answers by status.
 func together(client *testClient, count int) map[int]int {
 	var mutex sync.Mutex
 	var calls sync.WaitGroup
@@ -101,19 +102,33 @@ func TestRetryAfter(t *testing.T) {
 func TestAccessLog(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 		token := s.AddUser("some-user")
-		overrides := bearer(token).with(accessOverrideHeader, "10m").with(refreshOverrideHeader, "2h").with("User-Agent", "someone/1")
+		overrides := bearer(token).with(accessOverrideHeader, "10m").with(refreshOverrideHeader,
+			"2h").with("User-Agent", "someone/1")
 		tokens := client.tokens(client.call(http.MethodPost, authenticatePath, overrides, "")).Tokens
 		pass(time.Minute)
 		client.refresh(tokens.Refresh.Token)
 		client.call(http.MethodGet, "/nowhere", bearer("stray"), "")
-		client.call(http.MethodPost, refreshPath, bearer("in the header").with("Content-Type", "text/plain"), "in the body")
+		client.call(http.MethodPost, refreshPath, bearer("in the header").with("Content-Type", "text/plain"),
+			"in the body")
 
 		const goUserAgent = "Go-http-client/1.1"
 		want := []RequestRecord{
-			{Endpoint: EndpointAuthenticate, Method: "POST", Path: authenticatePath, Outcome: OutcomeOK, Status: 200, AccessOverride: "10m", RefreshOverride: "2h", UserAgent: "someone/1"},
-			{Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeOK, Status: 200, UserAgent: goUserAgent},
-			{Endpoint: EndpointOther, Method: "GET", Path: "/nowhere", Outcome: OutcomeNotFound, Status: 404, UserAgent: goUserAgent},
-			{Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeRefused, Status: 401, UserAgent: goUserAgent},
+			{
+				Endpoint: EndpointAuthenticate, Method: "POST", Path: authenticatePath, Outcome: OutcomeOK, Status: 200,
+				AccessOverride: "10m", RefreshOverride: "2h", UserAgent: "someone/1",
+			},
+			{
+				Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeOK, Status: 200,
+				UserAgent: goUserAgent,
+			},
+			{
+				Endpoint: EndpointOther, Method: "GET", Path: "/nowhere", Outcome: OutcomeNotFound, Status: 404,
+				UserAgent: goUserAgent,
+			},
+			{
+				Endpoint: EndpointRefresh, Method: "POST", Path: refreshPath, Outcome: OutcomeRefused, Status: 401,
+				UserAgent: goUserAgent,
+			},
 		}
 		secrets := []string{token, tokens.Refresh.Token, "stray", "in the header"}
 		got := s.Requests()
@@ -140,9 +155,9 @@ func TestAccessLog(t *testing.T) {
 func TestAccessLogIsBounded(t *testing.T) {
 	r := newRecords()
 	for range maxRecords {
-		r.arrive(call{path: "/old"})
+		r.begin(call{path: "/old"})
 	}
-	r.arrive(call{path: "/new"})
+	r.begin(call{path: "/new"})
 	wantEqual(t, "records", len(r.log), maxRecords)
 	wantEqual(t, "newest", r.log[maxRecords-1].Path, "/new")
 }
@@ -175,7 +190,7 @@ func TestHowAccessTokensEnd(t *testing.T) {
 			want:  EndedByRegeneration,
 			knobs: func(k *Knobs) { k.RegenerateEndsSessions = true },
 			end: func(s *Simulator, _ *testClient, _ string, _ tokensBody) {
-				_, _ = s.RegenerateUserAPIToken("some-user") // it is known
+				_, _ = s.RegenerateUserAPIToken("some-user") // the user is known
 			},
 		},
 	} {
@@ -192,7 +207,7 @@ func TestHowAccessTokensEnd(t *testing.T) {
 			}
 			test.end(s, client, userAPIToken, opened)
 			pass(time.Minute)
-			s.Reboot() // which ends nothing that was ended before
+			s.Reboot() // this ends nothing that had ended before
 			issued, ok := s.IssuedWith(access)
 			wantEqual(t, "known", ok, true)
 			wantEqual(t, "ended by", issued.EndedBy, test.want)
@@ -230,11 +245,11 @@ func TestSessionsWhoseAnswerWasLost(t *testing.T) {
 	} {
 		inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
 			token := s.AddUser("some-user")
-			client.beyond = isBeyond(test.failure)
+			client.undescribed = isUndescribed(test.failure)
 			s.FailNext(EndpointAuthenticate, 1, test.failure)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			_, _ = client.try(ctx, http.MethodPost, authenticatePath, bearer(token), "") // what was lost is an error
+			_, _ = client.try(ctx, http.MethodPost, authenticatePath, bearer(token), "") // a lost answer is an error
 			synctest.Wait()
 			wantEqual(t, string(test.failure.Kind), s.Issued()[0].Lost, test.lost)
 		})

@@ -9,15 +9,15 @@ import (
 	"net/http"
 )
 
-// reset ends the connection with a TCP reset, so that the client does not take it for an orderly end. Where there is no
-// TCP below, the connection is just closed.
+// reset ends the connection with a TCP reset, which the client cannot take for an orderly end. A
+// connection that is not over TCP is closed.
 func reset(writer http.ResponseWriter) {
 	connection, _, err := http.NewResponseController(writer).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	if secured, ok := connection.(*tls.Conn); ok {
-		connection = secured.NetConn() // its Close says goodbye first
+		connection = secured.NetConn() // a TLS connection would say goodbye first
 	}
 	if tcp, ok := connection.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)

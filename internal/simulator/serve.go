@@ -10,41 +10,43 @@ import (
 	"time"
 )
 
-// serve answers a request. All that it changes is changed before the first byte is sent: whoever has the answer sees its
-// effects.
+// serve handles a request. It makes all changes before it sends the first byte: a client that has
+// the answer sees their effects.
 func (s *Simulator) serve(writer http.ResponseWriter, request *http.Request) {
 	incoming := readCall(request)
-	record, limit := s.arrive(incoming)
+	record, limit := s.begin(incoming)
 	outgoing := limit
 	if outgoing == nil {
 		outgoing = s.handle(request.Context(), incoming)
 	}
-	date := s.leave(record, outgoing)
+	date := s.finish(record, outgoing)
 	outgoing.send(request.Context(), writer, date)
 }
 
-// arrive logs the request and counts it as in flight. Where too many are in flight it answers the refusal.
-func (s *Simulator) arrive(incoming call) (*RequestRecord, *answer) {
+// begin logs the request and counts it as in flight. It returns a refusal where too many are in
+// flight.
+func (s *Simulator) begin(incoming call) (*RequestRecord, *answer) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	record := s.records.arrive(incoming)
+	record := s.records.begin(incoming)
 	if s.records.inFlight[incoming.endpoint] <= s.knobs.MaxInFlight {
 		return record, nil
 	}
-	refusal := errorAnswer(http.StatusTooManyRequests, "TooManyRequestsException: Too many requests are in flight for this endpoint.")
+	refusal := errorAnswer(http.StatusTooManyRequests,
+		"TooManyRequestsException: Too many requests are in flight for this endpoint.")
 	refusal.retryAfterSeconds = s.knobs.RetryAfterSeconds
 	return record, refusal
 }
 
-// leave notes how the request ends and answers what goes into the Date header.
-func (s *Simulator) leave(record *RequestRecord, outgoing *answer) (date time.Time) {
+// finish records how the request ended and returns the time for the Date header.
+func (s *Simulator) finish(record *RequestRecord, outgoing *answer) (date time.Time) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	s.records.leave(record, outgoing)
+	s.records.finish(record, outgoing)
 	return s.serverClock()
 }
 
-// handle waits as long as the call is to take, and then does its work, or fails as it was told to.
+// handle waits as long as the call takes, and then does its work or fails as asked.
 func (s *Simulator) handle(ctx context.Context, incoming call) *answer {
 	failure, cleared, knobs := s.nextFailure(incoming.endpoint)
 	incoming.failure = failure
@@ -63,17 +65,17 @@ func (s *Simulator) handle(ctx context.Context, incoming call) *answer {
 		return instead
 	}
 	finished := incoming.failure.spoil(s.work(incoming))
-	lost := incoming.failure.loses()
+	lost := incoming.failure.losesAnswer()
 	if failure.Kind == FailureSlow && !sleep(ctx, time.Duration(failure.Delay)) {
 		finished.delivery, lost = deliverReset, true
 	}
 	if lost {
-		s.lose(finished)
+		s.markLost(finished)
 	}
 	return finished
 }
 
-// sleep answers false where the context ended first.
+// sleep reports whether the time passed before the context ended.
 func sleep(ctx context.Context, duration time.Duration) bool {
 	if duration <= 0 {
 		return ctx.Err() == nil
@@ -88,15 +90,17 @@ func sleep(ctx context.Context, duration time.Duration) bool {
 	}
 }
 
-// work does what the call is there for, in one step that no other call can come between.
+// work does what the call is for. No other call can come in between.
 func (s *Simulator) work(incoming call) *answer {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if !s.has(incoming.endpoint) {
+	if !s.hasEndpoint(incoming.endpoint) {
 		return errorAnswer(http.StatusNotFound, "NoResourceFoundException: No static resource for this path.")
 	}
 	if incoming.method != incoming.allowedMethod {
-		return errorAnswer(http.StatusMethodNotAllowed, fmt.Sprintf("HttpRequestMethodNotSupportedException: Request method '%s' is not supported", incoming.method))
+		return errorAnswer(http.StatusMethodNotAllowed,
+			fmt.Sprintf("HttpRequestMethodNotSupportedException: Request method '%s' is not supported",
+				incoming.method))
 	}
 	switch incoming.endpoint {
 	case EndpointRoot:
@@ -108,7 +112,7 @@ func (s *Simulator) work(incoming call) *answer {
 	case EndpointRefresh:
 		return s.refresh(incoming)
 	case EndpointSSO:
-		return unauthorized() // there is no identity provider whose tokens it would take
+		return unauthorized() // there is no identity provider whose tokens it would accept
 	case EndpointHealth:
 		return s.health()
 	default:
@@ -116,8 +120,8 @@ func (s *Simulator) work(incoming call) *answer {
 	}
 }
 
-// has says whether this server knows the endpoint. The caller holds the mutex.
-func (s *Simulator) has(endpoint Endpoint) bool {
+// hasEndpoint reports whether this server has the endpoint. The caller holds the mutex.
+func (s *Simulator) hasEndpoint(endpoint Endpoint) bool {
 	switch endpoint {
 	case EndpointOther:
 		return false

@@ -16,11 +16,11 @@ import (
 	"sync"
 )
 
-// Server is a Simulator that listens. It speaks HTTP/1.1, so that a failure can reset its connection.
+// Server listens for a Simulator. It speaks HTTP/1.1, so that a failure can reset its connection.
 type Server struct {
 	// URL is the base URL, without a trailing slash.
 	URL string
-	// CAPEM is the certificate to trust; nil where the server speaks plain HTTP.
+	// CAPEM is the certificate to trust; nil for plain HTTP.
 	CAPEM []byte
 
 	simulator *Simulator
@@ -28,13 +28,14 @@ type Server struct {
 	tlsConfig *tls.Config // nil for plain HTTP
 
 	mutex    sync.Mutex
-	listener net.Listener // the last one, closed while the server is stopped
+	listener net.Listener // the latest one, which is closed while the server is stopped
 	running  *http.Server // nil while the server is stopped
 	ended    chan struct{}
 }
 
-// Listen serves the Simulator at an address such as 127.0.0.1:0: over HTTPS, with a certificate of its own making for that
-// host, 127.0.0.1, ::1 and localhost, or over plain HTTP. Close it when done.
+// Listen serves the Simulator at an address such as 127.0.0.1:0. It serves plain HTTP, or HTTPS
+// with a new certificate for that host, 127.0.0.1, ::1 and localhost. The caller must close the
+// Server.
 func Listen(s *Simulator, address string, plain bool) (*Server, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -56,8 +57,8 @@ func Listen(s *Simulator, address string, plain bool) (*Server, error) {
 	return server, nil
 }
 
-// ListenInMemory serves the Simulator over plain HTTP and net.Pipe, for tests inside a testing/synctest bubble: clients
-// reach it by DialContext alone. Close it when done.
+// ListenInMemory serves the Simulator over plain HTTP and net.Pipe, for tests inside a
+// testing/synctest bubble. Clients reach it by DialContext only. The caller must close the Server.
 func ListenInMemory(s *Simulator) *Server {
 	server := &Server{
 		URL:       "http://localhost",
@@ -88,11 +89,11 @@ func (server *Server) secure(bound string) error {
 	return nil
 }
 
-// start serves on a listener. The caller holds the mutex, or is the only one to know the server.
+// start serves on a listener. The caller holds the mutex, or nobody else knows the server yet.
 func (server *Server) start(listener net.Listener) {
 	running := &http.Server{
 		Handler:  server.simulator.Handler(),
-		ErrorLog: log.New(io.Discard, "", 0), // clients that distrust the certificate are no news
+		ErrorLog: log.New(io.Discard, "", 0), // a client that distrusts the certificate is no news
 	}
 	ended := make(chan struct{})
 	server.listener, server.running, server.ended = listener, running, ended
@@ -105,19 +106,20 @@ func (server *Server) start(listener net.Listener) {
 	}()
 }
 
-// Stop makes the server unreachable: new connections are refused, and open ones are closed.
+// Stop makes the server unreachable: it refuses new connections and closes open ones.
 func (server *Server) Stop() {
 	server.mutex.Lock()
 	defer server.mutex.Unlock()
 	if server.running == nil {
 		return
 	}
-	_ = server.running.Close() // the listener is gone whatever it says
+	_ = server.running.Close() // the listener is closed whatever this returns
 	<-server.ended
 	server.running = nil
 }
 
-// Restart brings a stopped server back on the same port. It is an error if the port was taken meanwhile.
+// Restart starts a stopped server again on the same port. It fails where another process has taken
+// the port.
 func (server *Server) Restart() error {
 	server.mutex.Lock()
 	defer server.mutex.Unlock()
@@ -138,7 +140,7 @@ func (server *Server) Close() {
 	server.Stop()
 }
 
-// DialContext connects to this server, whatever address it is asked for: for http.Transport.
+// DialContext connects to this server, whatever the address. It is for http.Transport.
 func (server *Server) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	server.mutex.Lock()
 	listener := server.listener
@@ -162,8 +164,8 @@ func (s *Simulator) removeServer(server *Server) {
 	s.servers = slices.DeleteFunc(s.servers, func(other *Server) bool { return other == server })
 }
 
-// SetDown stops or restarts every server that listens for this Simulator. It is an error if there is none, or if a port
-// cannot be had again.
+// SetDown stops or restarts every server that listens for this Simulator. It fails where there is
+// none, or where a port is no longer free.
 func (s *Simulator) SetDown(down bool) error {
 	s.mutex.Lock()
 	servers := slices.Clone(s.servers)

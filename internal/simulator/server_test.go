@@ -50,7 +50,8 @@ func TestCertificate(t *testing.T) {
 	trusted := x509.NewCertPool()
 	trusted.AppendCertsFromPEM(server.CAPEM)
 	for _, name := range []string{"127.0.0.1", "::1", "localhost"} {
-		connection, err := tls.Dial("tcp", server.URL[len("https://"):], &tls.Config{RootCAs: trusted, ServerName: name})
+		connection, err := tls.Dial("tcp", server.URL[len("https://"):],
+			&tls.Config{RootCAs: trusted, ServerName: name})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -58,7 +59,8 @@ func TestCertificate(t *testing.T) {
 		_ = connection.Close()
 	}
 	var unknown x509.UnknownAuthorityError
-	_, err := tls.Dial("tcp", server.URL[len("https://"):], &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"})
+	_, err := tls.Dial("tcp", server.URL[len("https://"):],
+		&tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"})
 	if !errors.As(err, &unknown) {
 		t.Errorf("without trust: got %v", err)
 	}
@@ -87,7 +89,7 @@ func TestStopAndRestart(t *testing.T) {
 		hanging <- err
 	}()
 	for s.Count(EndpointHealth, OutcomePending) == 0 {
-		time.Sleep(time.Millisecond) // a real network: there is no fake clock to wait by
+		time.Sleep(time.Millisecond) // a real network has no fake clock to wait by
 	}
 
 	server.Stop()

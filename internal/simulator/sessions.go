@@ -12,35 +12,36 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// IssuedToken is a pair of tokens that this server answered.
+// IssuedToken is a pair of tokens that this server issued.
 type IssuedToken struct {
 	Access    string
 	Refresh   string
 	IssuedAt  time.Time
 	ExpiresAt time.Time // of the access token, by the true clock
 	User      string
-	Endpoint  Endpoint // the call that answered it: authenticate or refresh
-	Lost      bool     // the answer did not reach the client whole, since such a failure was asked for
-	// EndedAt is when the access token was ended before its time, and EndedBy how; zero and empty where it was not.
+	Endpoint  Endpoint // the call that issued it: authenticate or refresh
+	Lost      bool     // an injected failure kept the answer from reaching the client whole
+	// EndedAt and EndedBy say when and how the access token was ended early. They are zero where it
+	// was not.
 	EndedAt time.Time
 	EndedBy Ending
 }
 
-// Ending is how an access token was ended before its time.
+// Ending is how an access token was ended before its expiry.
 type Ending string
 
 // The endings.
 const (
 	EndedByLogout       Ending = "logout"
-	EndedByRefresh      Ending = "refresh"      // of its session, with Knobs.RefreshEndsPredecessor
-	EndedByAuthenticate Ending = "authenticate" // of its user, with Knobs.AuthenticateEndsEarlierSessions
-	EndedByRegeneration Ending = "regeneration" // of its user's User-API token, with Knobs.RegenerateEndsSessions
-	EndedByPassword     Ending = "password"     // of its user, set by an administrator, with Knobs.PasswordChangeEndsSessions
+	EndedByRefresh      Ending = "refresh"      // of its session, with RefreshEndsPredecessor
+	EndedByAuthenticate Ending = "authenticate" // of its user, with AuthenticateEndsEarlierSessions
+	EndedByRegeneration Ending = "regeneration" // of its user's User-API token, with RegenerateEndsSessions
+	EndedByPassword     Ending = "password"     // by an administrator, with PasswordChangeEndsSessions
 	EndedByReboot       Ending = "reboot"
 )
 
-// Issued answers every pair of tokens ever answered, oldest first. Some of them were lost on their way, if such a failure
-// was asked for.
+// Issued returns every pair of tokens ever issued, oldest first. Some answers may have been lost to
+// an injected failure.
 func (s *Simulator) Issued() []IssuedToken {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -51,7 +52,7 @@ func (s *Simulator) Issued() []IssuedToken {
 	return copies
 }
 
-// IssuedWith answers the pair with this access token, if there ever was one.
+// IssuedWith returns the pair with this access token, if there ever was one.
 func (s *Simulator) IssuedWith(access string) (issued IssuedToken, ok bool) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -62,37 +63,38 @@ func (s *Simulator) IssuedWith(access string) (issued IssuedToken, ok bool) {
 	return issued, ok
 }
 
-// Secrets answers every User-API, access and refresh token ever issued, for tests that look for leaks.
+// Secrets returns every User-API, access and refresh token ever issued, for tests that look for
+// leaks.
 func (s *Simulator) Secrets() []string {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	return slices.Clone(s.secrets)
 }
 
-// OpenSessions counts the access tokens that still live. On a server whose refresh keeps the access token before it, a
-// refreshed session counts for each of them.
+// OpenSessions returns the number of valid access tokens. Where a refresh leaves the earlier access
+// token valid, a refreshed session counts once for each.
 func (s *Simulator) OpenSessions() int {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	open := 0
 	for token := range s.sessions.byAccess {
-		if s.holderOfAccess(token) != nil {
+		if s.pairByAccess(token) != nil {
 			open++
 		}
 	}
 	return open
 }
 
-// AccessTokenLives says whether a data call with this access token would be let in, without counting as a call. Injected
-// failures, and the 403 and 500 of a user who is let in, do not matter to it.
+// AccessTokenLives reports whether a data call with this access token would be let in, without
+// counting as a call. It ignores injected failures, and the 403 and 500 of a user who is let in.
 func (s *Simulator) AccessTokenLives(token string) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	return s.holderOfAccess(token) != nil
+	return s.pairByAccess(token) != nil
 }
 
-// lose notes that the tokens in an answer did not arrive.
-func (s *Simulator) lose(outgoing *answer) {
+// markLost records that the tokens in an answer did not arrive.
+func (s *Simulator) markLost(outgoing *answer) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if outgoing.issued != nil {
@@ -100,9 +102,9 @@ func (s *Simulator) lose(outgoing *answer) {
 	}
 }
 
-// pair is an access token and its corresponding refresh token.
+// pair is an access token and its refresh token.
 type pair struct {
-	chain        string // the same for all pairs that go back to one authenticate
+	chain        string // shared by all pairs that go back to one authenticate
 	user         string
 	access       string
 	refresh      string
@@ -111,7 +113,8 @@ type pair struct {
 	issued       *IssuedToken
 }
 
-// sessions is the memory that a reboot empties. A token that was ended is not in it; one that expired may be.
+// sessions is the memory that a reboot clears. It holds no token that was ended, but it may hold
+// tokens that have expired.
 type sessions struct {
 	byAccess  map[string]*pair
 	byRefresh map[string]*pair
@@ -121,7 +124,7 @@ func newSessions() sessions {
 	return sessions{byAccess: map[string]*pair{}, byRefresh: map[string]*pair{}}
 }
 
-// end ends a pair. The caller holds the mutex, as with all functions below.
+// end ends a pair. The caller holds the mutex, here and in all functions below.
 func (s *Simulator) end(p *pair, how Ending) {
 	s.endAccess(p, how)
 	delete(s.sessions.byRefresh, p.refresh)
@@ -134,7 +137,7 @@ func (s *Simulator) endAccess(p *pair, how Ending) {
 	}
 }
 
-func (s *Simulator) endAllOf(user string, how Ending) {
+func (s *Simulator) endSessionsOf(user string, how Ending) {
 	for _, p := range s.sessions.byAccess {
 		if p.user == user {
 			s.endAccess(p, how)
@@ -143,7 +146,7 @@ func (s *Simulator) endAllOf(user string, how Ending) {
 	maps.DeleteFunc(s.sessions.byRefresh, func(_ string, p *pair) bool { return p.user == user })
 }
 
-// endChain ends all pairs that go back to one authenticate, as their logout.
+// endChain ends all pairs that go back to one authenticate, as a logout does.
 func (s *Simulator) endChain(chain string) {
 	for _, p := range s.sessions.byAccess {
 		if p.chain == chain {
@@ -161,8 +164,9 @@ func (s *Simulator) endAccessTokensOf(chain string) {
 	}
 }
 
-// holderOfAccess answers the pair whose access token this is, if it lives and its user may use it, else nil.
-func (s *Simulator) holderOfAccess(token string) *pair {
+// pairByAccess returns the pair with this access token if the token is valid and its user may use
+// it, and nil otherwise.
+func (s *Simulator) pairByAccess(token string) *pair {
 	p := s.sessions.byAccess[token]
 	if p == nil || !time.Now().Before(p.accessUntil) || s.isShutOut(p.user) {
 		return nil
@@ -170,8 +174,8 @@ func (s *Simulator) holderOfAccess(token string) *pair {
 	return p
 }
 
-// holderOfRefresh is holderOfAccess for a refresh token.
-func (s *Simulator) holderOfRefresh(token string) *pair {
+// pairByRefresh is pairByAccess for a refresh token.
+func (s *Simulator) pairByRefresh(token string) *pair {
 	p := s.sessions.byRefresh[token]
 	if p == nil || !time.Now().Before(p.refreshUntil) || s.isShutOut(p.user) {
 		return nil
@@ -179,22 +183,22 @@ func (s *Simulator) holderOfRefresh(token string) *pair {
 	return p
 }
 
-// isShutOut says whether the user's open sessions are of no use.
+// isShutOut reports whether the user's open sessions are useless.
 func (s *Simulator) isShutOut(user string) bool {
 	return s.users[user].disabled && !s.knobs.BarredUsersAuthenticate
 }
 
-// newestOf answers the user's newest pair whose access token lives, or nil.
-func (s *Simulator) newestOf(user string) *pair {
+// newestPairOf returns the user's newest pair with a valid access token, or nil.
+func (s *Simulator) newestPairOf(user string) *pair {
 	for _, pair := range slices.Backward(s.issued) {
-		if p := s.holderOfAccess(pair.Access); p != nil && p.user == user {
+		if p := s.pairByAccess(pair.Access); p != nil && p.user == user {
 			return p
 		}
 	}
 	return nil
 }
 
-// issue opens a session, or with a chain of before lengthens one.
+// issue opens a session, or continues the session of an existing chain.
 func (s *Simulator) issue(by Endpoint, user, chain string, access, refresh grant) *pair {
 	now := time.Now()
 	p := &pair{
@@ -215,8 +219,8 @@ func (s *Simulator) issue(by Endpoint, user, chain string, access, refresh grant
 	return p
 }
 
-// sign makes a token that no other is like: an HS256 JWS, as all of N-central's are. Its times are those of this server's
-// clock, right or wrong; without a lifetime it has no exp.
+// sign returns a unique token: an HS256 JWS, like all of N-central's. Its times are those of this
+// server's clock, right or wrong. Without a lifetime it has no exp.
 func (s *Simulator) sign(user, use string, lifetime time.Duration) string {
 	now := s.serverClock()
 	claims := jwt.MapClaims{"iss": "ncentral-simulator", "sub": user, "use": use, "jti": rand.Text(), "iat": now.Unix()}

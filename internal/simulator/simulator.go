@@ -1,12 +1,24 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package simulator is a stand-in N-central server: it answers the authentication API as N-central does, holds sessions
-// as N-central does, and has a knob for everything that nobody public knows of N-central. Tests run it in process, over
-// TCP or in memory; cmd/ncentral-simulator runs it as a command.
+// Package simulator is a stand-in N-central server. It serves the authentication API as N-central
+// does, keeps sessions as N-central does, and has a knob for everything that is not publicly known
+// of N-central.
 //
-// The tags in its comments say how a fact of N-central is known: [D] its documentation, [S] its OpenAPI document, [O]
-// observed in public clients, [?] nobody public knows.
+// Start with [New] and [Simulator.AddUser], and serve it with [ListenInMemory] or [Listen].
+// [Simulator.Change] changes knobs, and [Simulator.FailNext] makes calls fail. [Simulator.Counts],
+// [Simulator.Requests] and [Simulator.Issued] show what happened. cmd/ncentral-simulator runs it as
+// a command, with [Simulator.AdminHandler] to control it.
+//
+// Who owns what: a Simulator owns the users, sessions and records, all under one mutex. A [Server]
+// owns a listener and its connections, and the caller closes it. A Simulator outlives its servers.
+//
+// The tests are beside each file. described_test.go checks every answer against an OpenAPI
+// description of N-central, and every request of internal/ncentral too. The examples show how a
+// test uses the package.
+//
+// The tags in the comments name the source of a fact about N-central: [D] its documentation, [S]
+// its OpenAPI document, [O] observed in public clients, [?] not publicly known.
 package simulator
 
 import (
@@ -16,11 +28,11 @@ import (
 	"time"
 )
 
-// Simulator is one N-central server. All its methods may be called at any time, from any goroutine. It starts no
-// goroutine and takes the time from package time alone, so that it can live inside a testing/synctest bubble; make it
-// inside the bubble then.
+// Simulator is one N-central server. Any goroutine may call its methods at any time. It starts no
+// goroutine and uses only package time as its clock, so it works in a testing/synctest bubble if it
+// is made there.
 type Simulator struct {
-	mutex      sync.Mutex // never held while waiting
+	mutex      sync.Mutex // never held during a wait
 	knobs      Knobs
 	key        []byte // signs every token
 	startTime  time.Time
@@ -35,7 +47,7 @@ type Simulator struct {
 	servers    []*Server
 }
 
-// New makes a server without users.
+// New returns a server without users.
 func New(knobs Knobs) *Simulator {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
@@ -51,20 +63,20 @@ func New(knobs Knobs) *Simulator {
 	}
 }
 
-// Handler answers N-central's API.
+// Handler returns a handler for N-central's API.
 func (s *Simulator) Handler() http.Handler {
 	return http.HandlerFunc(s.serve)
 }
 
-// Knobs answers the knobs as they stand.
+// Knobs returns the current knobs.
 func (s *Simulator) Knobs() Knobs {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	return s.knobs
 }
 
-// Change changes knobs while the server runs: every request sees all of a change or nothing of it. The function must not
-// call the Simulator.
+// Change changes knobs while the server runs. Every request sees all of a change or none of it. The
+// function must not call the Simulator.
 func (s *Simulator) Change(change func(*Knobs)) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -82,7 +94,7 @@ func (s *Simulator) Reboot() {
 	s.startTime = time.Now()
 }
 
-// serverClock is the time as this server believes it to be. Lifetimes are kept by the true clock.
+// serverClock returns the time by this server's own clock. Lifetimes follow the true clock.
 func (s *Simulator) serverClock() time.Time {
 	return time.Now().Add(s.knobs.ClockOffset)
 }
