@@ -1,7 +1,12 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package events tells Vault's event system what people who run the engine want to hear of. No event holds a secret.
+// Package events sends the events about which people who run the engine want to hear to Vault's
+// event system. No event holds a secret.
+//
+// A backend makes one [Sender] with [NewSender] and shares it. [Sender.Send] takes a [Type] and
+// metadata from [ChangeMetadata] or [CredentialMetadata]. It never fails its caller. The tests are
+// in backend/events_test.go.
 package events
 
 import (
@@ -16,7 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Type is an event's type, by which it is subscribed to.
+// Type is the type of an event, to which clients subscribe.
 type Type string
 
 // The types of event that the engine sends.
@@ -25,22 +30,22 @@ const (
 	ConfigDeleted       Type = "ncentral/config-delete"
 	RoleWritten         Type = "ncentral/role-write"
 	RoleDeleted         Type = "ncentral/role-delete"
-	SessionsEnded       Type = "ncentral/sessions-end"        // by hand
+	SessionsEnded       Type = "ncentral/sessions-end"        // on request
 	AuthenticateRefused Type = "ncentral/authenticate-refuse" // N-central refused a User-API token
-	CredentialDegraded  Type = "ncentral/credential-degrade"  // new tokens cannot be had, or data calls fail
+	CredentialDegraded  Type = "ncentral/credential-degrade"  // no new tokens can be had, or data calls fail
 	CredentialRecovered Type = "ncentral/credential-recover"
-	CredentialExpiring  Type = "ncentral/credential-expire" // the end of the password or User-API token is near, or past
+	CredentialExpiring  Type = "ncentral/credential-expire" // password or User-API token has expired or soon will
 )
 
-// Keys of an event's metadata beside those that Vault names.
+// Keys of an event's metadata besides those that Vault names.
 const (
 	Config    = "config"
 	Reason    = "reason"
 	ExpiresAt = "expires_at" // RFC 3339, UTC
 )
 
-// ChangeMetadata answers the metadata of an event about a change that was asked for: path is the API path of what changed, seen
-// from the mount.
+// ChangeMetadata returns the metadata of an event about a requested change. The path is the API
+// path of what changed, relative to the mount.
 func ChangeMetadata(operation logical.Operation, path string) []string {
 	return []string{
 		logical.EventMetadataPath, path,
@@ -50,7 +55,8 @@ func ChangeMetadata(operation logical.Operation, path string) []string {
 	}
 }
 
-// CredentialMetadata answers the metadata of an event about a config's credential that nobody asked for, with more keys and values.
+// CredentialMetadata returns the metadata of an event about a config's credential that nobody
+// requested, with more keys and values.
 func CredentialMetadata(config string, more ...string) []string {
 	path := "config/" + config
 	return append([]string{
@@ -60,7 +66,7 @@ func CredentialMetadata(config string, more ...string) []string {
 	}, more...)
 }
 
-// sendLimit is how long what an event tells of waits for Vault to take it.
+// sendLimit is the longest that Send waits for Vault.
 const sendLimit = time.Second
 
 // Sender sends the events of one mount.
@@ -69,13 +75,14 @@ type Sender struct {
 	logger hclog.Logger
 }
 
-// NewSender answers a sender to Vault's event system. Without one, nil, it sends nothing.
+// NewSender returns a sender to Vault's event system. With a nil core it sends nothing.
 func NewSender(core logical.EventSender, logger hclog.Logger) *Sender {
 	return &Sender{core: core, logger: logger}
 }
 
-// Send sends an event with metadata of alternating keys and values. It is silent where the server has no events (Vault
-// before 1.16, OpenBao); an event that cannot be sent otherwise is told of in the log, and fails nothing.
+// Send sends an event. The metadata are alternating keys and values. Send does nothing where the
+// server has no events (Vault before 1.16, OpenBao). Any other failure is logged, and fails nothing
+// else.
 func (s *Sender) Send(ctx context.Context, event Type, metadata []string) {
 	if s.core == nil {
 		return
