@@ -1,8 +1,19 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package pasted takes what people paste, or load from files, as a token or a certificate. What is safe to take is taken.
-// Of everything else it tells what it is and what to do, and quotes nothing of it.
+// Package pasted accepts what people paste, or load from files, as a token or a certificate. It
+// accepts what is safe to accept. For anything else its errors say what was given and what to do,
+// and quote nothing of it.
+//
+// Start with [ParseUserAPIToken], which returns a token or an error. [DiagnoseBundle] says why a
+// text could not be parsed as certificates. [HoldsPrivateKey] finds a private key, which must not
+// be stored.
+//
+// The tables of mistakes are in token.go and certificate.go. The first mistake that matches gives
+// the message, so their order matters. docs/pasted.md lists the messages for users.
+//
+// The tests here are fuzz targets and edge cases; backend/pasted_test.go tests every message
+// through the engine.
 package pasted
 
 import (
@@ -15,53 +26,79 @@ import (
 	"unicode/utf8"
 )
 
-// byteOrderMark is what Windows puts before UTF-8. Where files were joined it stands between them too.
+// byteOrderMark is what Windows writes before UTF-8. Where files were joined, it is also between
+// them.
 const byteOrderMark = "\ufeff"
 
-// form is a form in which a value cannot be taken, and what is told of it.
-type form struct {
-	is   func(text string) bool
-	told string
+// mistake is a kind of value that cannot be accepted, and the message about it.
+type mistake struct {
+	matches func(text string) bool
+	message string
 }
 
-// tell returns what is told of the first of the forms that the text has, nil where it has none.
-func tell(text string, forms []form) error {
-	for _, f := range forms {
-		if f.is(text) {
-			return errors.New(f.told)
+// diagnose returns the message of the first mistake that the text matches, and nil where it matches
+// none.
+func diagnose(text string, mistakes []mistake) error {
+	for _, m := range mistakes {
+		if m.matches(text) {
+			return errors.New(m.message)
 		}
 	}
 	return nil
 }
 
-// The forms that a token and a certificate have in common.
+// The mistakes that tokens and certificates have in common.
 var (
-	inUTF16 = form{isUTF16, "it was saved as UTF-16, which Windows calls Unicode: save the file in ASCII, as PowerShell does with -Encoding ascii"}
+	inUTF16 = mistake{isUTF16, "it was saved as UTF-16, which Windows calls Unicode: save the file in ASCII, as " +
+		"PowerShell does with -Encoding ascii"}
 
-	inAnotherEncoding = form{contains("\u00ef\u00bb\u00bf"), "it begins with a byte order mark that was read in another encoding: save the file in ASCII, as PowerShell does with -Encoding ascii"}
+	inAnotherEncoding = mistake{
+		contains("\u00ef\u00bb\u00bf"),
+		"it begins with a byte order mark that was read in another encoding: save the file in ASCII, as PowerShell " +
+			"does with -Encoding ascii",
+	}
 
-	inJSON = form{isJSON, "it is JSON: give the value alone, as jq -r prints it"}
+	inJSON = mistake{isJSON, "it is JSON: give the value alone, as jq -r prints it"}
 
-	webPage = form{looksLike(`(?i)^(<\?xml[^>]*>\s*)?<(!doctype|html|head|body)\b`), "it is a web page, such as a server sends when it wants a login or has nothing at that address: read the page, and get the value again"}
+	webPage = mistake{
+		looksLike(`(?i)^(<\?xml[^>]*>\s*)?<(!doctype|html|head|body)\b`),
+		"it is a web page, such as a server sends when it wants a login or has nothing at that address: read the " +
+			"page, and get the value again",
+	}
 
-	placeholder = form{isPlaceholder, "it is a placeholder or a variable that nothing has filled in: give the value itself"}
+	placeholder = mistake{
+		isPlaceholder,
+		"it is a placeholder or a variable that nothing has filled in: give the value itself",
+	}
 
-	masked = form{isMasked, "it is masked, as logs, forms and chats show secrets: take it from where it was first shown"}
+	masked = mistake{isMasked, "it is masked, as secrets are in logs, forms and chats: copy it from where it was " +
+		"first shown"}
 
-	shortened = form{looksLike(`…|\.\.\.`), "it is shortened with dots: give the whole of it"}
+	shortened = mistake{looksLike(`…|\.\.\.`), "it is shortened with dots: give all of it"}
 
-	inQuotes = form{looksLike(`^["'\x60` + quotes + `]|["'\x60` + quotes + `]$`), "it has quotation marks: give the value without them"}
+	inQuotes = mistake{
+		looksLike(`^["'\x60` + quotes + `]|["'\x60` + quotes + `]$`),
+		"it has quotation marks: give the value without them",
+	}
 
-	address = form{looksLike(`(?i)^https?:`), "it is a URL: give that as url, and here what the field is for"}
+	address = mistake{looksLike(`(?i)^https?:`), "it is a URL: give it as url, and give the right value here"}
 
-	namedFile = form{looksLike(`^@`), "it begins with an @, which names a file on a command line only: give the content of the file"}
+	namedFile = mistake{
+		looksLike(`^@`),
+		"it begins with an @, which names a file on a command line only: give the content of the file",
+	}
 
-	path = form{isPath, "it is the path or the name of a file: put an @ before it, as in FIELD=@FILE, to have the command line read the file"}
+	path = mistake{isPath, "it is the path or the name of a file: put an @ before it, as in FIELD=@FILE, so that the " +
+		"command line reads the file"}
 
-	hidden = form{hasHidden, "it has invisible characters, such as a zero-width or no-break space, which chats and web pages put in: delete them, or copy it again from where it was first shown"}
+	invisible = mistake{
+		hasInvisible,
+		"it has invisible characters, such as a zero-width or no-break space, which chats and web pages " +
+			"put in: delete them, or copy it again from where it was first shown",
+	}
 )
 
-// quotes are the typographic ones.
+// quotes are typographic quotation marks.
 const quotes = "“”„‟‘’‚‛«»‹›＂＇「」『』′″"
 
 func looksLike(pattern string) func(string) bool { return regexp.MustCompile(pattern).MatchString }
@@ -70,16 +107,18 @@ func contains(part string) func(string) bool {
 	return func(text string) bool { return strings.Contains(text, part) }
 }
 
-// isUTF16 reports whether the text is ASCII with a NUL beside each character, and nothing but a byte order mark besides.
-// Where the mark went through JSON, two replacement characters are left of it.
+// isUTF16 reports whether the text is ASCII with a NUL beside each character, and at most a byte
+// order mark besides. A mark that went through JSON has become two replacement characters.
 func isUTF16(text string) bool {
-	others := strings.NewReplacer("\x00", "", byteOrderMark, "", "\ufffd", "", "\xff\xfe", "", "\xfe\xff", "").Replace(text)
+	marks := strings.NewReplacer("\x00", "", byteOrderMark, "", "\ufffd", "", "\xff\xfe", "", "\xfe\xff", "")
+	others := marks.Replace(text)
 	return strings.Contains(text, "\x00") && others != "" && !strings.ContainsFunc(others, func(r rune) bool {
 		return r > '~' || r < ' ' && !unicode.IsSpace(r)
 	})
 }
 
-// isBinary reports whether the text has bytes that are none: as they were, or as JSON replaced them.
+// isBinary reports whether the text has bytes that are not text, either unchanged or as JSON
+// replaced them.
 func isBinary(text string) bool {
 	return !utf8.ValidString(text) || strings.ContainsAny(text, "\x00\ufffd")
 }
@@ -87,44 +126,50 @@ func isBinary(text string) bool {
 var beginsAsJSON = regexp.MustCompile(`^[\[{]\s*"`)
 
 func isJSON(text string) bool {
-	return beginsAsJSON.MatchString(text) || strings.ContainsAny(text[:min(1, len(text))], "[{") && json.Valid([]byte(text))
+	return beginsAsJSON.MatchString(text) ||
+		strings.ContainsAny(text[:min(1, len(text))], "[{") && json.Valid([]byte(text))
 }
 
 var (
-	inBrackets  = regexp.MustCompile(`^(<.*>|\[.*\]|\{.*\}|\(.*\)|%\w+%|@\w+@|__\w+__)$`)
-	variable    = regexp.MustCompile(`^\$[\w:{(.]+|\$[{(]|\{\{|<%|#\{`)
-	standsForIt = regexp.MustCompile(`(?i)^(your|insert|paste|enter|put|replace|change|example|sample|dummy|todo|tbd|fixme|null|nil|none|undefined|true|false|n/a|empty)([-_ ]?\w+)*$|[-_ ]here$`)
+	inBrackets      = regexp.MustCompile(`^(<.*>|\[.*\]|\{.*\}|\(.*\)|%\w+%|@\w+@|__\w+__)$`)
+	variable        = regexp.MustCompile(`^\$[\w:{(.]+|\$[{(]|\{\{|<%|#\{`)
+	placeholderWord = regexp.MustCompile(`(?i)^(your|insert|paste|enter|put|replace|change|example|sample|dummy|` +
+		`todo|tbd|fixme|null|nil|none|undefined|true|false|n/a|empty)([-_ ]?\w+)*$|[-_ ]here$`)
 )
 
 func isPlaceholder(text string) bool {
-	return !isMasked(text) && (inBrackets.MatchString(text) || variable.MatchString(text) || standsForIt.MatchString(text))
+	return !isMasked(text) && (inBrackets.MatchString(text) || variable.MatchString(text) ||
+		placeholderWord.MatchString(text))
 }
 
-// inTheStead are the words and signs that stand in a secret's place.
-var inTheStead = regexp.MustCompile(`(?i)[*•●∗█■]|^[x#_]{3,}$|^\W*(masked|redacted|hidden|filtered|protected|sensitive( value)?|known after apply)\W*$`)
+// maskPattern matches the words and signs that replace a secret.
+var maskPattern = regexp.MustCompile(`(?i)[*•●∗█■]|^[x#_]{3,}$|` +
+	`^\W*(masked|redacted|hidden|filtered|protected|sensitive( value)?|known after apply)\W*$`)
 
-func isMasked(text string) bool { return inTheStead.MatchString(text) }
+func isMasked(text string) bool { return maskPattern.MatchString(text) }
 
 var (
 	beginsAsPath = regexp.MustCompile(`(?i)^(~?/|\.{1,2}[/\\]|[a-z]:[/\\]|\\\\|file:|\$home/)`)
-	endsAsFile   = regexp.MustCompile(`(?i)[^.]\.(txt|jwt|token|tok|pem|crt|cer|cert|der|key|json|ya?ml|env|p7b|p7c|p12|pfx)$`)
+	endsAsFile   = regexp.MustCompile(`(?i)[^.]\.(txt|jwt|token|tok|pem|crt|cer|cert|der|key|` +
+		`json|ya?ml|env|p7b|p7c|p12|pfx)$`)
 )
 
 func isPath(text string) bool {
 	return !strings.ContainsAny(text, "\r\n") && (beginsAsPath.MatchString(text) || endsAsFile.MatchString(text))
 }
 
-// unseen are letters and marks that print as nothing, which unicode.IsPrint takes for graphic.
-var unseen = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector}
+// invisibleLetters are letters and marks that print as nothing, although unicode.IsPrint accepts
+// them.
+var invisibleLetters = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector}
 
-// hasHidden reports whether something in the text cannot be seen that is no plain white space.
-func hasHidden(text string) bool {
+// hasInvisible reports whether the text has an invisible character other than plain white space.
+func hasInvisible(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool {
-		return !strings.ContainsRune("\t\r\n", r) && !unicode.IsPrint(r) || unicode.In(r, unseen...)
+		return !strings.ContainsRune("\t\r\n", r) && !unicode.IsPrint(r) || unicode.In(r, invisibleLetters...)
 	})
 }
 
-// decoded returns what the text is the base64 of, empty where it is that of nothing.
+// decoded returns the text decoded from base64, and "" where it is not base64.
 func decoded(text string) string {
 	text = strings.TrimRight(strings.Join(strings.Fields(text), ""), "=")
 	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {

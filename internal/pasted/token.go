@@ -12,48 +12,74 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// ParseUserAPIToken returns the token without what may stand around it, or what was given in its place.
+// ParseUserAPIToken returns the token without the white space and byte order marks around it. Its
+// errors say what was given instead of a token.
 func ParseUserAPIToken(given string) (string, error) {
 	token := strings.TrimFunc(given, func(r rune) bool { return unicode.IsSpace(r) || string(r) == byteOrderMark })
 	if isWholeJWT(token) {
 		return token, nil
 	}
-	return "", tell(token, insteadOfToken)
+	return "", diagnose(token, tokenMistakes)
 }
 
-// insteadOfToken are the forms of what is no token, those that hold others first; the last one is that of everything.
-var insteadOfToken = []form{
-	{func(text string) bool { return text == "" }, "it is empty: give the token that N-central's web UI showed when it was generated"},
+// tokenMistakes are the mistakes in place of a token. Those that contain others come first; the
+// last one matches every text.
+var tokenMistakes = []mistake{
+	{
+		func(text string) bool { return text == "" },
+		"it is empty: give the token that N-central's web UI showed when it was generated",
+	},
 	inUTF16,
 	inAnotherEncoding,
 	{isBinary, "it has bytes that are not text: give the token as text"},
 	webPage,
-	{contains("-----BEGIN "), "it is a certificate or a key in PEM form: give the token that N-central's web UI showed when it was generated"},
-	{looksLike(`(?i)\bbearer\b`), "it has the word Bearer before it, as a header does: give the token alone"},
+	{contains("-----BEGIN "), "it is a certificate or a key in PEM form: give the token that N-central's web UI " +
+		"showed when it was generated"},
+	{looksLike(`(?i)\bbearer\b`), "it has the word Bearer before it, as in a header: give the token alone"},
 	inJSON,
 	{isBase64OfJWT, "it is the base64 of a token: decode it first, with base64 -d"},
 	masked,
 	shortened,
 	path,
 	address,
-	{looksLike(`^((export|set|setx|const|let|var)\s+|\$(env:)?|--?)?[A-Za-z_][\w.-]*\s*[=:]`), "it has a name before it, as NAME=VALUE does: give the value alone, without quotation marks"},
+	{
+		looksLike(`^((export|set|setx|const|let|var)\s+|\$(env:)?|--?)?[A-Za-z_][\w.-]*\s*[=:]`),
+		"it has a name before it, as NAME=VALUE does: give the value alone, without quotation marks",
+	},
 	placeholder,
 	inQuotes,
 	namedFile,
-	{looksLike(`^(hv[sbr]|[sbr])\.[\w-]{20,}$`), "it is a token of Vault's or OpenBao's: give the one that N-central's web UI showed when it was generated"},
-	hidden,
+	{
+		looksLike(`^(hv[sbr]|[sbr])\.[\w-]{20,}$`),
+		"it is a token of Vault or OpenBao: give the one that N-central's web UI showed when it was generated",
+	},
+	invisible,
 	{contains(`\`), "it has a backslash, as in a line end that JSON or YAML wrote: give the token alone"},
 	{looksLike(`\s`), "it has spaces or line ends inside: give the token in one line, and nothing else"},
-	{func(text string) bool { return strings.ContainsFunc(text, isNeverInJWT) }, "it has characters that no token has: give the token alone, with nothing before or after it"},
-	{isLong, "more than the token stands there: give the token alone, once, with nothing after it"},
-	{looksLike(`^eyJ|^[\w-]{16,}\.[\w-]{20,}$|\.[\w-]{16,}\.[\w-]{20,}$`), "it is cut short or damaged: copy the whole of it, from its first characters, which are eyJ, to its last"},
-	{looksLike(`^[\w-]{1,100}(\.[\w-]*)?$`), "it is one word and not a token: if it is the name of a file, put an @ before it, as in FIELD=@FILE"},
-	{func(string) bool { return true }, "it is not a JWT, which consists of three parts with dots between: give the token that N-central's web UI showed when it was generated"},
+	{
+		func(text string) bool { return strings.ContainsFunc(text, isNeverInJWT) },
+		"it has characters that no token has: give the token alone, with nothing before or after it",
+	},
+	{isOverlong, "there is more than the token: give the token alone, once, with nothing after it"},
+	{
+		looksLike(`^eyJ|^[\w-]{16,}\.[\w-]{20,}$|\.[\w-]{16,}\.[\w-]{20,}$`),
+		"it is cut short or damaged: copy all of it, from its first characters, which are eyJ, to its last",
+	},
+	{
+		looksLike(`^[\w-]{1,100}(\.[\w-]*)?$`),
+		"it is one word and not a token: if it is the name of a file, put an @ before it, as in FIELD=@FILE",
+	},
+	{
+		func(string) bool { return true },
+		"it is not a JWT, which consists of three parts with dots between: give the token that N-central's web UI " +
+			"showed when it was generated",
+	},
 }
 
-// isWholeJWT reports whether the text is a JWT, whoever signed it, with a signature as long as its algorithm makes it.
+// isWholeJWT reports whether the text is a JWT, whoever signed it, whose signature has the length
+// that its algorithm gives.
 func isWholeJWT(text string) bool {
-	if strings.ContainsFunc(text, isNeverInJWT) { // the decoder would pass over line ends
+	if strings.ContainsFunc(text, isNeverInJWT) { // the decoder would skip line ends
 		return false
 	}
 	algorithm, signature, isJWT := partsOfJWT(text)
@@ -65,7 +91,11 @@ func isNeverInJWT(r rune) bool {
 	return r != '-' && r != '.' && r != '_' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
 }
 
-var signatureLengths = map[string]int{"HS256": 32, "HS384": 48, "HS512": 64, "ES256": 64, "ES384": 96, "ES512": 132, "EdDSA": 64}
+var signatureLengths = map[string]int{
+	"HS256": 32, "HS384": 48, "HS512": 64,
+	"ES256": 64, "ES384": 96, "ES512": 132,
+	"EdDSA": 64,
+}
 
 func partsOfJWT(text string) (algorithm string, signature []byte, isJWT bool) {
 	parsed, parts, err := jwt.NewParser().ParseUnverified(text, &jwt.MapClaims{})
@@ -77,8 +107,8 @@ func partsOfJWT(text string) (algorithm string, signature []byte, isJWT bool) {
 	return algorithm, signature, err == nil
 }
 
-// isLong reports whether something follows what would be a token.
-func isLong(text string) bool {
+// isOverlong reports whether something follows what would be a token.
+func isOverlong(text string) bool {
 	parts := strings.Split(text, ".")
 	if !strings.HasPrefix(text, "eyJ") || len(parts) < 3 {
 		return false
