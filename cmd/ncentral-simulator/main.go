@@ -1,8 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Command ncentral-simulator is a stand-in N-central server on loopback, for trying and testing the secrets engine without
-// one. It has one API user, prints one line of JSON when it is ready, and ends on SIGINT or SIGTERM.
+// Command ncentral-simulator is a stand-in N-central server on loopback, for trying and testing the
+// secrets engine without a real one. It has one API user, prints one line of JSON when it is ready,
+// and ends on SIGINT or SIGTERM. See package simulator for its knobs and its admin API.
 package main
 
 import (
@@ -27,7 +28,8 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run answers the exit code: 0 after the context ended, 1 where the server could not be started, 2 for bad flags.
+// run returns the exit code: 0 after the context ends, 1 where the server cannot be started, 2 for
+// invalid flags.
 func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
 	options, err := parseOptions(arguments, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -44,7 +46,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	return 0
 }
 
-// ready is the line that says that the servers answer. It holds no secret.
+// ready is the line that reports that the servers are up. It holds no secret.
 type ready struct {
 	URL              string `json:"url"`
 	AdminURL         string `json:"admin_url"`
@@ -98,7 +100,7 @@ func writeFiles(options options, caPEM []byte, userAPIToken string) error {
 	return nil
 }
 
-// writeSecret narrows a file that exists already before the secret goes into it.
+// writeSecret restricts the permissions of an existing file before it writes the secret to it.
 func writeSecret(path, secret string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

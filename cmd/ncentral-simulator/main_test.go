@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// starting runs the command until the test ends it; it answers the line that says ready, and how it ended.
+// starting runs the command until the test ends it. It returns the line that the command prints
+// when it is ready, and a channel with its exit code.
 func starting(t *testing.T, ctx context.Context, arguments ...string) (ready, <-chan int) {
 	t.Helper()
 	output, writer := io.Pipe()
@@ -62,9 +63,11 @@ func TestServesOverTLSUntilTerminated(t *testing.T) {
 	}
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
-	said, ended := starting(t, ctx, "-ca-cert-file", certificate, "-user-api-token-file", secret, "-access-limit", "10m")
+	said, ended := starting(t, ctx, "-ca-cert-file", certificate, "-user-api-token-file", secret,
+		"-access-limit", "10m")
 	want := ready{URL: said.URL, AdminURL: said.AdminURL, CACertFile: certificate, UserAPITokenFile: secret}
-	if said != want || !strings.HasPrefix(said.URL, "https://127.0.0.1:") || !strings.HasPrefix(said.AdminURL, "http://127.0.0.1:") {
+	if said != want || !strings.HasPrefix(said.URL, "https://127.0.0.1:") ||
+		!strings.HasPrefix(said.AdminURL, "http://127.0.0.1:") {
 		t.Errorf("got %+v", said)
 	}
 	information, err := os.Stat(secret)
@@ -88,7 +91,7 @@ func TestServesOverTLSUntilTerminated(t *testing.T) {
 	}
 }
 
-// authenticate uses the files that the command wrote, and answers the body.
+// authenticate uses the files that the command wrote, and returns the body of the answer.
 func authenticate(t *testing.T, said ready, certificate, secret string) string {
 	t.Helper()
 	caPEM, err := os.ReadFile(certificate)

@@ -26,12 +26,12 @@ type options struct {
 	knobs            simulator.Knobs
 }
 
-// parseOptions reads the flags; -h prints the usage and is flag.ErrHelp.
+// parseOptions parses the flags. For -h it prints the usage and returns flag.ErrHelp.
 func parseOptions(arguments []string, stderr io.Writer) (options, error) {
 	parsed := options{knobs: simulator.DefaultKnobs()}
 	flags := parsed.flagSet()
 	var usage bytes.Buffer
-	flags.SetOutput(&usage) // without it, every error would come with pages of usage
+	flags.SetOutput(&usage) // otherwise every error would print pages of usage
 	err := flags.Parse(arguments)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = stderr.Write(usage.Bytes())
@@ -47,12 +47,17 @@ func parseOptions(arguments []string, stderr io.Writer) (options, error) {
 
 func (o *options) flagSet() *flag.FlagSet {
 	flags := flag.NewFlagSet("ncentral-simulator", flag.ContinueOnError)
-	flags.StringVar(&o.listen, "listen", "127.0.0.1:0", "loopback address of the N-central API; port 0 takes a free one")
-	flags.StringVar(&o.adminListen, "admin-listen", "127.0.0.1:0", "loopback address for control at run time, over plain HTTP and without credentials")
-	flags.BoolVar(&o.plainHTTP, "plain-http", false, "serve the N-central API over plain HTTP, instead of HTTPS with a certificate made at the start")
-	flags.StringVar(&o.caCertFile, "ca-cert-file", "", "`file` to write the certificate to that clients have to trust, in PEM")
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:0",
+		"loopback address of the N-central API; port 0 takes a free one")
+	flags.StringVar(&o.adminListen, "admin-listen", "127.0.0.1:0",
+		"loopback address for control at run time, over plain HTTP and without credentials")
+	flags.BoolVar(&o.plainHTTP, "plain-http", false,
+		"serve the N-central API over plain HTTP, instead of HTTPS with a certificate made at the start")
+	flags.StringVar(&o.caCertFile, "ca-cert-file", "",
+		"`file` to write the certificate to that clients have to trust, in PEM")
 	flags.StringVar(&o.user, "user", "api-user", "name of the API user; more can be added at the admin address")
-	flags.StringVar(&o.userAPITokenFile, "user-api-token-file", "", "`file` to write the user's User-API token to, with mode 0600")
+	flags.StringVar(&o.userAPITokenFile, "user-api-token-file", "",
+		"`file` to write the user's User-API token to, with mode 0600")
 	o.knobs.RegisterFlags(flags)
 	return flags
 }
@@ -71,7 +76,7 @@ func (o *options) check() error {
 		return errors.New("-user: must not be empty")
 	}
 	if err := o.knobs.Check(); err != nil {
-		return errors.New("-" + strings.ReplaceAll(err.Error(), "_", "-")) // a knob's name, as a flag
+		return errors.New("-" + strings.ReplaceAll(err.Error(), "_", "-")) // the knob's name as a flag
 	}
 	return nil
 }

@@ -1,8 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Command vault-plugin-secrets-ncentral is the N-central secrets engine as a plugin of HashiCorp Vault or OpenBao, which
-// start it.
+// Command vault-plugin-secrets-ncentral is the N-central secrets engine as a plugin. HashiCorp
+// Vault or OpenBao starts it.
 package main
 
 import (
