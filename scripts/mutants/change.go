@@ -13,23 +13,23 @@ import (
 	"strings"
 )
 
-// mutant is one change to the code: the text between two offsets of a file is another.
+// mutant is one change to the code: a new text between two offsets of a file.
 type mutant struct {
 	number   int
 	file     *sourceFile
-	function *ast.FuncDecl // that it lies in; nil for a declaration of the package
+	function *ast.FuncDecl // the function of the change; nil for a declaration of the package
 	from, to int
 	text     string
-	key      string // the same as long as the code around it is
+	key      string // it stays the same while the code around the change does
 }
 
-// place is where the change lies, as file:line:column.
+// place returns the position of the change as file:line:column.
 func (m *mutant) place() string {
 	position := m.file.positions.Position(m.file.at(m.from))
 	return fmt.Sprintf("%s:%d:%d", m.file.path, position.Line, position.Column)
 }
 
-// describe tells the change in a line.
+// describe describes the change in one line.
 func (m *mutant) describe() string {
 	short := func(text string) string {
 		text = strings.Join(strings.Fields(text), " ")
@@ -48,14 +48,14 @@ func (m *mutant) describe() string {
 	return short(before) + " becomes " + short(m.text)
 }
 
-// finder finds the changes to a file.
+// finder finds the possible changes to a file.
 type finder struct {
 	file     *sourceFile
 	function *ast.FuncDecl
 	found    []*mutant
 }
 
-// find answers every change to the file that is worth a try. Some of them do not compile.
+// find returns every change to the file that is worth trying. Some of them do not compile.
 func find(file *sourceFile) []*mutant {
 	f := &finder{file: file}
 	for _, declaration := range file.syntax.Decls {
@@ -75,7 +75,7 @@ func find(file *sourceFile) []*mutant {
 	return f.found
 }
 
-// inspect visits a declaration, with the results that its return statements answer.
+// inspect visits a declaration. It keeps track of the result types for the return statements.
 func (f *finder) inspect(node, whole ast.Node) {
 	var results []*ast.FieldList
 	if f.function != nil {
@@ -120,7 +120,8 @@ func (f *finder) text(node ast.Node) string {
 	return string(f.file.content[f.file.offset(node.Pos()):f.file.offset(node.End())])
 }
 
-// statement changes what is done: conditions are always or never so, loops never run, statements are left out.
+// statement changes what is done: conditions always or never hold, loops never run, statements are
+// left out.
 func (f *finder) statement(node ast.Stmt) {
 	switch node := node.(type) {
 	case *ast.IfStmt:
@@ -148,19 +149,20 @@ func (f *finder) statement(node ast.Stmt) {
 			f.add(node.Pos(), node.Pos()+token.Pos(len(node.Tok.String())), other)
 		}
 	case *ast.AssignStmt:
-		if other := map[token.Token]string{token.ADD_ASSIGN: "-=", token.SUB_ASSIGN: "+=", token.MUL_ASSIGN: "/=", token.QUO_ASSIGN: "*="}[node.Tok]; other != "" {
+		if other := otherAssignments[node.Tok]; other != "" {
 			f.add(node.TokPos, node.TokPos+2, other)
 		}
 	}
 }
 
-// condition makes it always true, and never. Its operands are still looked at, so that what they name is in use.
+// condition makes a condition always true, and always false. Its operands are still evaluated, so
+// that the variables in it remain in use.
 func (f *finder) condition(condition ast.Expr) {
 	f.replace(condition, "("+f.text(condition)+") || true")
 	f.replace(condition, "("+f.text(condition)+") && false")
 }
 
-// cases makes each case of a switch without a value always so, and never.
+// cases makes each case of a switch without a value always match, and never match.
 func (f *finder) cases(node *ast.SwitchStmt) {
 	if node.Tag != nil {
 		return
@@ -195,7 +197,7 @@ func (f *finder) leaveOut(statements []ast.Stmt) {
 	}
 }
 
-// isChatter reports whether the statement logs what nobody needs to be told.
+// isChatter reports whether the statement writes a log line that nobody needs.
 func isChatter(statement *ast.ExprStmt) bool {
 	call, ok := statement.X.(*ast.CallExpr)
 	if !ok {
@@ -205,7 +207,7 @@ func isChatter(statement *ast.ExprStmt) bool {
 	return ok && (called.Sel.Name == "Debug" || called.Sel.Name == "Info")
 }
 
-// returns changes what is answered: no error instead of one, and the other truth value.
+// returns changes what is returned: nil instead of an error, and the opposite of a bool.
 func (f *finder) returns(node *ast.ReturnStmt, results *ast.FieldList) {
 	types := flatten(results)
 	if len(types) != len(node.Results) {
@@ -223,7 +225,7 @@ func (f *finder) returns(node *ast.ReturnStmt, results *ast.FieldList) {
 	}
 }
 
-// flatten answers one type for each value.
+// flatten returns one type for each value.
 func flatten(fields *ast.FieldList) (types []ast.Expr) {
 	if fields == nil {
 		return nil
@@ -236,7 +238,13 @@ func flatten(fields *ast.FieldList) (types []ast.Expr) {
 	return types
 }
 
-// otherOperators are what an operator becomes: the neighbour at the boundary, and the opposite.
+// otherAssignments are the opposites of assignment operators.
+var otherAssignments = map[token.Token]string{
+	token.ADD_ASSIGN: "-=", token.SUB_ASSIGN: "+=", token.MUL_ASSIGN: "/=", token.QUO_ASSIGN: "*=",
+}
+
+// otherOperators are the replacements of an operator: its neighbour at the boundary, and its
+// opposite.
 var otherOperators = map[token.Token][]string{
 	token.LSS: {"<=", ">="}, token.LEQ: {"<", ">"}, token.GTR: {">=", "<="}, token.GEQ: {">", "<"},
 	token.EQL: {"!="}, token.NEQ: {"=="},
@@ -245,7 +253,8 @@ var otherOperators = map[token.Token][]string{
 	token.AND: {"|"}, token.OR: {"&"}, token.SHL: {">>"}, token.SHR: {"<<"},
 }
 
-// expression changes what is worked out. It reports whether what is below the expression is to be looked at too.
+// expression changes what is computed. It reports whether to look at the parts of the expression
+// too.
 func (f *finder) expression(node ast.Expr) (deeper bool) {
 	switch node := node.(type) {
 	case *ast.BinaryExpr:
@@ -275,7 +284,7 @@ func (f *finder) expression(node ast.Expr) (deeper bool) {
 	return true
 }
 
-// operands leaves one side of a condition out.
+// operands leaves out one side of a condition.
 func (f *finder) operands(node *ast.BinaryExpr) {
 	neutral := map[token.Token]string{token.LAND: " || true", token.LOR: " && false"}[node.Op]
 	if neutral == "" {
@@ -297,7 +306,7 @@ func (f *finder) integer(node *ast.BasicLit) {
 	}
 }
 
-// call takes the largest for the smallest, and appends nothing.
+// call exchanges min and max, and leaves out what append appends.
 func (f *finder) call(node *ast.CallExpr) {
 	called, ok := node.Fun.(*ast.Ident)
 	if !ok || len(node.Args) == 0 {
@@ -315,7 +324,7 @@ func (f *finder) call(node *ast.CallExpr) {
 	}
 }
 
-// fields leaves each named field of a literal out.
+// fields leaves out each named field of a literal.
 func (f *finder) fields(node *ast.CompositeLit) {
 	if _, isMap := node.Type.(*ast.MapType); isMap {
 		return

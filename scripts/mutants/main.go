@@ -1,15 +1,20 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Mutants asks whether the tests would notice if the code were wrong: it changes one thing at a time in the rooms that the
-// promises depend on, and runs the tests that reach the changed place. A change that no test notices is a survivor: a rule
-// that nothing holds, or code that does nothing.
+// Mutants finds out whether the tests would notice a fault in the code. It changes one thing at a
+// time in the packages that the promises depend on, and runs the tests that reach the changed
+// place. A change that no test notices is a survivor: a rule that no test holds, or code that does
+// nothing.
 //
 //	go run ./scripts/mutants -n 100 -seed 1
 //
-// No file of the repository is changed: all changes to the functions of a package are woven into one copy of it, one
-// of which the environment variable MUTANT turns on, and a build takes the copies by -overlay. So a change costs a run
-// of a few tests and no build. Verdicts are kept, and a change of which one is kept is not tried again.
+// It changes no file of the repository. All changes to the functions of a package are woven into
+// one copy of it; the environment variable MUTANT turns one of them on. The build takes the copies
+// with -overlay. So a change costs a run of a few tests and no build. Verdicts are kept, and a
+// change with a verdict is not tried again.
+//
+// change.go finds the changes, weave.go weaves them into copies, suite.go measures and builds the
+// tests, try.go tries the changes and reports.
 package main
 
 import (
@@ -27,10 +32,10 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
-	packages []string // whose code is changed, as directories below the root
-	tests    []string // packages whose tests are run, beside those of the packages changed
+	packages []string // directories, below the root, of the packages to change
+	tests    []string // packages whose tests also run
 	sample   int
 	seed     uint64
 	workers  int
@@ -55,8 +60,10 @@ func main() {
 func parse() (settings, error) {
 	var s settings
 	var packages, tests, skip string
-	flag.StringVar(&packages, "in", "internal/sessions,internal/upstream,internal/store,internal/ncentral", "directories of the packages to change")
-	flag.StringVar(&tests, "tests", "backend", "directories of the packages whose tests are run, beside those of the packages changed")
+	flag.StringVar(&packages, "in", "internal/sessions,internal/upstream,internal/store,internal/ncentral",
+		"directories of the packages to change")
+	flag.StringVar(&tests, "tests", "backend",
+		"directories of the packages whose tests are run, beside those of the packages changed")
 	flag.IntVar(&s.sample, "n", 0, "try so many changes, drawn at random, instead of all")
 	flag.Uint64Var(&s.seed, "seed", 1, "what they are drawn by")
 	flag.IntVar(&s.workers, "j", runtime.NumCPU(), "changes tried at the same time")

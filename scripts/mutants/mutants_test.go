@@ -13,22 +13,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// sourceOf makes a package of one file.
+// sourceOf returns a package of one file.
 func sourceOf(t *testing.T, code string) *sourcePackage {
 	t.Helper()
-	file := &sourceFile{path: "room/file.go", content: []byte("package room\n" + code), positions: token.NewFileSet()}
+	file := &sourceFile{path: "some/file.go", content: []byte("package some\n" + code), positions: token.NewFileSet()}
 	var err error
-	if file.syntax, err = parser.ParseFile(file.positions, file.path, file.content, parser.SkipObjectResolution); err != nil {
+	if file.syntax, err = parser.ParseFile(file.positions, file.path, file.content,
+		parser.SkipObjectResolution); err != nil {
 		t.Fatal(err)
 	}
 	file.mutants = find(file)
 	for i, m := range file.mutants {
 		m.number = i + 1
 	}
-	return &sourcePackage{path: "room", name: "room", files: []*sourceFile{file}, imports: importer.Default()}
+	return &sourcePackage{path: "some", name: "some", files: []*sourceFile{file}, imports: importer.Default()}
 }
 
-// changesOf tells the changes to the code that compile.
+// changesOf returns descriptions of the changes to the code that compile.
 func changesOf(t *testing.T, code string) (changes []string) {
 	t.Helper()
 	p := sourceOf(t, code)
@@ -47,28 +48,42 @@ func TestChanges(t *testing.T) {
 		want []string
 	}{
 		"condition": {"func f(a int) { if a < 2 { panic(a) } }", []string{
-			"`a < 2` becomes `(a < 2) || true`", "`a < 2` becomes `(a < 2) && false`", "`<` becomes `<=`", "`<` becomes `>=`",
+			"`a < 2` becomes `(a < 2) || true`", "`a < 2` becomes `(a < 2) && false`", "`<` becomes `<=`",
+			"`<` becomes `>=`",
 			"`2` becomes `3`", "`2` becomes `1`", "`panic(a)` is left out",
 		}},
 		"operands": {"func f(a, b bool) bool { return a && !b }", []string{
 			"`a && !b` becomes `(a && !b) || true`", "`a && !b` becomes `(a && !b) && false`", "`&&` becomes `||`",
 			"`a` becomes `((a) || true)`", "`!b` becomes `((!b) || true)`", "`!` is left out",
 		}},
-		"errors": {"func f(err error) (int, error) { return len(err.Error()), err }", []string{"`err` becomes `error(nil)`"}},
-		"loops": {"func f(all []int) (sum int) { for _, one := range all { if one == 0 { break }; sum += one }; return sum }", []string{
+		"errors": {
+			"func f(err error) (int, error) { return len(err.Error()), err }",
+			[]string{"`err` becomes `error(nil)`"},
+		},
+		"loops": {"func f(all []int) (sum int) { for _, one := range all { if one == 0 { break }; sum += one }; " +
+			"return sum }", []string{
 			"`if true { break };` is put in", "`sum += one` is left out", "`one == 0` becomes `(one == 0) || true`",
 			"`one == 0` becomes `(one == 0) && false`", "`==` becomes `!=`", "`0` becomes `1`", "`break` is left out",
 			"`break` becomes `continue`", "`+=` becomes `-=`",
 		}},
 		"cases": {"func f(a int) int { switch { case a > 0: return 1; default: return -a } }", []string{
-			"`a > 0` becomes `(a > 0) || true`", "`a > 0` becomes `(a > 0) && false`", "`>` becomes `>=`", "`>` becomes `<=`",
+			"`a > 0` becomes `(a > 0) || true`", "`a > 0` becomes `(a > 0) && false`", "`>` becomes `>=`",
+			"`>` becomes `<=`",
 			"`0` becomes `1`", "`1` becomes `2`", "`-` is left out",
 		}},
-		"what is answered by a function within": {"func f() func() bool { return func() bool { return g() } }\nvar g = func() bool { return true }", []string{
+		"what is answered by a function within": {"func f() func() bool { return func() bool { return g() } }\nvar g " +
+			"= func() bool { return true }", []string{
 			"`g()` becomes `(g()) || true`", "`g()` becomes `(g()) && false`", "`true` becomes `false`",
 		}},
-		"calls":                 {"func f(all []int, a int) []int { defer g(); return append(all, min(a, len(all))) }\nfunc g() {}", []string{"`defer g()` is left out", "`append(all, min(a, len(all)))` becomes `all`", "`min` becomes `max`"}},
-		"fields":                {"type t struct { a, b int }\nfunc f(a, b int) t { return t{a: a, b: b} }", []string{"`a: a,` is left out", "`, b: b` is left out"}},
+		"calls": {"func f(all []int, a int) []int { defer g(); return append(all, min(a, len(all))) " +
+			"}\nfunc g() {}", []string{
+			"`defer g()` is left out", "`append(all, min(a, len(all)))` becomes `all`",
+			"`min` becomes `max`",
+		}},
+		"fields": {
+			"type t struct { a, b int }\nfunc f(a, b int) t { return t{a: a, b: b} }",
+			[]string{"`a: a,` is left out", "`, b: b` is left out"},
+		},
 		"what does not compile": {"func f(a, b string) string { return a + b }", nil},
 		"a constant": {"const most = 5 * 2\nvar _ = most", []string{
 			"`*` becomes `/`", "`5` becomes `6`", "`5` becomes `4`", "`2` becomes `3`", "`2` becomes `1`",
@@ -94,7 +109,8 @@ func first[K comparable, V any](m map[K]V, key K) { delete(m, key) }
 	}
 	woven, regions := p.files[0].woven()
 	for _, want := range []string{
-		"func (mutantArgument1 *box[T]) set(mutantArgument2 int, more ...T) (done bool) { switch mutantOn {case 1: return mutantArgument1.set_mutant1(mutantArgument2, more...);",
+		"func (mutantArgument1 *box[T]) set(mutantArgument2 int, more ...T) (done bool) { switch mutantOn {case 1: " +
+			"return mutantArgument1.set_mutant1(mutantArgument2, more...);",
 		"func (*box[T]) set_mutant1(_ int, more ...T) (done bool) { return (len(more) > 0) || true }",
 		"case 6: first_mutant6[K, V](m, key); return;};",
 		"func first_mutant6[K comparable, V any](m map[K]V, key K) {  }",
@@ -104,7 +120,8 @@ func first[K comparable, V any](m map[K]V, key K) { delete(m, key) }
 		}
 	}
 	for _, r := range regions {
-		if text := string(woven[r.from:r.to]); !strings.HasPrefix(text, "func ") || strings.Count(text, "_mutant") != 1 {
+		if text := string(woven[r.from:r.to]); !strings.HasPrefix(text, "func ") ||
+			strings.Count(text, "_mutant") != 1 {
 			t.Errorf("a region holds another text than a copy: %q", text)
 		}
 	}
@@ -119,7 +136,8 @@ func TestKeysAreOfTheCodeAround(t *testing.T) {
 		return all
 	}
 	const function = "func f(a int) bool { return a < 2 }\n"
-	before, moved, changed := keys(function), keys("// A comment.\n\n"+function), keys("func f(a int) bool { return a > 2 }\n")
+	before, moved, changed := keys(function), keys("// A comment.\n\n"+function),
+		keys("func f(a int) bool { return a > 2 }\n")
 	if len(before) != 6 {
 		t.Errorf("%d changes have different keys", len(before))
 	}
@@ -137,10 +155,14 @@ func TestReach(t *testing.T) {
 	p := sourceOf(t, "\nfunc f(a bool) {\n\tif a {\n\t\tpanic(a)\n\t}\n}\n")
 	s := &suite{blocks: map[string]map[block]bool{}}
 	enters, panics, other := &test{}, &test{}, &test{}
-	for t1, profile := range map[*test][3]string{enters: {"1", "0", "0"}, panics: {"1", "1", "0"}, other: {"0", "0", "1"}} {
+	for t1, profile := range map[*test][3]string{
+		enters: {"1", "0", "0"}, panics: {"1", "1", "0"},
+		other: {"0", "0", "1"},
+	} {
 		t1.reach = map[string][]block{}
-		content := "mode: set\n" + modulePath + "/room/file.go:3.16,4.7 1 " + profile[0] + "\n" +
-			modulePath + "/room/file.go:4.7,6.3 1 " + profile[1] + "\n" + modulePath + "/room/other.go:1.1,2.2 1 " + profile[2] + "\n"
+		content := "mode: set\n" + modulePath + "/some/file.go:3.16,4.7 1 " + profile[0] + "\n" +
+			modulePath + "/some/file.go:4.7,6.3 1 " + profile[1] + "\n" + modulePath + "/some/other.go:1.1,2.2 1 " +
+			profile[2] + "\n"
 		if err := s.readProfile([]byte(content), t1); err != nil {
 			t.Fatal(err)
 		}

@@ -24,35 +24,35 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// suite is the tests, and what each reaches.
+// suite holds the tests, and which code each test reaches.
 type suite struct {
-	directory string // for binaries and the like
+	directory string // for binaries and other files
 	packages  []*testPackage
 	covered   []string // import paths of the packages whose code is changed
 
 	mu     sync.Mutex
-	blocks map[string]map[block]bool // by file, all that the coverage tool cuts it into
+	blocks map[string]map[block]bool // by file, all blocks of the coverage tool
 }
 
-// testPackage is the tests of one package.
+// testPackage holds the tests of one package.
 type testPackage struct {
 	directory string
 	tests     []*test
 	binary    string // with all changes woven in
 }
 
-// test is one of them, alone.
+// test is a single test.
 type test struct {
 	name     string
 	took     time.Duration
-	reach    map[string][]block // by file, what it ran
-	unsteady bool               // it does not always pass on the code as it is
+	reach    map[string][]block // by file, the blocks that it ran
+	unsteady bool               // it does not always pass on unchanged code
 }
 
-// runsToMeasure are how often each test is run at first, to find those that do not always pass.
+// runsToMeasure is how often each test runs at first, to find those that do not always pass.
 const runsToMeasure = 3
 
-// block is a piece of a file as the coverage tool cuts it: from one line and column to another.
+// block is a piece of a file in the coverage tool's division: from one line and column to another.
 type block struct {
 	fromLine, fromColumn, toLine, toColumn int
 }
@@ -62,7 +62,7 @@ func (b block) holds(line, column int) bool {
 		(line < b.toLine || line == b.toLine && column < b.toColumn)
 }
 
-// newSuite runs each test alone on the code as it is.
+// newSuite runs each test alone on the unchanged code.
 func newSuite(ctx context.Context, s settings, directory string) (*suite, error) {
 	made := &suite{directory: directory, blocks: map[string]map[block]bool{}}
 	for _, changed := range s.packages {
@@ -85,15 +85,17 @@ func newSuite(ctx context.Context, s settings, directory string) (*suite, error)
 	return made, nil
 }
 
-// measure finds the package's tests, if it has any, what each reaches and how long it takes.
+// measure finds the package's tests, which code each reaches and how long it takes. It reports
+// whether the package has tests.
 func (s *suite) measure(ctx context.Context, settings settings, p *testPackage) (found bool, err error) {
 	binary := s.binaryOf(p, "covered")
-	_, err = goTool(ctx, "test", "-c", "-vet=off", "-cover", "-covermode=set", "-coverpkg="+strings.Join(s.covered, ","), "-o", binary, "./"+p.directory)
+	_, err = goTool(ctx, "test", "-c", "-vet=off", "-cover", "-covermode=set",
+		"-coverpkg="+strings.Join(s.covered, ","), "-o", binary, "./"+p.directory)
 	if err != nil {
 		return false, err
 	}
 	if _, err := os.Stat(binary); err != nil {
-		return false, nil // a package without tests makes no binary
+		return false, nil // a package without tests has no test binary
 	}
 	listed := exec.CommandContext(ctx, binary, "-test.list=^(Test|Fuzz|Example)")
 	listed.Dir = p.directory
@@ -146,7 +148,7 @@ var profileLine = regexp.MustCompile(`^` + regexp.QuoteMeta(modulePath) + `/(\S+
 
 const modulePath = "vault-plugin-secrets-ncentral"
 
-// readProfile reads what a coverage profile says that the test ran.
+// readProfile reads from a coverage profile which blocks the test ran.
 func (s *suite) readProfile(content []byte, t *test) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +162,7 @@ func (s *suite) readProfile(content []byte, t *test) error {
 		}
 		var numbers [4]int
 		for i := range numbers {
-			numbers[i], _ = strconv.Atoi(parts[2+i]) // digits, by the pattern
+			numbers[i], _ = strconv.Atoi(parts[2+i]) // the pattern allows only digits
 		}
 		file, found := parts[1], block{numbers[0], numbers[1], numbers[2], numbers[3]}
 		if s.blocks[file] == nil {
@@ -174,8 +176,9 @@ func (s *suite) readProfile(content []byte, t *test) error {
 	return nil
 }
 
-// reaches reports whether the test runs what is changed. The coverage tool leaves out what stands between two blocks, such
-// as the values of a case: then whatever runs any of the function counts, and for a declaration of the package, every test.
+// reaches reports whether the test runs the changed code. The coverage tool leaves out what is
+// between two blocks, such as the values of a case. For such a change, every test counts that runs
+// any part of the function. For a declaration of the package, every test counts.
 func (s *suite) reaches(t *test, m *mutant) bool {
 	if m.function == nil {
 		return true
@@ -192,7 +195,7 @@ func (s *suite) reaches(t *test, m *mutant) bool {
 	return slices.ContainsFunc(ran, func(b block) bool { return b.fromLine >= first && b.toLine <= last })
 }
 
-// buildWoven builds each package's tests with all changes woven in, none of which is on.
+// buildWoven builds each package's tests with all changes woven in and none of them on.
 func (s *suite) buildWoven(ctx context.Context, packages []*sourcePackage) error {
 	replacements := map[string][]byte{}
 	for _, p := range packages {
@@ -219,7 +222,8 @@ func (s *suite) buildWoven(ctx context.Context, packages []*sourcePackage) error
 			return err
 		}
 		if how != survived {
-			return fmt.Errorf("%s: the tests fail with the changes woven in and none of them on:\n%s", p.directory, output)
+			return fmt.Errorf("%s: the tests fail with the changes woven in and none of them on:\n%s",
+				p.directory, output)
 		}
 	}
 	return nil
@@ -233,12 +237,13 @@ func (p *testPackage) names() (names []string) {
 }
 
 func build(ctx context.Context, p *testPackage, overlay, binary string) error {
-	_, err := goTool(ctx, "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay="+overlay, "-o", binary, "./"+p.directory)
+	_, err := goTool(ctx, "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay="+overlay, "-o", binary,
+		"./"+p.directory)
 	return err
 }
 
-// writeOverlay writes files into the directory that stand in the place of the repository's, and answers the one that tells
-// the go command of them.
+// writeOverlay writes the replacements of repository files into the directory. It returns the file
+// that tells the go command about them.
 func writeOverlay(directory string, replacements map[string][]byte) (string, error) {
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for path, content := range replacements {
@@ -262,8 +267,10 @@ func writeOverlay(directory string, replacements map[string][]byte) (string, err
 
 var failedTest = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 
-// runTests runs tests of a binary with one change on, and answers how that went and what they said.
-func runTests(ctx context.Context, p *testPackage, binary string, tests []string, patience time.Duration, on int, more ...string) (how verdict, output string, err error) {
+// runTests runs tests of a binary with one change on. It returns the verdict and the output.
+func runTests(ctx context.Context, p *testPackage, binary string, tests []string, patience time.Duration, on int,
+	more ...string,
+) (how verdict, output string, err error) {
 	arguments := append([]string{
 		"-test.run=^(" + strings.Join(tests, "|") + ")$", "-test.failfast", "-test.timeout=" + patience.String(),
 	}, more...)

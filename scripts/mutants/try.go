@@ -22,20 +22,20 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// verdict is what became of a change.
+// verdict is the result of trying a change.
 type verdict string
 
 const (
 	killed    verdict = "killed"    // a test failed
 	timedOut  verdict = "timed out" // the tests did not end
 	survived  verdict = "survived"  // the tests passed
-	unreached verdict = "unreached" // no test runs what was changed
+	unreached verdict = "unreached" // no test runs the code that was changed
 )
 
-// quick is how long a test takes that is run before the others.
+// quick is the longest that a test takes which runs before the others.
 const quick = 300 * time.Millisecond
 
-// result is a verdict as it is kept.
+// result is a verdict in the form in which it is kept.
 type result struct {
 	Key     string  `json:"key"`
 	Place   string  `json:"place"`
@@ -44,7 +44,7 @@ type result struct {
 	By      string  `json:"by,omitempty"` // the test that failed first
 }
 
-// results are the verdicts kept in a file, a line each. Of one change, the last counts.
+// results are the verdicts in a file, one per line. The last line about a change counts.
 type results struct {
 	mu    sync.Mutex
 	file  *os.File
@@ -63,7 +63,7 @@ func openResults(path string) (*results, error) {
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		var r result
-		if json.Unmarshal(lines.Bytes(), &r) == nil { // a line that a killed run left half is none
+		if json.Unmarshal(lines.Bytes(), &r) == nil { // a run that was killed may leave half a line
 			kept.byKey[r.Key] = r
 		}
 	}
@@ -89,19 +89,20 @@ func (k *results) of(m *mutant) (r result, known bool) {
 	return r, known
 }
 
-func (k *results) close() { _ = k.file.Close() } // each line was written
+func (k *results) close() { _ = k.file.Close() } // every line has been written
 
-// sample draws so many changes, 0 for all.
+// sample draws this many changes; 0 means all.
 func sample(all []*mutant, count int, seed uint64) []*mutant {
 	if count == 0 || count >= len(all) {
 		return all
 	}
 	shuffled := slices.Clone(all)
-	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(shuffled),
+		func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 	return shuffled[:count]
 }
 
-// tryAll tries what no verdict is kept of.
+// tryAll tries the changes that have no verdict yet.
 func tryAll(ctx context.Context, s settings, suite *suite, kept *results, chosen []*mutant) error {
 	var open []*mutant
 	for _, m := range chosen {
@@ -122,7 +123,8 @@ func tryAll(ctx context.Context, s settings, suite *suite, kept *results, chosen
 			if err != nil {
 				return err
 			}
-			fmt.Printf("%d/%d %s: %s: %s\n", i+1, len(open), r.Place, r.Change, strings.TrimSpace(string(r.Verdict)+" "+r.By))
+			fmt.Printf("%d/%d %s: %s: %s\n", i+1, len(open), r.Place, r.Change,
+				strings.TrimSpace(string(r.Verdict)+" "+r.By))
 			return kept.keep(r)
 		})
 	}
@@ -152,8 +154,8 @@ func (s *suite) try(ctx context.Context, m *mutant) (result, error) {
 	return r, nil
 }
 
-// tryPackage runs some tests of one package, the quick ones first. A change to a declaration of the package takes a build of
-// its own.
+// tryPackage runs some tests of one package, the quick ones first. A change to a declaration of the
+// package needs its own build.
 func (s *suite) tryPackage(ctx context.Context, p *testPackage, m *mutant, tests []*test, r *result) (err error) {
 	binary := p.binary
 	if m.function == nil {
@@ -180,8 +182,10 @@ func (s *suite) tryPackage(ctx context.Context, p *testPackage, m *mutant, tests
 	return nil
 }
 
-// tryTests runs either the slow ones of the tests or the others. Where there are none, the verdict stays as it was.
-func tryTests(ctx context.Context, p *testPackage, binary string, m *mutant, tests []*test, slow bool, before verdict) (verdict, string, error) {
+// tryTests runs the slow tests or the others. Where there are none, the verdict stays the same.
+func tryTests(ctx context.Context, p *testPackage, binary string, m *mutant, tests []*test, slow bool,
+	before verdict,
+) (verdict, string, error) {
 	var names []string
 	patience := 10 * time.Second
 	for _, t := range tests {
@@ -203,18 +207,18 @@ func tryTests(ctx context.Context, p *testPackage, binary string, m *mutant, tes
 	return verdict, "a panic, or a leak", nil
 }
 
-// report writes how many changes the tests noticed, and those that they did not.
+// report prints how many changes the tests noticed, and the changes that they did not notice.
 func report(output io.Writer, chosen []*mutant, kept *results) error {
 	const inAll = "all"
 	counts := map[string]map[verdict]int{inAll: {}}
 	var survivors []result
 	for _, m := range chosen {
 		r, _ := kept.of(m)
-		room := filepath.Dir(m.file.path)
-		if counts[room] == nil {
-			counts[room] = map[verdict]int{}
+		directory := filepath.Dir(m.file.path)
+		if counts[directory] == nil {
+			counts[directory] = map[verdict]int{}
 		}
-		counts[room][r.Verdict]++
+		counts[directory][r.Verdict]++
 		counts[inAll][r.Verdict]++
 		if r.Verdict == survived || r.Verdict == unreached {
 			survivors = append(survivors, r)
@@ -225,10 +229,11 @@ func report(output io.Writer, chosen []*mutant, kept *results) error {
 	}
 	table := tabwriter.NewWriter(output, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "changes\ttried\tkilled\ttimed out\tsurvived\tunreached\tnoticed\t\n")
-	for _, room := range slices.Sorted(maps.Keys(counts)) {
-		count := counts[room]
+	for _, directory := range slices.Sorted(maps.Keys(counts)) {
+		count := counts[directory]
 		tried := count[killed] + count[timedOut] + count[survived] + count[unreached]
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%.1f %%\t\n", room, tried, count[killed], count[timedOut], count[survived], count[unreached],
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%.1f %%\t\n", directory, tried, count[killed], count[timedOut],
+			count[survived], count[unreached],
 			100*float64(count[killed]+count[timedOut])/float64(tried))
 	}
 	return table.Flush()

@@ -30,7 +30,7 @@ type sourcePackage struct {
 	imports   types.Importer
 }
 
-// sourceFile is one of its files, tests apart.
+// sourceFile is one of its files, except tests.
 type sourceFile struct {
 	path      string // below the root
 	content   []byte
@@ -43,10 +43,10 @@ func (f *sourceFile) offset(position token.Pos) int { return f.positions.Positio
 
 func (f *sourceFile) at(offset int) token.Pos { return f.syntax.FileStart + token.Pos(offset) }
 
-// mutantNumbers count through all packages. 0 is the code as it is.
+// mutantNumbers counts the changes of all packages. 0 is the unchanged code.
 var mutantNumbers = 0
 
-// load reads the packages and finds what can be changed in them.
+// load reads the packages and finds the possible changes.
 func load(ctx context.Context, directories []string) ([]*sourcePackage, error) {
 	var packages []*sourcePackage
 	for _, directory := range directories {
@@ -71,7 +71,8 @@ func loadPackage(ctx context.Context, directory string) (*sourcePackage, error) 
 		if file.content, err = os.ReadFile(file.path); err != nil {
 			return nil, err
 		}
-		if file.syntax, err = parser.ParseFile(file.positions, file.path, file.content, parser.SkipObjectResolution); err != nil {
+		if file.syntax, err = parser.ParseFile(file.positions, file.path, file.content,
+			parser.SkipObjectResolution); err != nil {
 			return nil, err
 		}
 		file.mutants = find(file)
@@ -85,7 +86,7 @@ func loadPackage(ctx context.Context, directory string) (*sourcePackage, error) 
 	return p, err
 }
 
-// importsOf reads the types of what the package imports from what the compiler wrote of it.
+// importsOf returns an importer for what the package imports, from the compiler's export data.
 func importsOf(ctx context.Context, directory string) (types.Importer, error) {
 	answer, err := goTool(ctx, "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", "./"+directory)
 	if err != nil {
@@ -121,7 +122,7 @@ func (p *sourcePackage) mutants() (all []*mutant) {
 	return all
 }
 
-// weave drops the changes that do not compile.
+// weave removes the changes that do not compile.
 func (p *sourcePackage) weave() error {
 	for {
 		wrong, err := p.check()
@@ -147,7 +148,8 @@ func (p *sourcePackage) weave() error {
 	return nil
 }
 
-// check answers the changes to functions that do not compile. An error elsewhere is none of theirs.
+// check returns the changes to functions that do not compile. An error elsewhere is not caused by a
+// change.
 func (p *sourcePackage) check() (wrong map[*mutant]bool, err error) {
 	wrong = map[*mutant]bool{}
 	positions := token.NewFileSet()
@@ -172,7 +174,7 @@ func (p *sourcePackage) check() (wrong map[*mutant]bool, err error) {
 		}
 	})
 	if len(wrong) > 0 {
-		stray = nil // it may follow from the others
+		stray = nil // it may be a consequence of the others
 	}
 	return wrong, stray
 }
@@ -184,7 +186,7 @@ func (p *sourcePackage) typeCheck(positions *token.FileSet, files []*ast.File, f
 			failed(failure)
 		}
 	}}
-	_, _ = config.Check(p.path, positions, append(files, p.switchSyntax(positions)), nil) // each error was told
+	_, _ = config.Check(p.path, positions, append(files, p.switchSyntax(positions)), nil) // each error went to failed
 }
 
 // compilesAlone reports whether a change to a declaration of the package compiles.
@@ -207,12 +209,12 @@ func (p *sourcePackage) compilesAlone(m *mutant) bool {
 	return compiles
 }
 
-// changed is the whole file with the change.
+// changed returns the whole file with the change.
 func (m *mutant) changed() []byte {
 	return slices.Concat(m.file.content[:m.from], []byte(m.text), m.file.content[m.to:])
 }
 
-// region is where in a woven file a change lies.
+// region is the place of a change in a woven file.
 type region struct {
 	from, to int
 	mutant   *mutant
@@ -227,8 +229,8 @@ func regionAt(regions []region, offset int) *mutant {
 	return nil
 }
 
-// woven is the file with, for each change to a function, a changed copy of that function at its end. The function itself
-// calls the copy whose number is on.
+// woven returns the file with a changed copy of a function at its end for each change to a
+// function. The function itself calls the copy whose number is on.
 func (f *sourceFile) woven() (text []byte, regions []region) {
 	byFunction := map[*ast.FuncDecl][]*mutant{}
 	for _, m := range f.mutants {
@@ -269,7 +271,7 @@ func (f *sourceFile) woven() (text []byte, regions []region) {
 	return woven.Bytes(), regions
 }
 
-// copy is the changed function under a name of its own.
+// copy returns the changed function under a name of its own.
 func (m *mutant) copy() []byte {
 	f := m.file
 	name, end := f.offset(m.function.Name.End()), f.offset(m.function.End())
@@ -279,7 +281,8 @@ func (m *mutant) copy() []byte {
 	)
 }
 
-// callable answers the function's header with a name for every parameter, and the call of a copy, with %d for its number.
+// callable returns the function's header with a name for every parameter, and the call of a copy
+// with %d for its number.
 func (f *sourceFile) callable(function *ast.FuncDecl) (header, call string) {
 	start, body := f.offset(function.Pos()), f.offset(function.Body.Lbrace)
 	text := f.content[start:body]
@@ -351,7 +354,7 @@ func isVariadic(function *ast.FuncType) bool {
 	return variadic
 }
 
-// switchSource is the file that turns one of the woven changes on.
+// switchSource returns the file that turns one of the woven changes on.
 func (p *sourcePackage) switchSource() []byte {
 	return fmt.Appendf(nil, `package %s
 
@@ -372,7 +375,7 @@ const (
 func (p *sourcePackage) switchSyntax(positions *token.FileSet) *ast.File {
 	syntax, err := parser.ParseFile(positions, switchFile, p.switchSource(), parser.SkipObjectResolution)
 	if err != nil {
-		panic(err) // its text is the same for all packages but for the name
+		panic(err) // the text is the same for all packages except for the name
 	}
 	return syntax
 }
