@@ -13,11 +13,11 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// patience is for how long what must succeed is tried, through blows and troubles.
-const patience = 90 * time.Second
+// persistLimit is how long an action that must succeed is retried, through disruptions and faults.
+const persistLimit = 90 * time.Second
 
-// trouble plays a server's episodes.
-func (s *soak) trouble(ctx context.Context, began time.Time, n *ncentral, episodes []episode) error {
+// playEpisodes plays the episodes of one server.
+func (s *soak) playEpisodes(ctx context.Context, began time.Time, n *ncentral, episodes []episode) error {
 	for _, one := range episodes {
 		if err := sleepUntil(ctx, began.Add(one.at)); err != nil {
 			return err
@@ -30,8 +30,8 @@ func (s *soak) trouble(ctx context.Context, began time.Time, n *ncentral, episod
 }
 
 func (s *soak) play(ctx context.Context, n *ncentral, one episode) error {
-	s.writeDown("%s: %s", n.name, one)
-	defer s.writeDown("%s: calm again after %s", n.name, one)
+	s.note("%s: %s", n.name, one)
+	defer s.note("%s: calm again after %s", n.name, one)
 	regenerated := false
 	for _, fault := range one.faults {
 		s.faults.add(fault.name, 1)
@@ -59,10 +59,11 @@ func (s *soak) play(ctx context.Context, n *ncentral, one episode) error {
 	return s.persist(ctx, func(ctx context.Context) error { return s.writeConfig(ctx, n) })
 }
 
-// authenticatesToLearn are how many authenticates it takes to learn what the server is like, of a check too: two, which on a
-// jealous one end the role's session.
+// authenticatesToLearn returns how many authenticates the engine needs to learn the traits of a
+// server, including those of a check. There are two; where the server keeps a single session, they
+// also end the role's session.
 func (n *ncentral) authenticatesToLearn() int {
-	if n.jealous {
+	if n.singleSession {
 		return 3
 	}
 	return 2
@@ -77,35 +78,35 @@ func (s *soak) sharedRolesOf(n *ncentral) (count int) {
 	return count
 }
 
-// strike deals the blows.
-func (s *soak) strike(ctx context.Context, began time.Time) error {
-	for _, one := range s.plan.blows {
+// disrupt carries out the disruptions.
+func (s *soak) disrupt(ctx context.Context, began time.Time) error {
+	for _, one := range s.plan.disruptions {
 		if err := sleepUntil(ctx, began.Add(one.at)); err != nil {
 			return err
 		}
 		s.acts.add(one.kind, 1)
-		s.writeDown("%s", one.kind)
-		// What was under way is lost, and done again.
+		s.note("%s", one.kind)
+		// What was under way is lost, and is done again.
 		for _, n := range s.ncentrals {
-			n.authenticates.add("blows", s.sharedRolesOf(n))
+			n.authenticates.add("disruptions", s.sharedRolesOf(n))
 		}
 		end := s.outages.begin()
-		if err := s.deal(ctx, one.kind); err != nil {
+		if err := s.disruptOnce(ctx, one.kind); err != nil {
 			return fmt.Errorf("%s: %w", one.kind, err)
 		}
 		end()
-		s.writeDown("serving again")
+		s.note("serving again")
 	}
 	return nil
 }
 
-func (s *soak) deal(ctx context.Context, kind string) error {
+func (s *soak) disruptOnce(ctx context.Context, kind string) error {
 	s.process.Lock()
 	defer s.process.Unlock()
 	switch kind {
-	case blowKillServer:
+	case killServer:
 		return s.server.Restart(ctx)
-	case blowSeal:
+	case sealServer:
 		if err := s.server.Seal(ctx); err != nil {
 			return err
 		}
@@ -119,8 +120,8 @@ func (s *soak) deal(ctx context.Context, kind string) error {
 	}
 }
 
-// rewriteAll does what is planned to the engine. What fails, for the server is down, is not done; but what was taken away
-// is put back.
+// rewriteAll carries out the planned rewrites. One that fails because the server is down is
+// skipped, but what was deleted is always made again.
 func (s *soak) rewriteAll(ctx context.Context, began time.Time) error {
 	for _, one := range s.plan.rewrites {
 		if err := sleepUntil(ctx, began.Add(one.at)); err != nil {
@@ -162,15 +163,15 @@ func (s *soak) rewrite(ctx context.Context, one rewrite) error {
 	return nil
 }
 
-// persist tries until it succeeds.
+// persist retries until it succeeds.
 func (s *soak) persist(ctx context.Context, try func(context.Context) error) error {
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(persistLimit); ; {
 		err := try(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("not within %s: %w", patience, err)
+			return fmt.Errorf("not within %s: %w", persistLimit, err)
 		}
 		if err := sleep(ctx, time.Second); err != nil {
 			return err
@@ -181,40 +182,42 @@ func (s *soak) persist(ctx context.Context, try func(context.Context) error) err
 func (s *soak) write(ctx context.Context, path string, fields map[string]any) error {
 	began := time.Now()
 	_, err := s.server.Client().Logical().WriteWithContext(ctx, mountPath+"/"+path, fields)
-	s.writeDown("%s written, took %s: %v", path, time.Since(began).Round(time.Millisecond), err)
+	s.note("%s written, took %s: %v", path, time.Since(began).Round(time.Millisecond), err)
 	return err
 }
 
 func (s *soak) delete(ctx context.Context, path string) (*api.Secret, error) {
 	began := time.Now()
 	answer, err := s.server.Client().Logical().DeleteWithContext(ctx, mountPath+"/"+path)
-	s.writeDown("%s deleted, took %s: %v", path, time.Since(began).Round(time.Millisecond), err)
+	s.note("%s deleted, took %s: %v", path, time.Since(began).Round(time.Millisecond), err)
 	return answer, err
 }
 
-// readsOvertaken are how many reads of dedicated roles may be under way that start over when something changes.
-const readsOvertaken = 2
+// restartedReads is how many reads of dedicated roles may be under way and start over when
+// something changes.
+const restartedReads = 2
 
-// writeRole writes a role, to which another definition than before takes a session of its own.
+// writeRole writes a role. A definition other than before needs a new session.
 func (s *soak) writeRole(ctx context.Context, r *role, d definition) error {
-	if r.ncentral.jealous {
-		d.dedicated = false // its sessions would end each other
+	if r.ncentral.singleSession {
+		d.dedicated = false // its sessions would end one another
 	}
 	fields := d.fields()
 	fields["config"] = r.ncentral.name
-	r.becoming(d)
-	r.ncentral.authenticates.add("roles written", 1+readsOvertaken)
+	r.beginWrite(d)
+	r.ncentral.authenticates.add("roles written", 1+restartedReads)
 	err := s.write(ctx, "roles/"+r.name, fields)
 	if err == nil {
-		r.became(d)
+		r.finishWrite(d)
 	}
 	return err
 }
 
-// writeConfig tells the engine the User-API token of now, which it verifies. Another one than before retires the sessions.
+// writeConfig writes the current User-API token, which the engine verifies. A new token retires the
+// sessions.
 func (s *soak) writeConfig(ctx context.Context, n *ncentral) error {
-	n.authenticates.add("configs written", n.authenticatesToLearn()+readsOvertaken)
-	if n.tells() {
+	n.authenticates.add("configs written", n.authenticatesToLearn()+restartedReads)
+	if n.recordWrittenToken() {
 		n.authenticates.add("User-API tokens changed", s.sharedRolesOf(n))
 	}
 	return s.write(ctx, "config/"+n.name, n.config())
@@ -229,7 +232,8 @@ func (s *soak) check(ctx context.Context, n *ncentral) error {
 	return err
 }
 
-// endSessions ends a shared role's sessions. Those of a dedicated one are its leases, which it leaves alone.
+// endSessions ends a shared role's sessions. Those of a dedicated role end with their leases, which
+// this leaves alone.
 func (s *soak) endSessions(ctx context.Context, r *role) error {
 	defer r.endings.begin()()
 	r.ncentral.authenticates.add("sessions ended on request", 1)
@@ -239,13 +243,14 @@ func (s *soak) endSessions(ctx context.Context, r *role) error {
 
 func (s *soak) recreate(ctx context.Context, r *role, d definition) error {
 	defer r.endings.begin()()
-	_, _ = s.delete(ctx, "roles/"+r.name) // where it was not done, the role is rewritten
+	_, _ = s.delete(ctx, "roles/"+r.name) // where this fails, the role is rewritten
 	return s.persist(ctx, func(ctx context.Context) error { return s.writeRole(ctx, r, d) })
 }
 
-// deleteConfig deletes the config of a single role, and makes both anew. Another one must be refused to be deleted.
+// deleteConfig deletes the config that has a single role, and makes both again. The deletion of any
+// other config must be refused.
 func (s *soak) deleteConfig(ctx context.Context, n *ncentral) error {
-	if !n.jealous {
+	if !n.singleSession {
 		if _, err := s.delete(ctx, "config/"+n.name); err == nil {
 			return errors.New("the config was deleted under its roles")
 		}
@@ -254,8 +259,8 @@ func (s *soak) deleteConfig(ctx context.Context, n *ncentral) error {
 	r := s.roles[roleCount-1]
 	defer r.endings.begin()()
 	_, _ = s.delete(ctx, "roles/"+r.name)
-	n.strand()
-	_, _ = s.delete(ctx, "config/"+n.name) // refused where the role is still there
+	n.recordDeletion()
+	_, _ = s.delete(ctx, "config/"+n.name) // refused where the role still exists
 	if err := s.persist(ctx, func(ctx context.Context) error { return s.writeConfig(ctx, n) }); err != nil {
 		return err
 	}
@@ -267,18 +272,19 @@ func (s *soak) revokeOne(ctx context.Context, draw int) {
 	if lease == "" {
 		return
 	}
-	_ = s.server.Client().Sys().RevokeWithContext(ctx, lease) // if it was not done, it ends by itself
+	_ = s.server.Client().Sys().RevokeWithContext(ctx, lease) // where this fails, the lease expires
 }
 
-// revokeAll ends the sessions of a dedicated role, also those of a role that was dedicated when they were opened.
+// revokeAll ends the sessions of a dedicated role, and those of a role that was dedicated when they
+// were opened.
 func (s *soak) revokeAll(ctx context.Context, r *role) error {
 	defer r.endings.begin()()
 	err := s.server.Client().Sys().RevokePrefixWithContext(ctx, mountPath+"/creds/"+r.name)
-	s.writeDown("all leases of %s revoked: %v", r.name, err)
+	s.note("all leases of %s revoked: %v", r.name, err)
 	return err
 }
 
-// readState reads all that tells of the engine, which makes no call to N-central.
+// readState reads everything that describes the engine. This makes no call to N-central.
 func (s *soak) readState(ctx context.Context) {
 	logical := s.server.Client().Logical()
 	for _, path := range []string{"status", "metrics", "roles/role-00", "sessions/role-00", "config/plain"} {
@@ -289,7 +295,7 @@ func (s *soak) readState(ctx context.Context) {
 	}
 }
 
-// statusOf returns the HTTP status of an error of the server's, 0 where it did not answer.
+// statusOf returns the HTTP status of an error from the server, or 0 where it did not answer.
 func statusOf(err error) int {
 	var answer *api.ResponseError
 	if errors.As(err, &answer) {

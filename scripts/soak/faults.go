@@ -12,21 +12,21 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// fault is a way to trouble an N-central server, until the server is calmed.
+// fault is a fault of an N-central server. It lasts until the server is calmed.
 type fault struct {
 	name  string
 	begin func(*ncentral) error
-	// silences: the engine may not learn meanwhile whether a token lives.
+	// silences says that the engine may be unable to learn whether a token is valid.
 	silences bool
-	// ends: the sessions that the server had opened are no more.
+	// ends says that the server ends its open sessions.
 	ends bool
-	// explains are the authenticates that it causes which N-central answers well.
+	// explains is the number of successful authenticates that it causes.
 	explains int
-	// regenerates: the config needs another User-API token afterwards.
+	// regenerates says that the config needs a new User-API token afterwards.
 	regenerates bool
 }
 
-// failing makes calls of an endpoint fail.
+// failing returns a fault that makes calls of an endpoint fail.
 func failing(endpoint simulator.Endpoint, count int, failure simulator.Failure) fault {
 	name := fmt.Sprintf("%s %s", endpoint, failure.Kind)
 	if failure.Status != 0 {
@@ -34,28 +34,30 @@ func failing(endpoint simulator.Endpoint, count int, failure simulator.Failure) 
 	}
 	explains := 0
 	if failure.Kind == simulator.FailureExpiry {
-		explains = 2 * count // of lifetimes that are of no use
+		explains = 2 * count // for lifetimes that are useless
 	}
 	return fault{
 		name:     name,
 		explains: explains,
-		silences: endpoint == simulator.AnyEndpoint || endpoint == simulator.EndpointValidate || endpoint == simulator.EndpointServiceOrgs,
-		begin:    func(n *ncentral) error { n.FailNext(endpoint, count, failure); return nil },
+		silences: endpoint == simulator.AnyEndpoint || endpoint == simulator.EndpointValidate ||
+			endpoint == simulator.EndpointServiceOrgs,
+		begin: func(n *ncentral) error { n.FailNext(endpoint, count, failure); return nil },
 	}
 }
 
-// turning turns knobs.
+// turning returns a fault that changes knobs.
 func turning(name string, silences bool, change func(*simulator.Knobs)) fault {
 	return fault{name: name, silences: silences, begin: func(n *ncentral) error { n.Change(change); return nil }}
 }
 
-// reboot is over at once.
+// reboot ends the sessions, and is over at once.
 var reboot = fault{name: "reboot", ends: true, begin: func(n *ncentral) error { n.Reboot(); return nil }}
 
-// always is a count of failing calls.
+// always is a count of failing calls without end.
 const always = -1
 
-// drawFault draws a fault: one call or several of one endpoint fail, or all calls do, or the server is another for a while.
+// drawFault draws a fault: some calls of one endpoint fail, or all calls fail, or the server
+// behaves differently for a while.
 func drawFault(random *rand.Rand) fault {
 	switch draw := random.IntN(20); {
 	case draw < 2:
@@ -80,21 +82,26 @@ func drawFailureOfOneEndpoint(random *rand.Rand) fault {
 	opens := endpoint == simulator.EndpointAuthenticate || endpoint == simulator.EndpointRefresh
 	switch draw := random.IntN(4); {
 	case draw == 0:
-		return failing(endpoint, count, simulator.Failure{Kind: pick(random, simulator.FailureLostAnswer, simulator.FailureTruncated,
-			simulator.FailureOversized, simulator.FailureGzipBomb)})
+		return failing(endpoint, count,
+			simulator.Failure{Kind: pick(random, simulator.FailureLostAnswer, simulator.FailureTruncated,
+				simulator.FailureOversized, simulator.FailureGzipBomb)})
 	case draw == 1:
-		return failing(endpoint, count, simulator.Failure{Kind: simulator.FailureStatus, Status: pick(random, 400, 401, 403, 404)})
+		return failing(endpoint, count,
+			simulator.Failure{Kind: simulator.FailureStatus, Status: pick(random, 400, 401, 403, 404)})
 	case draw == 2 && opens:
 		return failing(endpoint, count, pick(random,
 			simulator.Failure{Kind: simulator.FailureNoTokens},
 			simulator.Failure{Kind: simulator.FailureLineFeedToken},
 			simulator.Failure{Kind: simulator.FailureControlToken},
-			simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: pick[json.Number](random, "0", "-1", "1", "3", "1e99")}))
+			simulator.Failure{
+				Kind:          simulator.FailureExpiry,
+				ExpirySeconds: pick[json.Number](random, "0", "-1", "1", "3", "1e99"),
+			}))
 	}
 	return failing(endpoint, count, drawFailure(random))
 }
 
-// drawFailure draws a failure that any call can suffer.
+// drawFailure draws a failure that any call can have.
 func drawFailure(random *rand.Rand) simulator.Failure {
 	switch random.IntN(10) {
 	case 0, 1, 2, 3:
@@ -110,8 +117,9 @@ func drawFailure(random *rand.Rand) simulator.Failure {
 	case 6:
 		return simulator.Failure{Kind: simulator.FailureDrip, Delay: simulator.Delay(20 * time.Millisecond)}
 	default:
-		return simulator.Failure{Kind: pick(random, simulator.FailureHang, simulator.FailureReset, simulator.FailureRedirect,
-			simulator.FailureErrorMessage, simulator.FailureLostAnswer, simulator.FailureEndlessHeaders)}
+		return simulator.Failure{Kind: pick(random, simulator.FailureHang, simulator.FailureReset,
+			simulator.FailureRedirect, simulator.FailureErrorMessage, simulator.FailureLostAnswer,
+			simulator.FailureEndlessHeaders)}
 	}
 }
 
@@ -132,7 +140,8 @@ func drawKnob(random *rand.Rand) fault {
 	case 4:
 		return turning("overrides ignored", false, func(k *simulator.Knobs) { k.IgnoreOverrides = true })
 	case 5:
-		return turning("overrides refused", false, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.AccessLimit = true, 9*time.Second })
+		return turning("overrides refused", false,
+			func(k *simulator.Knobs) { k.RefuseLongOverrides, k.AccessLimit = true, 9*time.Second })
 	case 6:
 		return turning("grants longer", false, func(k *simulator.Knobs) { k.GrantLongerBy = 30 * time.Second })
 	case 7:
@@ -142,15 +151,21 @@ func drawKnob(random *rand.Rand) fault {
 	}
 }
 
-// drawMisfortune draws what befalls the server or its user.
+// drawMisfortune draws a fault of the whole server or of its user.
 func drawMisfortune(random *rand.Rand) fault {
 	switch random.IntN(4) {
 	case 0:
 		return fault{name: "down", silences: true, begin: func(n *ncentral) error { return n.SetDown(true) }}
 	case 1:
-		return fault{name: "password expired", begin: func(n *ncentral) error { return n.SetPasswordExpired(apiUser, true) }}
+		return fault{
+			name:  "password expired",
+			begin: func(n *ncentral) error { return n.SetPasswordExpired(apiUser, true) },
+		}
 	case 2:
-		return fault{name: "user disabled", silences: true, begin: func(n *ncentral) error { return n.SetUserDisabled(apiUser, true) }}
+		return fault{
+			name: "user disabled", silences: true,
+			begin: func(n *ncentral) error { return n.SetUserDisabled(apiUser, true) },
+		}
 	default:
 		return fault{name: "token regenerated", regenerates: true, begin: (*ncentral).regenerate}
 	}

@@ -15,48 +15,49 @@ import (
 )
 
 const (
-	// grace is how long the engine may take to notice that N-central ended a session: its tick comes once a minute.
+	// grace is how long the engine may take to notice that N-central ended a session. Its tick
+	// comes once a minute.
 	grace = 70 * time.Second
-	// usesPerRead are how often a token is used beside the moment in which it came and the last moment of its life.
+	// usesPerRead is how often a token is used between the moment it came and its last moment.
 	usesPerRead = 3
-	// leastLeft is how long before a token's stated end it is used for the last time.
+	// leastLeft is how long before its stated end a token is used for the last time.
 	leastLeft = 50 * time.Millisecond
 )
 
-// handout is a token that a read was answered.
+// handout is a token that a read returned.
 type handout struct {
 	role         *role
 	token        string
 	lease        string
-	dedicated    bool // or may be
+	dedicated    bool // also where it may be dedicated
 	sent         time.Time
 	until        time.Time // as stated
 	seenDead     bool
 	revokedSince time.Time // zero where nobody revoked its lease
 }
 
-// ledger holds every token handed out to its promise.
+// ledger checks that every token handed out keeps its promise.
 type ledger struct {
 	outages *spans
 	began   time.Time
 
-	dead findings // handouts of a token that was dead, or died before its time
+	dead findings // handouts of tokens that were dead, or died early
 
-	mu      sync.Mutex
-	closed  bool
-	tokens  map[string]*role // that they were handed out for
-	told    map[string]bool  // of those that were dead
-	leases  []*handout       // that may be revoked
-	uses    int
-	excused int // uses of a token that had been ended, as it may
+	mu       sync.Mutex
+	closed   bool
+	tokens   map[string]*role // the role that each was handed out for
+	reported map[string]bool  // the dead tokens already in the findings
+	leases   []*handout       // those that may be revoked
+	uses     int
+	excused  int // uses of a token that was ended for a good reason
 }
 
 func newLedger(outages *spans) *ledger {
-	return &ledger{outages: outages, tokens: map[string]*role{}, told: map[string]bool{}}
+	return &ledger{outages: outages, tokens: map[string]*role{}, reported: map[string]bool{}}
 }
 
-// take notes a handout, uses the token at once, and has it used at random moments until its stated end.
-func (l *ledger) take(h *handout, random *rand.Rand) {
+// record records a handout. It uses the token at once, at random moments, and near its stated end.
+func (l *ledger) record(h *handout, random *rand.Rand) {
 	l.mu.Lock()
 	l.tokens[h.token] = h.role
 	if h.lease != "" && random.IntN(2) == 0 {
@@ -74,7 +75,7 @@ func (l *ledger) take(h *handout, random *rand.Rand) {
 	}
 }
 
-// use uses the token as N-central would see it, injected failures aside.
+// use uses the token as N-central would see it, without injected failures.
 func (l *ledger) use(h *handout) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,15 +105,16 @@ func (l *ledger) use(h *handout) {
 		return
 	}
 	h.seenDead = true
-	if l.told[h.token] {
-		l.dead.addUntold()
+	if l.reported[h.token] {
+		l.dead.addHidden()
 		return
 	}
-	l.told[h.token] = true
-	l.dead.add("%s", l.tell(h, issued, now, reason))
+	l.reported[h.token] = true
+	l.dead.add("%s", l.describe(h, issued, now, reason))
 }
 
-// judge says why a token should not have been refused at that time; empty where it may.
+// judge returns why a token should have been valid at that time, or "" where there is a good reason
+// that it was not.
 func (l *ledger) judge(h *handout, issued simulator.IssuedToken, now time.Time) string {
 	n := h.role.ncentral
 	switch issued.EndedBy {
@@ -133,22 +135,24 @@ func (l *ledger) judge(h *handout, issued simulator.IssuedToken, now time.Time) 
 		return "the engine ended it by a refresh"
 	}
 	if calm := longestCalm(issued.EndedAt, h.sent, &n.silences, l.outages); calm > grace {
-		return fmt.Sprintf("N-central had ended it (%s), and could be asked for %s at a stretch since", issued.EndedBy, calm.Round(time.Second))
+		return fmt.Sprintf("N-central had ended it (%s), and could be asked for %s at a stretch since", issued.EndedBy,
+			calm.Round(time.Second))
 	}
 	return ""
 }
 
-// endedOnRequest reports whether somebody asked for the end of the session that the engine logged out at that time.
+// endedOnRequest reports whether somebody asked for the end of a session that the engine logged out
+// at that time.
 func (h *handout) endedOnRequest(at time.Time) bool {
 	if h.dedicated && !h.revokedSince.IsZero() && !at.Before(h.revokedSince) {
 		return true
 	}
-	// What was asked for while the token was under way, or later, may be done at any time from then on.
+	// What was asked for during the read, or later, may be done at any time from then on.
 	return h.role.endings.during(h.sent, at)
 }
 
-// tell describes a finding without the token.
-func (l *ledger) tell(h *handout, issued simulator.IssuedToken, now time.Time, reason string) string {
+// describe describes a finding without the token.
+func (l *ledger) describe(h *handout, issued simulator.IssuedToken, now time.Time, reason string) string {
 	sum := sha256.Sum256([]byte(h.token))
 	at := func(t time.Time) string {
 		if t.IsZero() {
@@ -156,12 +160,14 @@ func (l *ledger) tell(h *handout, issued simulator.IssuedToken, now time.Time, r
 		}
 		return t.Sub(l.began).Round(time.Millisecond).String()
 	}
-	return fmt.Sprintf("%s of %s, token %s: %s; issued at %s by %s, lapses %s, ended %s, read %s, stated end %s, used %s; may be dedicated %t",
-		h.role.name, h.role.ncentral.name, hex.EncodeToString(sum[:4]), reason, at(issued.IssuedAt), issued.Endpoint, at(issued.ExpiresAt),
+	return fmt.Sprintf("%s of %s, token %s: %s; issued at %s by %s, lapses %s, ended %s, read %s, stated end %s, "+
+		"used %s; may be dedicated %t",
+		h.role.name, h.role.ncentral.name, hex.EncodeToString(sum[:4]), reason, at(issued.IssuedAt), issued.Endpoint,
+		at(issued.ExpiresAt),
 		at(issued.EndedAt), at(h.sent), at(h.until), at(now), h.dedicated)
 }
 
-// leaseToRevoke takes one of the leases that may be revoked, and notes that it is.
+// leaseToRevoke takes one of the leases that may be revoked, and records that it is revoked.
 func (l *ledger) leaseToRevoke(draw int) (lease string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,14 +183,14 @@ func (l *ledger) leaseToRevoke(draw int) (lease string) {
 	return h.lease
 }
 
-// close ends all use.
+// close stops the use of all tokens.
 func (l *ledger) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
 }
 
-// handedOutFor returns the name of the role for which readers got the token; empty where none did.
+// handedOutFor returns the name of the role for which readers got the token, or "".
 func (l *ledger) handedOutFor(token string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,15 +1,20 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Soak holds the engine to its promises under load and faults: a real server on Raft storage runs the plugin, readers read
-// tokens that live for seconds and use each until its stated end, stand-in N-central servers fail in every way they can, the
-// plugin and the server are killed and sealed, configs and roles are rewritten. At its end it prints figures and rules, and
-// fails where a rule is broken:
+// Soak tests the engine's promises under load and faults. A real server on Raft storage runs the
+// plugin. Readers read tokens that live for seconds and use each until its stated end. Stand-in
+// N-central servers fail in every way they can. The plugin and the server are killed, the server is
+// sealed, configs and roles are rewritten. At the end the soak prints figures and rules, and fails
+// where a rule is broken:
 //
 //	go run ./scripts/soak -duration 10m
 //
-// What is done when is drawn from the seed, which repeats it. Everything runs on loopback, and is removed at the end, save
-// the server's log of a run that failed.
+// The schedule is drawn from the seed, which repeats it. Everything runs on loopback and is removed
+// at the end. Only the server's log and the journal of a run that failed are kept.
+//
+// main.go has the flags, plan.go draws the schedule, soak.go runs it. acts.go does what is planned,
+// faults.go has the faults of N-central, reader.go the readers, ledger.go what was promised to
+// them. settle.go and watch.go find what is wrong at the end, and report.go prints it.
 package main
 
 import (
@@ -24,18 +29,19 @@ import (
 	"time"
 )
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	duration time.Duration // of the faults
 	seed     uint64
 }
 
-// shortestDuration leaves room for each kind of fault of the server.
+// shortestDuration leaves time for each kind of disruption.
 const shortestDuration = time.Minute
 
 func main() {
 	var s settings
-	flag.DurationVar(&s.duration, "duration", 10*time.Minute, "how long there are faults; a start, a quiet time and an end come on top, of about two minutes together")
+	flag.DurationVar(&s.duration, "duration", 10*time.Minute,
+		"how long there are faults; a start, a quiet time and an end come on top, of about two minutes together")
 	flag.Uint64Var(&s.seed, "seed", 0, "what the faults and their times are drawn from; 0 for another one each time")
 	flag.Parse()
 
@@ -76,7 +82,8 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	if broken := report.broken(); broken > 0 {
-		broken := fmt.Errorf("%d rules are broken; -seed %d -duration %s repeats the schedule", broken, s.seed, s.duration)
+		broken := fmt.Errorf("%d rules are broken; -seed %d -duration %s repeats the schedule", broken, s.seed,
+			s.duration)
 		return errors.Join(broken, soak.keepRecords())
 	}
 	fmt.Println("Every rule holds.")

@@ -10,19 +10,21 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// temper is how an N-central server of the soak behaves at its best, where servers differ.
-type temper struct {
+// profile is the behaviour of an N-central server while it has no fault. Servers differ in it.
+type profile struct {
 	name string
 	set  func(*simulator.Knobs)
-	// jealous: a new session ends the earlier ones, so that it can serve one role alone.
-	jealous bool
-	// restless: some of its readers ask for validation, and so notice for all others that sessions were ended; some hang up.
-	restless bool
+	// singleSession says that a new session ends the earlier ones, so the server can serve only one
+	// role.
+	singleSession bool
+	// demanding says that some of its readers hang up, and some ask for validation and so notice
+	// for all others that sessions were ended.
+	demanding bool
 }
 
-// tempers are those of the servers behind the configs, one each. All state how long their tokens live: where a server keeps
-// that to itself, nobody can know that its limit changed.
-var tempers = []temper{
+// profiles has one profile for each server, and so for each config. All servers state how long
+// their tokens live: where a server does not, nobody can know that its limit has changed.
+var profiles = []profile{
 	{name: "plain", set: func(*simulator.Knobs) {}},
 	{name: "single-use", set: func(k *simulator.Knobs) {
 		k.SingleUseRefreshTokens, k.RegenerateEndsSessions, k.OverrideErrorsNameField = true, true, false
@@ -30,37 +32,40 @@ var tempers = []temper{
 	{name: "ending", set: func(k *simulator.Knobs) {
 		k.RefreshEndsPredecessor, k.DataForbidden, k.RetryAfterSeconds = true, true, 1
 	}},
-	{name: "terse", restless: true, set: func(k *simulator.Knobs) {
+	{name: "terse", demanding: true, set: func(k *simulator.Knobs) {
 		k.HideCoreErrors, k.OmitStartTime, k.LinksNested = true, true, true
 		k.HiddenErrorKey = "error message"
 	}},
-	{name: "jealous", jealous: true, restless: true, set: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }},
+	{
+		name: "jealous", singleSession: true, demanding: true,
+		set: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true },
+	},
 }
 
-// ncentral is the N-central server behind the config of its temper's name.
+// ncentral is the N-central server behind the config that has the name of its profile.
 type ncentral struct {
 	*simulator.Simulator
-	temper
+	profile
 	server *simulator.Server
-	knobs  simulator.Knobs // at its best
+	knobs  simulator.Knobs // while it has no fault
 
-	silences spans // when it could not be asked whether a token lives
-	lockouts spans // when its user was disabled, so that no token was any good
-	hangUps  spans // in which a reader waited for a session of its own, and hung up
+	silences spans // when it could not be asked whether a token is valid
+	lockouts spans // when its user was disabled, so that no token was valid
+	hangUps  spans // when a reader waited for a session of its own, and hung up
 
-	// authenticates are those that something explains, by what does.
+	// authenticates counts the authenticates that are explained, by explanation.
 	authenticates tally
 
 	mu           sync.Mutex
 	userAPIToken string
-	told         string    // the User-API token that its config was last written with
-	stranded     time.Time // when its config was last deleted, and with it what was owed there
+	writtenToken string    // the User-API token that its config was last written with
+	deleted      time.Time // when its config was last deleted, with all that was owed there
 }
 
 const apiUser = "api-user"
 
-func startNCentral(t temper) (*ncentral, error) {
-	n := &ncentral{temper: t, knobs: simulator.DefaultKnobs()}
+func startNCentral(t profile) (*ncentral, error) {
+	n := &ncentral{profile: t, knobs: simulator.DefaultKnobs()}
 	t.set(&n.knobs)
 	n.Simulator = simulator.New(n.knobs)
 	n.userAPIToken = n.AddUser(apiUser)
@@ -69,7 +74,7 @@ func startNCentral(t temper) (*ncentral, error) {
 	return n, err
 }
 
-// config is what to write to its config.
+// config returns the fields of its config.
 func (n *ncentral) config() map[string]any {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -83,7 +88,7 @@ func (n *ncentral) config() map[string]any {
 	}
 }
 
-// calm ends whatever makes the server fail.
+// calm ends every fault of the server.
 func (n *ncentral) calm() error {
 	n.ClearFailures()
 	n.Change(func(k *simulator.Knobs) { *k = n.knobs })
@@ -96,7 +101,7 @@ func (n *ncentral) calm() error {
 	return n.SetDown(false)
 }
 
-// regenerate gives the user a new User-API token, which the config is to be told.
+// regenerate gives the user a new User-API token. The config must be written with it.
 func (n *ncentral) regenerate() error {
 	token, err := n.RegenerateUserAPIToken(apiUser)
 	if err != nil {
@@ -108,24 +113,25 @@ func (n *ncentral) regenerate() error {
 	return nil
 }
 
-// tells reports whether its config is about to be written with another User-API token than before.
-func (n *ncentral) tells() bool {
+// recordWrittenToken records that its config is about to be written with the current User-API
+// token. It reports whether that is a new one.
+func (n *ncentral) recordWrittenToken() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	changed := n.told != n.userAPIToken
-	n.told = n.userAPIToken
+	changed := n.writtenToken != n.userAPIToken
+	n.writtenToken = n.userAPIToken
 	return changed
 }
 
-// strand notes that its config is being deleted.
-func (n *ncentral) strand() {
+// recordDeletion records that its config is being deleted.
+func (n *ncentral) recordDeletion() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.stranded = time.Now()
+	n.deleted = time.Now()
 }
 
-func (n *ncentral) strandedAt() time.Time {
+func (n *ncentral) deletedAt() time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.stranded
+	return n.deleted
 }

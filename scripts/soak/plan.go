@@ -17,46 +17,46 @@ const (
 	// flightLimit is the longest that the engine may take for a token.
 	flightLimit = 3 * requestTimeout
 
-	firstFault = 8 * time.Second // until then every role is read once
+	firstFault = 8 * time.Second // before that, every role is read once
 	// longestTTL is longer than the soak.
 	longestTTL = 20 * time.Minute
-	// calmAfterReboot is longer than grace: the engine has no excuse left.
+	// calmAfterReboot is longer than grace, so the engine has no excuse left.
 	calmAfterReboot = grace + 10*time.Second
 )
 
-// plan is all that is drawn from a seed: who is there, and what happens when, from the start of the soak.
+// plan is everything that is drawn from a seed: the roles, and what happens when.
 type plan struct {
 	definitions []definition // of the roles, at first
-	episodes    [][]episode  // of each N-central server
-	blows       []blow
+	episodes    [][]episode  // by N-central server
+	disruptions []disruption
 	rewrites    []rewrite
 }
 
-// episode is a time in which an N-central server fails.
+// episode is a time during which an N-central server has faults.
 type episode struct {
 	at, lasts time.Duration
 	faults    []fault
 }
 
-// blow strikes the server or the plugin.
-type blow struct {
+// disruption kills or seals the server or the plugin.
+type disruption struct {
 	at   time.Duration
 	kind string
 }
 
 const (
-	blowKillPlugin = "plugin killed"
-	blowKillServer = "server killed"
-	blowSeal       = "sealed"
+	killPlugin = "plugin killed"
+	killServer = "server killed"
+	sealServer = "sealed"
 )
 
-// rewrite is what somebody with rights does to the engine.
+// rewrite is something that a user with rights does to the engine.
 type rewrite struct {
 	at         time.Duration
 	kind       string
-	role       int        // of those that concern a role
-	config     int        // of those that concern a config
-	definition definition // of those that write one
+	role       int        // where it concerns a role
+	config     int        // where it concerns a config
+	definition definition // where it writes a role
 }
 
 const (
@@ -71,7 +71,8 @@ const (
 	readState       = "status, metrics and lists read"
 )
 
-// draw draws a plan. The parts have sources of their own, so that none shifts with another.
+// draw draws a plan. Each part has its own random source, so that a change to one does not shift
+// the others.
 func draw(seed uint64, duration time.Duration) plan {
 	source := func(part uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, part)) }
 	var p plan
@@ -79,22 +80,23 @@ func draw(seed uint64, duration time.Duration) plan {
 	for range roleCount {
 		p.definitions = append(p.definitions, drawDefinition(random))
 	}
-	p.blows = drawBlows(source(1), duration)
+	p.disruptions = drawDisruptions(source(1), duration)
 	p.rewrites = drawRewrites(source(2), duration)
-	for i := range tempers {
+	for i := range profiles {
 		p.episodes = append(p.episodes, drawEpisodes(source(uint64(3+i)), duration))
 	}
 	return p
 }
 
-// definition is what a role is to be.
+// definition is how a role is written.
 type definition struct {
 	dedicated bool
 	lease     bool
 	ttl       time.Duration
 }
 
-// drawDefinition draws lifetimes of seconds mostly, and one that outlives the grace after a reboot, or the soak.
+// drawDefinition draws lifetimes, mostly of seconds. One outlives the grace after a reboot, and one
+// outlives the soak.
 func drawDefinition(random *rand.Rand) definition {
 	ttl := pick[time.Duration](random, 6, 8, 10, 12, 15, 20, 30, 60) * time.Second
 	if random.IntN(4) == 0 {
@@ -112,8 +114,8 @@ func (d definition) fields() map[string]any {
 	return fields
 }
 
-// drawEpisodes draws times of trouble with pauses between them, some of which are long enough to hold the engine to what it
-// must have noticed by then of a reboot.
+// drawEpisodes draws episodes with pauses between them. Some pauses are long enough that the engine
+// must have noticed a reboot by their end.
 func drawEpisodes(random *rand.Rand, duration time.Duration) (all []episode) {
 	for at := firstFault + seconds(random, 0, 10); at < duration; {
 		if random.IntN(4) == 0 {
@@ -132,20 +134,20 @@ func drawEpisodes(random *rand.Rand, duration time.Duration) (all []episode) {
 	return all
 }
 
-// drawBlows draws each kind at least once. The last part of the soak has none, so that what the plugin process holds can be
-// compared over some time.
-func drawBlows(random *rand.Rand, duration time.Duration) (all []blow) {
-	kinds := []string{blowKillPlugin, blowKillServer, blowSeal}
+// drawDisruptions draws each kind at least once. There are none in the last part of the soak, so
+// that the plugin process can be compared with itself over some time.
+func drawDisruptions(random *rand.Rand, duration time.Duration) (all []disruption) {
+	kinds := []string{killPlugin, killServer, sealServer}
 	random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 	pause := min(duration/6, 40*time.Second)
 	for at := firstFault; at < duration*6/10; at += pause + seconds(random, 0, pause.Seconds()/3) {
-		kind := blowKillPlugin
+		kind := killPlugin
 		if len(all) < len(kinds) {
 			kind = kinds[len(all)]
 		} else if random.IntN(3) == 0 {
 			kind = kinds[random.IntN(len(kinds))]
 		}
-		all = append(all, blow{at: at, kind: kind})
+		all = append(all, disruption{at: at, kind: kind})
 	}
 	return all
 }
@@ -160,7 +162,7 @@ func drawRewrites(random *rand.Rand, duration time.Duration) (all []rewrite) {
 			at:         at,
 			kind:       kinds[random.IntN(len(kinds))],
 			role:       random.IntN(roleCount),
-			config:     random.IntN(len(tempers)),
+			config:     random.IntN(len(profiles)),
 			definition: drawDefinition(random),
 		})
 	}
@@ -171,7 +173,7 @@ func seconds(random *rand.Rand, least, most float64) time.Duration {
 	return time.Duration((least + (most-least)*random.Float64()) * float64(time.Second))
 }
 
-// String tells an episode in a line.
+// String describes an episode in one line.
 func (e episode) String() string {
 	text := fmt.Sprintf("%s for %s", e.faults[0].name, e.lasts.Round(time.Millisecond))
 	for _, more := range e.faults[1:] {

@@ -21,13 +21,13 @@ const (
 	hungUp   = "hung up"
 	noServer = "no server"
 
-	// afterBlow is how long the server may take to have the plugin again.
-	afterBlow = 10 * time.Second
-	// slowMachine is what a read may take on top of what the engine promises.
+	// afterDisruption is how long the server may take until the plugin runs again.
+	afterDisruption = 10 * time.Second
+	// slowMachine is what a read may take in addition to what the engine promises.
 	slowMachine = 3 * time.Second
 )
 
-// reader reads roles at random until it is told to stop.
+// reader reads roles at random until stop ends.
 func (s *soak) reader(ctx, stop context.Context, number int) {
 	random := rand.New(rand.NewPCG(s.seed, uint64(1000+number)))
 	for sleep(stop, seconds(random, 0.2, 1)) == nil {
@@ -35,7 +35,7 @@ func (s *soak) reader(ctx, stop context.Context, number int) {
 	}
 }
 
-// read reads a role in one of the ways in which readers do, and notes how it went.
+// read reads a role in one of the ways in which readers do, and records the outcome.
 func (s *soak) read(ctx context.Context, r *role, random *rand.Rand) {
 	parameters := map[string][]string{}
 	reading, cancel := ctx, context.CancelFunc(func() {})
@@ -43,9 +43,9 @@ func (s *soak) read(ctx context.Context, r *role, random *rand.Rand) {
 	switch draw := random.IntN(20); {
 	case draw == 0:
 		parameters["min_ttl"] = []string{strconv.Itoa(1+random.IntN(3)) + "s"}
-	case draw == 1 && r.ncentral.restless:
+	case draw == 1 && r.ncentral.demanding:
 		parameters["validate"] = []string{"true"}
-	case draw <= 3 && r.ncentral.restless:
+	case draw <= 3 && r.ncentral.demanding:
 		patient = false
 		reading, cancel = context.WithTimeout(ctx, time.Duration(random.IntN(40))*time.Millisecond)
 	}
@@ -66,7 +66,7 @@ func (s *soak) read(ctx context.Context, r *role, random *rand.Rand) {
 	switch {
 	case err == nil:
 		s.answers.add(answered, 1)
-		s.ledger.take(h, random)
+		s.ledger.record(h, random)
 	case !patient || ctx.Err() != nil:
 		s.answers.add(hungUp, 1)
 		if h.dedicated {
@@ -80,7 +80,7 @@ func (s *soak) read(ctx context.Context, r *role, random *rand.Rand) {
 	}
 }
 
-// fill takes over what the answer says.
+// fill copies the token and its end from the answer.
 func (h *handout) fill(secret *api.Secret) error {
 	token, _ := secret.Data["access_token"].(string)
 	number, _ := secret.Data["expires_at_seconds"].(json.Number)
@@ -90,13 +90,14 @@ func (h *handout) fill(secret *api.Secret) error {
 	}
 	h.token, h.lease, h.until = token, secret.LeaseID, time.Unix(end, 0)
 	h.dedicated = h.dedicated && h.lease != ""
-	if leaseEnd := h.sent.Add(time.Duration(secret.LeaseDuration) * time.Second); h.dedicated && leaseEnd.Before(h.until) {
+	if leaseEnd := h.sent.Add(time.Duration(secret.LeaseDuration) * time.Second); h.dedicated &&
+		leaseEnd.Before(h.until) {
 		h.until = leaseEnd
 	}
 	return nil
 }
 
-// noteFailure counts a read that failed, and finds fault with those that should not have.
+// noteFailure counts a read that failed. It is a finding where the read should not have failed.
 func (s *soak) noteFailure(h *handout, err error) {
 	status := statusOf(err)
 	name := strconv.Itoa(status)
@@ -105,17 +106,17 @@ func (s *soak) noteFailure(h *handout, err error) {
 	}
 	s.answers.add(name, 1)
 	switch {
-	case s.outages.during(h.sent.Add(-afterBlow), time.Now()):
+	case s.outages.during(h.sent.Add(-afterDisruption), time.Now()):
 	case status != http.StatusBadRequest && status != http.StatusBadGateway && status != http.StatusServiceUnavailable:
-		s.strange.add("%s of %s: %v", h.role.name, h.role.ncentral.name, err)
+		s.wrongStatus.add("%s of %s: %v", h.role.name, h.role.ncentral.name, err)
 	case s.quiet.during(h.sent, h.sent):
-		s.unquiet.add("%s of %s: %v", h.role.name, h.role.ncentral.name, err)
+		s.failedInQuiet.add("%s of %s: %v", h.role.name, h.role.ncentral.name, err)
 	}
 }
 
-// noteDuration finds fault with a read that took longer than the engine may take.
+// noteDuration records a finding for a read that took longer than the engine may take.
 func (s *soak) noteDuration(h *handout, took time.Duration) {
-	if took > flightLimit+slowMachine && !s.outages.during(h.sent.Add(-afterBlow), time.Now()) {
+	if took > flightLimit+slowMachine && !s.outages.during(h.sent.Add(-afterDisruption), time.Now()) {
 		s.slow.add("%s of %s took %s", h.role.name, h.role.ncentral.name, took.Round(time.Millisecond))
 	}
 }

@@ -15,39 +15,39 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// shownFindings bounds what is told of one rule.
+// shownFindings is the most findings that are shown of one rule.
 const shownFindings = 20
 
-// findings are breaches of one rule.
+// findings are the violations of one rule.
 type findings struct {
 	mu    sync.Mutex
 	count int
-	told  []string // the first of them
+	shown []string // the first of them
 }
 
 func (f *findings) add(format string, arguments ...any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count++
-	if len(f.told) < shownFindings {
-		f.told = append(f.told, fmt.Sprintf(format, arguments...))
+	if len(f.shown) < shownFindings {
+		f.shown = append(f.shown, fmt.Sprintf(format, arguments...))
 	}
 }
 
-// addUntold counts a breach of which another one told enough.
-func (f *findings) addUntold() {
+// addHidden counts a violation that another one already describes.
+func (f *findings) addHidden() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count++
 }
 
-// report is what a soak found.
+// report is the result of a soak.
 type report struct {
 	soak        *soak
 	before, now sample // of the last plugin process
 }
 
-// rule is one that must not be broken.
+// rule is a rule that the soak must not violate.
 type rule struct {
 	name     string
 	findings *findings
@@ -61,15 +61,15 @@ func (r *report) rules() []rule {
 		{"logouts owed at the end", &s.owed},
 		{"sessions left open, unexplained", &s.open},
 		{"authenticates that nothing explains", &s.excess},
-		{"reads that failed in the quiet time", &s.unquiet},
-		{"reads that failed as none should", &s.strange},
+		{"reads that failed in the quiet time", &s.failedInQuiet},
+		{"reads that failed as none should", &s.wrongStatus},
 		{"reads that took too long", &s.slow},
-		{"what the plugin process holds too much of", &s.grown},
+		{"what the plugin process holds too much of", &s.leaks},
 		{"panics, races and tokens in the log", &s.logged},
 	}
 }
 
-// broken counts the rules that are.
+// broken returns the number of rules that were violated.
 func (r *report) broken() (count int) {
 	for _, rule := range r.rules() {
 		if rule.findings.count > 0 {
@@ -79,32 +79,36 @@ func (r *report) broken() (count int) {
 	return count
 }
 
-// print writes the figures and the rules, and what breaks one first.
+// print writes first the violations, then the figures and the rules.
 func (r *report) print(output io.Writer) error {
 	for _, rule := range r.rules() {
-		for _, text := range rule.findings.told {
+		for _, text := range rule.findings.shown {
 			fmt.Fprintf(output, "%s: %s\n", rule.name, text)
 		}
-		if untold := rule.findings.count - len(rule.findings.told); untold > 0 {
-			fmt.Fprintf(output, "%s: and %d more\n", rule.name, untold)
+		if hidden := rule.findings.count - len(rule.findings.shown); hidden > 0 {
+			fmt.Fprintf(output, "%s: and %d more\n", rule.name, hidden)
 		}
 	}
 	table := tabwriter.NewWriter(output, 0, 0, 2, ' ', 0)
 	row := func(name string, value any, more string) { fmt.Fprintf(table, "%s\t%v\t%s\n", name, value, more) }
 	s := r.soak
-	row("reads", s.answers.sum(), told(s.answers.all()))
-	row("uses of tokens", s.ledger.uses, fmt.Sprintf("%d of a token whose session had been ended, as it may", s.ledger.excused))
-	row("faults of N-central", s.faults.sum(), told(s.faults.all()))
-	row("blows, rewrites, revokes", s.acts.sum(), told(s.acts.all()))
+	row("reads", s.answers.sum(), formatCounts(s.answers.all()))
+	row("uses of tokens", s.ledger.uses,
+		fmt.Sprintf("%d of a token whose session had been ended, as it may", s.ledger.excused))
+	row("faults of N-central", s.faults.sum(), formatCounts(s.faults.all()))
+	row("disruptions, rewrites, revokes", s.acts.sum(), formatCounts(s.acts.all()))
 	for _, n := range s.ncentrals {
-		row("authenticates of "+n.name, n.Count(simulator.EndpointAuthenticate, simulator.OutcomeOK), fmt.Sprintf("of %d explained: %s",
-			n.authenticates.sum(), told(n.authenticates.all())))
+		row("authenticates of "+n.name, n.Count(simulator.EndpointAuthenticate, simulator.OutcomeOK),
+			fmt.Sprintf("of %d explained: %s",
+				n.authenticates.sum(), formatCounts(n.authenticates.all())))
 	}
-	row("sessions left open, explained", s.leftOpen.sum(), told(s.leftOpen.all()))
+	row("sessions left open, explained", s.leftOpen.sum(), formatCounts(s.leftOpen.all()))
 	row("goroutines", s.watch.lastGoroutines, fmt.Sprintf("%d at first", s.watch.firstGoroutines))
 	row("file descriptors", r.now.files, fmt.Sprintf("%d when the process had warmed up", r.before.files))
 	row("threads", r.now.threads, fmt.Sprintf("%d when the process had warmed up", r.before.threads))
-	row("memory", megabytes(r.now.memory), fmt.Sprintf("%s when the process had warmed up, %s at most", megabytes(r.before.memory), megabytes(s.watch.highest)))
+	row("memory", megabytes(r.now.memory),
+		fmt.Sprintf("%s when the process had warmed up, %s at most", megabytes(r.before.memory),
+			megabytes(s.watch.highest)))
 	for _, rule := range r.rules() {
 		fmt.Fprintf(table, "%s\t%d\n", rule.name, rule.findings.count)
 	}
@@ -113,8 +117,8 @@ func (r *report) print(output io.Writer) error {
 
 func megabytes(bytes int) string { return fmt.Sprintf("%d MiB", bytes>>20) }
 
-// told writes counts in the order of their names.
-func told(counts map[string]int) string {
+// formatCounts lists counts in the order of their names.
+func formatCounts(counts map[string]int) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))

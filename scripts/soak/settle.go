@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// untilQuiet is how long the engine may still fail when nothing troubles it any more.
+	// untilQuiet is how long the engine may still fail after the last fault.
 	untilQuiet = 20 * time.Second
-	// owedPatience is for two ticks.
-	owedPatience = 130 * time.Second
+	// logoutPatience is enough for two ticks.
+	logoutPatience = 130 * time.Second
 )
 
-// quieten waits until the engine must have got over everything. One of the servers reboots first, none of whose readers asks
-// for validation: no dead token may be handed out at the end.
+// quieten waits until the engine must have recovered from everything. First it reboots one of the
+// servers whose readers never ask for validation: no dead token may be handed out at the end.
 func (s *soak) quieten(ctx context.Context) error {
 	for _, n := range s.ncentrals {
-		// A check that passes ends the time for which a refused User-API token is left alone.
+		// A check that passes ends the cool-down of a refused User-API token.
 		if err := s.persist(ctx, func(ctx context.Context) error { return s.check(ctx, n) }); err != nil {
 			return err
 		}
 	}
-	unasked := slices.DeleteFunc(slices.Clone(s.ncentrals), func(n *ncentral) bool { return n.restless })
+	unasked := slices.DeleteFunc(slices.Clone(s.ncentrals), func(n *ncentral) bool { return n.demanding })
 	if err := s.play(ctx, unasked[s.seed%uint64(len(unasked))], episode{faults: []fault{reboot}}); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (s *soak) quieten(ctx context.Context) error {
 	return sleep(ctx, calmAfterReboot-untilQuiet)
 }
 
-// settle ends all that is open, and finds what cannot be.
+// settle ends everything that is open, and finds what cannot be ended.
 func (s *soak) settle(ctx context.Context) (*report, error) {
 	report := &report{soak: s}
 	s.findExcess()
@@ -61,7 +61,7 @@ func (s *soak) settle(ctx context.Context) (*report, error) {
 			s.noteUnended(r, answer.Warnings)
 		}
 	}
-	if err := s.awaitDebts(ctx); err != nil {
+	if err := s.awaitLogouts(ctx); err != nil {
 		return report, err
 	}
 	for _, n := range s.ncentrals {
@@ -77,14 +77,15 @@ func (s *soak) settle(ctx context.Context) (*report, error) {
 	return report, s.searchLog()
 }
 
-// revokeEverything revokes the leases role by role, for one request must not take too long.
+// revokeEverything revokes the leases one role at a time, so that no request takes too long.
 func (s *soak) revokeEverything(ctx context.Context) error {
 	for _, r := range s.roles {
 		if err := s.revokeAll(ctx, r); err != nil {
 			s.leases.add("revoking those of %s: %v", r.name, err)
 		}
 	}
-	answer, err := s.server.Client().Logical().ReadWithDataWithContext(ctx, "sys/leases/count", map[string][]string{"type": {"irrevocable"}})
+	answer, err := s.server.Client().Logical().ReadWithDataWithContext(ctx, "sys/leases/count",
+		map[string][]string{"type": {"irrevocable"}})
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (s *soak) revokeEverything(ctx context.Context) error {
 		s.leases.add("%d are irrevocable, says the server", count)
 	}
 	for _, r := range s.roles {
-		// The server may still have written one down of a reader who had hung up.
+		// The server may have stored the lease of a reader that hung up only now.
 		err := s.persist(ctx, func(ctx context.Context) error { return s.hasNoLease(ctx, r) })
 		if err != nil {
 			s.leases.add("%s: %v", r.name, err)
@@ -101,7 +102,7 @@ func (s *soak) revokeEverything(ctx context.Context) error {
 	return nil
 }
 
-// hasNoLease revokes a role's leases until there is none.
+// hasNoLease revokes a role's leases and returns an error while there are any.
 func (s *soak) hasNoLease(ctx context.Context, r *role) error {
 	answer, err := s.server.Client().Logical().ListWithContext(ctx, "sys/leases/lookup/"+mountPath+"/creds/"+r.name)
 	if err != nil || answer == nil {
@@ -110,8 +111,8 @@ func (s *soak) hasNoLease(ctx context.Context, r *role) error {
 	return errors.Join(fmt.Errorf("leases %v are still there", answer.Data["keys"]), s.revokeAll(ctx, r))
 }
 
-// noteUnended finds fault with what delete sessions/ROLE could not end, though nothing troubled the server. A dedicated
-// role's answer says where its sessions are.
+// noteUnended records what delete sessions/ROLE could not end, although no fault troubled the
+// server. For a dedicated role the answer says where its sessions are.
 func (s *soak) noteUnended(r *role, warnings []string) {
 	for _, warning := range warnings {
 		if !strings.Contains(warning, "lease revoke -prefix") {
@@ -120,9 +121,9 @@ func (s *soak) noteUnended(r *role, warnings []string) {
 	}
 }
 
-// awaitDebts waits until no logout is owed. The engine pays once a minute.
-func (s *soak) awaitDebts(ctx context.Context) error {
-	for deadline := time.Now().Add(owedPatience); ; {
+// awaitLogouts waits until no logout is owed. The engine retries them once a minute.
+func (s *soak) awaitLogouts(ctx context.Context) error {
+	for deadline := time.Now().Add(logoutPatience); ; {
 		owed, err := s.logoutsOwed(ctx)
 		if err != nil || len(owed) == 0 {
 			return err
@@ -163,7 +164,7 @@ func intOf(value any) int64 {
 	return count
 }
 
-// findOpenSessions finds the sessions that are still open, and what explains it.
+// findOpenSessions finds the sessions that are still open, and the reasons.
 func (s *soak) findOpenSessions(n *ncentral) {
 	requests := map[string][]simulator.RequestRecord{}
 	for _, request := range n.Requests() {
@@ -178,19 +179,21 @@ func (s *soak) findOpenSessions(n *ncentral) {
 			continue
 		}
 		s.open.add("one of %s, opened at %s by %s, handed out for %q, calls: %s", n.name,
-			s.since(issued.IssuedAt), issued.Endpoint, s.ledger.handedOutFor(issued.Access), s.describe(requests[issued.Access]))
+			s.since(issued.IssuedAt), issued.Endpoint, s.ledger.handedOutFor(issued.Access),
+			s.describe(requests[issued.Access]))
 	}
 }
 
 func (s *soak) describe(requests []simulator.RequestRecord) string {
 	var texts []string
 	for _, request := range requests {
-		texts = append(texts, fmt.Sprintf("%s %s %d %s", s.since(request.Time), request.Endpoint, request.Status, request.Outcome))
+		texts = append(texts, fmt.Sprintf("%s %s %d %s", s.since(request.Time), request.Endpoint, request.Status,
+			request.Outcome))
 	}
 	return strings.Join(texts, ", ")
 }
 
-// whyOpen says what explains that a session is still open; empty where nothing does.
+// whyOpen returns the reason why a session is still open, or "".
 func (s *soak) whyOpen(n *ncentral, issued simulator.IssuedToken, requests []simulator.RequestRecord) string {
 	for _, request := range requests {
 		switch {
@@ -203,7 +206,7 @@ func (s *soak) whyOpen(n *ncentral, issued simulator.IssuedToken, requests []sim
 	switch {
 	case issued.Lost:
 		return "the answer was lost"
-	case n.strandedAt().After(issued.IssuedAt):
+	case n.deletedAt().After(issued.IssuedAt):
 		return "its config was deleted"
 	case s.ledger.handedOutFor(issued.Access) != "":
 		return ""
@@ -215,7 +218,7 @@ func (s *soak) whyOpen(n *ncentral, issued simulator.IssuedToken, requests []sim
 	return ""
 }
 
-// findExcess finds authenticates that neither the roles need nor anything explains.
+// findExcess finds authenticates that no role needs and nothing explains.
 func (s *soak) findExcess() {
 	for _, n := range s.ncentrals {
 		for outcome, count := range n.Counts()[simulator.EndpointRefresh] {
@@ -236,7 +239,7 @@ func (s *soak) findExcess() {
 	}
 }
 
-// never is what must never be in the server's log: a token, the plugin's end in a panic, a data race.
+// never matches what the server's log must not hold: a token, a panic of the plugin, a data race.
 var never = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+|panic: |fatal error: |DATA RACE`)
 
 func (s *soak) searchLog() error {

@@ -27,83 +27,84 @@ const (
 	journalName = "journal"
 )
 
-// soak is one run: what it runs on, and what is noted of it.
+// soak is one run: what it runs on, and what it records.
 type soak struct {
 	settings
 	plan      plan
 	directory string
 	server    *testbed.Server
-	process   sync.Mutex // held while the server's process is another
+	process   sync.Mutex // held while the server's process is replaced
 	ncentrals []*ncentral
 	roles     []*role
 	ledger    *ledger
 	watch     *watch
 
-	journal *os.File // of what was done to whom, and how it went
+	journal *os.File // what was done to whom, and with what result
 
-	outages spans // from a blow until the server serves again
+	outages spans // from a disruption until the server serves again
 	quiet   spans // when every read should succeed
 	faults  tally
 	acts    tally
-	answers tally // of reads, by how they ended
+	answers tally // of reads, by outcome
 
-	strange  findings // reads that failed with a status that the engine never answers
-	slow     findings // reads that took longer than the engine may take
-	unquiet  findings // reads that failed in the quiet time
-	leases   findings // leases that cannot be revoked
-	owed     findings // logouts that stay owed
-	open     findings // sessions that stay open and should not
-	grown    findings // what the plugin process holds more of than at first
-	excess   findings // authenticates that nothing explains
-	logged   findings // what should never be in the server's log
-	leftOpen tally    // sessions that stay open, by what explains it
+	wrongStatus   findings // reads that failed with a status that the engine never returns
+	slow          findings // reads that took longer than the engine may take
+	failedInQuiet findings // reads that failed in the quiet time
+	leases        findings // leases that cannot be revoked
+	owed          findings // logouts that remain owed
+	open          findings // sessions that remain open and should not
+	leaks         findings // what the plugin process holds more of than at first
+	excess        findings // authenticates that nothing explains
+	logged        findings // what must never be in the server's log
+	leftOpen      tally    // sessions that remain open, by reason
 }
 
 // role is a role as it was last written.
 type role struct {
 	name     string
 	ncentral *ncentral
-	endings  spans // in which its sessions, or a dedicated role's leases, were being ended
+	endings  spans // when its sessions, or a dedicated role's leases, were being ended
 
 	mu sync.Mutex
-	// The definitions that it may have: more than one while it is being written, and where a write failed, for it may have
-	// been done.
+	// The definitions that the role may have. There are several while it is being written, and
+	// after a write that failed, because such a write may have been done.
 	definitions []definition
-	since       time.Time // when the last of them came
-	rotations   float64   // that those before needed at most
+	since       time.Time // when the last of them was written
+	rotations   float64   // the most that the earlier ones needed
 }
 
-// becoming notes that the role is being written.
-func (r *role) becoming(d definition) {
+// beginWrite records that the role is being written.
+func (r *role) beginWrite(d definition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.rotations = r.rotationsUntil(time.Now())
 	r.definitions, r.since = append(r.definitions, d), time.Now()
 }
 
-// became notes that the role was written.
-func (r *role) became(d definition) {
+// finishWrite records that the role was written.
+func (r *role) finishWrite(d definition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.definitions = []definition{d}
 }
 
-// last is the definition that was last written, or tried to be.
+// last returns the definition of the last write, even where it failed.
 func (r *role) last() definition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.definitions[len(r.definitions)-1]
 }
 
-// rotationsSoFar are the rotations that the role needed at most.
+// rotationsSoFar returns the most rotations that the role has needed.
 func (r *role) rotationsSoFar() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return int(r.rotationsUntil(time.Now())) + 1
 }
 
-// rotationsUntil counts one in two fifths of a token's life: half of it is to be left, and a tenth ahead of that a read
-// starts the next rotation. A default of five minutes at least is left of a longer one.
+// rotationsUntil counts one rotation in two fifths of a token's life: half of it must be left, and
+// a read starts the next rotation a tenth before that. For a longer life, the default leaves at
+// least five minutes.
 func (r *role) rotationsUntil(now time.Time) float64 {
 	if len(r.definitions) == 0 {
 		return 0
@@ -115,7 +116,7 @@ func (r *role) rotationsUntil(now time.Time) float64 {
 	return r.rotations + now.Sub(r.since).Seconds()/(last.ttl.Seconds()*2/5)
 }
 
-// may reports whether the role may be of that kind just now.
+// may reports whether the role may have such a definition now.
 func (r *role) may(is func(definition) bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,7 +163,7 @@ func newSoak(s settings) *soak {
 	return made
 }
 
-// setUp starts all servers, and writes the configs and roles.
+// setUp starts all servers and writes the configs and roles.
 func (s *soak) setUp(ctx context.Context) error {
 	var err error
 	if s.directory, err = os.MkdirTemp("", "ncentral-soak-"); err != nil {
@@ -180,7 +181,8 @@ func (s *soak) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What the plugin writes to its standard error, its end in a panic too, is in the log from this level on.
+	// From this level on, the log has what the plugin writes to its standard error, including a
+	// panic.
 	s.server, err = testbed.StartRaft(ctx, testbed.Options{
 		Binary: binary, PluginDirectory: s.directory, LogLevel: "debug", LogFile: filepath.Join(s.directory, logName),
 	})
@@ -188,11 +190,12 @@ func (s *soak) setUp(ctx context.Context) error {
 		return err
 	}
 	s.watch = &watch{soak: s}
-	if err := errors.Join(s.server.Register(ctx, plugin), s.server.Mount(ctx, mountPath, plugin, api.MountConfigInput{})); err != nil {
+	if err := errors.Join(s.server.Register(ctx, plugin),
+		s.server.Mount(ctx, mountPath, plugin, api.MountConfigInput{})); err != nil {
 		return err
 	}
-	for _, temper := range tempers {
-		n, err := startNCentral(temper)
+	for _, profile := range profiles {
+		n, err := startNCentral(profile)
 		if n != nil {
 			s.ncentrals = append(s.ncentrals, n)
 		}
@@ -206,7 +209,8 @@ func (s *soak) setUp(ctx context.Context) error {
 	return s.makeRoles(ctx)
 }
 
-// makeRoles spreads the roles over the configs, of which the jealous one gets the last alone.
+// makeRoles spreads the roles over the configs. The one for a single session gets only the last
+// role.
 func (s *soak) makeRoles(ctx context.Context) error {
 	last := len(s.ncentrals) - 1
 	for i, definition := range s.plan.definitions {
@@ -222,7 +226,7 @@ func (s *soak) makeRoles(ctx context.Context) error {
 	return nil
 }
 
-// run lets readers read while all happens that is planned.
+// run lets readers read while everything planned happens.
 func (s *soak) run(ctx context.Context) error {
 	if err := s.watch.countGoroutinesAtFirst(ctx); err != nil {
 		return err
@@ -248,13 +252,13 @@ func (s *soak) run(ctx context.Context) error {
 	return nil
 }
 
-// disturb does all that is planned.
+// disturb does everything planned.
 func (s *soak) disturb(ctx context.Context, began time.Time) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for i, n := range s.ncentrals {
-		group.Go(func() error { return s.trouble(ctx, began, n, s.plan.episodes[i]) })
+		group.Go(func() error { return s.playEpisodes(ctx, began, n, s.plan.episodes[i]) })
 	}
-	group.Go(func() error { return s.strike(ctx, began) })
+	group.Go(func() error { return s.disrupt(ctx, began) })
 	group.Go(func() error { return s.rewriteAll(ctx, began) })
 	group.Go(func() error { return sleepUntil(ctx, began.Add(s.duration)) })
 	return group.Wait()
@@ -280,7 +284,7 @@ func (s *soak) clear() error {
 	return errors.Join(err, os.RemoveAll(s.directory))
 }
 
-// keepRecords saves the server's log and the journal from clear.
+// keepRecords moves the server's log and the journal to where clear does not remove them.
 func (s *soak) keepRecords() error {
 	kept, err := os.MkdirTemp("", fmt.Sprintf("ncentral-soak-%d-", s.seed))
 	if err != nil {
@@ -295,18 +299,18 @@ func (s *soak) keepRecords() error {
 	return nil
 }
 
-// writeDown writes a line into the journal.
-func (s *soak) writeDown(format string, arguments ...any) {
+// note writes a line to the journal.
+func (s *soak) note(format string, arguments ...any) {
 	line := strings.Join(strings.Fields(fmt.Sprintf(format, arguments...)), " ")
 	fmt.Fprintf(s.journal, "%s %10s %s\n", time.Now().UTC().Format("15:04:05.000"), s.since(time.Now()), line)
 }
 
-// since tells a time as one from the start of the soak.
+// since returns the time since the start of the soak.
 func (s *soak) since(at time.Time) time.Duration {
 	return at.Sub(s.ledger.began).Round(time.Millisecond)
 }
 
-// sleepUntil returns at that time, or with the error of a context that ended first.
+// sleepUntil returns at that time, or returns the error of a context that ends first.
 func sleepUntil(ctx context.Context, at time.Time) error { return sleep(ctx, time.Until(at)) }
 
 func sleep(ctx context.Context, duration time.Duration) error {

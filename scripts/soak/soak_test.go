@@ -13,10 +13,10 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// text writes a plan down, its functions apart.
+// text returns the plan as text, without its functions.
 func (p plan) text() string {
 	var text strings.Builder
-	fmt.Fprintln(&text, p.definitions, p.blows, p.rewrites)
+	fmt.Fprintln(&text, p.definitions, p.disruptions, p.rewrites)
 	for _, episodes := range p.episodes {
 		for _, one := range episodes {
 			fmt.Fprintln(&text, one.at, one)
@@ -35,12 +35,12 @@ func TestASeedRepeatsThePlan(t *testing.T) {
 	}
 }
 
-func TestEveryKindOfBlowIsDealt(t *testing.T) {
+func TestEveryKindOfDisruptionHappens(t *testing.T) {
 	for seed := range uint64(100) {
 		for _, duration := range []time.Duration{shortestDuration, 10 * time.Minute} {
-			blows := draw(seed, duration).blows
-			for _, kind := range []string{blowKillPlugin, blowKillServer, blowSeal} {
-				if !slices.ContainsFunc(blows, func(b blow) bool { return b.kind == kind }) {
+			disruptions := draw(seed, duration).disruptions
+			for _, kind := range []string{killPlugin, killServer, sealServer} {
+				if !slices.ContainsFunc(disruptions, func(d disruption) bool { return d.kind == kind }) {
 					t.Errorf("seed %d, %s: nothing is %s", seed, duration, kind)
 				}
 			}
@@ -83,7 +83,8 @@ func TestLongestCalm(t *testing.T) {
 		"all of the time": {[]span{{at(-1), at(101)}}, 0},
 		"over at once":    {[]span{{at(30), at(30)}}, 70},
 	} {
-		if calm := longestCalm(at(0), at(100), &spans{all: test.troubles}, &spans{}); calm != time.Duration(test.want)*time.Second {
+		if calm := longestCalm(at(0), at(100), &spans{all: test.troubles},
+			&spans{}); calm != time.Duration(test.want)*time.Second {
 			t.Errorf("%s: %s, want %d s", name, calm, test.want)
 		}
 	}
@@ -103,22 +104,58 @@ func TestRefusedTokens(t *testing.T) {
 		lockouts []span
 		excused  bool
 	}{
-		"rebooted, read within the grace":               {issued: reboot, handout: handout{sent: at(70)}, excused: true},
-		"rebooted, read after the grace":                {issued: reboot, handout: handout{sent: at(71)}},
-		"rebooted, and not to be asked for some time":   {issued: reboot, handout: handout{sent: at(100)}, silences: []span{{at(50), at(60)}}, excused: true},
-		"rebooted, and the engine was gone for a while": {issued: reboot, handout: handout{sent: at(100)}, outages: []span{{at(50), at(60)}}, excused: true},
-		"rebooted, and asked long after the trouble":    {issued: reboot, handout: handout{sent: at(200)}, silences: []span{{at(50), at(60)}}},
-		"lapsed":                                           {issued: simulator.IssuedToken{}},
-		"its user was locked out":                          {lockouts: []span{{at(99), time.Time{}}}, excused: true},
-		"refreshed to death":                               {issued: simulator.IssuedToken{EndedAt: at(10), EndedBy: simulator.EndedByRefresh}},
-		"logged out before it was read":                    {issued: logout, handout: handout{sent: at(11)}, endings: []span{{at(0), at(20)}}},
-		"logged out unasked":                               {issued: logout, handout: handout{sent: at(5)}},
-		"logged out on request":                            {issued: logout, handout: handout{sent: at(5)}, endings: []span{{at(8), at(12)}}, excused: true},
-		"logged out late, on request":                      {issued: logout, handout: handout{sent: at(5)}, endings: []span{{at(6), at(7)}}, excused: true},
-		"logged out on a request from before it was read":  {issued: logout, handout: handout{sent: at(5)}, endings: []span{{at(3), at(4)}}},
-		"logged out with its lease":                        {issued: logout, handout: handout{sent: at(5), dedicated: true, revokedSince: at(9)}, excused: true},
-		"logged out before its lease was revoked":          {issued: logout, handout: handout{sent: at(5), dedicated: true, revokedSince: at(11)}},
-		"logged out with one of the leases that shared it": {issued: logout, handout: handout{sent: at(5), revokedSince: at(9)}},
+		"rebooted, read within the grace": {
+			issued: reboot, handout: handout{sent: at(70)},
+			excused: true,
+		},
+		"rebooted, read after the grace": {issued: reboot, handout: handout{sent: at(71)}},
+		"rebooted, and not to be asked for some time": {
+			issued: reboot, handout: handout{sent: at(100)},
+			silences: []span{{at(50), at(60)}}, excused: true,
+		},
+		"rebooted, and the engine was gone for a while": {
+			issued: reboot, handout: handout{sent: at(100)},
+			outages: []span{{at(50), at(60)}}, excused: true,
+		},
+		"rebooted, and asked long after the trouble": {
+			issued: reboot, handout: handout{sent: at(200)},
+			silences: []span{{at(50), at(60)}},
+		},
+		"lapsed":                  {issued: simulator.IssuedToken{}},
+		"its user was locked out": {lockouts: []span{{at(99), time.Time{}}}, excused: true},
+		"refreshed to death": {issued: simulator.IssuedToken{
+			EndedAt: at(10),
+			EndedBy: simulator.EndedByRefresh,
+		}},
+		"logged out before it was read": {
+			issued: logout, handout: handout{sent: at(11)},
+			endings: []span{{at(0), at(20)}},
+		},
+		"logged out unasked": {issued: logout, handout: handout{sent: at(5)}},
+		"logged out on request": {
+			issued: logout, handout: handout{sent: at(5)},
+			endings: []span{{at(8), at(12)}}, excused: true,
+		},
+		"logged out late, on request": {
+			issued: logout, handout: handout{sent: at(5)},
+			endings: []span{{at(6), at(7)}}, excused: true,
+		},
+		"logged out on a request from before it was read": {
+			issued: logout, handout: handout{sent: at(5)},
+			endings: []span{{at(3), at(4)}},
+		},
+		"logged out with its lease": {
+			issued:  logout,
+			handout: handout{sent: at(5), dedicated: true, revokedSince: at(9)}, excused: true,
+		},
+		"logged out before its lease was revoked": {
+			issued:  logout,
+			handout: handout{sent: at(5), dedicated: true, revokedSince: at(11)},
+		},
+		"logged out with one of the leases that shared it": {
+			issued:  logout,
+			handout: handout{sent: at(5), revokedSince: at(9)},
+		},
 	} {
 		l := newLedger(&spans{all: test.outages})
 		h := test.handout

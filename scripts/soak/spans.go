@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// spans are the times in which something was so.
+// spans are the times during which something was the case.
 type spans struct {
 	mu  sync.Mutex
 	all []span
 }
 
-// span ends at the zero time where it goes on.
+// span is a time from a start to an end. A zero end means that it goes on.
 type span struct{ from, to time.Time }
 
-// begin notes that it is so from now on, until end is called.
+// begin starts a span, which goes on until end is called.
 func (s *spans) begin() (end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -31,14 +31,14 @@ func (s *spans) begin() (end func()) {
 	}
 }
 
-// add notes that it was so from one time to another.
+// add adds a span.
 func (s *spans) add(from, to time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = append(s.all, span{from: from, to: to})
 }
 
-// within returns what of the spans lies between two times.
+// within returns the parts of the spans between two times.
 func (s *spans) within(from, to time.Time) []span {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,10 +57,10 @@ func (s *spans) within(from, to time.Time) []span {
 	return found
 }
 
-// during reports whether it was so at any moment from one time to another.
+// during reports whether any span has a moment in common with the time between from and to.
 func (s *spans) during(from, to time.Time) bool { return len(s.within(from, to)) > 0 }
 
-// longestCalm returns for how long at a stretch nothing of all that was so from one time to another.
+// longestCalm returns the longest time between from and to without any of the spans.
 func longestCalm(from, to time.Time, all ...*spans) (longest time.Duration) {
 	var troubles []span
 	for _, s := range all {

@@ -19,18 +19,18 @@ import (
 
 const (
 	sampleEvery = 2 * time.Second
-	// warmUp is how long a plugin process reads and serves before it is compared with itself at the end.
+	// warmUp is how long a plugin process runs before its first sample counts as its base.
 	warmUp = 10 * time.Second
 
-	// What a process may have grown by without being at fault: connections kept for the next call, threads for calls that
-	// block, memory that the collector has not given back yet.
+	// What a process may have grown by: connections that are kept for the next call, threads for
+	// calls that block, memory that the collector has not returned yet.
 	allowedGoroutines = 10
 	allowedFiles      = 20
 	allowedThreads    = 10
 	allowedMemory     = 32 << 20
 )
 
-// watch looks at the plugin's process.
+// watch observes the plugin's process.
 type watch struct {
 	soak            *soak
 	firstGoroutines int
@@ -39,11 +39,11 @@ type watch struct {
 	mu      sync.Mutex
 	pid     int
 	since   time.Time // when this process was first seen
-	base    *sample   // of this process, when it had warmed up
+	base    *sample   // of this process, after its warm-up
 	highest int       // memory of any process
 }
 
-// sample is what a process holds.
+// sample is what a process holds at one moment.
 type sample struct {
 	files, threads, memory int
 }
@@ -53,7 +53,7 @@ func (w *watch) sample(ctx context.Context) {
 	for sleep(ctx, sampleEvery) == nil {
 		pid, taken, err := w.take()
 		if err != nil {
-			continue // the process ends or begins just now
+			continue // the process is just ending or starting
 		}
 		w.note(pid, taken)
 	}
@@ -71,7 +71,7 @@ func (w *watch) note(pid int, taken sample) {
 	w.highest = max(w.highest, taken.memory)
 }
 
-// take looks at the plugin process, of which there must be one.
+// take takes a sample of the plugin process, of which there must be exactly one.
 func (w *watch) take() (pid int, taken sample, err error) {
 	pid, err = w.pluginPID()
 	if err != nil {
@@ -103,7 +103,7 @@ func (w *watch) pluginPID() (int, error) {
 	return pids[0], nil
 }
 
-// numberIn reads the number of a line such as "Threads:	12", 0 where there is none.
+// numberIn returns the number in a line such as "Threads: 12", or 0.
 func numberIn(status []byte, name string) int {
 	for line := range bytes.Lines(status) {
 		if value, ok := bytes.CutPrefix(line, []byte(name+":")); ok {
@@ -114,7 +114,7 @@ func numberIn(status []byte, name string) int {
 	return 0
 }
 
-// compare finds what the process holds more of than when it had warmed up.
+// compare finds what the process holds more of than after its warm-up.
 func (w *watch) compare() (before, now sample, err error) {
 	pid, now, err := w.take()
 	if err != nil {
@@ -134,13 +134,13 @@ func (w *watch) compare() (before, now sample, err error) {
 		{"bytes of memory", w.base.memory, now.memory, w.base.memory/2 + allowedMemory},
 	} {
 		if held.now > held.before+held.allow {
-			w.soak.grown.add("%s: %d, and %d when it had warmed up", held.name, held.now, held.before)
+			w.soak.leaks.add("%s: %d, and %d when it had warmed up", held.name, held.now, held.before)
 		}
 	}
 	return *w.base, now, nil
 }
 
-// countGoroutinesAtFirst counts those of a plugin process that has served every role once.
+// countGoroutinesAtFirst counts the goroutines of a plugin process that has served every role once.
 func (w *watch) countGoroutinesAtFirst(ctx context.Context) error {
 	for _, role := range w.soak.roles {
 		if _, err := w.soak.server.Client().Logical().ReadWithContext(ctx, mountPath+"/creds/"+role.name); err != nil {
@@ -152,24 +152,25 @@ func (w *watch) countGoroutinesAtFirst(ctx context.Context) error {
 	return err
 }
 
-// countGoroutinesAtLast finds goroutines that were not there at first.
+// countGoroutinesAtLast finds an increase in goroutines.
 func (w *watch) countGoroutinesAtLast(ctx context.Context) error {
 	var err error
 	w.lastGoroutines, err = w.countGoroutines(ctx)
 	if w.lastGoroutines > w.firstGoroutines+allowedGoroutines {
-		w.soak.grown.add("goroutines: %d, and %d at first", w.lastGoroutines, w.firstGoroutines)
+		w.soak.leaks.add("goroutines: %d, and %d at first", w.lastGoroutines, w.firstGoroutines)
 	}
 	return err
 }
 
 var (
 	aGoroutine = regexp.MustCompile(`: goroutine \d+ .*\[[^\]]+\]:`)
-	// ofAConnection: two goroutines keep a connection for the next call.
+	// ofAConnection marks the two goroutines that keep a connection for the next call.
 	ofAConnection = []byte("created by net/http.(*Transport).dialConn ")
 )
 
-// countGoroutines has the plugin process end and tell of its goroutines, as Go does on SIGQUIT: the server's log then
-// has them. Those of connections kept for the next call are left out.
+// countGoroutines ends the plugin process with SIGQUIT, on which Go prints all goroutines, and
+// counts those in the server's log. It leaves out those of connections that are kept for the next
+// call.
 func (w *watch) countGoroutines(ctx context.Context) (int, error) {
 	pid, err := w.pluginPID()
 	if err != nil {
@@ -188,7 +189,7 @@ func (w *watch) countGoroutines(ctx context.Context) (int, error) {
 			return 0, err
 		}
 	}
-	if err := sleep(ctx, time.Second); err != nil { // until the server has read all that it said
+	if err := sleep(ctx, time.Second); err != nil { // until the server has read all output
 		return 0, err
 	}
 	log, err := os.ReadFile(w.soak.server.LogFile)
