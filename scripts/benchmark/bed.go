@@ -31,10 +31,10 @@ type bed struct {
 	server    *testbed.Server
 }
 
-// setUp answers a bed to be cleared also with an error.
+// setUp returns a bed that must be cleared even where it returns an error.
 func setUp(ctx context.Context, storage string) (*bed, error) {
 	b := &bed{}
-	// A plugin with the race detector in it would be compared with one without.
+	// Otherwise a plugin with the race detector would be compared with one without it.
 	if err := os.Unsetenv("PLUGIN_RACE"); err != nil {
 		return b, err
 	}
@@ -58,18 +58,21 @@ func setUp(ctx context.Context, storage string) (*bed, error) {
 	if storage == storageRaft {
 		start = testbed.StartRaft
 	}
-	if b.server, err = start(ctx, testbed.Options{Binary: b.binary, PluginDirectory: b.directory, LogLevel: "error"}); err != nil {
+	options := testbed.Options{Binary: b.binary, PluginDirectory: b.directory, LogLevel: "error"}
+	if b.server, err = start(ctx, options); err != nil {
 		return b, err
 	}
 	for _, plugin := range []testbed.Plugin{engine, constant} {
-		if err := errors.Join(b.server.Register(ctx, plugin), b.server.Mount(ctx, plugin.Name, plugin, api.MountConfigInput{})); err != nil {
+		if err := errors.Join(b.server.Register(ctx, plugin),
+			b.server.Mount(ctx, plugin.Name, plugin, api.MountConfigInput{})); err != nil {
 			return b, err
 		}
 	}
 	return b, b.writeRoles(ctx)
 }
 
-// buildConstantPlugin builds with the flags of testbed.BuildPlugin, which builds this repository's own plugin alone.
+// buildConstantPlugin uses the flags of testbed.BuildPlugin, which builds only this repository's
+// own plugin.
 func buildConstantPlugin(ctx context.Context, directory string) (testbed.Plugin, error) {
 	root, err := testbed.RepositoryRoot()
 	if err != nil {
@@ -77,7 +80,8 @@ func buildConstantPlugin(ctx context.Context, directory string) (testbed.Plugin,
 	}
 	path := filepath.Join(directory, constantPlugin)
 	var output bytes.Buffer
-	command := exec.Command("go", "build", "-C", root, "-trimpath", "-buildvcs=false", "-o", path, "./scripts/"+constantPlugin)
+	command := exec.Command("go", "build", "-C", root, "-trimpath", "-buildvcs=false", "-o", path,
+		"./scripts/"+constantPlugin)
 	command.Env = append(os.Environ(), "CGO_ENABLED=0")
 	command.Stdout, command.Stderr = &output, &output
 	if err := testbed.Run(ctx, command); err != nil {
@@ -88,11 +92,14 @@ func buildConstantPlugin(ctx context.Context, directory string) (testbed.Plugin,
 		return testbed.Plugin{}, err
 	}
 	sum := sha256.Sum256(content)
-	return testbed.Plugin{Name: constantPlugin, Command: constantPlugin, Path: path, SHA256: hex.EncodeToString(sum[:])}, nil
+	return testbed.Plugin{
+		Name: constantPlugin, Command: constantPlugin, Path: path,
+		SHA256: hex.EncodeToString(sum[:]),
+	}, nil
 }
 
-// writeRoles starts the N-central server and makes a role of each kind, with N-central's own lifetime, so that no token is
-// replaced while reads are measured.
+// writeRoles starts the N-central server and makes a role of each kind. The roles have N-central's
+// own lifetime, so that no token is replaced during the measurements.
 func (b *bed) writeRoles(ctx context.Context) error {
 	ncentral := simulator.New(simulator.DefaultKnobs())
 	userAPIToken := ncentral.AddUser("benchmark")
@@ -105,7 +112,10 @@ func (b *bed) writeRoles(ctx context.Context) error {
 		path string
 		data map[string]any
 	}{
-		{"config/default", map[string]any{"url": b.ncentral.URL, "ca_cert": string(b.ncentral.CAPEM), "user_api_token": userAPIToken}},
+		{"config/default", map[string]any{
+			"url": b.ncentral.URL, "ca_cert": string(b.ncentral.CAPEM),
+			"user_api_token": userAPIToken,
+		}},
 		{"roles/unleased", map[string]any{"lease": false}},
 		{"roles/leased", map[string]any{"lease": true}},
 	}
@@ -117,7 +127,7 @@ func (b *bed) writeRoles(ctx context.Context) error {
 	return nil
 }
 
-// describe says what was measured on what.
+// describe returns what was measured and on what.
 func (b *bed) describe(ctx context.Context, s settings) (string, error) {
 	health, err := b.server.Client().Sys().HealthWithContext(ctx)
 	if err != nil {
@@ -127,7 +137,8 @@ func (b *bed) describe(ctx context.Context, s settings) (string, error) {
 	if testbed.IsOpenBao(b.binary) {
 		product = "OpenBao"
 	}
-	return fmt.Sprintf("%s %s, storage %s; %d cores, %s %s/%s; %d clients over HTTP on the same machine, %d rounds of %s each.",
+	return fmt.Sprintf("%s %s, storage %s; %d cores, %s %s/%s; %d clients over HTTP on the same machine, %d rounds "+
+		"of %s each.",
 		product, health.Version, s.storage, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH,
 		s.clients, s.rounds, s.duration), nil
 }

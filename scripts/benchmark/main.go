@@ -1,13 +1,14 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Benchmark measures how many reads of a shared role a real server answers in a second, beside the reads of a plugin that
-// answers a constant over the same SDK (scripts/constant-plugin), with and without leases. All are measured on one server
-// in one run, by turns, so that what else the machine does strikes them alike. Run it by hand:
+// Benchmark measures how many reads of a shared role a real server answers in a second. It compares
+// them with the reads of a plugin whose answers are constants over the same SDK
+// (scripts/constant-plugin), with and without leases. It measures all of them on one server in one
+// run, in turns, so that other load on the machine affects them alike. Run it by hand:
 //
 //	go run ./scripts/benchmark -storage raft
 //
-// Everything runs on loopback, clients included, and is removed at the end.
+// Everything, including the clients, runs on loopback and is removed at the end.
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 	"time"
 )
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	clients  int
 	duration time.Duration // of one measurement
@@ -39,7 +40,8 @@ func main() {
 	flag.IntVar(&s.clients, "clients", 16, "clients that read at the same time")
 	flag.DurationVar(&s.duration, "duration", 10*time.Second, "how long one measurement takes")
 	flag.IntVar(&s.rounds, "rounds", 3, "how often each path is measured")
-	flag.StringVar(&s.storage, "storage", storageInMemory, "the server's storage: inmem (a dev server) or raft (on disk)")
+	flag.StringVar(&s.storage, "storage", storageInMemory,
+		"the server's storage: inmem (a dev server) or raft (on disk)")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

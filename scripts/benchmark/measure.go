@@ -15,8 +15,8 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// figures are the reads per second of one kind of role, a measurement a round: those of the same index were taken one right
-// after the other.
+// figures are the reads per second of one kind of role, with one measurement per round. Those with
+// the same index were taken directly one after the other.
 type figures struct {
 	kind     string
 	constant []float64
@@ -25,13 +25,14 @@ type figures struct {
 
 const warmUp = time.Second
 
-// measureAll measures the constant plugin and the engine by turns. Who comes first changes from round to round, for leases
-// pile up in the server as it goes.
+// measureAll measures the constant plugin and the engine in turns. The order changes from round to
+// round, because leases accumulate in the server.
 func measureAll(ctx context.Context, b *bed, s settings) ([]*figures, error) {
 	transport := &http.Transport{MaxIdleConnsPerHost: s.clients}
 	defer transport.CloseIdleConnections()
 	reader := reader{
-		http: &http.Client{Transport: transport}, address: b.server.Address, token: b.server.RootToken, clients: s.clients,
+		http: &http.Client{Transport: transport}, address: b.server.Address, token: b.server.RootToken,
+		clients: s.clients,
 	}
 	all := []*figures{{kind: "unleased"}, {kind: "leased"}}
 	for _, kind := range all {
@@ -51,7 +52,7 @@ func measureAll(ctx context.Context, b *bed, s settings) ([]*figures, error) {
 	return all, nil
 }
 
-// reader reads as many clients at once.
+// reader reads with several clients at once.
 type reader struct {
 	http    *http.Client
 	address string
@@ -78,7 +79,8 @@ func (r reader) measurePair(ctx context.Context, kind *figures, constantFirst bo
 	return nil
 }
 
-// rate answers how many reads a second the path answered to all clients together. A read that fails is an error.
+// rate returns how many reads of the path succeed in a second, over all clients. A read that fails
+// is an error.
 func (r reader) rate(ctx context.Context, path string, duration time.Duration) (float64, error) {
 	began := time.Now()
 	counts := make([]int, r.clients)

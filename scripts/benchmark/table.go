@@ -10,8 +10,8 @@ import (
 	"text/tabwriter"
 )
 
-// printTable shows reads per second, and the engine's as a share of the constant's: of the measurements of a round, that is
-// one right after the other.
+// printTable prints reads per second, and the engine's as a share of the constant plugin's. A share
+// compares the two measurements of one round, which come directly one after the other.
 func printTable(output io.Writer, description string, all []*figures) error {
 	table := tabwriter.NewWriter(output, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(output, description)

@@ -1,9 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Command constant-plugin is a secrets engine that answers a constant in the shape of this engine's answers: what a plugin
-// over the same SDK can do at best. The benchmark mounts it beside this engine. creds/unleased answers without a lease,
-// creds/leased with one.
+// Command constant-plugin is a secrets engine whose answers are constants in the form of this
+// engine's answers. It shows the best that a plugin over the same SDK can do. The benchmark mounts
+// it beside this engine. creds/unleased has no lease, creds/leased has one.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 
 const (
 	secretType = "constant"
-	lifetime   = time.Hour // of the lease: what N-central grants
+	lifetime   = time.Hour // of the lease, as N-central grants it
 	tokenBytes = 250       // about the length of an N-central access token
 )
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// screen takes the demo's output, and calls back once a text has been shown.
+// screen records the demo's output, and calls onShown once the text has been shown.
 type screen struct {
 	strings.Builder
 	text    string
@@ -27,7 +27,8 @@ func (s *screen) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// setTemporaryDirectory has everything temporary made in a directory of the test's, and answers what lies there.
+// setTemporaryDirectory makes a directory of the test the one for temporary files. It returns a
+// function that lists what is in it.
 func setTemporaryDirectory(t *testing.T) (left func() []os.DirEntry) {
 	t.Helper()
 	directory := t.TempDir()
@@ -50,7 +51,10 @@ func TestDemo(t *testing.T) {
 	if found := accessToken.FindString(output.String()); found != "" {
 		t.Error("a whole token is shown")
 	}
-	for _, part := range []string{"access_token ", "eyJ", "********", "rotation_period", "Example", "path-help", "That is all."} {
+	for _, part := range []string{
+		"access_token ", "eyJ", "********", "rotation_period", "Example", "path-help",
+		"That is all.",
+	} {
 		if !strings.Contains(output.String(), part) {
 			t.Errorf("%q is not shown:\n%s", part, output.String())
 		}
@@ -134,7 +138,8 @@ func TestSteps(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if !strings.Contains(output.String(), "There is no curl on this machine") || !strings.Contains(output.String(), "Example") {
+		if !strings.Contains(output.String(), "There is no curl on this machine") ||
+			!strings.Contains(output.String(), "Example") {
 			t.Errorf("shown:\n%s", output.String())
 		}
 	})

@@ -1,9 +1,10 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Demo shows the secrets engine at work: it builds the plugin, starts a Vault or OpenBao server and a stand-in N-central
-// server, and runs the commands that a user would type, with their real answers. With -keep it sets all of that up and
-// leaves it running. Either way it removes every trace when it ends.
+// Demo shows the secrets engine at work. It builds the plugin, starts a Vault or OpenBao server and
+// a stand-in N-central server, and runs the commands that a user would type, with their real
+// output. With -keep it sets all of that up and leaves it running. In both cases it removes every
+// trace when it ends.
 package main
 
 import (
@@ -16,20 +17,21 @@ import (
 	"syscall"
 )
 
-// exitInterrupted is what a shell answers for a command that SIGINT ended.
+// exitInterrupted is the exit code that a shell reports for a command that SIGINT ended.
 const exitInterrupted = 130
 
 func main() {
 	keep := flag.Bool("keep", false, "set everything up, print how to use it, and leave it running until Ctrl-C")
 	flag.Parse()
-	// A reader of the output that goes away (SIGPIPE) must not leave anything behind either.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	// If the reader of the output goes away (SIGPIPE), nothing may be left behind either.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP,
+		syscall.SIGPIPE)
 	code := run(ctx, os.Stdout, *keep)
 	stop()
 	os.Exit(code)
 }
 
-// run answers the exit code.
+// run returns the exit code.
 func run(ctx context.Context, output io.Writer, keep bool) int {
 	err := show(ctx, output, keep)
 	switch {
@@ -44,7 +46,7 @@ func run(ctx context.Context, output io.Writer, keep bool) int {
 	}
 }
 
-// show sets the stage, has the steps run on it, and clears it.
+// show sets the stage, runs the steps on it, and clears it.
 func show(ctx context.Context, output io.Writer, keep bool) error {
 	stage, err := setStage(ctx, output)
 	defer func() {

@@ -23,10 +23,10 @@ const (
 	userAPITokenFile = "user-api-token"
 )
 
-// stage is all that runs and lies about while the demo does.
+// stage is everything that exists while the demo runs.
 type stage struct {
 	output    io.Writer
-	directory string // the demo's own, where its commands run
+	directory string // the demo's own, in which its commands run
 	cli       string // vault or bao
 	plugin    testbed.Plugin
 	server    *testbed.Server
@@ -34,13 +34,14 @@ type stage struct {
 	ncentral  ncentral
 }
 
-// ncentral is where the simulator listens: the line that it prints when it is ready.
+// ncentral holds the simulator's addresses, from the line that it prints when it is ready.
 type ncentral struct {
 	URL      string `json:"url"`
 	AdminURL string `json:"admin_url"`
 }
 
-// setStage builds and starts everything. It answers a stage to be cleared also with an error.
+// setStage builds and starts everything. It returns a stage that must be cleared even where it
+// returns an error.
 func setStage(ctx context.Context, output io.Writer) (*stage, error) {
 	s := &stage{output: output}
 	directory, err := os.MkdirTemp("", "ncentral-demo-")
@@ -76,7 +77,8 @@ func setStage(ctx context.Context, output io.Writer) (*stage, error) {
 	return s, err
 }
 
-// linkCLI makes the server's binary, which is its command line too, the one that a command's name stands for.
+// linkCLI makes a link to the server's binary, which is also its command line, under the command's
+// name.
 func (s *stage) linkCLI(binary string) error {
 	s.cli = "vault"
 	if testbed.IsOpenBao(binary) {
@@ -90,7 +92,7 @@ func (s *stage) linkCLI(binary string) error {
 
 func (s *stage) binDirectory() string { return filepath.Join(s.directory, "bin") }
 
-// startSimulator starts the simulator and waits for the line that says where it listens.
+// startSimulator starts the simulator and waits for the line with its addresses.
 func (s *stage) startSimulator(ctx context.Context, binary string) error {
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -131,7 +133,8 @@ func (s *stage) clear() error {
 	return errors.Join(err, os.RemoveAll(s.directory))
 }
 
-// printUsage says how to use what runs. It shows the root token: without it, nothing could be done with the server.
+// printUsage explains how to use what runs. It shows the root token, because nothing can be done
+// with the server without it.
 func (s *stage) printUsage() {
 	fmt.Fprintf(s.output, `
 Everything runs, until you press Ctrl-C here. In another terminal:
@@ -158,7 +161,8 @@ Log of the server and the plugin: %[8]s
 		filepath.Join(s.directory, caCertFile), s.server.LogFile)
 }
 
-// waitForEnd waits for Ctrl-C, which is a good end, or for a process that ends by itself, which is not.
+// waitForEnd waits for Ctrl-C, which is a good end, or for a process that ends by itself, which is
+// not.
 func (s *stage) waitForEnd(ctx context.Context) error {
 	select {
 	case <-ctx.Done():

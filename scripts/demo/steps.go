@@ -26,8 +26,8 @@ import (
 type step struct {
 	explanation string
 	command     string                                               // a line for the shell, as a user would type it
-	check       func(answer string) error                            // of the unmasked answer; nil where the exit code says enough
-	instead     func(ctx context.Context) (answer string, err error) // does what the command does, where its program is missing
+	check       func(answer string) error                            // of the unmasked output, or nil
+	instead     func(ctx context.Context) (answer string, err error) // replaces a command whose program is missing
 }
 
 const (
@@ -35,7 +35,7 @@ const (
 	dataPath = "/api/service-orgs?pageSize=1"
 )
 
-// setupSteps make the engine ready to hand out tokens.
+// setupSteps returns the steps that make the engine ready to hand out tokens.
 func (s *stage) setupSteps() []step {
 	today := time.Now().UTC().Format("2006-01-02T00:00:00Z")
 	return []step{
@@ -49,8 +49,10 @@ func (s *stage) setupSteps() []step {
 			command:     s.cli + " secrets enable " + s.plugin.Name,
 		},
 		{
-			explanation: "Say where N-central is and give the User-API token of its API user. Both are tried before they are stored.",
-			command: fmt.Sprintf("%s write ncentral/config/default url=%s user_api_token=@%s ca_cert=@%s password_changed_at=%s",
+			explanation: "Say where N-central is and give the User-API token of its API user. Both are tried before " +
+				"they are stored.",
+			command: fmt.Sprintf("%s write ncentral/config/default url=%s user_api_token=@%s ca_cert=@%s "+
+				"password_changed_at=%s",
 				s.cli, s.ncentral.URL, userAPITokenFile, caCertFile, today),
 		},
 		{
@@ -64,7 +66,7 @@ func (s *stage) setupSteps() []step {
 	}
 }
 
-// usageSteps read tokens and use them.
+// usageSteps returns the steps that read tokens and use them.
 func (s *stage) usageSteps() []step {
 	var first string
 	readCredentials := s.cli + " read ncentral/creds/monitoring"
@@ -93,13 +95,15 @@ func (s *stage) usageSteps() []step {
 		},
 		{
 			explanation: "Use it for a call to N-central's REST API.",
-			command: fmt.Sprintf(`curl -sSf --cacert %s -H "Authorization: Bearer $(%s read -field=access_token ncentral/creds/monitoring)" "%s%s"`,
+			command: fmt.Sprintf(`curl -sSf --cacert %s -H "Authorization: Bearer `+
+				`$(%s read -field=access_token ncentral/creds/monitoring)" "%s%s"`,
 				caCertFile, s.cli, s.ncentral.URL, dataPath),
 			instead: s.dataCall,
 		},
 		{
-			explanation: "Make a role without leases, for readers that poll: the answer says when its token will be replaced.",
-			command:     s.cli + " write ncentral/roles/reporting ttl=30m lease=false",
+			explanation: "Make a role without leases, for readers that poll: the answer says when its token will " +
+				"be replaced.",
+			command: s.cli + " write ncentral/roles/reporting ttl=30m lease=false",
 		},
 		{
 			explanation: "Read a token of that role." + masked,
@@ -120,7 +124,7 @@ func (s *stage) usageSteps() []step {
 	}
 }
 
-// introduce shows what the commands need to find the server.
+// introduce shows the environment that the commands need to find the server.
 func (s *stage) introduce() {
 	fmt.Fprintf(s.output, "\n$ cd %s\n$ export VAULT_ADDR=%s\n$ export VAULT_TOKEN=%s\n",
 		s.directory, s.server.Address, mask(s.server.RootToken))
@@ -135,7 +139,7 @@ func (s *stage) runAll(ctx context.Context, steps []step) error {
 	return nil
 }
 
-// runStep shows a step and its answer.
+// runStep shows a step and its output.
 func (s *stage) runStep(ctx context.Context, step step) error {
 	fmt.Fprintf(s.output, "\n# %s\n$ %s\n", step.explanation, step.command)
 	run := func(ctx context.Context) (string, error) { return s.execute(ctx, step.command) }
@@ -156,7 +160,7 @@ func (s *stage) runStep(ctx context.Context, step step) error {
 	return nil
 }
 
-// execute runs the line as the user's shell would and answers what it prints, errors included.
+// execute runs the line as the user's shell would. It returns the output, including errors.
 func (s *stage) execute(ctx context.Context, line string) (string, error) {
 	var answer bytes.Buffer
 	command := exec.Command("/bin/sh", "-c", line)
@@ -171,7 +175,7 @@ func (s *stage) execute(ctx context.Context, line string) (string, error) {
 	return answer.String(), err
 }
 
-// dataCall is the call that curl makes where there is one.
+// dataCall makes the call that curl makes where it is installed.
 func (s *stage) dataCall(ctx context.Context) (string, error) {
 	token, err := s.execute(ctx, s.cli+" read -field=access_token ncentral/creds/monitoring")
 	if err != nil {
@@ -206,7 +210,7 @@ func (s *stage) dataCall(ctx context.Context) (string, error) {
 // accessToken matches N-central's tokens, which are JWTs.
 var accessToken = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+\.[\w-]+`)
 
-// mask leaves four characters at either end of a token.
+// mask keeps four characters at both ends of a token.
 func mask(token string) string {
 	const shown = 4
 	if len(token) <= 4*shown {

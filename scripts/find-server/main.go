@@ -1,8 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Find-server finds or builds the Vault or OpenBao server that tests and demo run, and prints its path. Tests do the
-// same themselves, but go test would show nothing of a build that takes minutes.
+// Find-server finds or builds the Vault or OpenBao server for the tests and the demo, and prints
+// its path. The tests can do the same themselves, but go test would show nothing of a build that
+// takes minutes.
 package main
 
 import (

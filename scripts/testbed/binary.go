@@ -22,19 +22,20 @@ import (
 
 const (
 	modulePath      = "vault-plugin-secrets-ncentral"
-	serverModule    = "scripts/vault-server" // the module of its own that pins Vault, below the repository's root
+	serverModule    = "scripts/vault-server" // the module that pins Vault, below the repository's root
 	vaultModulePath = "github.com/hashicorp/vault"
 )
 
-// serverBuildFlags leave the cloud plugins and the debug information out.
+// serverBuildFlags leave out the cloud plugins and the debug information.
 var serverBuildFlags = []string{"-tags", "minimal", "-trimpath", "-ldflags", "-s -w"}
 
 var vaultRequirement = regexp.MustCompile(`(?m)^\s*` + regexp.QuoteMeta(vaultModulePath) + ` (v\S+)`)
 
-// ServerBinary answers the absolute path of the server that tests and demo run, a Vault or an OpenBao: the one that
-// the environment variable VAULT_SERVER_BINARY names (a path, or a name on the PATH); else vault, else bao on the
-// PATH; else Vault built from its Go module. A build takes minutes, says so on progress, and happens once: the binary
-// is kept in the user's cache directory. Callers in several processes at once share one build.
+// ServerBinary returns the absolute path of the Vault or OpenBao server for the tests and the demo.
+// It takes the first of these: the server that the environment variable VAULT_SERVER_BINARY names
+// (a path, or a name on the PATH); vault on the PATH; bao on the PATH; Vault built from its Go
+// module. A build takes minutes and says so on progress. It happens once, because the binary stays
+// in the user's cache directory. Simultaneous callers in several processes share one build.
 func ServerBinary(ctx context.Context, progress io.Writer) (string, error) {
 	if name := os.Getenv("VAULT_SERVER_BINARY"); name != "" {
 		path, err := findServer(ctx, name)
@@ -53,13 +54,13 @@ func ServerBinary(ctx context.Context, progress io.Writer) (string, error) {
 	return cachedVault(ctx, progress)
 }
 
-// IsOpenBao tells whether the server binary is an OpenBao. What cannot be run is none.
+// IsOpenBao reports whether the server binary is an OpenBao. A binary that cannot be run is not.
 func IsOpenBao(path string) bool {
 	version, err := serverVersion(context.Background(), path)
 	return err == nil && strings.HasPrefix(version, "OpenBao v")
 }
 
-// RepositoryRoot answers the directory of this module's go.mod, at or above the working directory.
+// RepositoryRoot returns the directory of this module's go.mod, at or above the working directory.
 func RepositoryRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -102,7 +103,7 @@ func serverVersion(ctx context.Context, path string) (string, error) {
 	return version, nil
 }
 
-// cachedVault answers the built Vault, and builds it first where there is none.
+// cachedVault returns the Vault in the cache, and builds it first if there is none.
 func cachedVault(ctx context.Context, progress io.Writer) (string, error) {
 	root, err := RepositoryRoot()
 	if err != nil {
@@ -126,15 +127,16 @@ func cachedVault(ctx context.Context, progress io.Writer) (string, error) {
 	}
 	defer unlock()
 	if _, err := os.Stat(path); err == nil {
-		return path, nil // another process built it while this one waited
+		return path, nil // another process has built it in the meantime
 	}
-	fmt.Fprintf(progress, "Building Vault %s from its Go module into %s. This happens once and takes minutes (about ten on two cores).\n",
+	fmt.Fprintf(progress, "Building Vault %s from its Go module into %s. This happens once and takes minutes (about "+
+		"ten on two cores).\n",
 		version, directory)
 	return path, buildVault(ctx, filepath.Join(root, serverModule), path)
 }
 
-// vaultCacheDirectory answers where the built Vault is kept, a directory for each version of Vault, of the modules it
-// is built from, of Go and of the flags.
+// vaultCacheDirectory returns the directory of the built Vault. There is one for each version of
+// Vault, of its modules, of Go and of the flags.
 func vaultCacheDirectory(ctx context.Context, module string) (directory, version string, err error) {
 	goMod, err := os.ReadFile(filepath.Join(module, "go.mod"))
 	if err != nil {
@@ -165,8 +167,8 @@ func vaultCacheDirectory(ctx context.Context, module string) (directory, version
 	return filepath.Join(cache, modulePath, name), version, nil
 }
 
-// buildVault builds beside the path and renames, so that a path that exists is always a whole binary. The caller
-// holds the lock, so what lies there from a build that was killed is nobody's.
+// buildVault builds beside the path and then renames, so that a path that exists is always a
+// complete binary. The caller holds the lock, so the remains of a killed build belong to nobody.
 func buildVault(ctx context.Context, module, path string) error {
 	temporary := filepath.Join(filepath.Dir(path), "building")
 	if err := os.RemoveAll(temporary); err != nil {
@@ -188,8 +190,9 @@ func buildVault(ctx context.Context, module, path string) error {
 	return os.Rename(output, path)
 }
 
-// runGo runs the go command with its scratch files below the temporary directory, so that the caller can remove them
-// even when the command was killed. Its output becomes part of the error.
+// runGo runs the go command with its scratch files in the temporary directory, so that the caller
+// can remove them even where the command was killed. The command's output becomes part of the
+// error.
 func runGo(ctx context.Context, temporary string, environment []string, arguments ...string) error {
 	var output bytes.Buffer
 	command := exec.Command("go", arguments...)
@@ -202,7 +205,8 @@ func runGo(ctx context.Context, temporary string, environment []string, argument
 	return err
 }
 
-// lockFile waits until no other process holds the lock. The system gives it back when its holder ends, however it ends.
+// lockFile waits until no other process holds the lock. The system releases the lock when its
+// holder ends in any way.
 func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 const (
 	fakeVault = "#!/bin/sh\necho 'Vault v1.0.0'\n"
 	fakeBao   = "#!/bin/sh\necho 'OpenBao v1.0.0'\n"
-	// fakeGo "builds" a fake Vault, and notes that it did.
+	// fakeGo "builds" a fake Vault and logs that it did.
 	fakeGo = `#!/bin/sh
 [ "$1" = version ] && { echo fake; exit; }
 while [ "$1" != -o ]; do shift; done
@@ -37,7 +37,7 @@ func writeExecutable(t *testing.T, directory, name, content string) string {
 	return path
 }
 
-// setPath makes the directory the whole of the PATH, save what the fake scripts need.
+// setPath limits the PATH to the directory and what the fake scripts need.
 func setPath(t *testing.T, directory string) {
 	t.Helper()
 	t.Setenv("PATH", directory+":/bin:/usr/bin")
@@ -59,7 +59,8 @@ func TestServerBinaryTakesTheOneNamedByTheEnvironment(t *testing.T) {
 
 func TestServerBinaryRefusesWhatIsNoServer(t *testing.T) {
 	t.Setenv("VAULT_SERVER_BINARY", writeExecutable(t, t.TempDir(), "vault", "#!/bin/sh\necho pole vault\n"))
-	if _, err := ServerBinary(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "VAULT_SERVER_BINARY") {
+	if _, err := ServerBinary(t.Context(), io.Discard); err == nil ||
+		!strings.Contains(err.Error(), "VAULT_SERVER_BINARY") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"strconv"
 )
 
-// childrenFrom answers the process ids of the parent's children whose executable is wanted.
+// childrenFrom returns the process ids of the parent's children with a wanted executable.
 func childrenFrom(parent int, wanted func(executable string) bool) ([]int, error) {
 	directories, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -19,7 +19,7 @@ func childrenFrom(parent int, wanted func(executable string) bool) ([]int, error
 	}
 	var children []int
 	for _, directory := range directories {
-		// A process that ends meanwhile cannot be read, and is none of the children any more.
+		// A process that has just ended cannot be read, and is no longer a child.
 		status, err := os.ReadFile(filepath.Join(directory, "stat"))
 		if err != nil || parentOf(status) != parent {
 			continue
@@ -38,7 +38,8 @@ func childrenFrom(parent int, wanted func(executable string) bool) ([]int, error
 	return children, nil
 }
 
-// parentOf reads the second field behind the command's name, which stands in brackets and may hold any character.
+// parentOf reads the second field after the command's name, which is in parentheses and may hold
+// any character.
 func parentOf(status []byte) int {
 	fields := bytes.Fields(status[bytes.LastIndexByte(status, ')')+1:])
 	if len(fields) < 2 {

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// childrenFrom answers the process ids of the parent's children whose executable is wanted.
+// childrenFrom returns the process ids of the parent's children with a wanted executable.
 func childrenFrom(parent int, wanted func(executable string) bool) ([]int, error) {
 	output, err := exec.Command("ps", "-A", "-o", "pid=,ppid=,command=").Output()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// clusterPatience is how long a cluster may take until every node has a vote. A node gets its vote when Raft's autopilot
-// has seen it stable for ten seconds.
+// clusterPatience is how long a cluster may take until every node has a vote. Raft's autopilot
+// gives a node its vote after it has been stable for ten seconds.
 const clusterPatience = 2 * time.Minute
 
 // Cluster is a Raft cluster of server processes on loopback.
@@ -20,8 +20,9 @@ type Cluster struct {
 	Nodes []*Server
 }
 
-// StartCluster starts a Raft cluster of that many nodes and waits until each has a vote, so that one may be killed. The
-// options are those of each node, save for its id and addresses. The context bounds the start alone.
+// StartCluster starts a Raft cluster with this number of nodes. It waits until each node has a
+// vote, so that one may be killed. The options apply to each node, except for its id and addresses.
+// The context limits only the start.
 func StartCluster(ctx context.Context, options Options, nodes int) (*Cluster, error) {
 	cluster := &Cluster{}
 	for number := range nodes {
@@ -38,7 +39,7 @@ func StartCluster(ctx context.Context, options Options, nodes int) (*Cluster, er
 	return cluster, nil
 }
 
-// Active answers the active node, among those whose processes run.
+// Active returns the active node among those whose processes run.
 func (c *Cluster) Active(ctx context.Context) (*Server, error) {
 	for _, node := range c.Nodes {
 		select {
@@ -74,7 +75,8 @@ func (c *Cluster) startNode(ctx context.Context, options Options) (*Server, erro
 	return start(ctx, options, joining, (*Server).join)
 }
 
-// join unseals a node that joins the cluster of another. Until it has been let in, it has no seal to lift.
+// join unseals a node that joins an existing cluster. It cannot be unsealed before the cluster has
+// let it in.
 func (s *Server) join(ctx context.Context) error {
 	err := s.waitUntil(ctx, "joins its cluster", func(ctx context.Context) bool {
 		status, err := s.client.Sys().UnsealWithContext(ctx, s.unsealKey)
@@ -98,13 +100,14 @@ func (c *Cluster) waitForVotes(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting until %d nodes vote: %d do: %w", len(c.Nodes), votes, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("waiting until %d nodes vote: %d do: %w", len(c.Nodes), votes,
+				errors.Join(ctx.Err(), err))
 		case <-ticker.C:
 		}
 	}
 }
 
-// votes counts the nodes that have a vote.
+// votes returns the number of nodes that have a vote.
 func (c *Cluster) votes(ctx context.Context) (int, error) {
 	answer, err := c.Nodes[0].client.Logical().ReadWithContext(ctx, "sys/storage/raft/configuration")
 	if err != nil || answer == nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// Register enters the plugin into the server's plugin catalog, with its checksum and version.
+// Register registers the plugin in the server's plugin catalog, with its checksum and version.
 func (s *Server) Register(ctx context.Context, plugin Plugin) error {
 	return s.client.Sys().RegisterPluginWithContext(ctx, &api.RegisterPluginInput{
 		Name:    plugin.Name,
@@ -34,7 +34,8 @@ func (s *Server) Seal(ctx context.Context) error {
 	return s.client.Sys().SealWithContext(ctx)
 }
 
-// Unseal unseals a Raft server and waits until it serves, the first of its cluster as the active node. A dev server's key is not kept: that is an error.
+// Unseal unseals a Raft server and waits until it serves. The first server of a cluster must become
+// the active node. A dev server's key is not kept, so Unseal fails.
 func (s *Server) Unseal(ctx context.Context) error {
 	if s.unsealKey == "" {
 		return errors.New("a dev server's unseal key is not kept")
@@ -45,8 +46,8 @@ func (s *Server) Unseal(ctx context.Context) error {
 	return s.waitUntilServing(ctx)
 }
 
-// PluginPIDs answers the process ids, in rising order, of the server's children whose executable lies in the plugin
-// directory.
+// PluginPIDs returns the process ids, in ascending order, of the server's children whose executable
+// is in the plugin directory.
 func (s *Server) PluginPIDs() ([]int, error) {
 	directory := s.options.PluginDirectory + string(filepath.Separator)
 	return childrenFrom(s.process.PID(), func(executable string) bool {

@@ -14,20 +14,21 @@ import (
 	"strings"
 )
 
-// PluginName is the name under which the plugin is registered, and so the type of its mounts.
+// PluginName is the name under which the plugin is registered, and the type of its mounts.
 const PluginName = "ncentral"
 
-// Plugin is a built plugin, as the server's plugin catalog wants it described.
+// Plugin is a built plugin, as the server's plugin catalog needs it described.
 type Plugin struct {
 	Name    string // in the catalog, and the type of its mounts
 	Command string // the file's name in the plugin directory
 	Path    string // the file
 	SHA256  string // of the file, in hexadecimal
-	Version string // vX.Y.Z, equal to the version that the plugin itself tells
+	Version string // vX.Y.Z, equal to the version that the plugin reports
 }
 
-// BuildPlugin builds this repository's plugin into the directory, which the server is then given as its plugin
-// directory. With PLUGIN_RACE=1 in the environment it is built with the race detector, which needs a C compiler.
+// BuildPlugin builds this repository's plugin into the directory, which the server then uses as its
+// plugin directory. PLUGIN_RACE=1 in the environment adds the race detector, which needs a C
+// compiler.
 func BuildPlugin(ctx context.Context, directory string) (Plugin, error) {
 	plugin := Plugin{Name: PluginName, Command: "vault-plugin-secrets-ncentral"}
 	var err error
@@ -43,8 +44,8 @@ func BuildPlugin(ctx context.Context, directory string) (Plugin, error) {
 	return plugin, nil
 }
 
-// BuildCommand builds ./cmd/NAME of this repository into the directory and answers the absolute path of the binary. It
-// heeds PLUGIN_RACE as BuildPlugin does.
+// BuildCommand builds ./cmd/NAME of this repository into the directory and returns the absolute
+// path of the binary. PLUGIN_RACE works as for BuildPlugin.
 func BuildCommand(ctx context.Context, directory, name string) (string, error) {
 	root, err := RepositoryRoot()
 	if err != nil {
@@ -60,7 +61,8 @@ func BuildCommand(ctx context.Context, directory, name string) (string, error) {
 	defer os.RemoveAll(temporary)
 
 	path := filepath.Join(directory, name)
-	environment, flags := []string{"CGO_ENABLED=0"}, []string{"build", "-C", root, "-trimpath", "-buildvcs=false", "-o", path}
+	environment, flags := []string{"CGO_ENABLED=0"},
+		[]string{"build", "-C", root, "-trimpath", "-buildvcs=false", "-o", path}
 	if os.Getenv("PLUGIN_RACE") == "1" {
 		environment, flags = []string{"CGO_ENABLED=1"}, append(flags, "-race")
 	}
@@ -70,7 +72,7 @@ func BuildCommand(ctx context.Context, directory, name string) (string, error) {
 	return path, nil
 }
 
-// pluginVersion reads the version where the plugin has it from.
+// pluginVersion reads the file from which the plugin has its version.
 func pluginVersion() (string, error) {
 	root, err := RepositoryRoot()
 	if err != nil {

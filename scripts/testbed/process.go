@@ -12,29 +12,30 @@ import (
 	"time"
 )
 
-// watchdogScript waits until its standard input ends, which happens when the process at the other end of the pipe
-// is gone, and then kills the process group that it leads.
+// watchdogScript waits until its standard input ends, which happens when the process at the other
+// end of the pipe has gone. It then kills the process group that it leads.
 const watchdogScript = `trap "" INT TERM; read -r line || kill -KILL 0`
 
-// interruptPatience is how long Run waits for an interrupted command to clean up after itself.
+// interruptPatience is how long Run waits for an interrupted command to clean up.
 const interruptPatience = 10 * time.Second
 
-// Process is a running child process. It and everything it starts are in one process group, which is killed when the
-// child ends and when this process ends, however either ends: kill -9, a panic and a test's timeout included. A
-// watchdog (a shell that waits on a pipe) leads the group and sees to that. It also keeps the group's number from
-// being given to others, so a signal to the group never hits a stranger.
+// Process is a running child process. The child and everything it starts are in one process group.
+// The group is killed when the child ends, and when this process ends in any way, including kill
+// -9, a panic and a test's timeout. A watchdog (a shell that waits on a pipe) leads the group and
+// ensures that. It also keeps the group's number in use, so that a signal to the group never
+// reaches another process.
 type Process struct {
 	command      *exec.Cmd
 	watchdog     *exec.Cmd
 	watchdogPipe io.Closer
 	ended        chan struct{}
-	err          error // what the child ended with; written before ended is closed
+	err          error // the child's result; written before ended is closed
 
 	mutex     sync.Mutex
 	groupGone bool
 }
 
-// StartProcess starts the command. Its Stdin, Stdout, Stderr, Env and Dir are the caller's to set.
+// StartProcess starts the command. The caller may set its Stdin, Stdout, Stderr, Env and Dir.
 func StartProcess(command *exec.Cmd) (*Process, error) {
 	watchdog := exec.Command("/bin/sh", "-c", watchdogScript)
 	watchdog.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -49,7 +50,7 @@ func StartProcess(command *exec.Cmd) (*Process, error) {
 	process := &Process{command: command, watchdog: watchdog, watchdogPipe: pipe, ended: make(chan struct{})}
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: watchdog.Process.Pid}
 	if command.WaitDelay == 0 {
-		// Else a grandchild that holds on to an output pipe would keep Wait from returning.
+		// Otherwise a grandchild that keeps an output pipe open would keep Wait from returning.
 		command.WaitDelay = 2 * time.Second
 	}
 	if err := command.Start(); err != nil {
@@ -64,8 +65,8 @@ func StartProcess(command *exec.Cmd) (*Process, error) {
 	return process, nil
 }
 
-// Run starts the command and waits for its end. When the context ends first, the command's process group is
-// interrupted, given ten seconds, and killed; the error is then the context's.
+// Run starts the command and waits for its end. Where the context ends first, Run interrupts the
+// command's process group, waits for ten seconds, kills the group, and returns the context's error.
 func Run(ctx context.Context, command *exec.Cmd) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -84,17 +85,18 @@ func Run(ctx context.Context, command *exec.Cmd) error {
 	}
 }
 
-// PID is the child's process id.
+// PID returns the child's process id.
 func (p *Process) PID() int { return p.command.Process.Pid }
 
-// Ended is closed when the child has ended and its process group is gone.
+// Ended returns a channel that is closed when the child has ended and its process group is gone.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
-// Err is what the child ended with, as of exec.Cmd.Wait. It must not be called before Ended is closed.
+// Err returns the child's result, as exec.Cmd.Wait does. It must not be called before Ended is
+// closed.
 func (p *Process) Err() error { return p.err }
 
-// Stop asks the child to end (SIGTERM), kills its process group when the patience is over, and returns when all is
-// gone. Stopping a process that has ended does nothing.
+// Stop asks the child to end (SIGTERM), kills its process group after the patience, and returns
+// when everything is gone. It does nothing to a process that has ended.
 func (p *Process) Stop(patience time.Duration) {
 	_ = p.command.Process.Signal(syscall.SIGTERM) // fails only where the child has ended
 	p.killAfter(patience)
@@ -123,7 +125,7 @@ func (p *Process) signalGroup(signal syscall.Signal) {
 	}
 }
 
-// endGroup kills what is left of the group, and the watchdog with it.
+// endGroup kills the rest of the group, including the watchdog.
 func (p *Process) endGroup() {
 	p.signalGroup(syscall.SIGKILL)
 	p.mutex.Lock()

@@ -13,10 +13,11 @@ import (
 	"testing"
 )
 
-// helperVariable makes the test binary start a process and wait to be killed, instead of running tests.
+// helperVariable makes the test binary start a process and wait to be killed, instead of running
+// tests.
 const helperVariable = "TESTBED_HELPER"
 
-// family is a child with a child of its own; both ignore a polite end and hold on to the output.
+// family is a child with its own child. Both ignore polite signals and keep the output open.
 const family = `trap "" TERM INT; sleep 1000 & echo ready; wait; sleep 1000`
 
 func TestMain(m *testing.M) {
@@ -31,7 +32,8 @@ func TestMain(m *testing.M) {
 	select {}
 }
 
-// readyPipe answers a pipe whose reading end tells when a family is ready, and ends when nobody holds the writing end.
+// readyPipe returns a pipe. Its reading end gets a line when a family is ready, and ends when
+// nobody holds the writing end.
 func readyPipe(t *testing.T) (*bufio.Reader, *os.File) {
 	t.Helper()
 	reader, writer, err := os.Pipe()

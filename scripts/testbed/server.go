@@ -1,8 +1,14 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package testbed finds or builds a Vault or OpenBao server, builds the plugin, and runs real server processes with it on
-// loopback: for the end-to-end tests and for the demo. It needs a Unix and the go command, nothing else.
+// Package testbed finds or builds a Vault or OpenBao server, builds the plugin, and runs real
+// server processes with it on loopback. The end-to-end tests, the demo, the benchmark and the soak
+// use it. It needs a Unix and the go command, and nothing else.
+//
+// Start with [ServerBinary] and [BuildPlugin], then [StartDev], [StartRaft] or [StartCluster].
+// [Server.Register] and [Server.Mount] bring the plugin in, and [Server.Client] calls it. The
+// caller owns what it started and must call Stop, which removes every file of the server. [Process]
+// runs any other command so that nothing of it survives this process.
 package testbed
 
 import (
@@ -23,48 +29,49 @@ import (
 )
 
 const (
-	startPatience = 60 * time.Second // for each step until a started server serves: for slow machines under load
+	startPatience = 60 * time.Second // for each step of a start, for slow machines under load
 	stopPatience  = 10 * time.Second // until a server that was asked to stop is killed
-	startAttempts = 5                // with other ports each, where another process was quicker to take one
+	startAttempts = 5                // with other ports each, where another process took one
 	defaultNodeID = "node-1"
 	auditFileName = "audit.log"
 )
 
-// errAddressInUse says that another process listens where the server was to.
+// errAddressInUse means that another process listens at the server's address.
 var errAddressInUse = errors.New("address already in use")
 
-// Options are how a server is started. All but Binary may be left out.
+// Options say how a server is started. Only Binary is required.
 type Options struct {
-	Binary          string   // the server's binary, as of ServerBinary
-	PluginDirectory string   // where plugins lie, as of BuildPlugin
-	LogLevel        string   // of server and plugin: trace, debug, info, warn or error (info)
-	LogFile         string   // appended to; without it, a file in the server's own directory, which goes with Stop
-	Environment     []string // "NAME=value", for the server and so for the plugin, on top of this process's own
-	NodeID          string   // of a Raft server: its name in the cluster (node-1)
-	Address         string   // host:port of the API; a free port on loopback where empty
-	ClusterAddress  string   // host:port that a Raft server's peers talk to; a free port on loopback where empty
-	Audit           bool     // keep an audit log, from when the server serves
+	Binary          string   // the server's binary, from ServerBinary
+	PluginDirectory string   // directory of the plugins, from BuildPlugin
+	LogLevel        string   // of server and plugin: trace, debug, info (default), warn or error
+	LogFile         string   // appended to; default: a file in the server's own directory, which Stop removes
+	Environment     []string // "NAME=value", for server and plugin, added to this process's own
+	NodeID          string   // a Raft server's name in the cluster; default: node-1
+	Address         string   // host:port of the API; default: a free port on loopback
+	ClusterAddress  string   // host:port for the peers of a Raft server; default: a free port on loopback
+	Audit           bool     // keep an audit log, from the time the server serves
 }
 
-// Server is a running server process. It may be used by several goroutines at once, save Restart and Stop.
+// Server is a running server process. Several goroutines may use it at once, except for Restart and
+// Stop.
 type Server struct {
 	Address   string // of the API, as a URL
 	RootToken string
-	LogFile   string // what server and plugin log
-	AuditFile string // the audit log, where there is one
-	Directory string // the server's own: configuration, storage, home, scratch files; Stop removes it
+	LogFile   string // the log of server and plugin
+	AuditFile string // the audit log, if there is one
+	Directory string // the server's own, for its configuration, storage, home and scratch files; Stop removes it
 
 	options    Options
 	arguments  []string
 	process    *Process
 	client     *api.Client
 	unsealKey  string // of a Raft server
-	leader     string // the API's URL of the server whose Raft cluster this one joins; empty for the first
-	logOpening int64  // how long the log was when the process started
+	leader     string // URL of the server whose Raft cluster this one joins; empty for the first
+	logOpening int64  // the length of the log when the process started
 }
 
-// StartDev starts a server in dev mode: in memory, unsealed, a KV engine mounted at secret/. The context bounds the
-// start alone.
+// StartDev starts a server in dev mode: in memory, unsealed, with a KV engine mounted at secret/.
+// The context limits only the start.
 func StartDev(ctx context.Context, options Options) (*Server, error) {
 	rootToken := rand.Text()
 	return start(ctx, options, func(server *Server, address, _ string) (map[string]any, error) {
@@ -76,33 +83,34 @@ func StartDev(ctx context.Context, options Options) (*Server, error) {
 	}, (*Server).waitUntilActive)
 }
 
-// StartRaft starts a server with Raft storage on disk, a cluster of one node without TLS, initialises it with one key
-// share and unseals it. The context bounds the start alone.
+// StartRaft starts a server with Raft storage on disk, as a cluster of one node without TLS. It
+// initialises the server with one key share and unseals it. The context limits only the start.
 func StartRaft(ctx context.Context, options Options) (*Server, error) {
 	return start(ctx, options, raftConfiguration, (*Server).initialise)
 }
 
-// Client is a client of the server with the root token. It never repeats a request. All callers share it: set nothing
-// on it, and use ClientWithToken for another token.
+// Client returns a client with the root token, which never retries a request. All callers share it
+// and must not change it; ClientWithToken returns one for another token.
 func (s *Server) Client() *api.Client { return s.client }
 
-// ClientWithToken makes a client that is the caller's own, with the token.
+// ClientWithToken returns a new client with the token. It belongs to the caller.
 func (s *Server) ClientWithToken(token string) (*api.Client, error) {
 	return newClient(s.Address, token)
 }
 
-// PID is the process id of the server.
+// PID returns the process id of the server.
 func (s *Server) PID() int { return s.process.PID() }
 
-// Ended is closed when the server process has ended.
+// Ended returns a channel that is closed when the server process has ended.
 func (s *Server) Ended() <-chan struct{} { return s.process.Ended() }
 
-// Kill kills the server process and the plugins it runs, as kill -9 does, and returns when they are gone. Restart
-// starts the server again.
+// Kill kills the server process and its plugins, as kill -9 does, and returns when they are gone.
+// Restart starts the server again.
 func (s *Server) Kill() { s.process.Kill() }
 
-// Restart kills a Raft server with its plugins, as kill -9 does, starts it again on the same storage and addresses,
-// and unseals it. A dev server has no storage to start again on: that is an error, and the server goes on.
+// Restart kills a Raft server and its plugins, as kill -9 does, starts it again with the same
+// storage and addresses, and unseals it. A dev server has no storage, so Restart fails and the
+// server goes on.
 func (s *Server) Restart(ctx context.Context) error {
 	if s.unsealKey == "" {
 		return errors.New("a dev server keeps everything in memory and cannot be restarted")
@@ -114,8 +122,8 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.Unseal(ctx)
 }
 
-// Shutdown ends the server and the plugins it runs, gracefully where that takes no more than ten seconds. What they wrote
-// stays until Stop.
+// Shutdown ends the server and its plugins. It lets them end gracefully for up to ten seconds. What
+// they wrote remains until Stop.
 func (s *Server) Shutdown() {
 	if s.process != nil {
 		s.process.Stop(stopPatience)
@@ -125,18 +133,20 @@ func (s *Server) Shutdown() {
 	}
 }
 
-// Stop is Shutdown, and removes the server's directory. Stopping twice does nothing more.
+// Stop calls Shutdown and removes the server's directory. It may be called twice.
 func (s *Server) Stop() error {
 	s.Shutdown()
 	return os.RemoveAll(s.Directory)
 }
 
-// configure sets what is particular to a kind of server and answers its configuration.
+// configure sets what a kind of server needs and returns its configuration.
 type configure func(server *Server, address, clusterAddress string) (map[string]any, error)
 
-// start starts a server, on other ports once more where another process was quicker to take one of them, and gets it
-// ready.
-func start(ctx context.Context, options Options, configure configure, ready func(*Server, context.Context) error) (*Server, error) {
+// start starts a server and gets it ready. It tries again on other ports where another process took
+// one of them.
+func start(ctx context.Context, options Options, configure configure,
+	ready func(*Server, context.Context) error,
+) (*Server, error) {
 	for attempt := 1; ; attempt++ {
 		server, err := startOnce(ctx, options, configure)
 		if err == nil {
@@ -155,7 +165,7 @@ func start(ctx context.Context, options Options, configure configure, ready func
 	}
 }
 
-// startOnce answers a server also with an error, for the caller to stop.
+// startOnce returns a server even where it returns an error. The caller must stop it.
 func startOnce(ctx context.Context, options Options, configure configure) (*Server, error) {
 	server := &Server{options: options, LogFile: options.LogFile}
 	free, err := freeAddresses(2)
@@ -187,8 +197,8 @@ func startOnce(ctx context.Context, options Options, configure configure) (*Serv
 	return server, server.startProcess(ctx)
 }
 
-// makeDirectory keeps the directory's name short: plugins open Unix sockets below it, whose paths may be no longer than
-// about a hundred characters.
+// makeDirectory gives the directory a short name: plugins open Unix sockets in it, and the paths of
+// those are limited to about a hundred characters.
 func (s *Server) makeDirectory() error {
 	directory, err := os.MkdirTemp("", "vault-")
 	if err != nil {
@@ -241,14 +251,14 @@ func (s *Server) writeConfiguration(configuration map[string]any) error {
 		if err != nil {
 			return err
 		}
-		// The server refuses a plugin directory that it reaches through a link.
+		// The server rejects a plugin directory that is behind a link.
 		if s.options.PluginDirectory, err = filepath.EvalSymlinks(directory); err != nil {
 			return err
 		}
 		configuration["plugin_directory"] = s.options.PluginDirectory
 	}
 	if s.options.Audit && IsOpenBao(s.options.Binary) {
-		configuration["unsafe_allow_api_audit_creation"] = true // else it refuses what enableAudit asks for
+		configuration["unsafe_allow_api_audit_creation"] = true // otherwise it rejects the call of enableAudit
 	}
 	content, err := json.Marshal(configuration)
 	if err != nil {
@@ -279,13 +289,14 @@ func (s *Server) startProcess(ctx context.Context) error {
 	if s.process, err = StartProcess(command); err != nil {
 		return err
 	}
-	// Only the log tells that it is this process which listens at the address, and no other.
+	// Only the log shows that this process, and no other, listens at the address.
 	return s.waitUntil(ctx, "listens", func(context.Context) bool {
 		return strings.Contains(s.logSinceStart(), "server started!")
 	})
 }
 
-// environment is this process's own, without what would point the server elsewhere or open its user's home to it.
+// environment returns this process's environment without what would lead the server elsewhere or
+// into its user's home.
 func (s *Server) environment() []string {
 	level := s.options.LogLevel
 	if level == "" {
@@ -299,8 +310,8 @@ func (s *Server) environment() []string {
 	return append(append(CleanEnvironment(), own...), s.options.Environment...)
 }
 
-// CleanEnvironment is this process's environment without the VAULT_ and BAO_ variables, which steer server and command
-// line.
+// CleanEnvironment returns this process's environment without the VAULT_ and BAO_ variables, which
+// configure server and command line.
 func CleanEnvironment() []string {
 	var clean []string
 	for _, variable := range os.Environ() {
@@ -321,8 +332,8 @@ func (s *Server) initialise(ctx context.Context) error {
 	return s.Unseal(ctx)
 }
 
-// enableAudit begins the audit log. The nodes of a cluster share the setting, so the first makes it, and the file's name is
-// relative: to each server's own directory, in which it runs.
+// enableAudit starts the audit log. The nodes of a cluster share this setting, so the first node
+// makes it. The file name is relative to each server's own directory, in which it runs.
 func (s *Server) enableAudit(ctx context.Context) error {
 	if s.leader != "" {
 		return nil
@@ -340,7 +351,8 @@ func (s *Server) waitUntilActive(ctx context.Context) error {
 	})
 }
 
-// waitUntilServing waits until the server is unsealed and knows its part in the cluster: active, or standby of one that is.
+// waitUntilServing waits until the server is unsealed and either active or the standby of an active
+// node.
 func (s *Server) waitUntilServing(ctx context.Context) error {
 	if s.leader == "" {
 		return s.waitUntilActive(ctx)
@@ -351,7 +363,8 @@ func (s *Server) waitUntilServing(ctx context.Context) error {
 	})
 }
 
-// waitUntil waits for the condition, the server's end, the context's or a minute, whichever comes first.
+// waitUntil waits until the condition holds. It fails where the server or the context ends, and
+// after a minute.
 func (s *Server) waitUntil(ctx context.Context, what string, condition func(context.Context) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
@@ -379,7 +392,7 @@ func (s *Server) endedError() error {
 	return fmt.Errorf("%w (%v); its last log lines:\n%s", cause, s.process.Err(), s.logTail())
 }
 
-// logTail is the end of the log, without the secrets that a dev server prints at its start.
+// logTail returns the end of the log, without the secrets that a dev server prints at its start.
 func (s *Server) logTail() string {
 	const most = 20
 	var lines []string
@@ -414,8 +427,8 @@ func newClient(address, token string) (*api.Client, error) {
 	return client, nil
 }
 
-// freeAddresses answers loopback addresses whose ports were free just now. Another process may take one at any moment,
-// so whoever listens must be ready to fail.
+// freeAddresses returns loopback addresses whose ports were free just now. Another process may take
+// one at any moment, so listening may fail.
 func freeAddresses(count int) ([]string, error) {
 	var addresses []string
 	for range count {

@@ -137,7 +137,7 @@ func TestRaftServerKeepsItsStorage(t *testing.T) {
 	if _, err := client.Auth().Token().LookupSelf(); err == nil {
 		t.Error("a client with an unknown token was let in")
 	}
-	expectAudited(t, server, "auth/token/lookup-self") // asked for since the restart alone
+	expectAudited(t, server, "auth/token/lookup-self") // requested only after the restart
 	if plugins, err := server.PluginPIDs(); err != nil || len(plugins) != 0 {
 		t.Errorf("plugins: %v, %v", plugins, err)
 	}
