@@ -173,12 +173,7 @@ func diagnoseSOCKS(text string) diagnosis {
 
 func diagnoseNetwork(cause error, attempt *attemptError) diagnosis {
 	var lookup *net.DNSError
-	isAny := func(numbers ...syscall.Errno) bool {
-		var number syscall.Errno
-		return errors.As(cause, &number) && slices.Contains(numbers, number)
-	}
-	isEnd := errors.Is(cause, io.EOF) || errors.Is(cause, io.ErrUnexpectedEOF) ||
-		isAny(syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE)
+	isAny := func(numbers ...syscall.Errno) bool { return isErrno(cause, numbers...) }
 	switch {
 	case errors.As(cause, &lookup) && lookup.IsNotFound:
 		return diagnosis{FaultNameUnknown, "the host name cannot be resolved"}
@@ -192,17 +187,34 @@ func diagnoseNetwork(cause error, attempt *attemptError) diagnosis {
 		return diagnosis{FaultForbidden, "this machine forbids the connection"}
 	case isAny(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL):
 		return diagnosis{FaultNoResources, "this machine has no file or port left for a connection"}
-	case isEnd && attempt.connected:
-		return diagnosis{FaultClosed, "the connection was closed before an answer came"}
-	case isEnd && attempt.byProxy:
-		return diagnosis{
-			FaultCutOff,
-			"the connection was cut off while it was made, by the proxy that the environment names or behind it",
-		}
-	case isEnd:
-		return diagnosis{FaultCutOff, "the connection was cut off while it was made"}
+	case isEndOfConnection(cause):
+		return diagnoseEnd(attempt)
 	case strings.Contains(cause.Error(), "malformed HTTP"):
 		return diagnosis{FaultNotHTTP, "the server at this address does not speak HTTP"}
 	}
 	return diagnosis{"", "the connection failed"}
+}
+
+// isEndOfConnection reports whether the other side, or something between, ended the connection.
+func isEndOfConnection(cause error) bool {
+	return errors.Is(cause, io.EOF) || errors.Is(cause, io.ErrUnexpectedEOF) ||
+		isErrno(cause, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE)
+}
+
+func isErrno(cause error, numbers ...syscall.Errno) bool {
+	var number syscall.Errno
+	return errors.As(cause, &number) && slices.Contains(numbers, number)
+}
+
+func diagnoseEnd(attempt *attemptError) diagnosis {
+	switch {
+	case attempt.connected:
+		return diagnosis{FaultClosed, "the connection was closed before an answer came"}
+	case attempt.byProxy:
+		return diagnosis{
+			FaultCutOff,
+			"the connection was cut off while it was made, by the proxy that the environment names or behind it",
+		}
+	}
+	return diagnosis{FaultCutOff, "the connection was cut off while it was made"}
 }

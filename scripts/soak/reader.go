@@ -57,9 +57,6 @@ func (s *soak) read(ctx context.Context, r *role, random *rand.Rand) {
 	if h.dedicated {
 		r.ncentral.authenticates.add("dedicated reads", 1)
 	}
-	if err == nil && secret == nil {
-		err = errors.New("an answer without data")
-	}
 	if err == nil {
 		err = h.fill(secret)
 	}
@@ -82,6 +79,9 @@ func (s *soak) read(ctx context.Context, r *role, random *rand.Rand) {
 
 // fill copies the token and its end from the answer.
 func (h *handout) fill(secret *api.Secret) error {
+	if secret == nil {
+		return errors.New("an answer without data")
+	}
 	token, _ := secret.Data["access_token"].(string)
 	number, _ := secret.Data["expires_at_seconds"].(json.Number)
 	end, err := number.Int64()
