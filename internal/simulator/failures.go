@@ -15,9 +15,9 @@ import (
 // FailureKind is a way to make a call fail.
 type FailureKind string
 
-// The kinds of failure. From FailureTruncated on, the call does its work; before that, it does not.
-// A call that hangs ends when its client goes away, and goes on as usual when the failures are
-// cleared.
+// The kinds of failure. Up to FailureEndlessHeaders, the call does not do its work. A call that
+// hangs ends when its client goes away, and goes on as usual when the failures are cleared. From
+// FailureTruncated on, the call does its work, except that FailureSameTokens issues no new tokens.
 const (
 	FailureStatus         FailureKind = "status"          // Failure.Status, with Retry-After if asked for
 	FailureHang           FailureKind = "hang"            // no answer until the failures are cleared

@@ -60,8 +60,8 @@ func (s *soak) play(ctx context.Context, n *ncentral, one episode) error {
 }
 
 // authenticatesToLearn returns how many authenticates the engine needs to learn the traits of a
-// server, including those of a check. There are two; where the server keeps a single session, they
-// also end the role's session.
+// server, including those of a check: two. Where the server keeps a single session, they also end
+// the role's session, which takes a third.
 func (n *ncentral) authenticatesToLearn() int {
 	if n.singleSession {
 		return 3
