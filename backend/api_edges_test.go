@@ -5,13 +5,11 @@ package backend
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,123 +19,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
-
-// wire answers data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive as float64.
-func wire(t *testing.T, data map[string]any) map[string]any {
-	t.Helper()
-	raw, err := json.Marshal(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var received map[string]any
-	if err := json.Unmarshal(raw, &received); err != nil {
-		t.Fatal(err)
-	}
-	return received
-}
-
-// on hooks into the storage of a mount.
-type hookedStorage struct {
-	logical.Storage
-	get atomic.Pointer[func(key string) error]
-	put atomic.Pointer[func(key string) error]
-	del atomic.Pointer[func(key string) error]
-	// stored can fail a write that was done.
-	stored atomic.Pointer[func(key string) error]
-	// got runs after the entry was read, and before the caller has it.
-	got atomic.Pointer[func(key string)]
-}
-
-func (s *hookedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
-	if hook := s.get.Load(); hook != nil {
-		if err := (*hook)(key); err != nil {
-			return nil, err
-		}
-	}
-	entry, err := s.Storage.Get(ctx, key)
-	if hook := s.got.Load(); hook != nil {
-		(*hook)(key)
-	}
-	return entry, err
-}
-
-func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	if hook := s.put.Load(); hook != nil {
-		if err := (*hook)(entry.Key); err != nil {
-			return err
-		}
-	}
-	err := s.Storage.Put(ctx, entry)
-	if hook := s.stored.Load(); hook != nil && err == nil {
-		return (*hook)(entry.Key)
-	}
-	return err
-}
-
-func (s *hookedStorage) Delete(ctx context.Context, key string) error {
-	if hook := s.del.Load(); hook != nil {
-		if err := (*hook)(key); err != nil {
-			return err
-		}
-	}
-	return s.Storage.Delete(ctx, key)
-}
-
-// failToReadOnce has the next look at the key fail.
-func (s *hookedStorage) failToReadOnce(key string) {
-	var once sync.Once
-	hook := func(looked string) (err error) {
-		if looked == key {
-			once.Do(func() { err = errors.New("storage is not there for a moment") })
-		}
-		return err
-	}
-	s.get.Store(&hook)
-}
-
-// holdLook holds up whoever looks at the key in storage, with what was read there, until the channel is closed.
-func (m *mount) holdLook(storage *hookedStorage, key string) (goOn chan struct{}) {
-	goOn = make(chan struct{})
-	hook := func(looked string) {
-		if looked == key {
-			<-goOn
-		}
-	}
-	storage.got.Store(&hook)
-	m.backend.InvalidateKey(context.Background(), key)
-	return goOn
-}
-
-// holdSecondLook is holdLook for the second look alone.
-func (m *mount) holdSecondLook(storage *hookedStorage, key string) (goOn chan struct{}) {
-	goOn = make(chan struct{})
-	var looks atomic.Int64
-	hook := func(looked string) {
-		switch {
-		case looked != key:
-		case looks.Add(1) == 2:
-			<-goOn
-		default:
-			m.backend.InvalidateKey(context.Background(), key) // so that the next look comes by here
-		}
-	}
-	storage.got.Store(&hook)
-	m.backend.InvalidateKey(context.Background(), key)
-	return goOn
-}
-
-// startOn makes the backend anew on that storage.
-func (m *mount) startOn(storage logical.Storage) {
-	m.t.Helper()
-	m.backend.Cleanup(context.Background())
-	backend, err := newBackend(context.Background(), &logical.BackendConfig{
-		Logger: m.logger(), System: m.system, StorageView: storage,
-	}, m.server.DialContext)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.backend = backend
-}
 
 // The tick strikes a debt whose config cannot be read just now.
 func TestDebtOutlivesAStorageFailure(t *testing.T) {

@@ -18,19 +18,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// check answers what a check of config default answered, without the times, and its warnings.
-func (m *mount) check() (answer map[string]any, steps []string, warnings string) {
-	m.t.Helper()
-	response, err := m.do(logical.UpdateOperation, "config/default/check", nil)
-	if err != nil || response.IsError() {
-		m.t.Fatal(response, err)
-	}
-	for _, step := range response.Data["steps"].([]any) {
-		steps = append(steps, step.(map[string]any)["name"].(string))
-	}
-	return response.Data, steps, strings.Join(response.Warnings, "\n")
-}
-
 var allSteps = []string{
 	"links", "authenticate", "authenticate_again", "validate", "user", "data", "refresh", "server_info", "logout",
 }

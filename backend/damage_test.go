@@ -14,19 +14,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// told answers the data of a request that succeeds, and its warnings.
-func (m *mount) told(operation logical.Operation, path string, data map[string]any) (answer map[string]any, warnings string) {
-	m.t.Helper()
-	response, err := m.do(operation, path, data)
-	if err != nil || response.IsError() {
-		m.t.Fatalf("%s %s: %v %v", operation, path, err, response)
-	}
-	if response == nil {
-		return nil, ""
-	}
-	return response.Data, strings.Join(response.Warnings, "\n")
-}
-
 // exists answers what decides whether Vault asks its policies for create or update.
 func (m *mount) exists(path string) bool {
 	m.t.Helper()

@@ -5,10 +5,8 @@ package backend
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,51 +16,6 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
-
-// inDedicatedBubble is inBubble with a dedicated role worker.
-func inDedicatedBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
-	t.Helper()
-	inBubble(t, change, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"credential_type": "dedicated"})
-		test(m)
-	})
-}
-
-// open reads the dedicated role.
-func (m *mount) open(data map[string]any) *logical.Response {
-	m.t.Helper()
-	response, err := m.do(logical.ReadOperation, "creds/worker", data)
-	if err != nil || response.IsError() {
-		m.t.Fatal(response, err)
-	}
-	m.lives(response.Data)
-	return response
-}
-
-// revoke ends a lease as core does, which keeps it as JSON.
-func (m *mount) revoke(response *logical.Response) error {
-	m.t.Helper()
-	var kept map[string]any
-	raw, err := json.Marshal(response.Secret.InternalData)
-	if err == nil {
-		err = json.Unmarshal(raw, &kept)
-	}
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	_, err = m.backend.HandleRequest(context.Background(), &logical.Request{
-		Operation: logical.RevokeOperation, Path: "creds/worker", Storage: m.storage,
-		Secret: &logical.Secret{InternalData: kept},
-	})
-	return err
-}
-
-func (m *mount) mustRevoke(response *logical.Response) {
-	m.t.Helper()
-	if err := m.revoke(response); err != nil {
-		m.t.Fatal(err)
-	}
-}
 
 func TestDedicatedReadsOpenSessionsThatEndWithTheirLeases(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
@@ -226,39 +179,6 @@ func TestDedicatedRoleNeedsALease(t *testing.T) {
 			t.Errorf("%d %s", code, text)
 		}
 	})
-}
-
-// openMany starts reads of the dedicated role and answers a function that waits for them and tells how many got a token,
-// how many a 503, and how many of those a text that names the limit.
-func (m *mount) openMany(ctx context.Context, count int) (wait func() (tokens, failed, told int)) {
-	return m.openManyOf(ctx, "worker", count)
-}
-
-func (m *mount) openManyOf(ctx context.Context, role string, count int) (wait func() (tokens, failed, told int)) {
-	var group sync.WaitGroup
-	var mu sync.Mutex
-	tokens, failed, told := 0, 0, 0
-	for range count {
-		group.Go(func() {
-			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/" + role, Storage: m.storage})
-			var coded logical.HTTPCodedError
-			mu.Lock()
-			defer mu.Unlock()
-			if err == nil && !response.IsError() {
-				tokens++
-			}
-			if errors.As(err, &coded) && coded.Code() == 503 {
-				failed++
-			}
-			if err != nil && strings.Contains(err.Error(), "max_requests_in_flight") {
-				told++
-			}
-		})
-	}
-	return func() (int, int, int) {
-		group.Wait()
-		return tokens, failed, told
-	}
 }
 
 // Of eight places two are kept for what readers share, and 64 reads may wait for each of the eight: the rest are told so at

@@ -18,16 +18,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// owedKeys are the debts that storage holds.
-func (m *mount) owedKeys() []string {
-	m.t.Helper()
-	keys, err := logical.CollectKeysWithPrefix(context.Background(), &m.storage.InmemStorage, "owed/")
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return keys
-}
-
 // The logouts are written down before anything is forgotten or sent. Where that cannot be done nothing is ended, and what
 // was is there still.
 func TestAnEndOfSessionsThatStorageRefusesEndsNothing(t *testing.T) {

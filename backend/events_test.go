@@ -23,32 +23,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-func (m *mount) sent() []map[string]string { return sentTo(m.events) }
-
-// sentTo answers the events that were sent since the last look: each with its type under "type" among its metadata.
-func sentTo(core *logical.MockEventSender) []map[string]string {
-	core.Lock()
-	defer core.Unlock()
-	var sent []map[string]string
-	for _, event := range core.Events {
-		told := map[string]string{"type": string(event.Type)}
-		for key, value := range event.Event.Metadata.Fields {
-			told[key] = value.GetStringValue()
-		}
-		sent = append(sent, told)
-	}
-	core.Events = nil
-	return sent
-}
-
-func typesOf(sent []map[string]string) []string {
-	var types []string
-	for _, event := range sent {
-		types = append(types, event["type"])
-	}
-	return types
-}
-
 func TestChangesAskedForSendEvents(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.sent()

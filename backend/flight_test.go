@@ -116,22 +116,6 @@ func (m *mount) whileInFlight(change func()) (token string) {
 	return token
 }
 
-// onlySession fails the test unless the token's session is the only one open at the simulator; none is for "".
-func (m *mount) onlySession(token string) {
-	m.t.Helper()
-	synctest.Wait()
-	want := 0
-	if token != "" {
-		want = 1
-		if !m.AccessTokenLives(token) {
-			m.t.Error("the reader got a dead token")
-		}
-	}
-	if open := m.OpenSessions(); open != want {
-		m.t.Errorf("%d sessions are open, want %d", open, want)
-	}
-}
-
 func TestSessionsEndedInFlight(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.onlySession(m.whileInFlight(func() { m.must(logical.DeleteOperation, "sessions/monitoring", nil) }))

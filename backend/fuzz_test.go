@@ -98,23 +98,3 @@ func (m *mount) writeAnything(operation logical.Operation, path string, data map
 		m.t.Errorf("%s %s: stored all the same: %s", operation, path, text)
 	}
 }
-
-// stored answers what storage holds of configs and roles.
-func (m *mount) stored() map[string]string {
-	m.t.Helper()
-	entries := map[string]string{}
-	for _, prefix := range []string{"config/", "role/"} {
-		names, err := m.storage.List(m.t.Context(), prefix)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		for _, name := range names {
-			entry, err := m.storage.Get(m.t.Context(), prefix+name)
-			if err != nil {
-				m.t.Fatal(err)
-			}
-			entries[prefix+name] = string(entry.Value)
-		}
-	}
-	return entries
-}

@@ -17,27 +17,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// all counts the calls of one endpoint, whatever came of them.
-func (m *mount) all(endpoint simulator.Endpoint) int { return m.Count(endpoint, simulator.AnyOutcome) }
-
-// beginAll starts a read of each role.
-func (m *mount) beginAll(roles []string) (waits []func() outcome) {
-	m.t.Helper()
-	for _, role := range roles {
-		waits = append(waits, m.begin(logical.ReadOperation, "creds/"+role, nil))
-	}
-	return waits
-}
-
-func (m *mount) regenerate() (token string) {
-	m.t.Helper()
-	token, err := m.RegenerateUserAPIToken("api-user")
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return token
-}
-
 // Eight calls may be in flight. Whoever waited behind them when the first refusal came makes none.
 func TestWhoQueuedDoesNotTryARefusedCredential(t *testing.T) {
 	t.Run("shared", func(t *testing.T) {

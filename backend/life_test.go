@@ -15,8 +15,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-type calls = map[simulator.Endpoint]int
-
 func TestFirstReadAuthenticatesSecondCallsNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.lives(m.read(nil))
@@ -135,13 +133,6 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 		}
 		m.calls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1, simulator.EndpointLogout: 2})
 	})
-}
-
-// unverified gives the role monitoring a config of which nothing was learnt.
-func (m *mount) unverified() {
-	m.t.Helper()
-	m.must(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-	m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "fresh"})
 }
 
 func TestLearningLeavesARotationItsTime(t *testing.T) {

@@ -24,48 +24,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// metricsText answers what metrics answers.
-func (m *mount) metricsText() string {
-	m.t.Helper()
-	answer := m.must(logical.ReadOperation, "metrics", nil)
-	if answer[logical.HTTPContentType] != "text/plain; version=0.0.4; charset=utf-8" || answer[logical.HTTPStatusCode] != 200 {
-		m.t.Errorf("%v %v", answer[logical.HTTPContentType], answer[logical.HTTPStatusCode])
-	}
-	text := string(answer[logical.HTTPRawBody].([]byte))
-	m.expectNoSecrets("metrics", text)
-	return text
-}
-
-// metrics answers the metrics of config default by name and further labels, as in calls_total{call=links,outcome=success}.
-func (m *mount) metrics() map[string]float64 {
-	m.t.Helper()
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(m.metricsText()))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	values := map[string]float64{}
-	for name, family := range families {
-		name, ours := strings.CutPrefix(name, "vault_ncentral_")
-		if !ours {
-			m.t.Errorf("%s has another beginning than the others", name)
-		}
-		for _, metric := range family.Metric {
-			key, value := name+labels(metric.Label), 0.0
-			switch family.GetType() {
-			case dto.MetricType_COUNTER:
-				value = metric.Counter.GetValue()
-			case dto.MetricType_GAUGE:
-				value = metric.Gauge.GetValue()
-			case dto.MetricType_HISTOGRAM:
-				value = float64(metric.Histogram.GetSampleCount())
-			}
-			values[key] = value
-		}
-	}
-	return values
-}
-
 func labels(pairs []*dto.LabelPair) string {
 	var shown []string
 	for _, pair := range pairs {

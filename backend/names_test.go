@@ -6,7 +6,6 @@ package backend
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -16,14 +15,6 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
-
-// heap answers how many bytes are in use.
-func heap() int64 {
-	var stats runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapAlloc)
-}
 
 // Whoever may ask for names of their invention could else fill the memory of the process, which serves all mounts.
 func TestInventedNamesLeaveNothingInMemory(t *testing.T) {

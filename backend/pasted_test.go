@@ -4,6 +4,7 @@
 package backend
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf16"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -255,4 +258,18 @@ func (m *mount) expectTold(field string, form pasted) {
 	if m.stored()["config/default"] != before {
 		m.t.Errorf("%s, %s: stored all the same", field, form.form)
 	}
+}
+
+// bundle makes a certificate in PEM form, with the key beside it, as in one file with all.
+func bundle(t *testing.T) (certificate, withKey string) {
+	t.Helper()
+	made, pemOf, err := simulator.NewCertificate("ncentral.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pemOf), string(pemOf) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
 }

@@ -6,7 +6,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,26 +16,6 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
-
-// addRoles adds shared roles without a lease, named role-0 and so on.
-func (m *mount) addRoles(count int, data map[string]any) (names []string) {
-	m.t.Helper()
-	for i := range count {
-		name := fmt.Sprintf("role-%d", i)
-		role := map[string]any{"lease": false}
-		for field, value := range data {
-			role[field] = value
-		}
-		m.must(logical.UpdateOperation, "roles/"+name, role)
-		names = append(names, name)
-	}
-	return names
-}
-
-func (m *mount) readRole(name string) map[string]any {
-	m.t.Helper()
-	return m.must(logical.ReadOperation, "creds/"+name, nil)
-}
 
 // A reboot of N-central ends every session. Whatever was obtained since then, and whatever rotates meanwhile, the first
 // tick after it finds out, and no dead token is handed out from then on.

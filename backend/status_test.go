@@ -18,13 +18,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// status answers what status tells of config default.
-func (m *mount) status() map[string]any {
-	m.t.Helper()
-	configs := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)
-	return configs["default"].(map[string]any)
-}
-
 // useFor has a reader and the tick come once a minute for so long.
 func (m *mount) useFor(duration time.Duration) {
 	m.t.Helper()

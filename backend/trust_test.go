@@ -4,29 +4,11 @@
 package backend
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-ncentral/internal/simulator"
 )
-
-// bundle makes a certificate in PEM form, with the key beside it, as in one file with all.
-func bundle(t *testing.T) (certificate, withKey string) {
-	t.Helper()
-	made, pemOf, err := simulator.NewCertificate("ncentral.example.com")
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pemOf), string(pemOf) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
-}
 
 // Declarative tools compare what they gave with what is answered. What changes no trust neither demands the token nor
 // retires a session.

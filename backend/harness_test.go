@@ -1,0 +1,603 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
+	"github.com/hashicorp/vault/sdk/logical"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"go.uber.org/goleak"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+	"vault-plugin-secrets-ncentral/internal/upstream"
+)
+
+func TestMain(m *testing.M) {
+	// A dependency of the SDK starts it at once and for good.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
+}
+
+// mount is the engine as Vault mounts it, on storage in memory, with the simulator behind it over connections in memory:
+// in a synctest bubble, its time is the test's.
+type mount struct {
+	*simulator.Simulator
+	t       *testing.T
+	server  *simulator.Server
+	backend *engine
+	storage *countingStorage
+	system  *systemView
+	events  *logical.MockEventSender
+	core    logical.EventSender // the server's event system: events, unless a test gives another
+	log     *logBuffer          // of all levels
+	token   string
+}
+
+// logBuffer keeps what was logged.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(text []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(text)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// systemView is core's view, with what a test changes of it.
+type systemView struct {
+	logical.StaticSystemView
+	calls atomic.Int64
+}
+
+func (v *systemView) ReplicationState() consts.ReplicationState {
+	v.calls.Add(1)
+	return v.StaticSystemView.ReplicationState()
+}
+
+func (v *systemView) MaxLeaseTTL() time.Duration {
+	v.calls.Add(1)
+	return v.StaticSystemView.MaxLeaseTTL()
+}
+
+// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased, whose tokens are replaced
+// 5m before their end. No secret may be in the log or the events at its end.
+func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		knobs := simulator.DefaultKnobs()
+		if change != nil {
+			change(&knobs)
+		}
+		m := &mount{Simulator: simulator.New(knobs), t: t, storage: &countingStorage{}, events: logical.NewMockEventSender(), log: &logBuffer{}}
+		m.core = m.events
+		m.system = &systemView{StaticSystemView: logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour}}
+		m.server = simulator.ListenInMemory(m.Simulator)
+		defer m.server.Close()
+		m.token = m.AddUser("api-user")
+		m.start()
+		defer func() { m.backend.Cleanup(context.Background()) }()
+		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "password_max_age": 0})
+		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false, "min_ttl": "5m"})
+		m.ResetCounts()
+		test(m)
+		m.expectNoSecrets("the log", m.log.String())
+		m.expectNoSecrets("an event", fmt.Sprint(m.sent()))
+	})
+}
+
+// inDedicatedBubble is inBubble with a dedicated role worker.
+func inDedicatedBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
+	t.Helper()
+	inBubble(t, change, func(m *mount) {
+		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"credential_type": "dedicated"})
+		test(m)
+	})
+}
+
+func (m *mount) logger() hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace})
+}
+
+// start makes the backend anew on the same storage, as after a restart of the plugin.
+func (m *mount) start() {
+	m.t.Helper()
+	m.startOn(m.storage)
+}
+
+// startOn is start on that storage, which has what the mount's own has.
+func (m *mount) startOn(storage logical.Storage) {
+	m.t.Helper()
+	m.startWith(storage, m.dial)
+}
+
+// dial connects to the server that the mount has at that moment.
+func (m *mount) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return m.server.DialContext(ctx, network, address)
+}
+
+func (m *mount) startWith(storage logical.Storage, dial upstream.DialContext) {
+	m.t.Helper()
+	if m.backend != nil {
+		m.backend.Cleanup(context.Background())
+	}
+	backend, err := newBackend(context.Background(), &logical.BackendConfig{
+		Logger: m.logger(), System: m.system, StorageView: storage, EventsSender: m.core,
+	}, dial)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.backend = backend
+}
+
+// do makes a request as core does and holds a good answer against the response that the path declares.
+func (m *mount) do(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
+	m.t.Helper()
+	response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+		Operation: operation, Path: path, Data: data, Storage: m.storage,
+	})
+	if err == nil && response != nil && !response.IsError() && operation != logical.HelpOperation {
+		m.validate(operation, path, response)
+	}
+	return response, err
+}
+
+func (m *mount) validate(operation logical.Operation, path string, response *logical.Response) {
+	m.t.Helper()
+	if operation == logical.ListOperation && len(response.Data) == 0 {
+		return // of which Vault makes a 404
+	}
+	declared := schema.GetResponseSchema(m.t, m.backend.Route(path), operation)
+	if response.Data != nil {
+		schema.ValidateResponse(m.t, declared, response, true)
+	}
+}
+
+// must is do for requests that succeed; it answers the data, or none.
+func (m *mount) must(operation logical.Operation, path string, data map[string]any) map[string]any {
+	m.t.Helper()
+	response, err := m.do(operation, path, data)
+	if err != nil {
+		m.t.Fatalf("%s %s: %v", operation, path, err)
+	}
+	if response == nil {
+		return nil
+	}
+	if response.IsError() {
+		m.t.Fatalf("%s %s: %v", operation, path, response.Error())
+	}
+	return response.Data
+}
+
+// failure answers the text with which a request failed, and its status.
+func (m *mount) failure(operation logical.Operation, path string, data map[string]any) (string, int) {
+	m.t.Helper()
+	response, err := m.do(operation, path, data)
+	switch {
+	case err == nil && !response.IsError():
+		m.t.Fatalf("%s %s with %v: no error", operation, path, keys(data))
+	case err == nil:
+		return response.Error().Error(), 400
+	}
+	var coded logical.HTTPCodedError
+	if errors.As(err, &coded) {
+		return coded.Error(), coded.Code()
+	}
+	return err.Error(), 500
+}
+
+// told answers the data of a request that succeeds, and its warnings.
+func (m *mount) told(operation logical.Operation, path string, data map[string]any) (answer map[string]any, warnings string) {
+	m.t.Helper()
+	response, err := m.do(operation, path, data)
+	if err != nil || response.IsError() {
+		m.t.Fatalf("%s %s: %v %v", operation, path, err, response)
+	}
+	if response == nil {
+		return nil, ""
+	}
+	return response.Data, strings.Join(response.Warnings, "\n")
+}
+
+func (m *mount) tick() {
+	m.t.Helper()
+	_, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+	if err != nil && !errors.Is(err, logical.ErrUnsupportedOperation) {
+		m.t.Fatal(err)
+	}
+}
+
+type outcome struct {
+	response *logical.Response
+	err      error
+	took     time.Duration
+}
+
+func (o outcome) token() string {
+	if o.err != nil || o.response == nil || o.response.IsError() {
+		return ""
+	}
+	return o.response.Data["access_token"].(string)
+}
+
+// begin starts a request and answers a function that waits for it.
+func (m *mount) begin(operation logical.Operation, path string, data map[string]any) func() outcome {
+	done := make(chan outcome, 1)
+	began := time.Now()
+	go func() {
+		response, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: m.storage})
+		done <- outcome{response, err, time.Since(began)}
+	}()
+	return func() outcome { return <-done }
+}
+
+// beginAll starts a read of each role.
+func (m *mount) beginAll(roles []string) (waits []func() outcome) {
+	m.t.Helper()
+	for _, role := range roles {
+		waits = append(waits, m.begin(logical.ReadOperation, "creds/"+role, nil))
+	}
+	return waits
+}
+
+// wire answers data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive as float64.
+func wire(t *testing.T, data map[string]any) map[string]any {
+	t.Helper()
+	raw, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var received map[string]any
+	if err := json.Unmarshal(raw, &received); err != nil {
+		t.Fatal(err)
+	}
+	return received
+}
+
+func (m *mount) read(data map[string]any) map[string]any {
+	m.t.Helper()
+	return m.must(logical.ReadOperation, "creds/monitoring", data)
+}
+
+func (m *mount) readRole(name string) map[string]any {
+	m.t.Helper()
+	return m.must(logical.ReadOperation, "creds/"+name, nil)
+}
+
+// addRoles adds shared roles without a lease, named role-0 and so on.
+func (m *mount) addRoles(count int, data map[string]any) (names []string) {
+	m.t.Helper()
+	for i := range count {
+		name := fmt.Sprintf("role-%d", i)
+		role := map[string]any{"lease": false}
+		for field, value := range data {
+			role[field] = value
+		}
+		m.must(logical.UpdateOperation, "roles/"+name, role)
+		names = append(names, name)
+	}
+	return names
+}
+
+// warnings answers what a read of the role warns of.
+func (m *mount) warnings() string {
+	m.t.Helper()
+	response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+	if err != nil || response.IsError() {
+		m.t.Fatal(err, response)
+	}
+	return strings.Join(response.Warnings, "\n")
+}
+
+// open reads the dedicated role.
+func (m *mount) open(data map[string]any) *logical.Response {
+	m.t.Helper()
+	response, err := m.do(logical.ReadOperation, "creds/worker", data)
+	if err != nil || response.IsError() {
+		m.t.Fatal(response, err)
+	}
+	m.lives(response.Data)
+	return response
+}
+
+// openMany starts reads of the dedicated role and answers a function that waits for them and tells how many got a token,
+// how many a 503, and how many of those a text that names the limit.
+func (m *mount) openMany(ctx context.Context, count int) (wait func() (tokens, failed, told int)) {
+	return m.openManyOf(ctx, "worker", count)
+}
+
+func (m *mount) openManyOf(ctx context.Context, role string, count int) (wait func() (tokens, failed, told int)) {
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	tokens, failed, told := 0, 0, 0
+	for range count {
+		group.Go(func() {
+			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/" + role, Storage: m.storage})
+			var coded logical.HTTPCodedError
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil && !response.IsError() {
+				tokens++
+			}
+			if errors.As(err, &coded) && coded.Code() == 503 {
+				failed++
+			}
+			if err != nil && strings.Contains(err.Error(), "max_requests_in_flight") {
+				told++
+			}
+		})
+	}
+	return func() (int, int, int) {
+		group.Wait()
+		return tokens, failed, told
+	}
+}
+
+// revoke ends a lease as core does, which keeps it as JSON.
+func (m *mount) revoke(response *logical.Response) error {
+	m.t.Helper()
+	var kept map[string]any
+	raw, err := json.Marshal(response.Secret.InternalData)
+	if err == nil {
+		err = json.Unmarshal(raw, &kept)
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	_, err = m.backend.HandleRequest(context.Background(), &logical.Request{
+		Operation: logical.RevokeOperation, Path: "creds/worker", Storage: m.storage,
+		Secret: &logical.Secret{InternalData: kept},
+	})
+	return err
+}
+
+func (m *mount) mustRevoke(response *logical.Response) {
+	m.t.Helper()
+	if err := m.revoke(response); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// check answers what a check of config default answered, without the times, and its warnings.
+func (m *mount) check() (answer map[string]any, steps []string, warnings string) {
+	m.t.Helper()
+	response, err := m.do(logical.UpdateOperation, "config/default/check", nil)
+	if err != nil || response.IsError() {
+		m.t.Fatal(response, err)
+	}
+	for _, step := range response.Data["steps"].([]any) {
+		steps = append(steps, step.(map[string]any)["name"].(string))
+	}
+	return response.Data, steps, strings.Join(response.Warnings, "\n")
+}
+
+// status answers what status tells of config default.
+func (m *mount) status() map[string]any {
+	m.t.Helper()
+	configs := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)
+	return configs["default"].(map[string]any)
+}
+
+// metricsText answers what metrics answers.
+func (m *mount) metricsText() string {
+	m.t.Helper()
+	answer := m.must(logical.ReadOperation, "metrics", nil)
+	if answer[logical.HTTPContentType] != "text/plain; version=0.0.4; charset=utf-8" || answer[logical.HTTPStatusCode] != 200 {
+		m.t.Errorf("%v %v", answer[logical.HTTPContentType], answer[logical.HTTPStatusCode])
+	}
+	text := string(answer[logical.HTTPRawBody].([]byte))
+	m.expectNoSecrets("metrics", text)
+	return text
+}
+
+// metrics answers the metrics of config default by name and further labels, as in calls_total{call=links,outcome=success}.
+func (m *mount) metrics() map[string]float64 {
+	m.t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(m.metricsText()))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for name, family := range families {
+		name, ours := strings.CutPrefix(name, "vault_ncentral_")
+		if !ours {
+			m.t.Errorf("%s has another beginning than the others", name)
+		}
+		for _, metric := range family.Metric {
+			key, value := name+labels(metric.Label), 0.0
+			switch family.GetType() {
+			case dto.MetricType_COUNTER:
+				value = metric.Counter.GetValue()
+			case dto.MetricType_GAUGE:
+				value = metric.Gauge.GetValue()
+			case dto.MetricType_HISTOGRAM:
+				value = float64(metric.Histogram.GetSampleCount())
+			}
+			values[key] = value
+		}
+	}
+	return values
+}
+
+func (m *mount) sent() []map[string]string { return sentTo(m.events) }
+
+// sentTo answers the events that were sent since the last look: each with its type under "type" among its metadata.
+func sentTo(core *logical.MockEventSender) []map[string]string {
+	core.Lock()
+	defer core.Unlock()
+	var sent []map[string]string
+	for _, event := range core.Events {
+		told := map[string]string{"type": string(event.Type)}
+		for key, value := range event.Event.Metadata.Fields {
+			told[key] = value.GetStringValue()
+		}
+		sent = append(sent, told)
+	}
+	core.Events = nil
+	return sent
+}
+
+func typesOf(sent []map[string]string) []string {
+	var types []string
+	for _, event := range sent {
+		types = append(types, event["type"])
+	}
+	return types
+}
+
+// unverified gives the role monitoring a config of which nothing was learnt.
+func (m *mount) unverified() {
+	m.t.Helper()
+	m.must(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+	m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "fresh"})
+}
+
+func (m *mount) regenerate() (token string) {
+	m.t.Helper()
+	token, err := m.RegenerateUserAPIToken("api-user")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return token
+}
+
+type calls = map[simulator.Endpoint]int
+
+// calls fails the test unless exactly these calls were made since the last look: pairs of endpoint and number.
+func (m *mount) calls(want map[simulator.Endpoint]int) {
+	m.t.Helper()
+	synctest.Wait()
+	for endpoint, outcomes := range m.Counts() {
+		total := 0
+		for _, count := range outcomes {
+			total += count
+		}
+		if total != want[endpoint] {
+			m.t.Errorf("%s was called %d times, want %d", endpoint, total, want[endpoint])
+		}
+		delete(want, endpoint)
+	}
+	for endpoint, count := range want {
+		if count != 0 {
+			m.t.Errorf("%s was called 0 times, want %d", endpoint, count)
+		}
+	}
+	m.ResetCounts()
+}
+
+// all counts the calls of one endpoint, whatever came of them.
+func (m *mount) all(endpoint simulator.Endpoint) int { return m.Count(endpoint, simulator.AnyOutcome) }
+
+// lives fails the test unless the simulator accepts the token of the answer.
+func (m *mount) lives(answer map[string]any) string {
+	m.t.Helper()
+	token := answer["access_token"].(string)
+	if !m.AccessTokenLives(token) {
+		m.t.Fatal("a dead token was handed out")
+	}
+	return token
+}
+
+// onlySession fails the test unless the token's session is the only one open at the simulator; none is for "".
+func (m *mount) onlySession(token string) {
+	m.t.Helper()
+	synctest.Wait()
+	want := 0
+	if token != "" {
+		want = 1
+		if !m.AccessTokenLives(token) {
+			m.t.Error("the reader got a dead token")
+		}
+	}
+	if open := m.OpenSessions(); open != want {
+		m.t.Errorf("%d sessions are open, want %d", open, want)
+	}
+}
+
+// logged fails the test unless the log holds, or does not hold, the text.
+func (m *mount) logged(text string, want bool) {
+	m.t.Helper()
+	if strings.Contains(m.log.String(), text) != want {
+		m.t.Errorf("%q is in the log: %t, want %t", text, !want, want)
+	}
+}
+
+func (m *mount) expectNoSecrets(where, text string) {
+	m.t.Helper()
+	for _, secret := range m.Secrets() {
+		if strings.Contains(text, secret) {
+			m.t.Errorf("%s holds a secret", where)
+		}
+	}
+}
+
+// owedKeys are the debts that storage holds.
+func (m *mount) owedKeys() []string {
+	m.t.Helper()
+	keys, err := logical.CollectKeysWithPrefix(context.Background(), &m.storage.InmemStorage, "owed/")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return keys
+}
+
+// stored answers what storage holds of configs and roles.
+func (m *mount) stored() map[string]string {
+	m.t.Helper()
+	entries := map[string]string{}
+	for _, prefix := range []string{"config/", "role/"} {
+		names, err := m.storage.List(m.t.Context(), prefix)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		for _, name := range names {
+			entry, err := m.storage.Get(m.t.Context(), prefix+name)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			entries[prefix+name] = string(entry.Value)
+		}
+	}
+	return entries
+}
+
+func keys(data map[string]any) []string {
+	var names []string
+	for name := range data {
+		names = append(names, name)
+	}
+	return names
+}
+
+// heap answers how many bytes are in use.
+func heap() int64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
