@@ -23,10 +23,10 @@ import (
 // The tick strikes a debt whose config cannot be read just now.
 func TestDebtOutlivesAStorageFailure(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
-		m.FailNext(simulator.EndpointLogout, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		if owed := m.must(logical.ReadOperation, "sessions/monitoring", nil)["logouts_owed"]; owed != 1 {
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, -1, status(500))
+		m.delete("sessions/monitoring")
+		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != 1 {
 			t.Fatalf("%v logouts are owed, want 1", owed)
 		}
 		m.ClearFailures()
@@ -52,10 +52,10 @@ func TestDebtOutlivesAStorageFailure(t *testing.T) {
 // The same for a logout that becomes a debt.
 func TestLogoutIsOwedWhenTheConfigCannotBeRead(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
-		m.must(logical.ReadOperation, "roles/monitoring", nil)
+		m.get("roles/monitoring")
 		fails := func(key string) error {
 			if strings.HasPrefix(key, "config/") {
 				return errors.New("storage is not there for a moment")
@@ -63,7 +63,7 @@ func TestLogoutIsOwedWhenTheConfigCannotBeRead(t *testing.T) {
 			return nil
 		}
 		storage.get.Store(&fails)
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		storage.get.Store(nil)
 		m.tick()
 		if open := m.OpenSessions(); open != 0 {
@@ -74,7 +74,7 @@ func TestLogoutIsOwedWhenTheConfigCannotBeRead(t *testing.T) {
 
 // Null resets verify to its default, true.
 func TestNullVerifyIsTheDefault(t *testing.T) {
-	for _, operation := range []logical.Operation{logical.PatchOperation, logical.UpdateOperation} {
+	for _, operation := range []logical.Operation{opPatch, opWrite} {
 		t.Run(string(operation), func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
 				m.server.Stop()
@@ -91,24 +91,17 @@ func TestNullVerifyIsTheDefault(t *testing.T) {
 func TestNamesWithTwoDotsAreTheCallersMistake(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.startOn(logical.NewStorageView(m.storage, ""))
-		text, code := m.failure(logical.UpdateOperation, "roles/other", map[string]any{"config": "a..b"})
-		if code != 400 || !strings.Contains(text, "config") {
-			t.Errorf("role with config a..b: %d %s", code, text)
-		}
+		m.fails(400, opWrite, "roles/other", map[string]any{"config": "a..b"}, "config")
 		for _, path := range []string{"roles/a..b", "config/a..b"} {
-			request := &logical.Request{Operation: logical.UpdateOperation, Path: path, Storage: m.storage, Data: map[string]any{}}
+			request := &logical.Request{Operation: opWrite, Path: path, Storage: m.storage, Data: map[string]any{}}
 			if _, _, err := m.backend.HandleExistenceCheck(context.Background(), request); err != nil {
 				t.Errorf("%s: the existence check failed, which core answers with 500: %v", path, err)
 			}
-			if text, code := m.failure(logical.UpdateOperation, path, map[string]any{"url": m.server.URL, "user_api_token": m.token}); code != 400 {
-				t.Errorf("%s: %d %s", path, code, text)
-			}
+			m.fails(400, opWrite, path, map[string]any{"url": m.server.URL, "user_api_token": m.token})
 		}
-		if text, code := m.failure(logical.ReadOperation, "creds/a..b", nil); code != 400 {
-			t.Errorf("creds: %d %s", code, text)
-		}
+		m.fails(400, opRead, "creds/a..b", nil)
 		for _, path := range []string{"roles/a..b", "config/a..b", "sessions/a..b"} {
-			if response, err := m.do(logical.ReadOperation, path, nil); response != nil || err != nil {
+			if response, err := m.do(opRead, path, nil); response != nil || err != nil {
 				t.Errorf("read of %s, which is unknown: %v %v", path, response, err)
 			}
 		}
@@ -119,7 +112,7 @@ func TestNamesWithTwoDotsAreTheCallersMistake(t *testing.T) {
 func TestNumbersAsPluginsGetThem(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		changed := time.Now().Add(-48 * time.Hour).Unix()
-		response, err := m.do(logical.UpdateOperation, "config/default", wire(t, map[string]any{"password_changed_at": changed}))
+		response, err := m.do(opWrite, "config/default", wire(t, map[string]any{"password_changed_at": changed}))
 		if err != nil || response.IsError() {
 			t.Errorf("Unix time as a number: %v %v", response, err)
 		}
@@ -137,7 +130,7 @@ func TestNumbersAsPluginsGetThem(t *testing.T) {
 			{"config/default", "password_max_age", 0.5},
 			{"creds/monitoring", "min_ttl", 0.5},
 		} {
-			response, err := m.do(logical.UpdateOperation, bad.path, wire(t, map[string]any{bad.field: bad.value}))
+			response, err := m.do(opWrite, bad.path, wire(t, map[string]any{bad.field: bad.value}))
 			if err != nil || !response.IsError() {
 				t.Errorf("%s: %s=%v was taken", bad.path, bad.field, bad.value)
 			}
@@ -163,7 +156,7 @@ func TestDeletedRoleStaysDeleted(t *testing.T) {
 		go func() {
 			defer close(patched)
 			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: logical.PatchOperation, Path: "roles/monitoring", Storage: storage, Data: map[string]any{"min_ttl": "1m"},
+				Operation: opPatch, Path: "roles/monitoring", Storage: storage, Data: map[string]any{"min_ttl": "1m"},
 			})
 		}()
 		<-reached
@@ -171,7 +164,7 @@ func TestDeletedRoleStaysDeleted(t *testing.T) {
 		go func() {
 			defer close(deleted)
 			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: logical.DeleteOperation, Path: "roles/monitoring", Storage: storage,
+				Operation: opDelete, Path: "roles/monitoring", Storage: storage,
 			})
 		}()
 		for range 1000 {
@@ -180,7 +173,7 @@ func TestDeletedRoleStaysDeleted(t *testing.T) {
 		close(goOn)
 		<-patched
 		<-deleted
-		if role := m.must(logical.ReadOperation, "roles/monitoring", nil); role != nil {
+		if role := m.must(opRead, "roles/monitoring", nil); role != nil {
 			t.Error("the role that was deleted is there again")
 		}
 	})
@@ -191,7 +184,7 @@ func TestVerificationThatWasNotStoredMakesTokensSuspect(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		fails := func(key string) error {
 			if strings.HasPrefix(key, "config/") {
 				return errors.New("storage is not there for a moment")
@@ -199,22 +192,22 @@ func TestVerificationThatWasNotStoredMakesTokensSuspect(t *testing.T) {
 			return nil
 		}
 		storage.put.Store(&fails)
-		m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1})
+		m.fails(500, opWrite, "config/default", map[string]any{"max_retries": 1})
 		storage.put.Store(nil)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 // The same for a write that another overtook.
 func TestOvertakenVerificationMakesTokensSuspect(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.lives(m.read(nil))
-		m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureHang})
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLinks, 1, hang)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: logical.UpdateOperation, Path: "config/default", Storage: m.storage, Data: map[string]any{"max_retries": 1},
+				Operation: opWrite, Path: "config/default", Storage: m.storage, Data: map[string]any{"max_retries": 1},
 			})
 			var coded logical.HTTPCodedError
 			if !errors.As(err, &coded) {
@@ -224,17 +217,17 @@ func TestOvertakenVerificationMakesTokensSuspect(t *testing.T) {
 			t.Log("status of the overtaken write: ", coded.Code())
 		}()
 		time.Sleep(time.Second)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2, "verify": false})
+		m.write("config/default", map[string]any{"max_retries": 2, "verify": false})
 		m.ClearFailures()
 		<-done
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 // Debts that cannot be paid do not keep others from it.
 func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
+		m.write("config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
 		entries := store.New(m.storage, hclog.NewNullLogger())
 		for range 200 {
 			debt := store.PendingLogout{
@@ -244,9 +237,9 @@ func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		m.lives(m.read(nil))
-		m.FailNext(simulator.EndpointLogout, 2, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, 2, status(500))
+		m.delete("sessions/monitoring")
 		for range 10 {
 			time.Sleep(time.Minute)
 			m.tick()
@@ -260,42 +253,42 @@ func TestDebtsOfADeadServerDoNotStarveOthers(t *testing.T) {
 // A reader of a config's last version does not bring it back and lift the cool-down of the one that is in force.
 func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
-		m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureHang})
+		m.FailNext(simulator.EndpointRefresh, 1, hang)
 		done := make(chan struct{})
 		go func() { // waits with a token in hand on the version of the config that is now in force
 			defer close(done)
 			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage,
+				Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
 			})
 		}()
 		time.Sleep(time.Second)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
 			t.Fatal(err)
 		}
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/other", nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
+		m.fails(400, opRead, "creds/other", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
 		time.Sleep(10 * time.Second) // the hanging attempt times out, and its reader gets the stale token
 		<-done
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/other", nil)
-		m.calls(nil)
+		m.fails(400, opRead, "creds/other", nil)
+		m.expectCalls(nil)
 	})
 }
 
 // What a check finds shows in the state.
 func TestCheckShowsInTheState(t *testing.T) {
 	state := func(m *mount) any {
-		return m.must(logical.ListOperation, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)["state"]
+		return m.must(opList, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)["state"]
 	}
 	t.Run("expired password", func(t *testing.T) {
 		inBubble(t, nil, func(m *mount) {
-			m.FailNext(simulator.EndpointServiceOrgs, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
-			if m.must(logical.UpdateOperation, "config/default/check", nil)["ok"] != false {
+			m.FailNext(simulator.EndpointServiceOrgs, -1, status(500))
+			if m.must(opWrite, "config/default/check", nil)["ok"] != false {
 				t.Fatal("the check passed")
 			}
 			if got := state(m); got != "degraded" {
@@ -306,7 +299,7 @@ func TestCheckShowsInTheState(t *testing.T) {
 	t.Run("down", func(t *testing.T) {
 		inBubble(t, nil, func(m *mount) {
 			m.server.Stop()
-			m.must(logical.UpdateOperation, "config/default/check", nil)
+			m.write("config/default/check", nil)
 			if got := state(m); got != "failing" {
 				t.Errorf("after a check that could not reach N-central the state is %v, want failing", got)
 			}
@@ -325,7 +318,7 @@ func TestFactoryWithoutSystem(t *testing.T) {
 func TestWarningsAreNotShared(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute; k.RefuseLongOverrides = true }, func(m *mount) {
 		m.system.MaxLeaseTTLVal = 40 * time.Minute
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m", "min_ttl": "20m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "50m", "min_ttl": "20m"})
 		t.Log(m.warnings())
 		m.start()
 		var group sync.WaitGroup
@@ -333,7 +326,7 @@ func TestWarningsAreNotShared(t *testing.T) {
 			group.Go(func() {
 				for range 50 {
 					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
-						Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage, Data: map[string]any{fmt.Sprint("unknown", i): "x"},
+						Operation: opRead, Path: "creds/monitoring", Storage: m.storage, Data: map[string]any{fmt.Sprint("unknown", i): "x"},
 					})
 					if err != nil || response.IsError() {
 						t.Error(err, response)
@@ -348,10 +341,10 @@ func TestWarningsAreNotShared(t *testing.T) {
 
 func TestHotLeasedRead(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/leased", nil)
-		m.must(logical.ReadOperation, "creds/leased", nil)
+		m.write("roles/leased", nil)
+		m.readRole("leased")
 		storage, system := m.storage.calls.Load(), m.system.calls.Load()
-		m.must(logical.ReadOperation, "creds/leased", nil)
+		m.readRole("leased")
 		if m.storage.calls.Load() != storage || m.system.calls.Load() != system {
 			t.Error("a hot read asked storage or core")
 		}
@@ -366,9 +359,9 @@ func TestADeclaredDefaultIsWhatANewEntryHas(t *testing.T) {
 			"config/new": {"url": m.server.URL, "user_api_token": m.token},
 			"roles/new":  {},
 		} {
-			m.must(logical.UpdateOperation, path, given)
+			m.write(path, given)
 			declared := m.backend.Route(path).Fields
-			for name, has := range m.must(logical.ReadOperation, path, nil) {
+			for name, has := range m.get(path) {
 				field := declared[name]
 				if field == nil || given[name] != nil || follows[name] {
 					continue
@@ -395,11 +388,11 @@ func TestTheLeastAndTheMostThatAreAllowedAreTaken(t *testing.T) {
 			{"expiry_warning", []any{0, "24h"}, []any{"23h"}},
 		} {
 			for _, value := range test.taken {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{test.field: value})
+				m.write("config/default", map[string]any{test.field: value})
 			}
 			for _, value := range test.refused {
-				if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{test.field: value}); code != 400 || !strings.HasPrefix(text, test.field+": ") {
-					t.Errorf("%s %v: %d %s", test.field, value, code, text)
+				if text := m.fails(400, opWrite, "config/default", map[string]any{test.field: value}); !strings.HasPrefix(text, test.field+": ") {
+					t.Errorf("%s %v: %s", test.field, value, text)
 				}
 			}
 		}

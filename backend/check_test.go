@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
@@ -75,7 +74,7 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 func TestEveryCallNamesTheEngineAndItsVersion(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.write("config/default/check", nil)
 		for _, request := range m.Requests() {
 			if want := "vault-plugin-secrets-ncentral/" + Version(); request.UserAgent != want {
 				t.Errorf("%s: the caller is %q, want %q", request.Endpoint, request.UserAgent, want)
@@ -85,9 +84,6 @@ func TestEveryCallNamesTheEngineAndItsVersion(t *testing.T) {
 }
 
 func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
-	status := func(status int) simulator.Failure {
-		return simulator.Failure{Kind: simulator.FailureStatus, Status: status}
-	}
 	tests := map[string]struct {
 		spoil  func(m *mount)
 		step   string
@@ -135,7 +131,7 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 		}, "user", "the API user is disabled: enable"},
 		"locked out": {func(m *mount) { _ = m.SetUserLocked("api-user", true) }, "authenticate", "its user is locked"},
 		"hang": {func(m *mount) {
-			m.FailNext(simulator.EndpointValidate, -1, simulator.Failure{Kind: simulator.FailureHang})
+			m.FailNext(simulator.EndpointValidate, -1, hang)
 		}, "authenticate_again", "how busy N-central is"},
 		"hidden error": {func(m *mount) {
 			m.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureErrorMessage})
@@ -164,59 +160,56 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 
 func TestServerThatRefusesRefreshPassesAndIsRotatedByAuthenticate(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		m.FailNext(simulator.EndpointRefresh, -1, status(500))
 		if answer, _, _ := m.check(); answer["ok"] != true || answer["refresh_ends_predecessor"] != nil {
 			t.Error(answer["message"])
 		}
 		m.read(nil)
 		m.ResetCounts()
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
 func TestCheckAndCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		fresh, _ := m.RegenerateUserAPIToken("api-user")
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		if answer, _, _ := m.check(); answer["ok"] != false {
 			t.Fatal("a refused credential passed")
 		}
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh})
-		m.lives(m.read(nil))
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
+		m.write("config/default", map[string]any{"user_api_token": fresh})
+		m.expectLives(m.read(nil))
 		if err := m.SetUserDisabled("api-user", true); err != nil {
 			t.Fatal(err)
 		}
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.delete("sessions/monitoring")
+		m.fails(400, opRead, "creds/monitoring", nil)
 		if err := m.SetUserDisabled("api-user", false); err != nil {
 			t.Fatal(err)
 		}
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		m.check()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 func TestFailedVerifyChangesNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
-		before := m.must(logical.ReadOperation, "config/default", nil)
+		first := m.expectLives(m.read(nil))
+		before := m.get("config/default")
 		if err := m.SetPasswordExpired("api-user", true); err != nil {
 			t.Fatal(err)
 		}
-		text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1})
-		if code != 400 || !strings.Contains(text, "step user: the API user's password has expired") {
-			t.Errorf("%d %s", code, text)
-		}
-		if diff := cmp.Diff(before, m.must(logical.ReadOperation, "config/default", nil)); diff != "" {
+		m.fails(400, opWrite, "config/default", map[string]any{"max_retries": 1}, "step user: the API user's password has expired")
+		if diff := cmp.Diff(before, m.get("config/default")); diff != "" {
 			t.Error(diff)
 		}
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("the old config is not in force")
 		}
 		if m.OpenSessions() != 1 {
@@ -229,7 +222,7 @@ func TestListOfConfigsTellsTheState(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		state := func() any {
 			t.Helper()
-			info := m.must(logical.ListOperation, "config/", nil)["key_info"].(map[string]any)
+			info := m.must(opList, "config/", nil)["key_info"].(map[string]any)
 			return info["default"].(map[string]any)["state"]
 		}
 		expect := func(want string) {
@@ -248,7 +241,7 @@ func TestListOfConfigsTellsTheState(t *testing.T) {
 		m.read(nil)
 		expect("degraded")
 		time.Sleep(5 * time.Minute)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(503, opRead, "creds/monitoring", nil)
 		expect("failing")
 		if err := m.server.Restart(); err != nil {
 			t.Fatal(err)
@@ -280,7 +273,7 @@ func TestACheckOfASlowServerPassesOnTheStepsThatCount(t *testing.T) {
 	for latency, missing := range map[time.Duration]bool{2500 * time.Millisecond: false, 3900 * time.Millisecond: true} {
 		inBubble(t, nil, func(m *mount) {
 			m.Change(func(k *simulator.Knobs) { k.Latency = latency })
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+			m.write("config/default", map[string]any{"max_retries": 2})
 			answer, _, _ := m.check()
 			if answer["ok"] != true {
 				t.Errorf("at %s a call: %v", latency, answer["message"])
@@ -305,7 +298,7 @@ func TestAVerificationWhoseLogoutsFailPassesAndOwesThem(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
 				m.FailNext(simulator.EndpointLogout, -1, status(403))
-				response, err := m.do(logical.UpdateOperation, "config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				response, err := m.do(opWrite, "config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
 				if err != nil || response.IsError() {
 					t.Fatal(response, err)
 				}
@@ -332,7 +325,7 @@ func TestAVerificationWhoseLogoutsFailPassesAndOwesThem(t *testing.T) {
 
 func TestCheckWarnsOfOneTokenForSeveralSessions(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointAuthenticate, -1, simulator.Failure{Kind: simulator.FailureSameTokens})
 		answer, _, warnings := m.check()
 		if !strings.Contains(warnings, "one access token to several") {
@@ -361,7 +354,7 @@ func TestCheckTellsWhatNCentralTellsOfTheUser(t *testing.T) {
 		"404":          {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserAbsent = true }) }, nil, "as none before 2026 does", ""},
 		"401":          {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(401)) }, nil, "not told (user: N-central refused", ""},
 		"500":          {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(500)) }, nil, "not told (user: N-central failed", ""},
-		"no answer":    {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureHang}) }, nil, "not told (user: N-central did not answer in time", ""},
+		"no answer":    {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, hang) }, nil, "not told (user: N-central did not answer in time", ""},
 		"a login page": {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureHTML}) }, nil, "not told (user: the answer is not one", ""},
 		"another's JSON": {func(m *mount) {
 			m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureMessage, Message: "x"})
@@ -407,7 +400,7 @@ func stepOf(answer map[string]any, name string) map[string]any {
 // Who reads the report alone sees all that the answer tells: the steps in their order, what came of it, and the warnings.
 func TestTheReportHasALineAStep(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "48h"})
+		m.write("config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "48h"})
 		answer, steps, _ := m.check()
 		lines := strings.Split(answer["report"].(string), "\n")
 		if len(lines) != len(steps)+2 {
@@ -451,9 +444,9 @@ func TestALogoutThatIsListedIsKnownBeforeOneWasTried(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, test.knobs, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+				m.write("config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
 				m.FailNext(simulator.EndpointAuthenticate, 1, status(500))
-				checked := m.must(logical.UpdateOperation, "config/fresh/check", nil)
+				checked := m.must(opWrite, "config/fresh/check", nil)
 				if checked["failed_step"] != "authenticate" || checked["can_log_out"] != test.want {
 					t.Errorf("failed at %v, can_log_out is %v, want %v", checked["failed_step"], checked["can_log_out"], test.want)
 				}
@@ -478,7 +471,7 @@ func TestALogoutThatIsListedIsKnownBeforeOneWasTried(t *testing.T) {
 func TestAServerThatCallsEveryTokenDeadTeachesNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.FailNext(simulator.EndpointValidate, -1, status(401))
-		report := m.must(logical.UpdateOperation, "config/default/check", nil)
+		report := m.must(opWrite, "config/default/check", nil)
 		if report["failed_step"] != "validate" || report["authenticate_ends_earlier_sessions"] == true {
 			t.Errorf("%v", report["report"])
 		}

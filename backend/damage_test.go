@@ -30,10 +30,10 @@ func (m *mount) exists(path string) bool {
 func inDamagedBubble(t *testing.T, keys []string, test func(m *mount)) {
 	t.Helper()
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other"), "password_max_age": 0})
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"config": "other", "lease": false})
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
-		m.lives(m.read(nil))
+		m.write("config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other"), "password_max_age": 0})
+		m.write("roles/other", map[string]any{"config": "other", "lease": false})
+		m.expectLives(m.readRole("other"))
+		m.expectLives(m.read(nil))
 		for _, key := range keys {
 			m.damage(key)
 		}
@@ -50,10 +50,7 @@ func TestAnUnreadableEntryIsAnErrorThatNamesItAndTheRemedy(t *testing.T) {
 			"config/default": "config/default", "creds/monitoring": "config/default", "sessions/monitoring": "config/default",
 			"roles/other": "role/other", "creds/other": "role/other", "sessions/other": "role/other",
 		} {
-			text, code := m.failure(logical.ReadOperation, path, nil)
-			if code != 500 || !strings.Contains(text, "the stored entry "+key+" cannot be read: it is damaged") || !strings.Contains(text, "delete it") {
-				t.Errorf("%s: %d %s", path, code, text)
-			}
+			m.fails(500, opRead, path, nil, "the stored entry "+key+" cannot be read: it is damaged", "delete it")
 		}
 	})
 }
@@ -77,31 +74,28 @@ func TestAnUnreadableEntryIsReplacedByAFullWriteAlone(t *testing.T) {
 			path      string
 			data      map[string]any
 		}{
-			{logical.PatchOperation, "config/default", full},
-			{logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1}},
-			{logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL}},
-			{logical.PatchOperation, "roles/monitoring", map[string]any{"config": "default"}},
-			{logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false}},
+			{opPatch, "config/default", full},
+			{opWrite, "config/default", map[string]any{"max_retries": 1}},
+			{opWrite, "config/default", map[string]any{"url": m.server.URL}},
+			{opPatch, "roles/monitoring", map[string]any{"config": "default"}},
+			{opWrite, "roles/monitoring", map[string]any{"lease": false}},
 		} {
-			text, code := m.failure(write.operation, write.path, write.data)
-			if code != 400 || !strings.Contains(text, "cannot be read: it is damaged: restore it, write it again with all that a new one needs, or delete it") {
-				t.Errorf("%s %s %v: %d %s", write.operation, write.path, keys(write.data), code, text)
-			}
+			m.fails(400, write.operation, write.path, write.data, "cannot be read: it is damaged: restore it, write it again with all that a new one needs, or delete it")
 		}
 		for path, data := range map[string]map[string]any{"config/default": full, "roles/monitoring": {"config": "default", "lease": false}} {
-			if _, warnings := m.told(logical.UpdateOperation, path, data); !strings.Contains(warnings, "the entry before could not be read") {
+			if warnings := m.write(path, data); !strings.Contains(warnings, "the entry before could not be read") {
 				t.Errorf("%s: %s", path, warnings)
 			}
 		}
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 func TestAnUnreadableEntryIsDeleted(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default", "role/monitoring", "session/monitoring"}, func(m *mount) {
 		for path, event := range map[string]string{"config/default": "ncentral/config-delete", "roles/monitoring": "ncentral/role-delete"} {
-			m.must(logical.DeleteOperation, path, nil)
-			if m.exists(path) || m.must(logical.ReadOperation, path, nil) != nil {
+			m.delete(path)
+			if m.exists(path) || m.must(opRead, path, nil) != nil {
 				t.Errorf("%s is still there", path)
 			}
 			if !slices.ContainsFunc(m.sent(), func(told map[string]string) bool { return told["type"] == event }) {
@@ -114,28 +108,26 @@ func TestAnUnreadableEntryIsDeleted(t *testing.T) {
 // The sessions of a role that cannot be read can be ended as any others: it may be an incident.
 func TestSessionsOfAnUnreadableRoleEnd(t *testing.T) {
 	inDamagedBubble(t, []string{"role/monitoring"}, func(m *mount) {
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.calls(map[simulator.Endpoint]int{simulator.EndpointLogout: 1})
+		m.delete("sessions/monitoring")
+		m.expectCalls(map[simulator.Endpoint]int{simulator.EndpointLogout: 1})
 	})
 }
 
 // A role that cannot be read may name the config. It is said, and keeps no config from being deleted; one that can be read does.
 func TestAnUnreadableRoleKeepsNoConfig(t *testing.T) {
 	inDamagedBubble(t, []string{"role/damaged", "role/monitoring"}, func(m *mount) {
-		_, warnings := m.told(logical.DeleteOperation, "config/default", nil)
+		warnings := m.delete("config/default")
 		if !strings.Contains(warnings, "role/damaged") || !strings.Contains(warnings, "role/monitoring") {
 			t.Error(warnings)
 		}
-		if text, code := m.failure(logical.DeleteOperation, "config/other", nil); code != 400 || !strings.Contains(text, "other") {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(400, opDelete, "config/other", nil, "other")
 	})
 }
 
 // A role is changed beside a config that cannot be read: it exists.
 func TestARoleOfAnUnreadableConfigIsWritten(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default"}, func(m *mount) {
-		if _, warnings := m.told(logical.PatchOperation, "roles/monitoring", map[string]any{"ttl": "20m"}); !strings.Contains(warnings, "config/default cannot be read") {
+		if _, warnings := m.answer(opPatch, "roles/monitoring", map[string]any{"ttl": "20m"}); !strings.Contains(warnings, "config/default cannot be read") {
 			t.Error(warnings)
 		}
 	})
@@ -154,7 +146,7 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 				for path, names := range map[string][]string{
 					"config/": {"default", "other"}, "roles/": {"monitoring", "other"}, "sessions/": {"monitoring", "other"},
 				} {
-					answer, warnings := m.told(logical.ListOperation, path, nil)
+					answer, warnings := m.answer(opList, path, nil)
 					info, _ := answer["key_info"].(map[string]any)
 					if !slices.Equal(answer["keys"].([]string), names) || info["other"] == nil {
 						t.Errorf("LIST %s answers %v, %v", path, answer["keys"], info)
@@ -163,7 +155,7 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 						t.Errorf("LIST %s: %q", path, warnings)
 					}
 				}
-				answer, warnings := m.told(logical.ReadOperation, "status", nil)
+				answer, warnings := m.answer(opRead, "status", nil)
 				if named := leftOut["status"]; answer["configs"].(map[string]any)["other"] == nil || (warnings == "") != (named == "") || !strings.Contains(warnings, named) {
 					t.Errorf("status: %v %q", answer, warnings)
 				}
@@ -173,7 +165,7 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 				}
 				m.Reboot()
 				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
-				m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // found dead and replaced by the tick
+				m.expectLives(m.readRole("other")) // found dead and replaced by the tick
 			})
 		})
 	}
@@ -188,20 +180,18 @@ func TestARoleWithoutAConfigKeepsNoListFromItsAnswer(t *testing.T) {
 		}
 		m.start()
 		for _, path := range []string{"roles/", "sessions/"} {
-			if keys := m.must(logical.ListOperation, path, nil)["keys"]; !slices.Equal(keys.([]string), []string{"monitoring"}) {
+			if keys := m.must(opList, path, nil)["keys"]; !slices.Equal(keys.([]string), []string{"monitoring"}) {
 				t.Errorf("%s: %v", path, keys)
 			}
 		}
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 || !strings.Contains(text, `unknown config "default"`) {
-			t.Errorf("%d %s", code, text)
-		}
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil, `unknown config "default"`)
+		m.delete("sessions/monitoring")
 	})
 }
 
 func TestStatusAndMetricsTellOfNothingWhereNothingCanBeRead(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default", "config/other"}, func(m *mount) {
-		if answer, warnings := m.told(logical.ReadOperation, "status", nil); len(answer["configs"].(map[string]any)) != 0 || strings.Count(warnings, "left out: ") != 2 {
+		if answer, warnings := m.answer(opRead, "status", nil); len(answer["configs"].(map[string]any)) != 0 || strings.Count(warnings, "left out: ") != 2 {
 			t.Errorf("%v %s", answer, warnings)
 		}
 		if unreadable := m.metrics()["unreadable_configs"]; unreadable != 2 {
@@ -228,11 +218,9 @@ func TestAConfigOfWhichNoClientCanBeMadeIsNamed(t *testing.T) {
 		}
 		m.start()
 		for _, path := range []string{"creds/monitoring", "creds/worker"} {
-			if text, _ := m.failure(logical.ReadOperation, path, nil); !strings.Contains(text, `config "default"`) {
-				t.Errorf("%s: %s", path, text)
-			}
+			m.fails(500, opRead, path, nil, `config "default"`)
 		}
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }
 
@@ -242,8 +230,6 @@ func TestSessionsThatStorageDoesNotTellOfAreAnError(t *testing.T) {
 		m.read(nil)
 		m.start()
 		m.storage.refusesReads.Store(new("session/"))
-		if text, code := m.failure(logical.ReadOperation, "sessions/monitoring", nil); code != 500 || !strings.Contains(text, "storage") {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(500, opRead, "sessions/monitoring", nil, "storage")
 	})
 }

@@ -20,17 +20,17 @@ import (
 func TestDedicatedReadsOpenSessionsThatEndWithTheirLeases(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		first, second := m.open(nil), m.open(map[string]any{"validate": true})
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1}) // the hourly questions
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1}) // the hourly questions
 		if m.OpenSessions() != 2 || first.Secret.Renewable || first.Secret.TTL != time.Hour || first.Secret.MaxTTL != time.Hour {
 			t.Errorf("%d sessions, lease %+v", m.OpenSessions(), first.Secret.LeaseOptions)
 		}
 		m.mustRevoke(first)
-		m.calls(calls{simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointLogout: 1})
 		if m.AccessTokenLives(first.Data["access_token"].(string)) || !m.AccessTokenLives(second.Data["access_token"].(string)) {
 			t.Error("revoking one lease ends that lease's session and no other")
 		}
 		m.mustRevoke(first)
-		m.calls(calls{simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointLogout: 1})
 	})
 }
 
@@ -39,14 +39,14 @@ func TestRevokeSucceedsWhereNothingCanBeEnded(t *testing.T) {
 		change  func(m *mount)
 		logouts int
 	}{
-		"the role is gone": {func(m *mount) { m.must(logical.DeleteOperation, "roles/worker", nil) }, 1},
+		"the role is gone": {func(m *mount) { m.delete("roles/worker") }, 1},
 		"the config is gone": {func(m *mount) {
-			m.must(logical.DeleteOperation, "roles/worker", nil)
-			m.must(logical.DeleteOperation, "roles/monitoring", nil)
-			m.must(logical.DeleteOperation, "config/default", nil)
+			m.delete("roles/worker")
+			m.delete("roles/monitoring")
+			m.delete("config/default")
 		}, 0},
 		"the config points elsewhere": {func(m *mount) {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
+			m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
 		}, 0},
 		"after a restart":          {func(m *mount) { m.start() }, 1},
 		"the token expired":        {func(*mount) { time.Sleep(time.Hour) }, 1}, // the clocks may differ, and the refresh token lives longer
@@ -62,7 +62,7 @@ func TestRevokeSucceedsWhereNothingCanBeEnded(t *testing.T) {
 				test.change(m)
 				m.ResetCounts()
 				m.mustRevoke(lease)
-				m.calls(calls{simulator.EndpointLogout: test.logouts})
+				m.expectCalls(calls{simulator.EndpointLogout: test.logouts})
 			})
 		})
 	}
@@ -81,8 +81,8 @@ func TestALogoutThatFailsIsOwedUntilPaid(t *testing.T) {
 			inDedicatedBubble(t, nil, func(m *mount) {
 				owed := func() int {
 					t.Helper()
-					status := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["default"].(map[string]any)
-					ofRole := m.must(logical.ReadOperation, "sessions/worker", nil)["logouts_owed"].(int)
+					status := m.status()
+					ofRole := m.get("sessions/worker")["logouts_owed"].(int)
 					if status["logouts_owed"] != ofRole || (status["state"] == "degraded") != (ofRole > 0) {
 						t.Errorf("status says %v, the role %d logouts owed", status, ofRole)
 					}
@@ -142,7 +142,7 @@ func TestServerWithoutLogoutIsWarnedOfUntilALogoutSucceeds(t *testing.T) {
 
 func TestDedicatedLifetimes(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": "30m"})
+		m.write("roles/worker", map[string]any{"ttl": "30m"})
 		lease := m.open(map[string]any{"min_ttl": "30m"})
 		if lease.Secret.TTL != 30*time.Minute || !strings.Contains(strings.Join(lease.Warnings, " "), "granted more than is promised") {
 			t.Errorf("lease of %s, warnings %v", lease.Secret.TTL, lease.Warnings)
@@ -153,15 +153,11 @@ func TestDedicatedLifetimes(t *testing.T) {
 			t.Error("the session outlives what was promised")
 		}
 		m.ResetCounts()
-		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "31m"}); code != 400 || !strings.Contains(text, "31m0s is more than the 30m0s that a token of this role lives") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.calls(nil)
-		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": 0})
-		if text, code := m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "61m"}); code != 400 || !strings.Contains(text, "more than the 1h0m0s that a token of this role lives: ask for less") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
+		m.fails(400, opRead, "creds/worker", map[string]any{"min_ttl": "31m"}, "31m0s is more than the 30m0s that a token of this role lives")
+		m.expectCalls(nil)
+		m.write("roles/worker", map[string]any{"ttl": 0})
+		m.fails(400, opRead, "creds/worker", map[string]any{"min_ttl": "61m"}, "more than the 1h0m0s that a token of this role lives: ask for less")
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
 		if m.OpenSessions() != 0 {
 			t.Error("a session that was not answered stays open")
 		}
@@ -171,12 +167,12 @@ func TestDedicatedLifetimes(t *testing.T) {
 func TestDedicatedRoleNeedsALease(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		for _, data := range []map[string]any{{"lease": false}, {"credential_type": "dedicated", "lease": false}} {
-			if text, code := m.failure(logical.UpdateOperation, "roles/worker", data); code != 400 || !strings.HasPrefix(text, "lease") {
-				t.Errorf("%d %s", code, text)
+			if text := m.fails(400, opWrite, "roles/worker", data); !strings.HasPrefix(text, "lease") {
+				t.Error(text)
 			}
 		}
-		if text, code := m.failure(logical.UpdateOperation, "roles/monitoring", map[string]any{"credential_type": "dedicated"}); code != 400 || !strings.HasPrefix(text, "lease") {
-			t.Errorf("%d %s", code, text)
+		if text := m.fails(400, opWrite, "roles/monitoring", map[string]any{"credential_type": "dedicated"}); !strings.HasPrefix(text, "lease") {
+			t.Error(text)
 		}
 	})
 }
@@ -190,22 +186,22 @@ func TestDedicatedReadsKeepToTheLimitInFlight(t *testing.T) {
 			t.Errorf("%d of 600 reads got a token, %d were answered 503, %d of which name the limit, with %d requests in flight",
 				tokens, failed, told, m.MaxInFlight(simulator.EndpointAuthenticate))
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 512, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 512, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 	})
 }
 
 func TestReadersOfADedicatedRoleKeepNobodyWaiting(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/builds", map[string]any{"credential_type": "dedicated"})
-		m.lives(m.read(nil))
+		m.write("roles/builds", map[string]any{"credential_type": "dedicated"})
+		m.expectLives(m.read(nil))
 		time.Sleep(60*time.Minute + time.Second)
 		m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
 		wait := m.openMany(context.Background(), 400)
 		synctest.Wait()
-		if o := m.begin(logical.ReadOperation, "creds/monitoring", nil)(); o.token() == "" || o.took > 2*time.Second {
+		if o := m.begin(opRead, "creds/monitoring", nil)(); o.token() == "" || o.took > 2*time.Second {
 			t.Errorf("the reader of a shared role waited %s: %v", o.took, o.err)
 		}
-		if o := m.begin(logical.ReadOperation, "creds/builds", nil)(); o.token() == "" || o.took > 3*time.Second {
+		if o := m.begin(opRead, "creds/builds", nil)(); o.token() == "" || o.took > 3*time.Second {
 			t.Errorf("the reader of another dedicated role waited %s: %v", o.took, o.err)
 		}
 		wait()
@@ -215,7 +211,7 @@ func TestReadersOfADedicatedRoleKeepNobodyWaiting(t *testing.T) {
 // That there is not time for all of many reads says nothing of a server that answers each call.
 func TestABusyRoleDoesNotMakeAServerSilent(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 1100 * time.Millisecond }, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 2, "verify": false})
+		m.write("config/default", map[string]any{"max_requests_in_flight": 2, "verify": false})
 		others := m.addRoles(20, map[string]any{"credential_type": "dedicated", "lease": true})
 		waits := []func() (int, int, int){m.openMany(context.Background(), 100)}
 		for _, role := range others { // which share the one place that is theirs
@@ -226,17 +222,17 @@ func TestABusyRoleDoesNotMakeAServerSilent(t *testing.T) {
 			got, _, _ := wait()
 			tokens += got
 		}
-		if state := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["default"].(map[string]any); state["state"] != "ok" {
+		if state := m.status(); state["state"] != "ok" {
 			t.Errorf("after %d tokens the config is %v: %v", tokens, state["state"], state["reasons"])
 		}
 		m.open(nil)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
+		m.write("config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
 		m.Change(func(k *simulator.Knobs) { k.Latency = 3900 * time.Millisecond })
 		began := time.Now()
 		tokens, failed, _ := m.openMany(context.Background(), 20)()
@@ -256,7 +252,7 @@ func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
 
 func TestAReaderThatHangsUpLeavesNoSession(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
+		m.write("config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
 		m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
 		ctx, hangUp := context.WithCancel(context.Background())
 		wait := m.openMany(ctx, 3)
@@ -266,7 +262,7 @@ func TestAReaderThatHangsUpLeavesNoSession(t *testing.T) {
 			t.Errorf("%d tokens for readers that hung up", tokens)
 		}
 		time.Sleep(10 * time.Second)
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
 		if m.OpenSessions() != 0 {
 			t.Error("a session is open that nobody knows of")
 		}
@@ -275,7 +271,7 @@ func TestAReaderThatHangsUpLeavesNoSession(t *testing.T) {
 
 func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/leased", nil)
+		m.write("roles/leased", nil)
 		m.read(nil)
 		m.ResetCounts()
 		m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
@@ -284,29 +280,29 @@ func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 			_, err := m.do(operation, path, data)
 			return errors.Is(err, logical.ErrReadOnly)
 		}
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		for _, path := range []string{"creds/worker", "creds/leased"} {
-			if !handedOn(logical.ReadOperation, path, nil) {
+			if !handedOn(opRead, path, nil) {
 				t.Errorf("%s was not handed on", path)
 			}
 		}
-		if !handedOn(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}) {
+		if !handedOn(opRead, "creds/monitoring", map[string]any{"validate": true}) {
 			t.Error("a read that needs N-central was not handed on")
 		}
 		for _, path := range []string{"config/default", "roles/monitoring", "config/default/check"} {
-			if !handedOn(logical.UpdateOperation, path, nil) {
+			if !handedOn(opWrite, path, nil) {
 				t.Errorf("a write of %s was not handed on", path)
 			}
 		}
-		if !handedOn(logical.DeleteOperation, "sessions/monitoring", nil) {
+		if !handedOn(opDelete, "sessions/monitoring", nil) {
 			t.Error("the end of sessions was not handed on")
 		}
 		time.Sleep(53*time.Minute + 30*time.Second)
-		if !handedOn(logical.ReadOperation, "creds/monitoring", nil) {
+		if !handedOn(opRead, "creds/monitoring", nil) {
 			t.Error("a read that starts a rotation was not handed on")
 		}
 		m.tick()
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }
 
@@ -318,13 +314,13 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 		operation logical.Operation
 		data      map[string]any
 	}{
-		"deleted":           {logical.DeleteOperation, nil},
-		"made shared":       {logical.UpdateOperation, map[string]any{"credential_type": "shared"}},
-		"of another config": {logical.PatchOperation, map[string]any{"config": "other"}},
+		"deleted":           {opDelete, nil},
+		"made shared":       {opWrite, map[string]any{"credential_type": "shared"}},
+		"of another config": {opPatch, map[string]any{"config": "other"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inDedicatedBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other")})
+				m.write("config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other")})
 				lease := m.open(nil)
 				response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
 					Operation: change.operation, Path: "roles/worker", Data: change.data, Storage: m.storage, MountPoint: "ncentral/",
@@ -332,7 +328,7 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 				if err != nil || response == nil || response.IsError() || !strings.Contains(strings.Join(response.Warnings, "\n"), prefix) {
 					t.Errorf("%v %v", response, err)
 				}
-				token := m.lives(lease.Data)
+				token := m.expectLives(lease.Data)
 				m.mustRevoke(lease)
 				if m.AccessTokenLives(token) {
 					t.Error("the lease cannot be logged out any more")
@@ -343,11 +339,11 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 	t.Run("changed in what leaves its leases alone", func(t *testing.T) {
 		inDedicatedBubble(t, nil, func(m *mount) {
 			for _, data := range []map[string]any{{"ttl": "20m"}, {"config": "default", "credential_type": "dedicated"}} {
-				if _, warnings := m.told(logical.UpdateOperation, "roles/worker", data); warnings != "" {
+				if warnings := m.write("roles/worker", data); warnings != "" {
 					t.Error(warnings)
 				}
 			}
-			if _, warnings := m.told(logical.DeleteOperation, "roles/monitoring", nil); warnings != "" {
+			if warnings := m.delete("roles/monitoring"); warnings != "" {
 				t.Error(warnings)
 			}
 		})
@@ -358,27 +354,25 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 func TestWhoStrandsTokensIsTold(t *testing.T) {
 	for name, strand := range map[string]func(m *mount) (warnings string){
 		"deletion": func(m *mount) string {
-			m.must(logical.DeleteOperation, "roles/monitoring", nil)
-			m.must(logical.DeleteOperation, "roles/worker", nil)
-			_, warnings := m.told(logical.DeleteOperation, "config/default", nil)
-			return warnings
+			m.delete("roles/monitoring")
+			m.delete("roles/worker")
+			return m.delete("config/default")
 		},
 		"another url": func(m *mount) string {
-			_, warnings := m.told(logical.UpdateOperation, "config/default", map[string]any{
+			return m.write("config/default", map[string]any{
 				"url": "https://other.example.com", "user_api_token": m.token, "verify": false,
 			})
-			return warnings
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inDedicatedBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/short", map[string]any{"ttl": "10m"})
+				m.write("roles/short", map[string]any{"ttl": "10m"})
 				lease := m.open(nil)
 				m.FailNext(simulator.EndpointLogout, -1, status(403))
-				m.must(logical.ReadOperation, "creds/short", nil)
+				m.readRole("short")
 				until := m.read(nil)["expires_at"].(string)
 				for _, path := range []string{"sessions/short", "sessions/monitoring", "roles/short"} {
-					m.must(logical.DeleteOperation, path, nil)
+					m.delete(path)
 				}
 				warnings := strand(m)
 				for _, want := range []string{
@@ -391,18 +385,18 @@ func TestWhoStrandsTokensIsTold(t *testing.T) {
 				}
 				m.ClearFailures()
 				m.mustRevoke(lease)
-				m.lives(lease.Data)
+				m.expectLives(lease.Data)
 			})
 		})
 	}
 	t.Run("nobody else", func(t *testing.T) {
 		inDedicatedBubble(t, nil, func(m *mount) {
 			for _, data := range []map[string]any{{"user_api_token": m.token}, {"url": m.server.URL + "/", "user_api_token": m.token}, {"max_retries": 1}} {
-				if _, warnings := m.told(logical.UpdateOperation, "config/default", data); warnings != "" {
+				if warnings := m.write("config/default", data); warnings != "" {
 					t.Error(warnings)
 				}
 			}
-			if _, warnings := m.told(logical.DeleteOperation, "config/invented", nil); warnings != "" {
+			if warnings := m.delete("config/invented"); warnings != "" {
 				t.Error(warnings)
 			}
 		})
@@ -412,7 +406,7 @@ func TestWhoStrandsTokensIsTold(t *testing.T) {
 // Reads that were answered do not count among those that wait.
 func TestReadsThatWereAnsweredKeepNobodyFromADedicatedRole(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
+		m.write("config/default", map[string]any{"max_requests_in_flight": 1, "verify": false})
 		for range 65 { // of which 64 may wait for one place
 			m.open(nil)
 		}
@@ -424,7 +418,7 @@ func TestADedicatedSessionThatAnotherEndedIsNotAnswered(t *testing.T) {
 	inDedicatedBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
 		release := g.hold(toAuthenticate)
-		first := m.begin(logical.ReadOperation, "creds/worker", nil)
+		first := m.begin(opRead, "creds/worker", nil)
 		synctest.Wait()
 		m.open(nil) // ends the first one's session
 		release()
@@ -441,9 +435,7 @@ func TestADedicatedRoleWithoutItsConfigIsToldSo(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.backend.InvalidateKey(context.Background(), "config/default")
-		if text, code := m.failure(logical.ReadOperation, "creds/worker", nil); code != 400 || !strings.Contains(text, "unknown config") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.calls(nil)
+		m.fails(400, opRead, "creds/worker", nil, "unknown config")
+		m.expectCalls(nil)
 	})
 }

@@ -9,19 +9,17 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/logical"
-
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
 // A validation under way while the sessions are deleted: the forgotten token is handed out.
 func TestForgottenTokenIsNotAnsweredByAValidation(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.LogoutAbsent = true }, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointValidate, 1, hang)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		reader := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		m.ClearFailures()
 		if o := reader(); o.token() == first {
 			t.Error("a token that delete sessions/ROLE forgot was handed out after it")
@@ -34,11 +32,11 @@ func TestForgottenTokenIsNotAnsweredByAValidation(t *testing.T) {
 // The same where the role was rewritten.
 func TestRetiredTokenIsNotAnsweredByAValidation(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointValidate, 1, hang)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		reader := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
 		m.ClearFailures()
 		if o := reader(); o.token() == first {
 			t.Error("a retired token was handed out")
@@ -52,11 +50,11 @@ func TestRetiredTokenIsNotAnsweredByAValidation(t *testing.T) {
 func TestSlowValidationHandsOutNoDeadToken(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": true, "ttl": "20s", "min_ttl": "0s"})
-		m.must(logical.ReadOperation, "creds/monitoring", nil)
+		m.write("roles/monitoring", map[string]any{"lease": true, "ttl": "20s", "min_ttl": "0s"})
+		m.read(nil)
 		time.Sleep(15 * time.Second)
 		release := g.hold(toValidate)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		reader := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
 		time.Sleep(5*time.Second + 500*time.Millisecond)
 		release()
@@ -73,13 +71,13 @@ func TestSlowValidationHandsOutNoDeadToken(t *testing.T) {
 // The role is rewritten while a reader with a live token waits for the first attempt.
 func TestRetiredTokenIsNotServedStale(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
 		m.FailNext(simulator.EndpointRefresh, 1, hang)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		time.Sleep(time.Second)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
 		if o := reader(); o.token() == first {
 			t.Error("a retired token was handed out as stale")
 		} else if o.token() == "" {
@@ -93,13 +91,13 @@ func TestCheckCastsSuspicionAtOnce(t *testing.T) {
 	for _, by := range []string{"check", "verify"} {
 		t.Run(by, func(t *testing.T) {
 			inBubble(t, endsEarlier, func(m *mount) {
-				m.lives(m.read(nil))
+				m.expectLives(m.read(nil))
 				m.FailNext(simulator.EndpointServiceOrgs, 1, hang)
 				var finish func() outcome
 				if by == "check" {
-					finish = m.begin(logical.UpdateOperation, "config/default/check", nil)
+					finish = m.begin(opWrite, "config/default/check", nil)
 				} else {
-					finish = m.begin(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+					finish = m.begin(opWrite, "config/default", map[string]any{"max_retries": 2})
 				}
 				synctest.Wait()
 				answer := m.read(nil)
@@ -116,9 +114,9 @@ func TestCheckCastsSuspicionAtOnce(t *testing.T) {
 // Verify passes, but the config is not stored.
 func TestVerifyThatIsNotStoredCastsSuspicion(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.storage.refuses.Store(true)
-		m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+		m.fails(500, opWrite, "config/default", map[string]any{"max_retries": 2})
 		m.storage.refuses.Store(false)
 		if !m.AccessTokenLives(m.read(nil)["access_token"].(string)) {
 			t.Error("a token that the verification ended was handed out")
@@ -130,12 +128,12 @@ func TestVerifyThatIsNotStoredCastsSuspicion(t *testing.T) {
 func TestOverlappingAuthenticates(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
-		a := m.begin(logical.ReadOperation, "creds/monitoring", nil) // begins first, is worked on last
+		a := m.begin(opRead, "creds/monitoring", nil) // begins first, is worked on last
 		synctest.Wait()
 		release := g.hold(toAuthenticate)
-		b := m.begin(logical.ReadOperation, "creds/other", nil) // worked on first, answered last
+		b := m.begin(opRead, "creds/other", nil) // worked on first, answered last
 		synctest.Wait()
 		m.ClearFailures()
 		a()
@@ -143,7 +141,7 @@ func TestOverlappingAuthenticates(t *testing.T) {
 		if o := b(); o.token() == "" || !m.AccessTokenLives(o.token()) {
 			t.Error("the reader that waited for the later answer got a dead token")
 		}
-		if second := m.must(logical.ReadOperation, "creds/other", nil); !m.AccessTokenLives(second["access_token"].(string)) {
+		if second := m.readRole("other"); !m.AccessTokenLives(second["access_token"].(string)) {
 			t.Error("a dead token was handed out again: it is not suspect")
 		}
 	})
@@ -153,13 +151,13 @@ func TestOverlappingAuthenticates(t *testing.T) {
 func TestRefreshOvertakenByAuthenticate(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
 		release := g.hold(toRefresh)
-		a := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		a := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
-		m.must(logical.ReadOperation, "creds/other", nil) // ends the session of monitoring
+		m.readRole("other") // ends the session of monitoring
 		release()
 		a()
 		if again := m.read(nil); !m.AccessTokenLives(again["access_token"].(string)) {
@@ -177,11 +175,11 @@ func TestAuthenticateWithoutUseEndsEarlierSessionsToo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, endsEarlier, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
-				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-				m.lives(m.read(nil))
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+				m.write("roles/other", map[string]any{"lease": false})
+				m.expectLives(m.read(nil))
 				m.FailNext(simulator.EndpointAuthenticate, 1, failure)
-				m.failure(logical.ReadOperation, "creds/other", nil)
+				m.fails(anyStatus, opRead, "creds/other", nil)
 				time.Sleep(2 * time.Second)
 				if answer := m.read(nil); !m.AccessTokenLives(answer["access_token"].(string)) {
 					t.Error("a dead token was handed out")
@@ -194,12 +192,12 @@ func TestAuthenticateWithoutUseEndsEarlierSessionsToo(t *testing.T) {
 // A token that the engine itself logged out while its validation was under way is no sign of a reboot.
 func TestOwnLogoutIsNoReboot(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointValidate, 1, hang)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		reader := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		second := m.lives(m.read(nil))
+		m.delete("sessions/monitoring")
+		second := m.expectLives(m.read(nil))
 		m.ResetCounts()
 		m.ClearFailures()
 		if o := reader(); o.token() != second {
@@ -212,23 +210,23 @@ func TestOwnLogoutIsNoReboot(t *testing.T) {
 		}
 		m.ResetCounts()
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		// More would mean that what was learnt was forgotten. The start time is asked for, since no token was there meanwhile.
-		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
 	})
 }
 
 // The tick rotates and validates the same token at the same time.
 func TestTickRotatesOnce(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.ResetCounts()
 		m.FailNext(simulator.EndpointValidate, 1, hang) // the validation reaches the server after the rotation
 		ticked := make(chan struct{})
 		go func() { m.tick(); close(ticked) }()
 		synctest.Wait()
-		second := m.lives(m.read(nil))
+		second := m.expectLives(m.read(nil))
 		m.ClearFailures()
 		<-ticked
 		synctest.Wait()
@@ -245,7 +243,7 @@ func TestTickRotatesOnce(t *testing.T) {
 func TestDeadByOwnAuthenticateIsNoReboot(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
 		g := m.gated()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.ResetCounts()
 		m.FailNext(simulator.EndpointValidate, 1, hang)
@@ -257,22 +255,22 @@ func TestDeadByOwnAuthenticateIsNoReboot(t *testing.T) {
 		synctest.Wait()
 		release()
 		<-ticked
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.ResetCounts()
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1}) // more: what was learnt was forgotten
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1}) // more: what was learnt was forgotten
 	})
 }
 
 // A read with validate, and one of a suspect token, starts the rotation ahead of need too.
 func TestValidatingReadRotatesAhead(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.ResetCounts()
-		m.lives(m.read(map[string]any{"validate": true}))
-		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointRefresh: 1})
+		m.expectLives(m.read(map[string]any{"validate": true}))
+		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointRefresh: 1})
 	})
 }
 
@@ -280,34 +278,34 @@ func TestValidatingReadRotatesAhead(t *testing.T) {
 func TestAValidationStandsForASecondWhateverCameOfIt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 		m.ResetCounts()
 		m.FailNext(simulator.EndpointValidate, -1, status(503))
 		for range 20 {
-			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+			m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
 		}
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 	})
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 		m.FailNext(simulator.AnyEndpoint, -1, status(500)) // answers that tell nothing, after which other calls are made
 		m.ResetCounts()
 		for range 20 {
-			_, _ = m.do(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+			_, _ = m.do(opRead, "creds/monitoring", map[string]any{"validate": true})
 		}
-		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1})
 	})
 	inBubble(t, nil, func(m *mount) { // of a suspect token too
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		m.regenerate()
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.fails(400, opRead, "creds/other", nil)
 		m.FailNext(simulator.AnyEndpoint, -1, status(500))
 		m.ResetCounts()
 		for range 20 {
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}
 		if tried := m.all(simulator.EndpointValidate); tried != 1 {
 			t.Errorf("a suspect token was asked after %d times", tried)
@@ -318,37 +316,35 @@ func TestAValidationStandsForASecondWhateverCameOfIt(t *testing.T) {
 // The tick finds a suspect token dead: every token of the config is suspect.
 func TestTickFindsASuspectTokenDead(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.must(logical.UpdateOperation, "roles/third", map[string]any{"lease": false})
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.write("roles/third", map[string]any{"lease": false})
+		m.expectLives(m.readRole("other"))
 		time.Sleep(time.Second)
-		m.lives(m.read(nil)) // expires last, so the tick asks after this one
+		m.expectLives(m.read(nil)) // expires last, so the tick asks after this one
 		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
 			t.Fatal(err)
 		}
-		m.failure(logical.ReadOperation, "creds/third", nil)       // 401: all are suspect
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // validated, trusted
+		m.fails(400, opRead, "creds/third", nil) // 401: all are suspect
+		m.expectLives(m.readRole("other"))       // validated, trusted
 		time.Sleep(2 * time.Second)
 		m.Reboot()
 		m.tick()
 		// The token in hand is dead, and no new one can be had.
-		if text, code := m.failure(logical.ReadOperation, "creds/other", nil); code != 400 || !strings.Contains(text, "refused the credential") {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(400, opRead, "creds/other", nil, "refused the credential")
 	})
 }
 
 // A reader with a live token waits for learning, and then for the first attempt.
 func TestStaleReaderWaitsForOneAttempt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.DeleteOperation, "roles/monitoring", nil)
-		m.must(logical.DeleteOperation, "config/default", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "password_max_age": 0})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-		first := m.lives(m.read(nil))
+		m.delete("roles/monitoring")
+		m.delete("config/default")
+		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "password_max_age": 0})
+		m.write("roles/monitoring", map[string]any{"lease": false})
+		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
 		m.FailNext(simulator.AnyEndpoint, -1, hang)
-		o := m.begin(logical.ReadOperation, "creds/monitoring", nil)()
+		o := m.begin(opRead, "creds/monitoring", nil)()
 		if o.token() != first || o.took > 10*time.Second {
 			t.Errorf("the live token was answered after %s, want 10s: the first attempt's request_timeout", o.took)
 		}
@@ -359,17 +355,17 @@ func TestStaleReaderWaitsForOneAttempt(t *testing.T) {
 // A reader with a live token waits in the queue behind calls to a server that does not answer.
 func TestStaleReaderDoesNotQueue(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1})
+		m.write("config/default", map[string]any{"max_requests_in_flight": 1})
 		names := []string{"a", "b", "c"}
 		for _, name := range names {
-			m.must(logical.UpdateOperation, "roles/"+name, map[string]any{"lease": false})
-			m.lives(m.must(logical.ReadOperation, "creds/"+name, nil))
+			m.write("roles/"+name, map[string]any{"lease": false})
+			m.expectLives(m.readRole(name))
 		}
 		time.Sleep(56 * time.Minute)
 		m.FailNext(simulator.AnyEndpoint, -1, hang)
 		var waits []func() outcome
 		for _, name := range names {
-			waits = append(waits, m.begin(logical.ReadOperation, "creds/"+name, nil))
+			waits = append(waits, m.begin(opRead, "creds/"+name, nil))
 		}
 		for i, wait := range waits {
 			if o := wait(); o.token() == "" || o.took > 10*time.Second {
@@ -384,22 +380,22 @@ func TestStaleReaderDoesNotQueue(t *testing.T) {
 func TestKnownRefusedRefreshIsNotTried(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.FailNext(simulator.EndpointRefresh, -1, status(500))
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
-		m.lives(m.read(nil))
+		m.write("config/default", map[string]any{"max_retries": 2})
+		m.expectLives(m.read(nil))
 		time.Sleep(61 * time.Minute)
 		m.ResetCounts()
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
 // A promise too short to be kept.
 func TestPromiseTooShort(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "1s", "min_ttl": 0})
-		text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.write("roles/monitoring", map[string]any{"ttl": "1s", "min_ttl": 0})
+		text := m.fails(400, opRead, "creds/monitoring", nil)
 		if strings.Contains(text, "changed again and again") {
-			t.Errorf("%d %s", code, text)
+			t.Error(text)
 		}
 		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n > 1 {
 			t.Errorf("%d sessions were opened for one read", n)
@@ -411,26 +407,23 @@ func TestPromiseTooShort(t *testing.T) {
 func TestTokenDeadOnArrival(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "5s", "min_ttl": 0})
+		m.write("roles/monitoring", map[string]any{"ttl": "5s", "min_ttl": 0})
 		release := g.hold(toAuthenticate)
 		go func() {
 			time.Sleep(4 * time.Second)
 			release()
 		}()
-		text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		if code != 503 || !strings.Contains(text, "longer ttl") {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(503, opRead, "creds/monitoring", nil, "longer ttl")
 	})
 }
 
 // A token that lives past its promise is told of nowhere.
 func TestTokenPastItsPromiseIsCounted(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
-		first := m.lives(m.read(nil))
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.expectLives(m.read(nil))
 		time.Sleep(11 * time.Minute)
-		read := m.must(logical.ReadOperation, "sessions/monitoring", nil)
+		read := m.get("sessions/monitoring")
 		if m.AccessTokenLives(first) && read["expires_at"] == nil && read["earlier_tokens"] == 0 {
 			t.Errorf("a token of the role lives at N-central for 49 minutes more, and sessions/ROLE tells of none: %v", read)
 		}
@@ -440,7 +433,7 @@ func TestTokenPastItsPromiseIsCounted(t *testing.T) {
 // A tick ends when its time is over, and what it did not come to is begun by no later part of it.
 func TestTickStopsWhenItsTimeIsOver(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "max_requests_in_flight": 50})
+		m.write("config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "max_requests_in_flight": 50})
 		for _, role := range m.addRoles(30, nil) {
 			m.readRole(role)
 		}
@@ -452,7 +445,7 @@ func TestTickStopsWhenItsTimeIsOver(t *testing.T) {
 		if took := time.Since(began); took != 50*time.Second {
 			t.Errorf("the tick took %s, want 50s", took)
 		}
-		m.logged("could not be rotated", false) // they go on
+		m.expectLogged("could not be rotated", false) // they go on
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		rotated := map[string]bool{}
@@ -471,7 +464,7 @@ func TestTickStopsWhenItsTimeIsOver(t *testing.T) {
 // A refused refresh_token_ttl goes without a warning.
 func TestRefusedRefreshOverrideWarns(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"refresh_token_ttl": "48h"})
+		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
 		if warnings := m.warnings(); !strings.Contains(warnings, "refuses to be asked for a refresh-token lifetime of 48h0m0s") {
 			t.Errorf("warnings %q", warnings)
 		}
@@ -498,7 +491,7 @@ func TestHiddenErrorOfTheDataCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.tick()
-		info := m.must(logical.ListOperation, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)
+		info := m.must(opList, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)
 		if info["state"] != "degraded" {
 			t.Errorf("state %v, want degraded", info["state"])
 		}
@@ -508,15 +501,15 @@ func TestHiddenErrorOfTheDataCall(t *testing.T) {
 // A refused credential after a refresh that failed for a moment: the refresh token is never tried again.
 func TestRefreshIsTriedAgainWhereAuthenticateIsRefused(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(56 * time.Minute)
 		m.FailNext(simulator.EndpointRefresh, 1, status(500))
-		m.lives(m.read(nil)) // stale
+		m.expectLives(m.read(nil)) // stale
 		time.Sleep(5 * time.Minute)
-		response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+		response, err := m.do(opRead, "creds/monitoring", nil)
 		if err != nil || response.IsError() {
 			t.Error("the refresh token lives for a day and was given up after one 500: ", err, response)
 		}
@@ -528,18 +521,18 @@ func TestAValidationThatARewriteOvertookIsMadeAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		goOn := m.holdSecondLook(storage, "learnt/default")
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		reader := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
 		storage.got.Store(nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "verify": false})
-		m.lives(m.read(nil))
+		m.write("config/default", map[string]any{"max_retries": 1, "verify": false})
+		m.expectLives(m.read(nil))
 		m.ResetCounts()
 		close(goOn)
 		if o := reader(); o.token() != first {
 			t.Errorf("another token, or none: %v", o.err)
 		}
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 	})
 }

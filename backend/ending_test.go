@@ -22,16 +22,16 @@ import (
 // was is there still.
 func TestAnEndOfSessionsThatStorageRefusesEndsNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		token := m.lives(m.read(nil))
+		token := m.expectLives(m.read(nil))
 		m.ResetCounts()
 		m.storage.refuses.Store(true)
-		m.failure(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.calls(nil)
-		if m.lives(m.read(nil)) != token {
+		m.fails(500, opDelete, "sessions/monitoring", nil)
+		m.expectCalls(nil)
+		if m.expectLives(m.read(nil)) != token {
 			t.Error("the session is gone, though nothing was ended")
 		}
 		m.storage.refuses.Store(false)
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		if m.AccessTokenLives(token) || len(m.owedKeys()) != 0 {
 			t.Errorf("the token lives: %t; owed: %v", m.AccessTokenLives(token), m.owedKeys())
 		}
@@ -72,12 +72,12 @@ func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 			t.Run(fmt.Sprintf("write %d fails, done: %t", fails, done), func(t *testing.T) {
 				inBubble(t, nil, func(m *mount) {
 					m.read(nil)
-					m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m"}) // retires the first token
+					m.write("roles/monitoring", map[string]any{"ttl": "50m"}) // retires the first token
 					m.read(nil)
 					m.FailNext(simulator.EndpointLogout, -1, status(503))
 					m.startOn(&failingOnce{Storage: m.storage, fails: fails, done: done})
-					_, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
-					_, there := m.must(logical.ReadOperation, "sessions/monitoring", nil)["issued_at"]
+					_, err := m.do(opDelete, "sessions/monitoring", nil)
+					_, there := m.get("sessions/monitoring")["issued_at"]
 					if owed := len(m.owedKeys()); there && (err == nil || owed != 0) || !there && (err != nil || owed != 2) {
 						t.Errorf("the session is there: %t; owed: %d; %v", there, owed, err)
 					}
@@ -91,8 +91,8 @@ func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 // nobody gets it any more then.
 func TestATokenThatIsOwedIsHandedOutNoMore(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/older", map[string]any{"lease": false}) // which the tick asks after
-		m.must(logical.ReadOperation, "creds/older", nil)
+		m.write("roles/older", map[string]any{"lease": false}) // which the tick asks after
+		m.readRole("older")
 		time.Sleep(time.Second)
 		m.read(nil)
 		session, err := m.storage.Get(context.Background(), "session/monitoring")
@@ -100,7 +100,7 @@ func TestATokenThatIsOwedIsHandedOutNoMore(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.FailNext(simulator.EndpointLogout, -1, hang)
-		m.begin(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.begin(opDelete, "sessions/monitoring", nil)
 		synctest.Wait()
 		if err := m.storage.Put(context.Background(), session); err != nil {
 			t.Fatal(err)
@@ -108,7 +108,7 @@ func TestATokenThatIsOwedIsHandedOutNoMore(t *testing.T) {
 		m.start()
 		m.ClearFailures()
 		m.tick()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		if len(m.owedKeys()) != 0 {
 			t.Errorf("owed is %v", m.owedKeys())
 		}
@@ -118,12 +118,12 @@ func TestATokenThatIsOwedIsHandedOutNoMore(t *testing.T) {
 // A process that dies while it logs out has written down what it owes.
 func TestAProcessThatDiesInALogoutOwesIt(t *testing.T) {
 	for name, end := range map[string]func(m *mount){
-		"the sessions are deleted": func(m *mount) { m.begin(logical.DeleteOperation, "sessions/monitoring", nil) },
-		"the role is deleted":      func(m *mount) { m.begin(logical.DeleteOperation, "roles/monitoring", nil) },
+		"the sessions are deleted": func(m *mount) { m.begin(opDelete, "sessions/monitoring", nil) },
+		"the role is deleted":      func(m *mount) { m.begin(opDelete, "roles/monitoring", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				token := m.lives(m.read(nil))
+				token := m.expectLives(m.read(nil))
 				m.FailNext(simulator.EndpointLogout, -1, hang)
 				end(m)
 				synctest.Wait()
@@ -147,9 +147,9 @@ func TestASessionThatCouldNotBeAnsweredIsOwedBeforeItIsEnded(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()
 		release := g.hold(toAuthenticate)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.delete("roles/monitoring")
 		m.FailNext(simulator.EndpointLogout, -1, hang)
 		release()
 		reader()
@@ -174,9 +174,9 @@ func TestReplacedTokensDoNotPileUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, knobs, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10s", "min_ttl": "5s"})
+				m.write("roles/monitoring", map[string]any{"ttl": "10s", "min_ttl": "5s"})
 				for second := range 1800 {
-					m.lives(m.read(nil))
+					m.expectLives(m.read(nil))
 					time.Sleep(time.Second)
 					if second%60 == 0 {
 						m.tick()
@@ -201,16 +201,16 @@ func TestReplacedTokensDoNotPileUp(t *testing.T) {
 // What outlives its promise is not ended as long as a token of the same session is promised: N-central may end both.
 func TestATokenPastItsPromiseIsNotEndedBesideItsSuccessor(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
-		first := m.lives(m.read(nil))
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.expectLives(m.read(nil))
 		time.Sleep(9 * time.Minute)
-		second := m.lives(m.read(nil))
+		second := m.expectLives(m.read(nil))
 		time.Sleep(2 * time.Minute)
 		m.tick()
 		if !m.AccessTokenLives(first) || !m.AccessTokenLives(second) || m.all(simulator.EndpointLogout) > 0 {
 			t.Error("the session of a token that is promised was logged out")
 		}
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		if m.AccessTokenLives(first) || m.AccessTokenLives(second) {
 			t.Error("a token outlived the end of the role's sessions")
 		}
@@ -233,20 +233,20 @@ func TestALeaseIsLoggedOutPastItsEndToo(t *testing.T) {
 		synctest.Wait() // for the data call that follows an answer
 		m.ResetCounts()
 		m.mustRevoke(late)
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }
 
 // One role's logouts that hang keep the tick from nothing.
 func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
-		m.must(logical.UpdateOperation, "config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token, "request_timeout": "20s", "max_retries": 10})
+		m.write("config/default", map[string]any{"request_timeout": "20s"})
+		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token, "request_timeout": "20s", "max_retries": 10})
 		roles := m.addRoles(20, map[string]any{"config": "slow"})
 		for _, role := range roles {
 			m.readRole(role)
 		}
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(53*time.Minute + 30*time.Second)
 		for _, role := range roles { // deleted on the primary cluster
 			if err := m.storage.Delete(context.Background(), "role/"+role); err != nil {
@@ -260,7 +260,7 @@ func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 		if took := time.Since(began); took > 50*time.Second {
 			t.Errorf("the tick took %s", took)
 		}
-		if m.lives(m.read(nil)) == first {
+		if m.expectLives(m.read(nil)) == first {
 			t.Error("the tick rotated nothing")
 		}
 		m.ClearFailures()
@@ -279,8 +279,8 @@ func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 // Nor do those of tokens past their promise: what another config has is looked after at once.
 func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-		m.must(logical.UpdateOperation, "roles/aaa", map[string]any{"config": "slow", "lease": false, "ttl": "2m"})
+		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.write("roles/aaa", map[string]any{"config": "slow", "lease": false, "ttl": "2m"})
 		m.read(nil)
 		for range 3 { // the first token is then past what was promised
 			m.readRole("aaa")
@@ -290,7 +290,7 @@ func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 		m.Reboot()
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		ticked()
 	})
 }
@@ -299,15 +299,15 @@ func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"}) // retires the first token
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"}) // retires the first token
 		m.read(nil)
 		m.Reboot()
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
-		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		m.fails(502, opRead, "creds/monitoring", map[string]any{"validate": true})
 		m.ResetCounts()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.calls(calls{simulator.EndpointLogout: 1})
-		if earlier := m.must(logical.ReadOperation, "sessions/monitoring", nil)["earlier_tokens"]; earlier != 0 {
+		m.delete("sessions/monitoring")
+		m.expectCalls(calls{simulator.EndpointLogout: 1})
+		if earlier := m.get("sessions/monitoring")["earlier_tokens"]; earlier != 0 {
 			t.Errorf("%v earlier tokens", earlier)
 		}
 	})
@@ -318,8 +318,8 @@ func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
 func (m *mount) tokenPastItsPromise() (storage *hookedStorage, first string) {
 	storage = &hookedStorage{Storage: m.storage}
 	m.startOn(storage)
-	m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
-	first = m.lives(m.read(nil))
+	m.write("roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
+	first = m.expectLives(m.read(nil))
 	time.Sleep(3 * time.Minute)
 	m.read(nil)
 	time.Sleep(time.Minute)
@@ -340,7 +340,7 @@ func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 			}
 			storage.put.Store(&refuses)
 			m.tick()
-			m.logged("sessions past their promise could not be ended", true)
+			m.expectLogged("sessions past their promise could not be ended", true)
 			if owed := m.owedKeys(); len(owed) != 0 {
 				t.Errorf("owed is %v", owed)
 			}
@@ -365,7 +365,7 @@ func TestADebtWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
 		}
 		time.Sleep(time.Until(debt.GrantedUntil) + 100*time.Millisecond)
 		m.tick()
-		m.calls(nil)
+		m.expectCalls(nil)
 		if owed := m.owedKeys(); len(owed) != 0 {
 			t.Errorf("owed is %v", owed)
 		}
@@ -385,7 +385,7 @@ func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
 		if open := m.OpenSessions(); open != 0 {
 			t.Errorf("%d sessions are open when the tick is over", open)
 		}
-		m.logged("could not be", false)
+		m.expectLogged("could not be", false)
 	})
 }
 
@@ -400,17 +400,13 @@ func TestNothingIsEndedAfterTheEnd(t *testing.T) {
 		if err := m.revoke(lease); err == nil || !strings.Contains(err.Error(), "is being stopped") {
 			t.Errorf("a revoke was answered %v", err)
 		}
-		if text, code := m.failure(logical.DeleteOperation, "sessions/monitoring", nil); code != 503 || !strings.Contains(text, "is being stopped") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
+		m.fails(503, opDelete, "sessions/monitoring", nil, "is being stopped")
+		m.write("roles/cold", map[string]any{"lease": false})
 		for _, path := range []string{"creds/cold", "creds/worker"} {
-			if text, code := m.failure(logical.ReadOperation, path, nil); code != 503 || !strings.Contains(text, "is being stopped") {
-				t.Errorf("%s: %d %s", path, code, text)
-			}
+			m.fails(503, opRead, path, nil, "is being stopped")
 		}
 		m.tick()
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }
 
@@ -422,7 +418,7 @@ func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
 			m.startOn(storage)
 			m.FailNext(simulator.EndpointServiceOrgs, -1, hang)
 			m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
-			reader := m.begin(logical.ReadOperation, "creds/worker", nil)
+			reader := m.begin(opRead, "creds/worker", nil)
 			synctest.Wait()
 			goOn := make(chan struct{})
 			holds := func(key string) error {
@@ -446,7 +442,7 @@ func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
 			if owed := len(m.owedKeys()); refuses == (owed == 1) {
 				t.Errorf("storage refuses: %t; %d logouts are owed", refuses, owed)
 			}
-			m.logged("a session that is not handed out could not be ended", refuses)
+			m.expectLogged("a session that is not handed out could not be ended", refuses)
 			m.ClearFailures()
 		})
 	}
@@ -456,17 +452,17 @@ func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
 func TestASessionThatIsNotHandedOutIsEndedThoughStorageRefuses(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		inDedicatedBubble(t, nil, func(m *mount) {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+			m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 			m.storage.refuses.Store(true)
 			if down {
 				m.FailNext(simulator.EndpointLogout, -1, status(503))
 			}
-			m.failure(logical.ReadOperation, "creds/worker", map[string]any{"min_ttl": "2h"}) // more than is granted
+			m.fails(400, opRead, "creds/worker", map[string]any{"min_ttl": "2h"}) // more than is granted
 			synctest.Wait()
 			if open := m.OpenSessions(); down != (open == 1) {
 				t.Errorf("logouts fail: %t; %d sessions are open", down, open)
 			}
-			m.logged("and that could not be written down either", down)
+			m.expectLogged("and that could not be written down either", down)
 		})
 	}
 }
@@ -481,8 +477,8 @@ func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
 		m.backend.InvalidateKey(context.Background(), "role/monitoring")
 		m.FailNext(simulator.EndpointLogout, -1, status(503))
 		m.tick()
-		m.logged("a session of a deleted role could not be ended", true)
-		m.logged("a session could not be looked after", false)
+		m.expectLogged("a session of a deleted role could not be ended", true)
+		m.expectLogged("a session could not be looked after", false)
 	})
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
@@ -492,7 +488,7 @@ func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
 		m.backend.InvalidateKey(context.Background(), "role/monitoring")
 		m.storage.refuses.Store(true)
 		m.tick()
-		m.logged("a session could not be looked after", true)
+		m.expectLogged("a session could not be looked after", true)
 	})
 }
 
@@ -500,7 +496,7 @@ func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
 func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
 	for left, owed := range map[time.Duration]bool{0: false, time.Nanosecond: true} {
 		inDedicatedBubble(t, nil, func(m *mount) {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+			m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 			lease := m.open(nil)
 			lease.Secret.InternalData["dies_at"] = time.Now().Add(left).UTC().Format(time.RFC3339Nano)
 			m.FailNext(simulator.EndpointLogout, -1, status(503))
@@ -508,7 +504,7 @@ func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
 			if keys := m.owedKeys(); len(keys) > 0 != owed {
 				t.Errorf("%s before its end, owed is %v", left, keys)
 			}
-			m.logged("the session of a lease that ended could not be ended", owed)
+			m.expectLogged("the session of a lease that ended could not be ended", owed)
 		})
 	}
 }
@@ -526,12 +522,12 @@ func TestADebtThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
 			return nil
 		}
 		storage.del.Store(&fails)
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.logged("a logout owed could not be removed", true)
+		m.delete("sessions/monitoring")
+		m.expectLogged("a logout owed could not be removed", true)
 		storage.del.Store(nil)
 		m.ResetCounts()
 		m.tick()
-		m.calls(calls{simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointLogout: 1})
 		if owed := m.owedKeys(); len(owed) != 0 {
 			t.Errorf("owed is %v", owed)
 		}
@@ -570,20 +566,20 @@ func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
 		"a role that was changed meanwhile": func(m *mount) {
 			g := m.gated()
 			release := g.hold(toRefresh)
-			read := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+			read := m.begin(opRead, "creds/monitoring", nil)
 			synctest.Wait()
-			m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+			m.must(opPatch, "roles/monitoring", map[string]any{"ttl": "30m"})
 			release()
 			read()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, chained, func(m *mount) {
-				first := m.lives(m.read(nil))
+				first := m.expectLives(m.read(nil))
 				time.Sleep(57 * time.Minute)
 				inVain(m)
 				synctest.Wait()
-				if got := m.lives(m.read(nil)); got == first {
+				if got := m.expectLives(m.read(nil)); got == first {
 					t.Fatal("no other token came")
 				}
 				if !m.AccessTokenLives(first) || m.OpenSessions() != 3 {
@@ -605,7 +601,7 @@ func TestWhatIsSetAsideEndsWithTheRolesSessions(t *testing.T) {
 		time.Sleep(57 * time.Minute)
 		m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "1"})
 		m.read(nil)
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		if m.OpenSessions() != 0 {
 			t.Errorf("%d sessions are open", m.OpenSessions())
 		}
@@ -615,13 +611,13 @@ func TestWhatIsSetAsideEndsWithTheRolesSessions(t *testing.T) {
 // Each refresh in vain is kept beside the token that readers hold: they must not pile up while no new session can be had.
 func TestARefreshThatBroughtAGrantOfNoUseIsNotTriedAgain(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "1"})
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
 		time.Sleep(55 * time.Minute)
 		m.ResetCounts()
 		for range 16 {
-			m.lives(m.read(nil)) // stale, and well
+			m.expectLives(m.read(nil)) // stale, and well
 			time.Sleep(16 * time.Second)
 		}
 		if tried := m.all(simulator.EndpointRefresh); tried != 1 {
@@ -632,14 +628,14 @@ func TestARefreshThatBroughtAGrantOfNoUseIsNotTriedAgain(t *testing.T) {
 
 func TestTheLogTellsOfTokensPastTheirPromiseThatLiveOn(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "4m", "min_ttl": "2m"})
 		m.read(nil)
 		time.Sleep(3 * time.Minute)
 		m.read(nil)
 		time.Sleep(time.Minute)
 		m.FailNext(simulator.EndpointLogout, -1, status(503))
 		m.tick()
-		m.logged("a session past its promise could not be ended", true)
+		m.expectLogged("a session past its promise could not be ended", true)
 	})
 }
 
@@ -655,7 +651,7 @@ func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
 			return nil
 		}
 		storage.put.Store(&slow)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		m.backend.Cleanup(context.Background())
 		if stored, err := m.storage.InmemStorage.Get(context.Background(), "session/monitoring"); stored == nil || err != nil {

@@ -22,7 +22,7 @@ func TestWritesWarnOfFieldsThatDoNotExist(t *testing.T) {
 			"roles/monitoring": {"tll": "25m"},
 			"config/default":   {"max_retires": 1},
 		} {
-			response, err := m.do(logical.UpdateOperation, path, data)
+			response, err := m.do(opWrite, path, data)
 			if err != nil || response == nil || !strings.Contains(strings.Join(response.Warnings, " "), keys(data)[0]) {
 				t.Errorf("%s: no warning of %v", path, keys(data))
 			}
@@ -34,14 +34,14 @@ func TestListOfSessionsTellsTheExpiryOfLiveTokensOnly(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		info := func() any {
 			t.Helper()
-			told, _ := m.must(logical.ListOperation, "sessions/", nil)["key_info"].(map[string]any)
+			told, _ := m.must(opList, "sessions/", nil)["key_info"].(map[string]any)
 			return told["monitoring"].(map[string]any)["expires_at"]
 		}
 		answer := m.read(nil)
 		if info() != answer["expires_at"] {
 			t.Error("the expiry of a live token is not listed")
 		}
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
 		if info() != nil {
 			t.Error("the expiry of a retired token is listed as if it were handed out")
 		}
@@ -51,7 +51,7 @@ func TestListOfSessionsTellsTheExpiryOfLiveTokensOnly(t *testing.T) {
 func TestListPages(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, name := range []string{"a", "b", "c"} {
-			m.must(logical.UpdateOperation, "roles/"+name, nil)
+			m.write("roles/"+name, nil)
 		}
 		tests := []struct {
 			data map[string]any
@@ -64,14 +64,12 @@ func TestListPages(t *testing.T) {
 			{map[string]any{"after": "z"}, nil},
 		}
 		for _, test := range tests {
-			got, _ := m.must(logical.ListOperation, "roles/", test.data)["keys"].([]string)
+			got, _ := m.must(opList, "roles/", test.data)["keys"].([]string)
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("%v: %s", test.data, diff)
 			}
 		}
-		if text, code := m.failure(logical.ListOperation, "roles/", map[string]any{"limit": -1}); code != 400 || !strings.Contains(text, "limit") {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(400, opList, "roles/", map[string]any{"limit": -1}, "limit")
 	})
 }
 
@@ -88,9 +86,9 @@ func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
 			{"user_api_token_sha256": of(m.token), "user_api_token": m.token},
 			{"user_api_token_sha256": nil},
 		} {
-			m.must(logical.UpdateOperation, "config/default", data)
-			m.must(logical.PatchOperation, "config/default", data)
-			if told := m.must(logical.ReadOperation, "config/default", nil)["user_api_token_sha256"]; data["user_api_token"] != nil && told != data["user_api_token_sha256"] {
+			m.write("config/default", data)
+			m.must(opPatch, "config/default", data)
+			if told := m.get("config/default")["user_api_token_sha256"]; data["user_api_token"] != nil && told != data["user_api_token_sha256"] {
 				t.Errorf("%v is read, %v was written", told, data["user_api_token_sha256"])
 			}
 		}
@@ -108,50 +106,48 @@ func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
 			"nothing":                    {map[string]any{"user_api_token_sha256": ""}, "not a SHA-256"},
 			"as sha256sum prints it":     {map[string]any{"user_api_token_sha256": of(m.token) + "  -"}, "not a SHA-256"},
 		} {
-			for _, operation := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
-				text, code := m.failure(operation, "config/default", test.data)
-				if code != 400 || !strings.HasPrefix(text, "user_api_token_sha256: ") || !strings.Contains(text, test.told) {
-					t.Errorf("%s: %d %s", name, code, text)
+			for _, operation := range []logical.Operation{opWrite, opPatch} {
+				text := m.fails(400, operation, "config/default", test.data)
+				if !strings.HasPrefix(text, "user_api_token_sha256: ") || !strings.Contains(text, test.told) {
+					t.Errorf("%s: %s", name, text)
 				}
 			}
 		}
 		if m.stored()["config/default"] != before {
 			t.Error("something was stored")
 		}
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }
 
 func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.PatchOperation, "config/default", map[string]any{
+		m.must(opPatch, "config/default", map[string]any{
 			"request_timeout": "5s", "max_retries": 1, "password_changed_at": "2000-01-01T00:00:00Z", "password_max_age": "10d", "verify": false,
 		})
-		config := m.must(logical.ReadOperation, "config/default", nil)
+		config := m.get("config/default")
 		if config["request_timeout"] != int64(5) || config["max_retries"] != 1 || config["password_expires_at"] != "2000-01-11T00:00:00Z" {
 			t.Errorf("%v", config)
 		}
-		m.must(logical.PatchOperation, "config/default", map[string]any{
+		m.must(opPatch, "config/default", map[string]any{
 			"request_timeout": nil, "max_retries": nil, "password_changed_at": nil, "verify": false,
 		})
-		config = m.must(logical.ReadOperation, "config/default", nil)
+		config = m.get("config/default")
 		if config["request_timeout"] != int64(10) || config["max_retries"] != 3 || config["password_changed_at"] != nil || config["password_max_age"] != int64(864000) {
 			t.Errorf("%v", config)
 		}
-		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"lease": nil, "ttl": "20m", "min_ttl": "10m"})
-		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"min_ttl": nil})
+		m.must(opPatch, "roles/monitoring", map[string]any{"lease": nil, "ttl": "20m", "min_ttl": "10m"})
+		m.must(opPatch, "roles/monitoring", map[string]any{"min_ttl": nil})
 		want := map[string]any{"config": "default", "credential_type": "shared", "ttl": int64(1200), "min_ttl": int64(300), "lease": true}
-		if diff := cmp.Diff(want, m.must(logical.ReadOperation, "roles/monitoring", nil)); diff != "" {
+		if diff := cmp.Diff(want, m.get("roles/monitoring")); diff != "" {
 			t.Error(diff)
 		}
 		for _, path := range []string{"config/other", "roles/other"} {
-			if _, code := m.failure(logical.PatchOperation, path, map[string]any{}); code != 404 {
-				t.Errorf("PATCH of %s, which does not exist: %d", path, code)
-			}
+			m.fails(404, opPatch, path, map[string]any{})
 		}
 		for _, field := range []string{"url", "user_api_token"} {
-			if text, code := m.failure(logical.PatchOperation, "config/default", map[string]any{field: nil}); code != 400 || !strings.HasPrefix(text, field) {
-				t.Errorf("null %s: %d %s", field, code, text)
+			if text := m.fails(400, opPatch, "config/default", map[string]any{field: nil}); !strings.HasPrefix(text, field) {
+				t.Errorf("null %s: %s", field, text)
 			}
 		}
 	})
@@ -160,10 +156,10 @@ func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
 func TestWarningsOfExpiry(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		token := m.AddUserExpiring("other", 10*24*time.Hour)
-		m.must(logical.UpdateOperation, "config/other", map[string]any{
+		m.write("config/other", map[string]any{
 			"url": m.server.URL, "user_api_token": token, "password_changed_at": time.Now().Add(-80 * 24 * time.Hour).Format(time.RFC3339),
 		})
-		response, err := m.do(logical.ReadOperation, "config/other", nil)
+		response, err := m.do(opRead, "config/other", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,16 +176,16 @@ func TestWarningsOfExpiry(t *testing.T) {
 func TestPasswordChangedAtTakesDaysOfOurTimeAlone(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, value := range []any{"2000-01-01", "2000-01-01T00:00:00Z", 946684800.0, "946684800"} {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": nil})
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value})
-			if got := m.must(logical.ReadOperation, "config/default", nil)["password_changed_at"]; got != "2000-01-01T00:00:00Z" {
+			m.write("config/default", map[string]any{"password_changed_at": nil})
+			m.write("config/default", map[string]any{"password_changed_at": value})
+			if got := m.get("config/default")["password_changed_at"]; got != "2000-01-01T00:00:00Z" {
 				t.Errorf("%v became %v", value, got)
 			}
 		}
 		for _, value := range []any{"-62167219201", -1e14, 5.0, "20261103", "0001-01-01", "1969-12-31T23:59:59Z", "2000-13-01", ""} {
-			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value})
-			if code != 400 || !strings.HasPrefix(text, "password_changed_at: ") {
-				t.Errorf("%v: %d %s", value, code, text)
+			text := m.fails(400, opWrite, "config/default", map[string]any{"password_changed_at": value})
+			if !strings.HasPrefix(text, "password_changed_at: ") {
+				t.Errorf("%v: %s", value, text)
 			}
 		}
 	})
@@ -200,15 +196,13 @@ func TestAPasswordChangedAtInMillisecondsIsToldSo(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		yesterday := time.Now().Add(-24 * time.Hour).UnixMilli()
 		for _, value := range []any{yesterday, fmt.Sprint(yesterday)} {
-			text, code := m.failure(logical.UpdateOperation, "config/default", wire(t, map[string]any{"password_changed_at": value}))
-			if code != 400 || text != "password_changed_at: it is Unix time in milliseconds: give it in seconds, without the last three digits" {
-				t.Errorf("%T: %d %s", value, code, text)
+			text := m.fails(400, opWrite, "config/default", wire(t, map[string]any{"password_changed_at": value}))
+			if text != "password_changed_at: it is Unix time in milliseconds: give it in seconds, without the last three digits" {
+				t.Errorf("%T: %s", value, text)
 			}
 		}
 		for _, value := range []any{time.Now().Add(48 * time.Hour).Unix(), "2100-01-01"} {
-			if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": value}); code != 400 || !strings.Contains(text, "in the future") {
-				t.Errorf("%v: %d %s", value, code, text)
-			}
+			m.fails(400, opWrite, "config/default", map[string]any{"password_changed_at": value}, "in the future")
 		}
 	})
 }
@@ -218,14 +212,14 @@ func TestDurationsOfDaysTakeDaysAndNoFewSeconds(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, field := range []string{"expiry_warning", "password_max_age"} {
 			for given, want := range map[any]int64{"14d": 14 * 86400, "1d": 86400, "24h": 86400, 86400: 86400, 0: 0, "0": 0} {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{field: given})
-				if got := m.must(logical.ReadOperation, "config/default", nil)[field]; got != want {
+				m.write("config/default", map[string]any{field: given})
+				if got := m.get("config/default")[field]; got != want {
 					t.Errorf("%s: %v became %v", field, given, got)
 				}
 			}
 			for _, given := range []any{14, "90", "23h59m59s"} {
-				if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{field: given}); code != 400 || !strings.HasSuffix(text, "like 14d") {
-					t.Errorf("%s=%v: %d %s", field, given, code, text)
+				if text := m.fails(400, opWrite, "config/default", map[string]any{field: given}); !strings.HasSuffix(text, "like 14d") {
+					t.Errorf("%s=%v: %s", field, given, text)
 				}
 			}
 		}
@@ -237,9 +231,9 @@ func TestAConfigWhoseFirstVerificationFailsWasNotStored(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.server.Stop()
 		for path, want := range map[string]string{"config/new": `config "new" was not stored`, "config/default": `config "default" was not changed`} {
-			text, code := m.failure(logical.UpdateOperation, path, map[string]any{"url": m.server.URL, "user_api_token": m.token})
-			if code != 400 || !strings.HasPrefix(text, want+", because its verification failed at step links: ") {
-				t.Errorf("%d %s", code, text)
+			text := m.fails(400, opWrite, path, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+			if !strings.HasPrefix(text, want+", because its verification failed at step links: ") {
+				t.Error(text)
 			}
 		}
 	})
@@ -249,21 +243,21 @@ func TestAConfigWhoseFirstVerificationFailsWasNotStored(t *testing.T) {
 func TestFieldsTakeTheirValuesInEveryForm(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, value := range []any{600.0, 600, json.Number("600"), "600", "10m", "600s"} {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": value})
-			if got := m.must(logical.ReadOperation, "roles/monitoring", nil)["ttl"]; got != int64(600) {
+			m.write("roles/monitoring", map[string]any{"ttl": value})
+			if got := m.get("roles/monitoring")["ttl"]; got != int64(600) {
 				t.Errorf("%v became %v", value, got)
 			}
 		}
 		for _, value := range []any{true, "true", "1", 1.0, json.Number("1"), "TRUE", "t"} {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": value})
-			if got := m.must(logical.ReadOperation, "roles/monitoring", nil)["lease"]; got != true {
+			m.write("roles/monitoring", map[string]any{"lease": false})
+			m.write("roles/monitoring", map[string]any{"lease": value})
+			if got := m.get("roles/monitoring")["lease"]; got != true {
 				t.Errorf("%v became %v", value, got)
 			}
 		}
 		for _, value := range []any{5.0, 5, "5", json.Number("5")} {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": value, "no_such_field": []any{1}})
-			if got := m.must(logical.ReadOperation, "config/default", nil)["max_retries"]; got != 5 {
+			m.write("config/default", map[string]any{"max_retries": value, "no_such_field": []any{1}})
+			if got := m.get("config/default")["max_retries"]; got != 5 {
 				t.Errorf("%v became %v", value, got)
 			}
 		}
@@ -283,8 +277,8 @@ func TestAnEmptyValueIsNoFalseAndNoZero(t *testing.T) {
 			{"roles/monitoring", "min_ttl"},
 			{"creds/monitoring", "validate"},
 		} {
-			if text, code := m.failure(logical.UpdateOperation, given.path, map[string]any{given.field: ""}); code != 400 || !strings.HasPrefix(text, given.field+": give ") {
-				t.Errorf("%s of %s: %d %s", given.field, given.path, code, text)
+			if text := m.fails(400, opWrite, given.path, map[string]any{given.field: ""}); !strings.HasPrefix(text, given.field+": give ") {
+				t.Errorf("%s of %s: %s", given.field, given.path, text)
 			}
 		}
 	})

@@ -32,13 +32,13 @@ func TestChangesAskedForSendEvents(t *testing.T) {
 			data      map[string]any
 			event     string
 		}{
-			{logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1}, "ncentral/config-write"},
-			{logical.PatchOperation, "config/default", map[string]any{"max_retries": 2}, "ncentral/config-write"},
+			{opWrite, "config/default", map[string]any{"max_retries": 1}, "ncentral/config-write"},
+			{opPatch, "config/default", map[string]any{"max_retries": 2}, "ncentral/config-write"},
 			{logical.CreateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.token}, "ncentral/config-write"},
-			{logical.DeleteOperation, "config/other", nil, "ncentral/config-delete"},
+			{opDelete, "config/other", nil, "ncentral/config-delete"},
 			{logical.CreateOperation, "roles/other", nil, "ncentral/role-write"},
-			{logical.DeleteOperation, "roles/other", nil, "ncentral/role-delete"},
-			{logical.DeleteOperation, "sessions/monitoring", nil, "ncentral/sessions-end"},
+			{opDelete, "roles/other", nil, "ncentral/role-delete"},
+			{opDelete, "sessions/monitoring", nil, "ncentral/sessions-end"},
 		}
 		for _, change := range changes {
 			m.must(change.operation, change.path, change.data)
@@ -56,13 +56,13 @@ func TestWhatChangesNothingSendsNoEvent(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		m.sent()
-		m.failure(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 99})
-		m.failure(logical.UpdateOperation, "roles/other", map[string]any{"config": "missing"})
-		m.failure(logical.DeleteOperation, "config/default", nil)
-		m.failure(logical.DeleteOperation, "sessions/missing", nil)
-		m.must(logical.DeleteOperation, "config/missing", nil)
-		m.must(logical.DeleteOperation, "roles/missing", nil)
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.fails(400, opWrite, "config/default", map[string]any{"max_retries": 99})
+		m.fails(400, opWrite, "roles/other", map[string]any{"config": "missing"})
+		m.fails(400, opDelete, "config/default", nil)
+		m.fails(404, opDelete, "sessions/missing", nil)
+		m.delete("config/missing")
+		m.delete("roles/missing")
+		m.write("config/default/check", nil)
 		m.read(nil)
 		m.tick()
 		if sent := m.sent(); sent != nil {
@@ -79,7 +79,7 @@ func TestARefusedCredentialSendsEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}
 		sent := m.sent()
 		if diff := cmp.Diff([]string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}, typesOf(sent)); diff != "" {
@@ -91,11 +91,11 @@ func TestARefusedCredentialSendsEvents(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		if diff := cmp.Diff([]string{"ncentral/authenticate-refuse"}, typesOf(m.sent())); diff != "" {
 			t.Errorf("after another attempt: %s", diff)
 		}
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh})
+		m.write("config/default", map[string]any{"user_api_token": fresh})
 		m.read(nil)
 		if diff := cmp.Diff([]string{"ncentral/credential-recover", "ncentral/config-write"}, typesOf(m.sent())); diff != "" {
 			t.Errorf("after the new token: %s", diff)
@@ -137,7 +137,7 @@ func TestAnExpiredPasswordSendsAnEventOnceAndAnotherWhenItIsWellAgain(t *testing
 func TestANearExpiryIsToldOnceADayAndWhenItIsThere(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		expires := time.Now().Add(400 * time.Hour)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{
+		m.write("config/default", map[string]any{
 			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "400h", "expiry_warning": "340h",
 		})
 		m.sent()
@@ -175,7 +175,7 @@ func TestANearExpiryIsToldOnceADayAndWhenItIsThere(t *testing.T) {
 func TestTheUserAPITokensOwnExpiryIsToldOf(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		token := m.AddUserExpiring("short-lived", 100*time.Hour)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": token})
+		m.write("config/default", map[string]any{"user_api_token": token})
 		m.sent()
 		m.tick()
 		sent := m.sent()
@@ -210,7 +210,7 @@ func TestWhereThereAreNoEventsTheEngineIsSilent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := &logBuffer{}
 			sender := events.NewSender(test.core, hclog.New(&hclog.LoggerOptions{Output: log}))
-			sender.Send(t.Context(), events.ConfigWritten, events.ChangeMetadata(logical.UpdateOperation, "config/default"))
+			sender.Send(t.Context(), events.ConfigWritten, events.ChangeMetadata(opWrite, "config/default"))
 			if logged := log.String() != ""; logged != test.logged {
 				t.Errorf("the log: %s", log)
 			}
@@ -222,9 +222,9 @@ func TestWhereThereAreNoEventsTheEngineIsSilent(t *testing.T) {
 func TestOutagesAreToldOfOnce(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.sent()
-		m.FailNext(simulator.EndpointAuthenticate, 20, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		m.FailNext(simulator.EndpointAuthenticate, 20, status(503))
 		for range 3 {
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(503, opRead, "creds/monitoring", nil)
 			time.Sleep(time.Minute)
 		}
 		m.ClearFailures()
@@ -242,7 +242,7 @@ func TestARoleThatIsGoneIsToldOfThoughItsSessionsCouldNotBeEnded(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.refusesReads.Store(new("session/"))
 		m.sent()
-		m.failure(logical.DeleteOperation, "roles/monitoring", nil)
+		m.fails(500, opDelete, "roles/monitoring", nil)
 		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/role-delete"}) {
 			t.Error(sent)
 		}
@@ -252,11 +252,11 @@ func TestARoleThatIsGoneIsToldOfThoughItsSessionsCouldNotBeEnded(t *testing.T) {
 // What calls to the server or credential before this one come to is nothing to the config as it is now.
 func TestALateFailureOfTheConfigBeforeIsNotLaidToTheNewOne(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
-		go func() { _, _ = m.do(logical.ReadOperation, "creds/monitoring", nil) }()
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
+		go func() { _, _ = m.do(opRead, "creds/monitoring", nil) }()
 		time.Sleep(time.Second)
 		_, _ = m.RegenerateUserAPIToken("api-user")
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": m.AddUser("new-user")})
+		m.write("config/default", map[string]any{"user_api_token": m.AddUser("new-user")})
 		m.read(nil)
 		m.sent()
 		m.ClearFailures() // now the call with the old token is refused
@@ -288,7 +288,7 @@ func TestNobodyWaitsLongForTheEventSystem(t *testing.T) {
 		m.start()
 		_, _ = m.RegenerateUserAPIToken("api-user")
 		began := time.Now()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("a read took %s", took)
 		}
@@ -300,7 +300,7 @@ func TestTheTickWorksThoughTheEventSystemIsSlow(t *testing.T) {
 		m.core = slowSender{}
 		m.start()
 		for i := range 100 {
-			m.must(logical.UpdateOperation, fmt.Sprintf("config/c%d", i), map[string]any{
+			m.write(fmt.Sprintf("config/c%d", i), map[string]any{
 				"url": m.server.URL, "user_api_token": m.token, "verify": false,
 				"password_changed_at": time.Now().Add(-80 * 24 * time.Hour).Format(time.RFC3339),
 			})
@@ -314,19 +314,19 @@ func TestTheTickWorksThoughTheEventSystemIsSlow(t *testing.T) {
 		if took := time.Since(began); took > time.Minute {
 			t.Errorf("a tick took %s", took)
 		}
-		m.calls(map[simulator.Endpoint]int{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(map[simulator.Endpoint]int{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 	})
 }
 
 func TestALateFailureOfADeletedConfigIsNotLaidToItsNamesake(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
-		go func() { _, _ = m.do(logical.ReadOperation, "creds/monitoring", nil) }()
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
+		go func() { _, _ = m.do(opRead, "creds/monitoring", nil) }()
 		time.Sleep(time.Second)
 		_, _ = m.RegenerateUserAPIToken("api-user")
-		m.must(logical.DeleteOperation, "roles/monitoring", nil)
-		m.must(logical.DeleteOperation, "config/default", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("new-user"), "password_max_age": 0})
+		m.delete("roles/monitoring")
+		m.delete("config/default")
+		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("new-user"), "password_max_age": 0})
 		m.sent()
 		m.ClearFailures()
 		time.Sleep(time.Minute)
@@ -340,11 +340,11 @@ func TestALateFailureOfADeletedConfigIsNotLaidToItsNamesake(t *testing.T) {
 func TestANewCredentialThatIsRefusedTooIsToldOf(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		_, _ = m.RegenerateUserAPIToken("api-user")
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": m.AddUser("other-user"), "verify": false})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.write("config/default", map[string]any{"user_api_token": m.AddUser("other-user"), "verify": false})
 		_, _ = m.RegenerateUserAPIToken("other-user")
 		m.sent()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}) {
 			t.Error(sent)
 		}

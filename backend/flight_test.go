@@ -26,7 +26,7 @@ func (m *mount) readers(count int) (tokens func() []string) {
 	answers := make([]string, count)
 	for i := range count {
 		group.Go(func() {
-			response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+			response, err := m.do(opRead, "creds/monitoring", nil)
 			if err == nil && !response.IsError() {
 				answers[i] = response.Data["access_token"].(string)
 			}
@@ -46,7 +46,7 @@ func TestAThousandColdReadersCauseOneCall(t *testing.T) {
 				t.Fatal("the readers got different tokens, or none")
 			}
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
@@ -69,12 +69,12 @@ func TestAReaderWhoComesLateStartsNoSecondFlight(t *testing.T) {
 		storage.got.Store(&holdsTheFirst)
 		late := m.readers(1)
 		synctest.Wait()
-		token := m.lives(m.read(nil))
+		token := m.expectLives(m.read(nil))
 		close(goOn)
 		if late()[0] != token {
 			t.Error("the readers got different tokens")
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
@@ -83,7 +83,7 @@ func TestAHangUpFailsNoOtherReader(t *testing.T) {
 		ctx, hangUp := context.WithCancel(context.Background())
 		gone := make(chan error)
 		go func() {
-			_, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+			_, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
 			gone <- err
 		}()
 		synctest.Wait()
@@ -97,7 +97,7 @@ func TestAHangUpFailsNoOtherReader(t *testing.T) {
 				t.Fatal("a hang-up failed another reader")
 			}
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
@@ -118,25 +118,25 @@ func (m *mount) whileInFlight(change func()) (token string) {
 
 func TestSessionsEndedInFlight(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.onlySession(m.whileInFlight(func() { m.must(logical.DeleteOperation, "sessions/monitoring", nil) }))
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+		m.onlySession(m.whileInFlight(func() { m.delete("sessions/monitoring") }))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
 	})
 }
 
 func TestConfigRewrittenInFlight(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.onlySession(m.whileInFlight(func() {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{
+			m.write("config/default", map[string]any{
 				"user_api_token": m.token, "tls_server_name": "localhost", "verify": false,
 			})
 		}))
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
 	})
 }
 
 func TestRoleDeletedInFlight(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		if token := m.whileInFlight(func() { m.must(logical.DeleteOperation, "roles/monitoring", nil) }); token != "" {
+		if token := m.whileInFlight(func() { m.delete("roles/monitoring") }); token != "" {
 			t.Error("a token of a deleted role was answered")
 		}
 		m.onlySession("")
@@ -145,13 +145,13 @@ func TestRoleDeletedInFlight(t *testing.T) {
 
 func TestLogoutThatFailsIsOwedAndPaidByTheTick(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
-		m.FailNext(simulator.EndpointLogout, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
-		response, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+		first := m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, -1, status(500))
+		response, err := m.do(opDelete, "sessions/monitoring", nil)
 		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "owed") {
 			t.Fatalf("want a warning that a logout is owed, got %v %v", response, err)
 		}
-		if owed := m.must(logical.ReadOperation, "sessions/monitoring", nil)["logouts_owed"]; owed != 1 {
+		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != 1 {
 			t.Errorf("%v logouts are owed, want 1", owed)
 		}
 		m.tick()
@@ -163,7 +163,7 @@ func TestLogoutThatFailsIsOwedAndPaidByTheTick(t *testing.T) {
 		if m.AccessTokenLives(first) {
 			t.Error("the tick did not pay the logout owed")
 		}
-		if owed := m.must(logical.ReadOperation, "sessions/monitoring", nil)["logouts_owed"]; owed != 0 {
+		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != 0 {
 			t.Errorf("%v logouts are owed, want 0", owed)
 		}
 	})
@@ -172,7 +172,7 @@ func TestLogoutThatFailsIsOwedAndPaidByTheTick(t *testing.T) {
 func TestServerWithoutLogoutIsToldOf(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.LogoutAbsent = true }, func(m *mount) {
 		m.read(nil)
-		response, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+		response, err := m.do(opDelete, "sessions/monitoring", nil)
 		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "has no logout") {
 			t.Fatalf("want a warning that the server has no logout, got %v %v", response, err)
 		}
@@ -181,22 +181,22 @@ func TestServerWithoutLogoutIsToldOf(t *testing.T) {
 
 func TestRetiredTokensLapseAndAreEndedWithTheRest(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
-		second := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
+		second := m.expectLives(m.read(nil))
 		if second == first || !m.AccessTokenLives(first) {
 			t.Error("a retired token is to be left to lapse, and handed out no more")
 		}
-		if earlier := m.must(logical.ReadOperation, "sessions/monitoring", nil)["earlier_tokens"]; earlier != 1 {
+		if earlier := m.get("sessions/monitoring")["earlier_tokens"]; earlier != 1 {
 			t.Errorf("%v earlier tokens, want 1", earlier)
 		}
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"min_ttl": "1m", "lease": true})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "expiry_warning": "1d"})
-		if m.lives(m.read(nil)) != second {
+		m.write("roles/monitoring", map[string]any{"min_ttl": "1m", "lease": true})
+		m.write("roles/monitoring", map[string]any{"lease": false})
+		m.write("config/default", map[string]any{"max_retries": 1, "expiry_warning": "1d"})
+		if m.expectLives(m.read(nil)) != second {
 			t.Error("a change that retires nothing replaced the token")
 		}
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		m.onlySession("")
 	})
 }
@@ -205,22 +205,19 @@ func TestRepointedConfigSendsNothingOfTheOldServer(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		old := m.Secrets()
-		text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81"})
-		if code != 400 || !strings.Contains(text, "user_api_token") {
-			t.Errorf("a new url without user_api_token: %d %s", code, text)
-		}
+		m.fails(400, opWrite, "config/default", map[string]any{"url": "http://localhost:81"}, "user_api_token")
 		// The in-memory network leads every address to one server: what it hears from now on, the new server hears.
 		other := simulator.New(simulator.DefaultKnobs())
 		token := other.AddUser("api-user")
 		m.server.Close()
 		m.server = simulator.ListenInMemory(other)
 		defer m.server.Close()
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81", "user_api_token": token})
+		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": token})
 		answer := m.read(nil)
 		if answer["url"] != "http://localhost:81" || !other.AccessTokenLives(answer["access_token"].(string)) {
 			t.Error("the token is not of the new server")
 		}
-		response, err := m.do(logical.DeleteOperation, "sessions/monitoring", nil)
+		response, err := m.do(opDelete, "sessions/monitoring", nil)
 		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "another url") {
 			t.Errorf("want a warning on the token of the old server, got %v %v", response, err)
 		}
@@ -270,10 +267,10 @@ func TestOverrides(t *testing.T) {
 					m.system.MaxLeaseTTLVal = test.maxLease
 				}
 				if test.role != nil {
-					m.must(logical.UpdateOperation, "roles/monitoring", test.role)
+					m.write("roles/monitoring", test.role)
 				}
 				began := time.Now()
-				response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+				response, err := m.do(opRead, "creds/monitoring", nil)
 				if err != nil || response.IsError() {
 					t.Fatal(response, err)
 				}
@@ -294,25 +291,25 @@ func TestOverrides(t *testing.T) {
 
 func TestRefusedOverridesAreLearnt(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2h"})
+		m.write("roles/monitoring", map[string]any{"ttl": "2h"})
 		m.read(nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 2})
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.calls(calls{simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2})
+		m.delete("sessions/monitoring")
+		m.expectCalls(calls{simulator.EndpointLogout: 1})
 		m.read(nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
 		m.read(nil)
 		requests := m.Requests()
 		if asked := requests[len(requests)-1].AccessOverride; asked != "1800s" {
 			t.Errorf("a lifetime shorter than the refused one was asked for as %q", asked)
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 
 		m.Change(func(k *simulator.Knobs) { k.AccessLimit = 4 * time.Hour })
 		m.check()
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2h"})
+		m.write("roles/monitoring", map[string]any{"ttl": "2h"})
 		if warnings := m.warnings(); warnings != "" {
 			t.Errorf("after a check, what was refused is not asked for again: %s", warnings)
 		}
@@ -321,10 +318,10 @@ func TestRefusedOverridesAreLearnt(t *testing.T) {
 
 func TestAShorterGrantIsToldOfBesideARefusedRefreshOverride(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"refresh_token_ttl": "48h"})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "20m"})
+		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
+		m.write("roles/monitoring", map[string]any{"ttl": "20m"})
 		m.read(nil)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
 		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "300"})
 		warnings := m.warnings()
 		for _, part := range []string{"granted 5m0s, not the 10m0s", "refresh-token lifetime of 48h0m0s"} {
@@ -340,12 +337,10 @@ func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
 		t.Run(lifetime.String(), func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
 				m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: lifetime})
-				if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 502 || !strings.Contains(text, "lifetime") {
-					t.Errorf("%d %s", code, text)
-				}
+				m.fails(502, opRead, "creds/monitoring", nil, "lifetime")
 				m.onlySession("")
 				time.Sleep(time.Second) // for as long N-central is left alone
-				m.lives(m.read(nil))
+				m.expectLives(m.read(nil))
 			})
 		})
 	}
@@ -377,11 +372,11 @@ func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, test.names }, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"refresh_token_ttl": test.refresh, "verify": false})
-				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": test.ttl})
+				m.write("config/default", map[string]any{"refresh_token_ttl": test.refresh, "verify": false})
+				m.write("roles/monitoring", map[string]any{"ttl": test.ttl})
 				before := len(asked(m))
 				m.read(nil)
-				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+				m.delete("sessions/monitoring")
 				m.read(nil)
 				if got := asked(m)[before:]; !slices.Equal(got, test.want) {
 					t.Errorf("asked for %q, want %q", got, test.want)
@@ -389,7 +384,7 @@ func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 				if warnings := m.warnings(); !strings.Contains(warnings, "refuses to be asked for") {
 					t.Errorf("warnings %q", warnings)
 				}
-				m.must(logical.UpdateOperation, "roles/brief", map[string]any{"lease": false, "ttl": "10m"})
+				m.write("roles/brief", map[string]any{"lease": false, "ttl": "10m"})
 				m.readRole("brief")
 				if got := asked(m); !strings.HasPrefix(got[len(got)-1], "600s/") {
 					t.Errorf("another role's ttl was asked for as %q", got[len(got)-1])
@@ -401,27 +396,24 @@ func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 
 func TestReadersMinTTL(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(map[string]any{"min_ttl": "30m"}))
+		first := m.expectLives(m.read(map[string]any{"min_ttl": "30m"}))
 		time.Sleep(31 * time.Minute)
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("a reader without min_ttl got another token")
 		}
-		second := m.lives(m.read(map[string]any{"min_ttl": "30m"}))
+		second := m.expectLives(m.read(map[string]any{"min_ttl": "30m"}))
 		if second == first {
 			t.Error("a token with less than the reader's min_ttl was handed out")
 		}
 		m.ResetCounts()
-		text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
-		if code != 400 || !strings.Contains(text, "30m") || !strings.Contains(text, "dedicated") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "31m"}, "30m", "dedicated")
+		m.delete("sessions/monitoring")
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "31m"})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		time.Sleep(2 * time.Hour)
-		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "31m"})
-		m.calls(nil)
+		m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "31m"})
+		m.expectCalls(nil)
 	})
 }
 
@@ -430,20 +422,20 @@ func TestAnOvertakenFlightLeavesTheNextOneToItsReaders(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()
 		releaseFirst := g.hold(toAuthenticate)
-		first := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		first := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		releaseSecond := g.hold(toAuthenticate)
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil) // the reader starts over
+		m.delete("sessions/monitoring") // the reader starts over
 		synctest.Wait()
 		releaseFirst()
 		synctest.Wait()
-		second := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		second := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		releaseSecond()
 		if a, b := first().token(), second().token(); a == "" || a != b {
 			t.Error("the readers got different tokens, or none")
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
 	})
 }
 
@@ -453,7 +445,7 @@ func TestWhatAFlightBringsIsEndedWhereStorageDoesNotTellWhetherItIsWanted(t *tes
 		storage := &hookedStorage{Storage: m.storage}
 		g := m.gatedOn(storage)
 		release := g.hold(toAuthenticate)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		m.backend.InvalidateKey(context.Background(), "role/monitoring")
 		storage.failToReadOnce("role/monitoring")
@@ -468,16 +460,16 @@ func TestWhatAFlightBringsIsEndedWhereStorageDoesNotTellWhetherItIsWanted(t *tes
 // While the User-API token is refused, no read of a good token begins a rotation that may need it.
 func TestNoRotationIsBegunAheadInACoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		first := m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		first := m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.regenerate()
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.fails(400, opRead, "creds/other", nil)
 		m.ResetCounts()
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("another token")
 		}
-		m.calls(calls{simulator.EndpointValidate: 1}) // for a refusal casts suspicion
+		m.expectCalls(calls{simulator.EndpointValidate: 1}) // for a refusal casts suspicion
 	})
 }
 
@@ -523,12 +515,12 @@ func TestAReaderWhoseNewTokenWasEndedStartsOver(t *testing.T) {
 		}
 		storage.put.Store(&forgetsTheRole)
 		storage.got.Store(&holdsTheReader)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		close(goOn)
 		m.onlySession(reader().token())
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
 	})
 }
 
@@ -539,7 +531,7 @@ func TestTheLogTellsOfTokensThatAreLeftToLapse(t *testing.T) {
 			storage := &hookedStorage{Storage: m.storage}
 			g := m.gatedOn(storage)
 			release := g.hold(toAuthenticate)
-			reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+			reader := m.begin(opRead, "creds/monitoring", nil)
 			synctest.Wait()
 			if fails {
 				m.backend.InvalidateKey(context.Background(), "session/monitoring")
@@ -555,7 +547,7 @@ func TestTheLogTellsOfTokensThatAreLeftToLapse(t *testing.T) {
 			if o := reader(); !m.AccessTokenLives(o.token()) {
 				t.Error(o.err, o.response)
 			}
-			m.logged("its tokens are left to lapse", fails)
+			m.expectLogged("its tokens are left to lapse", fails)
 		})
 	}
 }
@@ -563,12 +555,12 @@ func TestTheLogTellsOfTokensThatAreLeftToLapse(t *testing.T) {
 // What outlives its promise is replaced by a token of another session, so that it can be ended alone.
 func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
-		first := m.lives(m.read(nil))
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.expectLives(m.read(nil))
 		time.Sleep(9 * time.Minute)
 		m.ResetCounts()
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		time.Sleep(time.Minute)
 		m.tick()
 		if m.AccessTokenLives(first) {
@@ -581,14 +573,14 @@ func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
 func TestWhatIsKnownInPartIsUsed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.unverified()
-		m.must(logical.UpdateOperation, "config/fresh", map[string]any{"max_retries": 0, "verify": false})
+		m.write("config/fresh", map[string]any{"max_retries": 0, "verify": false})
 		m.read(nil)
 		time.Sleep(56 * time.Minute)
 		m.ResetCounts()
 		m.FailNext(simulator.EndpointValidate, 1, status(500)) // whether the first of two sessions lives on
 		m.FailNext(simulator.EndpointServiceOrgs, 1, status(500))
 		m.read(nil)
-		known := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["fresh"].(map[string]any)
+		known := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)
 		if _, told := known["authenticate_ends_earlier_sessions"]; told || known["refresh_ends_predecessor"] != false {
 			t.Fatalf("known is %v", known)
 		}

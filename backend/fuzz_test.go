@@ -46,18 +46,18 @@ func FuzzFields(f *testing.F) {
 		m := &mount{t: t, storage: &countingStorage{}}
 		m.startAlone()
 		config := map[string]any{"url": "https://ncentral.example.com", "user_api_token": aUserAPIToken, "verify": false}
-		m.must(logical.UpdateOperation, "config/patched", config)
-		m.must(logical.UpdateOperation, "roles/patched", map[string]any{"config": "patched"})
+		m.write("config/patched", config)
+		m.write("roles/patched", map[string]any{"config": "patched"})
 		for path, whole := range map[string]map[string]any{"config/": config, "roles/": {"config": "patched"}} {
 			data := maps.Clone(whole)
 			maps.Copy(data, given)
 			data["verify"] = false
-			m.writeAnything(logical.PatchOperation, path+"patched", data)
-			m.writeAnything(logical.UpdateOperation, path+"new", data)
+			m.writeAnything(opPatch, path+"patched", data)
+			m.writeAnything(opWrite, path+"new", data)
 		}
 		m.startAlone() // what is in storage counts
 		for _, path := range []string{"config/patched", "config/new", "roles/patched", "roles/new"} {
-			m.must(logical.ReadOperation, path, nil)
+			m.must(opRead, path, nil)
 		}
 	})
 }

@@ -101,8 +101,8 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 		m.token = m.AddUser("api-user")
 		m.start()
 		defer func() { m.backend.Cleanup(context.Background()) }()
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "password_max_age": 0})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false, "min_ttl": "5m"})
+		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "password_max_age": 0})
+		m.write("roles/monitoring", map[string]any{"lease": false, "min_ttl": "5m"})
 		m.ResetCounts()
 		test(m)
 		m.expectNoSecrets("the log", m.log.String())
@@ -114,7 +114,7 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 func inDedicatedBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
 	t.Helper()
 	inBubble(t, change, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"credential_type": "dedicated"})
+		m.write("roles/worker", map[string]any{"credential_type": "dedicated"})
 		test(m)
 	})
 }
@@ -154,6 +154,15 @@ func (m *mount) startWith(storage logical.Storage, dial upstream.DialContext) {
 	m.backend = backend
 }
 
+// The operations, by the words of the end-to-end tests.
+const (
+	opRead   = logical.ReadOperation
+	opList   = logical.ListOperation
+	opWrite  = logical.UpdateOperation
+	opPatch  = logical.PatchOperation
+	opDelete = logical.DeleteOperation
+)
+
 // do makes a request as core does and holds a good answer against the response that the path declares.
 func (m *mount) do(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	m.t.Helper()
@@ -168,7 +177,7 @@ func (m *mount) do(operation logical.Operation, path string, data map[string]any
 
 func (m *mount) validate(operation logical.Operation, path string, response *logical.Response) {
 	m.t.Helper()
-	if operation == logical.ListOperation && len(response.Data) == 0 {
+	if operation == opList && len(response.Data) == 0 {
 		return // of which Vault makes a 404
 	}
 	declared := schema.GetResponseSchema(m.t, m.backend.Route(path), operation)
@@ -177,23 +186,75 @@ func (m *mount) validate(operation logical.Operation, path string, response *log
 	}
 }
 
-// must is do for requests that succeed; it answers the data, or none.
+// must is do for requests that are to succeed. It returns the data, or none.
 func (m *mount) must(operation logical.Operation, path string, data map[string]any) map[string]any {
+	m.t.Helper()
+	answered, _ := m.answer(operation, path, data)
+	return answered
+}
+
+// answer is must that returns the warnings too, one a line.
+func (m *mount) answer(
+	operation logical.Operation, path string, data map[string]any,
+) (answered map[string]any, warnings string) {
 	m.t.Helper()
 	response, err := m.do(operation, path, data)
 	if err != nil {
 		m.t.Fatalf("%s %s: %v", operation, path, err)
 	}
 	if response == nil {
-		return nil
+		return nil, ""
 	}
 	if response.IsError() {
 		m.t.Fatalf("%s %s: %v", operation, path, response.Error())
 	}
-	return response.Data
+	return response.Data, strings.Join(response.Warnings, "\n")
 }
 
-// failure answers the text with which a request failed, and its status.
+// write writes to a path and returns the warnings.
+func (m *mount) write(path string, data map[string]any) string {
+	m.t.Helper()
+	_, warnings := m.answer(opWrite, path, data)
+	return warnings
+}
+
+// get reads a path. It fails the test where there is nothing.
+func (m *mount) get(path string) map[string]any {
+	m.t.Helper()
+	data := m.must(opRead, path, nil)
+	if data == nil {
+		m.t.Fatalf("there is nothing at %s", path)
+	}
+	return data
+}
+
+// delete deletes a path and returns the warnings.
+func (m *mount) delete(path string) string {
+	m.t.Helper()
+	_, warnings := m.answer(opDelete, path, nil)
+	return warnings
+}
+
+// anyStatus is for requests whose failure may have any status.
+const anyStatus = 0
+
+// fails is do for requests that are to fail with the status and a text that holds all of the parts.
+// It returns the text.
+func (m *mount) fails(status int, operation logical.Operation, path string, data map[string]any, parts ...string) string {
+	m.t.Helper()
+	text, got := m.failure(operation, path, data)
+	if status != anyStatus && got != status {
+		m.t.Errorf("%s %s with %v: %d, want %d: %s", operation, path, keys(data), got, status, text)
+	}
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			m.t.Errorf("%s %s with %v: the error does not tell of %q: %s", operation, path, keys(data), part, text)
+		}
+	}
+	return text
+}
+
+// failure returns the text with which a request failed, and its status.
 func (m *mount) failure(operation logical.Operation, path string, data map[string]any) (string, int) {
 	m.t.Helper()
 	response, err := m.do(operation, path, data)
@@ -208,19 +269,6 @@ func (m *mount) failure(operation logical.Operation, path string, data map[strin
 		return coded.Error(), coded.Code()
 	}
 	return err.Error(), 500
-}
-
-// told answers the data of a request that succeeds, and its warnings.
-func (m *mount) told(operation logical.Operation, path string, data map[string]any) (answer map[string]any, warnings string) {
-	m.t.Helper()
-	response, err := m.do(operation, path, data)
-	if err != nil || response.IsError() {
-		m.t.Fatalf("%s %s: %v %v", operation, path, err, response)
-	}
-	if response == nil {
-		return nil, ""
-	}
-	return response.Data, strings.Join(response.Warnings, "\n")
 }
 
 func (m *mount) tick() {
@@ -259,7 +307,7 @@ func (m *mount) begin(operation logical.Operation, path string, data map[string]
 func (m *mount) beginAll(roles []string) (waits []func() outcome) {
 	m.t.Helper()
 	for _, role := range roles {
-		waits = append(waits, m.begin(logical.ReadOperation, "creds/"+role, nil))
+		waits = append(waits, m.begin(opRead, "creds/"+role, nil))
 	}
 	return waits
 }
@@ -280,12 +328,12 @@ func wire(t *testing.T, data map[string]any) map[string]any {
 
 func (m *mount) read(data map[string]any) map[string]any {
 	m.t.Helper()
-	return m.must(logical.ReadOperation, "creds/monitoring", data)
+	return m.must(opRead, "creds/monitoring", data)
 }
 
 func (m *mount) readRole(name string) map[string]any {
 	m.t.Helper()
-	return m.must(logical.ReadOperation, "creds/"+name, nil)
+	return m.must(opRead, "creds/"+name, nil)
 }
 
 // addRoles adds shared roles without a lease, named role-0 and so on.
@@ -297,30 +345,27 @@ func (m *mount) addRoles(count int, data map[string]any) (names []string) {
 		for field, value := range data {
 			role[field] = value
 		}
-		m.must(logical.UpdateOperation, "roles/"+name, role)
+		m.write("roles/"+name, role)
 		names = append(names, name)
 	}
 	return names
 }
 
-// warnings answers what a read of the role warns of.
+// warnings returns what a read of the role monitoring warns of.
 func (m *mount) warnings() string {
 	m.t.Helper()
-	response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
-	if err != nil || response.IsError() {
-		m.t.Fatal(err, response)
-	}
-	return strings.Join(response.Warnings, "\n")
+	_, warnings := m.answer(opRead, "creds/monitoring", nil)
+	return warnings
 }
 
 // open reads the dedicated role.
 func (m *mount) open(data map[string]any) *logical.Response {
 	m.t.Helper()
-	response, err := m.do(logical.ReadOperation, "creds/worker", data)
+	response, err := m.do(opRead, "creds/worker", data)
 	if err != nil || response.IsError() {
 		m.t.Fatal(response, err)
 	}
-	m.lives(response.Data)
+	m.expectLives(response.Data)
 	return response
 }
 
@@ -336,7 +381,7 @@ func (m *mount) openManyOf(ctx context.Context, role string, count int) (wait fu
 	tokens, failed, told := 0, 0, 0
 	for range count {
 		group.Go(func() {
-			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/" + role, Storage: m.storage})
+			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: opRead, Path: "creds/" + role, Storage: m.storage})
 			var coded logical.HTTPCodedError
 			mu.Lock()
 			defer mu.Unlock()
@@ -385,7 +430,7 @@ func (m *mount) mustRevoke(response *logical.Response) {
 // check answers what a check of config default answered, without the times, and its warnings.
 func (m *mount) check() (answer map[string]any, steps []string, warnings string) {
 	m.t.Helper()
-	response, err := m.do(logical.UpdateOperation, "config/default/check", nil)
+	response, err := m.do(opWrite, "config/default/check", nil)
 	if err != nil || response.IsError() {
 		m.t.Fatal(response, err)
 	}
@@ -398,14 +443,14 @@ func (m *mount) check() (answer map[string]any, steps []string, warnings string)
 // status answers what status tells of config default.
 func (m *mount) status() map[string]any {
 	m.t.Helper()
-	configs := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)
+	configs := m.get("status")["configs"].(map[string]any)
 	return configs["default"].(map[string]any)
 }
 
 // metricsText answers what metrics answers.
 func (m *mount) metricsText() string {
 	m.t.Helper()
-	answer := m.must(logical.ReadOperation, "metrics", nil)
+	answer := m.get("metrics")
 	if answer[logical.HTTPContentType] != "text/plain; version=0.0.4; charset=utf-8" || answer[logical.HTTPStatusCode] != 200 {
 		m.t.Errorf("%v %v", answer[logical.HTTPContentType], answer[logical.HTTPStatusCode])
 	}
@@ -473,8 +518,8 @@ func typesOf(sent []map[string]string) []string {
 // unverified gives the role monitoring a config of which nothing was learnt.
 func (m *mount) unverified() {
 	m.t.Helper()
-	m.must(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-	m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "fresh"})
+	m.write("config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+	m.write("roles/monitoring", map[string]any{"config": "fresh"})
 }
 
 func (m *mount) regenerate() (token string) {
@@ -486,10 +531,11 @@ func (m *mount) regenerate() (token string) {
 	return token
 }
 
+// calls are how often endpoints were called.
 type calls = map[simulator.Endpoint]int
 
-// calls fails the test unless exactly these calls were made since the last look: pairs of endpoint and number.
-func (m *mount) calls(want map[simulator.Endpoint]int) {
+// expectCalls fails the test unless exactly these calls were made since the last look.
+func (m *mount) expectCalls(want calls) {
 	m.t.Helper()
 	synctest.Wait()
 	for endpoint, outcomes := range m.Counts() {
@@ -513,8 +559,8 @@ func (m *mount) calls(want map[simulator.Endpoint]int) {
 // all counts the calls of one endpoint, whatever came of them.
 func (m *mount) all(endpoint simulator.Endpoint) int { return m.Count(endpoint, simulator.AnyOutcome) }
 
-// lives fails the test unless the simulator accepts the token of the answer.
-func (m *mount) lives(answer map[string]any) string {
+// expectLives fails the test unless N-central accepts the token of the answer, and returns it.
+func (m *mount) expectLives(answer map[string]any) string {
 	m.t.Helper()
 	token := answer["access_token"].(string)
 	if !m.AccessTokenLives(token) {
@@ -539,8 +585,8 @@ func (m *mount) onlySession(token string) {
 	}
 }
 
-// logged fails the test unless the log holds, or does not hold, the text.
-func (m *mount) logged(text string, want bool) {
+// expectLogged fails the test unless the log holds, or does not hold, the text.
+func (m *mount) expectLogged(text string, want bool) {
 	m.t.Helper()
 	if strings.Contains(m.log.String(), text) != want {
 		m.t.Errorf("%q is in the log: %t, want %t", text, !want, want)
@@ -586,6 +632,7 @@ func (m *mount) stored() map[string]string {
 	return entries
 }
 
+// keys are the names of the fields, for a test's output: the values may be secrets.
 func keys(data map[string]any) []string {
 	var names []string
 	for name := range data {

@@ -22,23 +22,23 @@ func TestNamesThatLookLikeTheEnginesOwn(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		tokens := map[string]string{}
 		for _, name := range names {
-			m.must(logical.UpdateOperation, "config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-			m.must(logical.UpdateOperation, "roles/"+name, map[string]any{"config": name, "lease": false})
-			tokens[name] = m.lives(m.readRole(name))
+			m.write("config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+			m.write("roles/"+name, map[string]any{"config": name, "lease": false})
+			tokens[name] = m.expectLives(m.readRole(name))
 		}
 		m.start()
 		for i, name := range names {
-			if m.lives(m.readRole(name)) != tokens[name] {
+			if m.expectLives(m.readRole(name)) != tokens[name] {
 				t.Errorf("role %q has another token after a restart", name)
 			}
 			m.FailNext(simulator.EndpointLogout, 1, status(403))
-			m.must(logical.DeleteOperation, "sessions/"+name, nil)
+			m.delete("sessions/" + name)
 			for _, other := range names[i+1:] {
-				if m.lives(m.readRole(other)) != tokens[other] {
+				if m.expectLives(m.readRole(other)) != tokens[other] {
 					t.Errorf("deleting the sessions of %q ended those of %q", name, other)
 				}
 			}
-			if owed := m.must(logical.ReadOperation, "sessions/"+name, nil)["logouts_owed"]; owed != 1 {
+			if owed := m.get("sessions/" + name)["logouts_owed"]; owed != 1 {
 				t.Errorf("role %q owes %v logouts", name, owed)
 			}
 		}
@@ -56,7 +56,7 @@ func TestNamesThatLeadElsewhereLeadNowhere(t *testing.T) {
 		for _, name := range []string{"..", "a..b", "a/../b", "../config/default", ".", "a.", "-a", "a b", "a%2fb", "a\x00b"} {
 			for _, path := range []string{"config/", "roles/", "creds/", "sessions/", "config/%s/check"} {
 				path += name
-				for _, operation := range []logical.Operation{logical.UpdateOperation, logical.ReadOperation, logical.DeleteOperation, logical.PatchOperation} {
+				for _, operation := range []logical.Operation{opWrite, opRead, opDelete, opPatch} {
 					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
 						Operation: operation, Path: path, Storage: m.storage,
 						Data: map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "config": "default"},
@@ -96,17 +96,17 @@ func TestMountsShareNothing(t *testing.T) {
 			}
 			return response
 		}
-		token := m.lives(m.read(nil))
-		if response := request(logical.ReadOperation, "creds/monitoring", nil); !response.IsError() {
+		token := m.expectLives(m.read(nil))
+		if response := request(opRead, "creds/monitoring", nil); !response.IsError() {
 			t.Errorf("a mount without roles answered %v", keys(response.Data))
 		}
-		request(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-		request(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-		if response := request(logical.ReadOperation, "creds/monitoring", nil); response.Data["access_token"] == token {
+		request(opWrite, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		request(opWrite, "roles/monitoring", map[string]any{"lease": false})
+		if response := request(opRead, "creds/monitoring", nil); response.Data["access_token"] == token {
 			t.Error("two mounts hand out one token")
 		}
-		request(logical.DeleteOperation, "sessions/monitoring", nil)
-		if m.lives(m.read(nil)) != token {
+		request(opDelete, "sessions/monitoring", nil)
+		if m.expectLives(m.read(nil)) != token {
 			t.Error("deleting the sessions of one mount ended those of the other")
 		}
 	})
@@ -126,18 +126,18 @@ func TestAReaderWhoPollsCostsLittle(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+				m.write("roles/other", map[string]any{"lease": false})
 				m.read(nil)
 				m.ResetCounts()
 				for range 4 * 3600 {
-					_, _ = m.do(logical.ReadOperation, "creds/monitoring", test.data)
+					_, _ = m.do(opRead, "creds/monitoring", test.data)
 					time.Sleep(250 * time.Millisecond)
 				}
 				synctest.Wait()
 				if calls := m.all(simulator.AnyEndpoint); calls > test.most {
 					t.Errorf("an hour of polling made %d calls, want %d at most", calls, test.most)
 				}
-				m.lives(m.readRole("other"))
+				m.expectLives(m.readRole("other"))
 			})
 		})
 	}

@@ -31,7 +31,7 @@ func benchmarkRead(b *testing.B, backend logical.Backend, kind string) {
 	b.ReportAllocs()
 	for b.Loop() {
 		response, err := backend.HandleRequest(b.Context(), &logical.Request{
-			Operation: logical.ReadOperation, Path: "creds/" + kind, Storage: storage,
+			Operation: opRead, Path: "creds/" + kind, Storage: storage,
 		})
 		if err != nil || response.IsError() || (response.Secret != nil) != (kind == "leased") {
 			b.Fatal("the read failed", err)
@@ -47,7 +47,7 @@ func TestAHotReadAllocatesNoMoreThanItDid(t *testing.T) {
 	engine := mountForBenchmark(t)
 	storage := &logical.InmemStorage{}
 	for kind, most := range map[string]float64{"unleased": 26, "leased": 27} {
-		request := logical.Request{Operation: logical.ReadOperation, Path: "creds/" + kind, Storage: storage}
+		request := logical.Request{Operation: opRead, Path: "creds/" + kind, Storage: storage}
 		allocations := testing.AllocsPerRun(1000, func() {
 			again := request
 			if response, err := engine.HandleRequest(t.Context(), &again); err != nil || response.IsError() {
@@ -73,11 +73,11 @@ func mountForBenchmark(b testing.TB) logical.Backend {
 	b.Cleanup(func() { backend.Cleanup(context.Background()) })
 
 	for _, request := range []logical.Request{
-		{Operation: logical.UpdateOperation, Path: "config/default", Data: map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("benchmark")}},
-		{Operation: logical.UpdateOperation, Path: "roles/unleased", Data: map[string]any{"lease": false}},
-		{Operation: logical.UpdateOperation, Path: "roles/leased"},
-		{Operation: logical.ReadOperation, Path: "creds/unleased"},
-		{Operation: logical.ReadOperation, Path: "creds/leased"},
+		{Operation: opWrite, Path: "config/default", Data: map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("benchmark")}},
+		{Operation: opWrite, Path: "roles/unleased", Data: map[string]any{"lease": false}},
+		{Operation: opWrite, Path: "roles/leased"},
+		{Operation: opRead, Path: "creds/unleased"},
+		{Operation: opRead, Path: "creds/leased"},
 	} {
 		request.Storage = conf.StorageView
 		if response, err := backend.HandleRequest(b.Context(), &request); err != nil || response.IsError() {
@@ -108,7 +108,7 @@ func constantBackend(b *testing.B) logical.Backend {
 		Paths: []*framework.Path{{
 			Pattern:    "creds/" + framework.GenericNameWithAtRegex("name"),
 			Fields:     map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
-			Operations: map[logical.Operation]framework.OperationHandler{logical.ReadOperation: &framework.PathOperation{Callback: read}},
+			Operations: map[logical.Operation]framework.OperationHandler{opRead: &framework.PathOperation{Callback: read}},
 		}},
 	}
 	if err := backend.Setup(b.Context(), benchmarkConfig()); err != nil {

@@ -78,36 +78,36 @@ func TestInvalidateOverTheGRPCBoundary(t *testing.T) {
 	active, other := newNode(t, storage, server), newNode(t, storage, server)
 	token := ncentral.AddUser("api-user")
 	for _, name := range []string{"a", "b"} {
-		active.do(logical.UpdateOperation, "config/"+name, map[string]any{"url": server.URL, "user_api_token": token})
-		active.do(logical.UpdateOperation, "roles/"+name, map[string]any{"config": name, "lease": false})
-		active.do(logical.ReadOperation, "creds/"+name, nil)
+		active.do(opWrite, "config/"+name, map[string]any{"url": server.URL, "user_api_token": token})
+		active.do(opWrite, "roles/"+name, map[string]any{"config": name, "lease": false})
+		active.do(opRead, "creds/"+name, nil)
 	}
 	changes := []struct {
 		key, path, field string
 		change           func()
 	}{
 		{"config/a", "config/a", "max_retries", func() {
-			active.do(logical.UpdateOperation, "config/a", map[string]any{"max_retries": 1})
+			active.do(opWrite, "config/a", map[string]any{"max_retries": 1})
 		}},
-		{"role/a", "roles/a", "min_ttl", func() { active.do(logical.UpdateOperation, "roles/a", map[string]any{"min_ttl": "1m"}) }},
+		{"role/a", "roles/a", "min_ttl", func() { active.do(opWrite, "roles/a", map[string]any{"min_ttl": "1m"}) }},
 		{"session/a", "creds/a", "access_token", func() {
-			active.do(logical.DeleteOperation, "sessions/a", nil)
-			active.do(logical.ReadOperation, "creds/a", nil)
+			active.do(opDelete, "sessions/a", nil)
+			active.do(opRead, "creds/a", nil)
 		}},
 	}
 	for _, test := range changes {
 		t.Run(test.key, func(t *testing.T) {
 			for _, path := range []string{"config/a", "config/b", "roles/a", "roles/b", "creds/a", "creds/b"} {
-				other.do(logical.ReadOperation, path, nil)
+				other.do(opRead, path, nil)
 			}
-			before := other.do(logical.ReadOperation, test.path, nil)[test.field]
+			before := other.do(opRead, test.path, nil)[test.field]
 			test.change()
-			if other.do(logical.ReadOperation, test.path, nil)[test.field] != before {
+			if other.do(opRead, test.path, nil)[test.field] != before {
 				t.Error("memory did not serve the read")
 			}
 			other.backend.InvalidateKey(t.Context(), test.key)
 			calls := storage.calls.Load()
-			if other.do(logical.ReadOperation, test.path, nil)[test.field] == before {
+			if other.do(opRead, test.path, nil)[test.field] == before {
 				t.Error("what the key names was not dropped")
 			}
 			if made := storage.calls.Load() - calls; made != 1 {
@@ -115,7 +115,7 @@ func TestInvalidateOverTheGRPCBoundary(t *testing.T) {
 			}
 			calls = storage.calls.Load()
 			for _, path := range []string{"config/a", "config/b", "roles/a", "roles/b", "creds/a", "creds/b"} {
-				other.do(logical.ReadOperation, path, nil)
+				other.do(opRead, path, nil)
 			}
 			if storage.calls.Load() != calls {
 				t.Error("more was dropped than the key names")
@@ -129,9 +129,9 @@ func TestEventsOverTheGRPCBoundary(t *testing.T) {
 	server := simulator.ListenInMemory(ncentral)
 	t.Cleanup(server.Close)
 	n := newNode(t, &countingStorage{}, server)
-	n.do(logical.UpdateOperation, "config/a", map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("api-user")})
-	n.do(logical.UpdateOperation, "roles/a", map[string]any{"config": "a"})
-	n.do(logical.DeleteOperation, "roles/a", nil)
+	n.do(opWrite, "config/a", map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("api-user")})
+	n.do(opWrite, "roles/a", map[string]any{"config": "a"})
+	n.do(opDelete, "roles/a", nil)
 	want := []string{"ncentral/config-write", "ncentral/role-write", "ncentral/role-delete"}
 	if diff := cmp.Diff(want, typesOf(sentTo(n.events))); diff != "" {
 		t.Error(diff)

@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/logical"
-
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
@@ -46,7 +44,7 @@ func TestWhoQueuedDoesNotTryARefusedCredential(t *testing.T) {
 
 func TestWhoQueuedDoesNotAskASilentServer(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "max_requests_in_flight": 1, "verify": false})
+		m.write("config/default", map[string]any{"max_retries": 0, "max_requests_in_flight": 1, "verify": false})
 		roles := m.addRoles(5, nil)
 		m.FailNext(simulator.EndpointAuthenticate, -1, hang)
 		m.ResetCounts()
@@ -84,11 +82,11 @@ func TestWhateverFailsIsLeftAlone(t *testing.T) {
 	for name, failure := range failures {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0})
+				m.write("config/default", map[string]any{"max_retries": 0})
 				m.ResetCounts()
 				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
 				for range 600 {
-					m.failure(logical.ReadOperation, "creds/monitoring", nil)
+					m.fails(anyStatus, opRead, "creds/monitoring", nil)
 					time.Sleep(100 * time.Millisecond)
 				}
 				if tried := m.all(simulator.EndpointAuthenticate); tried < 6 || tried > 8 {
@@ -96,7 +94,7 @@ func TestWhateverFailsIsLeftAlone(t *testing.T) {
 				}
 				m.ClearFailures()
 				time.Sleep(15 * time.Second)
-				m.lives(m.read(nil))
+				m.expectLives(m.read(nil))
 			})
 		})
 	}
@@ -107,13 +105,13 @@ func TestARotationAheadOfNeedThatFailsIsLeftAlone(t *testing.T) {
 	for name, failure := range failures {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				first := m.lives(m.read(nil))
+				first := m.expectLives(m.read(nil))
 				time.Sleep(54 * time.Minute)
 				m.FailNext(simulator.EndpointRefresh, -1, failure)
 				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
 				m.ResetCounts()
 				for range 100 {
-					if m.lives(m.read(nil)) != first {
+					if m.expectLives(m.read(nil)) != first {
 						t.Fatal("another token")
 					}
 					synctest.Wait()
@@ -136,9 +134,7 @@ func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
 				m.regenerate()
 				time.Sleep(56 * time.Minute)
 				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
-				if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 502 {
-					t.Errorf("%d %s", code, text)
-				}
+				m.fails(502, opRead, "creds/monitoring", nil)
 			})
 		})
 	}
@@ -147,10 +143,10 @@ func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
 func TestABlockPageIsNoRefusal(t *testing.T) {
 	for _, code := range []int{401, 403} {
 		inBubble(t, nil, func(m *mount) {
-			first := m.lives(m.read(nil))
+			first := m.expectLives(m.read(nil))
 			time.Sleep(56 * time.Minute)
 			m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{Kind: simulator.FailureHTML, Status: code})
-			if m.lives(m.read(nil)) != first {
+			if m.expectLives(m.read(nil)) != first {
 				t.Error("the token in hand was not handed out")
 			}
 			if status := m.status(); status["last_failure_kind"] != "malformed" {
@@ -158,7 +154,7 @@ func TestABlockPageIsNoRefusal(t *testing.T) {
 			}
 			m.ClearFailures()
 			time.Sleep(time.Second) // not half a minute, as after a refusal
-			if m.lives(m.read(nil)) == first {
+			if m.expectLives(m.read(nil)) == first {
 				t.Error("no new token was asked for")
 			}
 		})
@@ -168,17 +164,17 @@ func TestABlockPageIsNoRefusal(t *testing.T) {
 // The cool-down is the credential's: of every config that has it, and beyond a version of the config.
 func TestConfigsWithOneCredentialShareItsCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-		m.must(logical.UpdateOperation, "roles/twin", map[string]any{"lease": false, "config": "twin"})
+		m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.write("roles/twin", map[string]any{"lease": false, "config": "twin"})
 		m.regenerate()
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		// Each is told under its own name.
-		if text, code := m.failure(logical.ReadOperation, "creds/twin", nil); code != 400 || !strings.HasPrefix(text, `config "twin": authenticate: not tried`) {
-			t.Errorf("%d %s", code, text)
+		if text := m.fails(400, opRead, "creds/twin", nil); !strings.HasPrefix(text, `config "twin": authenticate: not tried`) {
+			t.Error(text)
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
-		for name, state := range m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any) {
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		for name, state := range m.get("status")["configs"].(map[string]any) {
 			if state := state.(map[string]any); state["state"] != "failing" || !strings.Contains(fmt.Sprint(state["reasons"]), "refused") {
 				t.Errorf("%s is %v: %v", name, state["state"], state["reasons"])
 			}
@@ -190,24 +186,24 @@ func TestConfigsWithOneCredentialShareItsCoolDown(t *testing.T) {
 func TestARewriteDoesNotStartTheCoolDownOver(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.regenerate()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2, "verify": false})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.write("config/default", map[string]any{"max_retries": 2, "verify": false})
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		time.Sleep(59 * time.Second)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
 		time.Sleep(time.Second)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
 func TestARefusedCheckLeavesTheCoolDownAsItIs(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.regenerate()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		until := m.status()["next_attempt"]
 		for range 5 {
 			time.Sleep(5 * time.Second)
@@ -220,8 +216,8 @@ func TestARefusedCheckLeavesTheCoolDownAsItIs(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		m.ResetCounts()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
@@ -230,15 +226,13 @@ func TestRetryAfterIsHeeded(t *testing.T) {
 	for asked, waits := range map[int]time.Duration{40: 40 * time.Second, 600: 10 * time.Minute, 86400: 10 * time.Minute} {
 		inBubble(t, nil, func(m *mount) {
 			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: asked})
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
-			m.calls(calls{simulator.EndpointAuthenticate: 1})
+			m.fails(503, opRead, "creds/monitoring", nil)
+			m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 			time.Sleep(waits - time.Second)
-			if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 503 {
-				t.Errorf("%d %s", code, text)
-			}
-			m.calls(nil)
+			m.fails(503, opRead, "creds/monitoring", nil)
+			m.expectCalls(nil)
 			time.Sleep(time.Second)
-			m.lives(m.read(nil))
+			m.expectLives(m.read(nil))
 		})
 	}
 }
@@ -246,17 +240,17 @@ func TestRetryAfterIsHeeded(t *testing.T) {
 // Who holds a token need not wait beyond its end, however long N-central is being left alone; others do.
 func TestNoPauseLastsPastTheEndOfATokenInHand(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
+		m.write("roles/cold", map[string]any{"lease": false})
 		m.read(nil)
 		time.Sleep(59 * time.Minute)
 		m.FailNext(simulator.AnyEndpoint, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: 600})
-		m.lives(m.read(nil)) // stale
+		m.expectLives(m.read(nil)) // stale
 		time.Sleep(58 * time.Second)
-		m.failure(logical.ReadOperation, "creds/cold", nil)
+		m.fails(503, opRead, "creds/cold", nil)
 		m.ResetCounts()
 		time.Sleep(time.Second)
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointRefresh: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointRefresh: 1})
 	})
 }
 
@@ -285,7 +279,7 @@ func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
 			m.ResetCounts()
 			var group sync.WaitGroup
 			for range 2400 { // for two minutes
-				group.Go(func() { m.begin(logical.ReadOperation, "creds/worker", nil)() })
+				group.Go(func() { m.begin(opRead, "creds/worker", nil)() })
 				time.Sleep(50 * time.Millisecond)
 			}
 			group.Wait()
@@ -306,9 +300,9 @@ func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 			m.tick()
 			m.Reboot()
 			m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
-			first := m.lives(m.read(nil))
+			first := m.expectLives(m.read(nil))
 			time.Sleep(56 * time.Minute)
-			m.lives(m.read(nil))
+			m.expectLives(m.read(nil))
 			if !m.AccessTokenLives(first) {
 				t.Error("a rotation ended the token that readers hold")
 			}
@@ -319,10 +313,10 @@ func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 			time.Sleep(time.Hour)
 			m.Reboot()
 			m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
-			first := m.lives(m.read(nil))
+			first := m.expectLives(m.read(nil))
 			m.start()
 			time.Sleep(56 * time.Minute)
-			m.lives(m.read(nil))
+			m.expectLives(m.read(nil))
 			if !m.AccessTokenLives(first) {
 				t.Error("a rotation ended the token that readers hold")
 			}
@@ -337,9 +331,9 @@ func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 			m.ResetCounts()
 			for range 3 {
 				time.Sleep(56 * time.Minute)
-				m.lives(m.read(nil))
+				m.expectLives(m.read(nil))
 			}
-			m.calls(calls{simulator.EndpointRefresh: 3, simulator.EndpointServerInfo: 1})
+			m.expectCalls(calls{simulator.EndpointRefresh: 3, simulator.EndpointServerInfo: 1})
 		})
 	})
 }

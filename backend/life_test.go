@@ -5,7 +5,6 @@ package backend
 
 import (
 	"context"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,14 +16,14 @@ import (
 
 func TestFirstReadAuthenticatesSecondCallsNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		first := m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		storage := m.storage.calls.Load()
 		system := m.system.calls.Load()
-		if second := m.lives(m.read(nil)); second != first {
+		if second := m.expectLives(m.read(nil)); second != first {
 			t.Error("the second read answered another token")
 		}
-		m.calls(nil)
+		m.expectCalls(nil)
 		if m.storage.calls.Load() != storage || m.system.calls.Load() != system {
 			t.Error("a hot read asked storage or core")
 		}
@@ -33,13 +32,13 @@ func TestFirstReadAuthenticatesSecondCallsNothing(t *testing.T) {
 
 func TestTokenIsRefreshedBeforeItsEnd(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
-		second := m.lives(m.read(nil))
+		second := m.expectLives(m.read(nil))
 		if second == first {
 			t.Error("a token with less than min_ttl left was handed out")
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
 		if !m.AccessTokenLives(first) {
 			t.Error("the token that readers still hold was ended")
 		}
@@ -49,25 +48,25 @@ func TestTokenIsRefreshedBeforeItsEnd(t *testing.T) {
 // Of an hour, that is: agents under a lease come back when a tenth of it is left, and are to find the next token then.
 func TestATokenIsReplacedWhenASixthOfItsLifeIsLeftUnlessTheRoleSaysElse(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"min_ttl": nil})
+		m.must(opPatch, "roles/monitoring", map[string]any{"min_ttl": nil})
 		read := m.read(nil)
-		first := m.lives(read)
+		first := m.expectLives(read)
 		if read["ttl"] != int64(3000) || read["rotation_period"] != int64(3000) {
 			t.Errorf("ttl %v, rotation_period %v", read["ttl"], read["rotation_period"])
 		}
 		time.Sleep(47*time.Minute + 59*time.Second) // no token is replaced more than two minutes ahead
 		m.read(nil)
 		synctest.Wait()
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("the token was replaced before")
 		}
 		time.Sleep(2*time.Minute + 2*time.Second)
-		if m.lives(m.read(nil)) == first {
+		if m.expectLives(m.read(nil)) == first {
 			t.Error("the token was not replaced")
 		}
 		for ttl, minTTL := range map[string]int64{"0": 600, "8h": 4800, "31m": 310, "30m": 300, "10m": 300, "4m": 120} {
-			m.must(logical.PatchOperation, "roles/monitoring", map[string]any{"ttl": ttl})
-			if told := m.must(logical.ReadOperation, "roles/monitoring", nil)["min_ttl"]; told != minTTL {
+			m.must(opPatch, "roles/monitoring", map[string]any{"ttl": ttl})
+			if told := m.get("roles/monitoring")["min_ttl"]; told != minTTL {
 				t.Errorf("ttl %s: min_ttl is %v, want %d", ttl, told, minTTL)
 			}
 		}
@@ -76,16 +75,16 @@ func TestATokenIsReplacedWhenASixthOfItsLifeIsLeftUnlessTheRoleSaysElse(t *testi
 
 func TestRotationStartsAheadOfNeed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(53*time.Minute + time.Second)
-		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureHang})
+		m.FailNext(simulator.EndpointRefresh, -1, hang)
 		began := time.Now()
-		if m.lives(m.read(nil)) != first || time.Since(began) != 0 {
+		if m.expectLives(m.read(nil)) != first || time.Since(began) != 0 {
 			t.Error("a read whose token is good enough waited for the rotation")
 		}
 		m.ClearFailures()
 		synctest.Wait()
-		if m.lives(m.read(nil)) == first {
+		if m.expectLives(m.read(nil)) == first {
 			t.Error("the rotation was not started ahead of need")
 		}
 	})
@@ -95,18 +94,18 @@ func TestRefreshRefusedLeadsToAuthenticate(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		time.Sleep(56 * time.Minute)
-		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointRefresh: 1})
+		m.FailNext(simulator.EndpointRefresh, -1, status(401))
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointRefresh: 1})
 	})
 }
 
 func TestWhereRefreshEndsThePredecessorRotationsAuthenticate(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 2})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2})
 		if !m.AccessTokenLives(first) {
 			t.Error("the token that readers still hold was ended before its stated expiry")
 		}
@@ -115,15 +114,15 @@ func TestWhereRefreshEndsThePredecessorRotationsAuthenticate(t *testing.T) {
 
 func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
-		m.must(logical.DeleteOperation, "roles/monitoring", nil)
-		m.must(logical.DeleteOperation, "config/default", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-		m.calls(nil)
-		first := m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.delete("roles/monitoring")
+		m.delete("config/default")
+		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+		m.write("roles/monitoring", map[string]any{"lease": false})
+		m.expectCalls(nil)
+		first := m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		if !m.AccessTokenLives(first) {
 			t.Error("the token that readers still hold was ended before its stated expiry")
 		}
@@ -131,16 +130,16 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 		if m.OpenSessions() != 2 {
 			t.Errorf("%d sessions are open, want the role's two: learning left some", m.OpenSessions())
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1, simulator.EndpointLogout: 2})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1, simulator.EndpointLogout: 2})
 	})
 }
 
 func TestLearningLeavesARotationItsTime(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.Latency = 4 * time.Second }, func(m *mount) {
 		m.unverified()
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(40 * time.Minute)
-		if m.lives(m.read(map[string]any{"min_ttl": "30m"})) == first {
+		if m.expectLives(m.read(map[string]any{"min_ttl": "30m"})) == first {
 			t.Error("the token was not replaced")
 		}
 	})
@@ -150,17 +149,17 @@ func TestLearningLeavesARotationItsTime(t *testing.T) {
 func TestLearningThatWasOvertakenIsMadeAgain(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.unverified()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(time.Second)})
 		m.read(nil) // starts the rotation
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.lives(m.read(nil))
+		m.delete("sessions/monitoring")
+		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.read(nil)
 		synctest.Wait()
-		if by := m.must(logical.ReadOperation, "sessions/monitoring", nil)["obtained_by"]; by != "refresh" {
+		if by := m.get("sessions/monitoring")["obtained_by"]; by != "refresh" {
 			t.Errorf("the token was obtained by %v", by)
 		}
 	})
@@ -168,17 +167,17 @@ func TestLearningThatWasOvertakenIsMadeAgain(t *testing.T) {
 
 func TestWhereAuthenticateEndsEarlierSessionsTokensAreValidatedFirst(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		first := m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
-		if m.lives(m.read(nil)) == first {
+		m.write("roles/other", map[string]any{"lease": false})
+		first := m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.readRole("other"))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		if m.expectLives(m.read(nil)) == first {
 			t.Error("a token that another session ended was handed out")
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
-		m.lives(m.read(nil))
-		m.calls(nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(nil)
 	})
 }
 
@@ -186,28 +185,28 @@ func TestDeadTokenIsReplacedOnValidate(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		m.Reboot()
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
-		m.lives(m.read(map[string]any{"validate": true}))
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.read(map[string]any{"validate": true}))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
 		m.read(map[string]any{"validate": true})
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 		m.read(map[string]any{"validate": true})
-		m.calls(nil)
+		m.expectCalls(nil)
 		time.Sleep(time.Second)
 		m.read(map[string]any{"validate": true})
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 	})
 }
 
 func TestTickReplacesADeadTokenAndSuspectsTheOthers(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
-		m.must(logical.ReadOperation, "creds/other", nil)
+		m.readRole("other")
 		m.Reboot()
 		m.tick()
-		m.lives(m.read(nil))
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		m.expectLives(m.read(nil))
+		m.expectLives(m.readRole("other"))
 	})
 }
 
@@ -233,27 +232,27 @@ func TestTheTickRotatesAllThatIsDue(t *testing.T) {
 
 func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		time.Sleep(52 * time.Minute)
 		m.tick()
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 		time.Sleep(time.Minute)
 		m.tick()
-		m.calls(calls{simulator.EndpointRefresh: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 1})
 		second := m.read(nil)["access_token"]
 		if second == first {
 			t.Error("the tick did not rotate a token that was read and is due")
 		}
 		time.Sleep(56 * time.Minute)
 		m.tick() // rotates, for the read above counts
-		m.calls(calls{simulator.EndpointRefresh: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 1})
 		time.Sleep(56 * time.Minute)
 		m.tick() // does not: nobody read since
-		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 		time.Sleep(10 * time.Minute)
 		m.tick()
-		m.calls(nil)
-		if sessions := m.must(logical.ListOperation, "sessions/", nil); sessions["keys"] != nil {
+		m.expectCalls(nil)
+		if sessions := m.must(opList, "sessions/", nil); sessions["keys"] != nil {
 			t.Error("the entry of an idle role that lapsed was kept: ", sessions)
 		}
 	})
@@ -261,12 +260,12 @@ func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
 
 func TestStaleBeatsDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.server.Stop()
 		time.Sleep(56 * time.Minute)
 		began := time.Now()
 		stale := m.read(nil)
-		if m.lives(stale) != first || time.Since(began) > 0 {
+		if m.expectLives(stale) != first || time.Since(began) > 0 {
 			t.Errorf("want the live token at once after the first attempt, got it after %s", time.Since(began))
 		}
 		if ttl := stale["ttl"].(int64); ttl < 15 || ttl > 240 {
@@ -275,21 +274,15 @@ func TestStaleBeatsDown(t *testing.T) {
 		if m.warnings() == "" {
 			t.Error("a stale answer has no warning")
 		}
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "10m"}); code != 503 {
-			t.Errorf("a min_ttl that cannot be met: %d %s", code, text)
-		}
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}); code != 503 {
-			t.Errorf("a validation that cannot be made: %d %s", code, text)
-		}
+		m.fails(503, opRead, "creds/monitoring", map[string]any{"min_ttl": "10m"})
+		m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
 		time.Sleep(4 * time.Minute)
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 503 {
-			t.Errorf("with a dead token and N-central down: %d %s", code, text)
-		}
+		m.fails(503, opRead, "creds/monitoring", nil)
 		if err := m.server.Restart(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(15 * time.Second)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -299,46 +292,44 @@ func TestRefusedCredentialIsNotHammered(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 100 {
-			if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 {
-				t.Fatalf("%d %s", code, text)
-			}
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		time.Sleep(30 * time.Second)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		time.Sleep(59 * time.Second)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
 		time.Sleep(time.Second)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		for range 5 {
 			time.Sleep(10 * time.Minute)
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}
 		m.ResetCounts()
 		time.Sleep(10*time.Minute - time.Second)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.calls(nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
 	})
 }
 
 func TestRefusedCredentialServesTheLiveTokenOnceValidated(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		if _, err := m.RegenerateUserAPIToken("api-user"); err != nil {
 			t.Fatal(err)
 		}
-		m.FailNext(simulator.EndpointRefresh, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		m.FailNext(simulator.EndpointRefresh, -1, status(401))
 		time.Sleep(56 * time.Minute)
 		m.ResetCounts()
 		for range 100 {
-			if m.lives(m.read(nil)) != first {
+			if m.expectLives(m.read(nil)) != first {
 				t.Fatal("another token")
 			}
 		}
-		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
 	})
 }
 
@@ -349,23 +340,21 @@ func TestRegeneratedTokenThatEndsSessionsLeavesNoDeadToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(56 * time.Minute)
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(400, opRead, "creds/monitoring", nil)
 	})
 }
 
 func TestRestartServesTheStoredToken(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.ResetCounts()
 		m.start()
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("the stored token was not served")
 		}
-		m.calls(calls{simulator.EndpointValidate: 1}) // it may be of the past
-		m.lives(m.read(nil))
-		m.calls(nil)
+		m.expectCalls(calls{simulator.EndpointValidate: 1}) // it may be of the past
+		m.expectLives(m.read(nil))
+		m.expectCalls(nil)
 	})
 }
 
@@ -375,11 +364,11 @@ func TestStorageThatRefusesWritesCostsAWarningOnly(t *testing.T) {
 		if m.warnings() == "" {
 			t.Error("no warning")
 		}
-		first := m.lives(m.read(nil))
-		if m.lives(m.read(nil)) != first {
+		first := m.expectLives(m.read(nil))
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("memory did not keep the token")
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
@@ -390,17 +379,15 @@ func TestALimitThatIsKnownIsToldWithoutACall(t *testing.T) {
 		m.read(nil)
 		m.Reboot()
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
-		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}) // the token is dropped
+		m.fails(502, opRead, "creds/monitoring", map[string]any{"validate": true}) // the token is dropped
 		m.ClearFailures()
 		time.Sleep(time.Minute)
 		m.ResetCounts()
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "16m"}); code != 400 || !strings.Contains(text, "30m0s") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.calls(nil)
+		m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "16m"}, "30m0s")
+		m.expectCalls(nil)
 		m.Change(func(k *simulator.Knobs) { k.AccessLimit = time.Hour })
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m"})
-		m.lives(m.read(map[string]any{"min_ttl": "16m"}))
+		m.write("roles/monitoring", map[string]any{"ttl": "50m"})
+		m.expectLives(m.read(map[string]any{"min_ttl": "16m"}))
 	})
 }
 
@@ -413,7 +400,7 @@ func TestAReaderOfAStaleTokenWhoHangsUpWaitsForNothing(t *testing.T) {
 		ctx, hangUp := context.WithTimeout(context.Background(), time.Second)
 		defer hangUp()
 		began := time.Now()
-		response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+		response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
 		if took := time.Since(began); err == nil || took > time.Second {
 			t.Errorf("after %s: %v %v", took, response, err)
 		}
@@ -427,14 +414,14 @@ func TestTheLastReadIsTold(t *testing.T) {
 		m.read(nil)
 		time.Sleep(time.Minute)
 		m.read(nil)
-		if last := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_read_at"]; last != time.Now().UTC().Format(time.RFC3339) {
+		if last := m.get("sessions/monitoring")["last_read_at"]; last != time.Now().UTC().Format(time.RFC3339) {
 			t.Errorf("last_read_at is %v", last)
 		}
-		m.must(logical.UpdateOperation, "roles/idle", map[string]any{"lease": false})
-		if last, told := m.must(logical.ReadOperation, "sessions/idle", nil)["last_read_at"]; told {
+		m.write("roles/idle", map[string]any{"lease": false})
+		if last, told := m.get("sessions/idle")["last_read_at"]; told {
 			t.Errorf("a role that was never read was read at %v", last)
 		}
-		if until := m.must(logical.ReadOperation, "sessions/monitoring", nil)["refresh_expires_at"]; until == nil {
+		if until := m.get("sessions/monitoring")["refresh_expires_at"]; until == nil {
 			t.Error("nothing is told of the refresh token")
 		}
 	})
@@ -445,15 +432,15 @@ func TestARotationBeginsATenthOfTheLifeAheadTwoMinutesAtMost(t *testing.T) {
 	for ttl, begins := range map[string]time.Duration{"1h": 53 * time.Minute, "10m": 4 * time.Minute} {
 		t.Run(ttl, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": ttl})
+				m.write("roles/monitoring", map[string]any{"ttl": ttl})
 				m.read(nil)
 				time.Sleep(begins - time.Nanosecond)
 				m.ResetCounts()
 				m.read(nil)
-				m.calls(nil)
+				m.expectCalls(nil)
 				time.Sleep(time.Nanosecond)
 				m.read(nil)
-				m.calls(calls{simulator.EndpointRefresh: 1})
+				m.expectCalls(calls{simulator.EndpointRefresh: 1})
 			})
 		})
 	}
@@ -465,17 +452,17 @@ func TestTheLastValidationIsToldOfTheTokenInHand(t *testing.T) {
 		m.read(map[string]any{"validate": true})
 		time.Sleep(time.Minute)
 		m.read(map[string]any{"validate": true})
-		if at := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; at != time.Now().UTC().Format(time.RFC3339) {
+		if at := m.get("sessions/monitoring")["last_validated_at"]; at != time.Now().UTC().Format(time.RFC3339) {
 			t.Errorf("validated at %v", at)
 		}
 		time.Sleep(56 * time.Minute)
 		m.read(nil)
-		if at, told := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; told {
+		if at, told := m.get("sessions/monitoring")["last_validated_at"]; told {
 			t.Errorf("a token that was never validated, at %v", at)
 		}
 		m.FailNext(simulator.EndpointValidate, -1, status(503))
-		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
-		if at, told := m.must(logical.ReadOperation, "sessions/monitoring", nil)["last_validated_at"]; told {
+		m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
+		if at, told := m.get("sessions/monitoring")["last_validated_at"]; told {
 			t.Errorf("a token that could not be validated, at %v", at)
 		}
 	})
@@ -484,13 +471,11 @@ func TestTheLastValidationIsToldOfTheTokenInHand(t *testing.T) {
 // A ttl with which no token could be handed out is told without a call.
 func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 400 || !strings.Contains(text, "would live for 2s") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.calls(nil)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3s", "min_ttl": "1s"})
-		m.lives(m.read(nil))
+		m.write("roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
+		m.fails(400, opRead, "creds/monitoring", nil, "would live for 2s")
+		m.expectCalls(nil)
+		m.write("roles/monitoring", map[string]any{"ttl": "3s", "min_ttl": "1s"})
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -508,7 +493,7 @@ func TestTheTypeOfATokenIsTold(t *testing.T) {
 func TestWhereADedicatedRolesSessionsAreIsTold(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		for role, dedicated := range map[string]bool{"worker": true, "monitoring": false} {
-			if _, told := m.must(logical.ReadOperation, "sessions/"+role, nil)["leases"]; told != dedicated {
+			if _, told := m.get("sessions/" + role)["leases"]; told != dedicated {
 				t.Errorf("%s: leases are told of: %t", role, told)
 			}
 		}

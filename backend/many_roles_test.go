@@ -40,17 +40,17 @@ func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 		}
 		for _, after := range []string{"", "r050000"} {
 			costs("a page of the roles", 11, func() {
-				page := m.must(logical.ListOperation, "roles/", map[string]any{"after": after, "limit": 10})
+				page := m.must(opList, "roles/", map[string]any{"after": after, "limit": 10})
 				if keys := page["keys"].([]string); len(keys) != 10 {
 					t.Errorf("%d roles are listed", len(keys))
 				}
 			})
 		}
 		costs("a tick", 20, m.tick)
-		costs("a list of the sessions", 10, func() { m.must(logical.ListOperation, "sessions/", nil) })
-		costs("status", 10, func() { m.must(logical.ReadOperation, "status", nil) })
-		costs("metrics", 10, func() { m.must(logical.ReadOperation, "metrics", nil) })
-		costs("a new role", 10, func() { m.must(logical.UpdateOperation, "roles/new", nil) })
+		costs("a list of the sessions", 10, func() { m.must(opList, "sessions/", nil) })
+		costs("status", 10, func() { m.get("status") })
+		costs("metrics", 10, func() { m.get("metrics") })
+		costs("a new role", 10, func() { m.write("roles/new", nil) })
 	})
 }
 
@@ -69,9 +69,9 @@ func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubbleOfManyRoles(t, many, test.role, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/unused", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+				m.write("config/unused", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
 				calls, before := m.storage.calls.Load(), heap()
-				response, err := m.do(logical.DeleteOperation, test.config, nil)
+				response, err := m.do(opDelete, test.config, nil)
 				if err != nil || response.IsError() != test.isRefused {
 					t.Fatal(err, response.IsError())
 				}
@@ -94,7 +94,7 @@ func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 func TestAListOfManyDamagedRolesWarnsOfSome(t *testing.T) {
 	const many = 1000
 	inBubbleOfManyRoles(t, many, "{", func(m *mount) {
-		response, err := m.do(logical.ListOperation, "roles/", nil)
+		response, err := m.do(opList, "roles/", nil)
 		if err != nil || len(response.Data["keys"].([]string)) != many+1 || len(response.Warnings) != 51 || response.Warnings[50] != fmt.Sprint(many-50, " more such") {
 			t.Error(err, len(response.Warnings))
 		}

@@ -52,17 +52,17 @@ func (m *mount) counted(before map[string]float64, want map[string]float64) {
 func (m *mount) families() map[string]*dto.MetricFamily {
 	m.t.Helper()
 	m.token = m.AddUserExpiring("expiring", 1000*time.Hour)
-	m.must(logical.UpdateOperation, "config/default", map[string]any{
+	m.write("config/default", map[string]any{
 		"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "1000h",
 	})
 	m.read(nil)
-	m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
-	m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
+	m.FailNext(simulator.EndpointRefresh, 1, status(503))
+	m.FailNext(simulator.EndpointLogout, 1, status(403))
 	time.Sleep(56 * time.Minute)
 	m.read(nil)
-	m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+	m.delete("sessions/monitoring")
 	m.server.Stop()
-	m.failure(logical.ReadOperation, "creds/monitoring", nil)
+	m.fails(503, opRead, "creds/monitoring", nil)
 	textParser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := textParser.TextToMetricFamilies(strings.NewReader(m.metricsText()))
 	if err != nil {
@@ -156,16 +156,16 @@ func TestMetricsCountReadsBySource(t *testing.T) {
 			"token_reads_total{source=refresh}": 1, "calls_total{call=refresh,outcome=success}": 1, "call_duration_seconds{call=refresh}": 1,
 		})
 
-		m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+		m.write("roles/own", map[string]any{"credential_type": "dedicated"})
 		before = m.metrics()
-		m.must(logical.ReadOperation, "creds/own", nil)
+		m.readRole("own")
 		m.counted(before, map[string]float64{"token_reads_total{source=authenticate}": 1, "calls_total{call=authenticate,outcome=success}": 1})
 	})
 }
 
 func TestMetricsCountWhatGoesWrong(t *testing.T) {
-	answers := func(m *mount, endpoint simulator.Endpoint, status, times int) {
-		m.FailNext(endpoint, times, simulator.Failure{Kind: simulator.FailureStatus, Status: status})
+	answers := func(m *mount, endpoint simulator.Endpoint, code, times int) {
+		m.FailNext(endpoint, times, status(code))
 	}
 	tests := map[string]struct {
 		knobs func(*simulator.Knobs)
@@ -181,7 +181,7 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 		}},
 		"429": {nil, func(m *mount) {
 			answers(m, simulator.EndpointAuthenticate, 429, 4)
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(503, opRead, "creds/monitoring", nil)
 		}, map[string]float64{
 			"call_retries_total{call=authenticate,reason=rate_limited}": 3, "calls_total{call=authenticate,outcome=rate_limited}": 1,
 			"failed_token_reads_total{reason=rate_limited}": 1,
@@ -203,17 +203,17 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			m.read(nil)
 		}, map[string]float64{"refresh_fallbacks_total": 0, "token_reads_total{source=memory}": 2}},
 		"override refused": {func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "3h"})
+			m.write("roles/monitoring", map[string]any{"ttl": "3h"})
 			m.read(nil)
 		}, map[string]float64{"override_fallbacks_total": 1, "calls_total{call=authenticate,outcome=bad_request}": 1}},
 		"no tokens in the answer": {nil, func(m *mount) {
 			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureNoTokens})
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(502, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"calls_total{call=authenticate,outcome=malformed}": 1, "failed_token_reads_total{reason=malformed}": 1}},
 		"User-API token refused": {nil, func(m *mount) {
 			_, _ = m.RegenerateUserAPIToken("api-user")
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(400, opRead, "creds/monitoring", nil)
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"calls_total{call=authenticate,outcome=refused}": 1, "failed_token_reads_total{reason=refused}": 2}},
 		"reboot": {nil, func(m *mount) {
 			m.read(nil)
@@ -229,30 +229,30 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 		}, map[string]float64{"stale_token_reads_total": 2, "token_reads_total{source=memory}": 2}},
 		"logout": {nil, func(m *mount) {
 			m.read(nil)
-			m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+			m.delete("sessions/monitoring")
 		}, map[string]float64{"calls_total{call=logout,outcome=success}": 1}},
 		"the caller's mistake": {nil, func(m *mount) {
 			m.read(nil)
-			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "59m"})
+			m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "59m"})
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
 		"a token that comes too late": {nil, func(m *mount) {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "16s", "min_ttl": "8s"})
+			m.write("roles/monitoring", map[string]any{"ttl": "16s", "min_ttl": "8s"})
 			m.Change(func(k *simulator.Knobs) { k.Latency = 9 * time.Second })
-			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "8s"})
+			m.fails(503, opRead, "creds/monitoring", map[string]any{"min_ttl": "8s"})
 			m.Change(func(k *simulator.Knobs) { k.Latency = 0 })
 		}, map[string]float64{"failed_token_reads_total{reason=dead_on_arrival}": 1}},
 		"a ttl of no use": {nil, func(m *mount) {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.write("roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
 		"what the active node is to answer": {nil, func(m *mount) {
 			m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
 			time.Sleep(2 * time.Second)
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(500, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 0}},
 		"storage": {nil, func(m *mount) {
 			m.storage.refusesReads.Store(new("session/"))
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(500, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"failed_token_reads_total{reason=storage}": 1}},
 	}
 	for name, test := range tests {
@@ -277,15 +277,15 @@ func TestMetricsTellWhatStatusTells(t *testing.T) {
 			t.Error(diff)
 		}
 		m.token = m.AddUserExpiring("expiring", 200*time.Hour)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{
+		m.write("config/default", map[string]any{
 			"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h",
 		})
 		m.read(nil)
-		m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.FailNext(simulator.EndpointLogout, 1, status(403))
+		m.delete("sessions/monitoring")
 		m.server.Stop()
 		time.Sleep(150 * time.Hour)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(503, opRead, "creds/monitoring", nil)
 		now := m.gauges()
 		for name, want := range map[string]float64{
 			"config_state{state=ok}": 0, "config_state{state=failing}": 1, "logouts_owed": 1,
@@ -315,16 +315,16 @@ func (m *mount) gauges() map[string]float64 {
 // Label values come from what is stored alone, so that nobody fills the scraper's memory with names of their invention.
 func TestMetricsNameStoredConfigsAlone(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.failure(logical.UpdateOperation, "config/refused", map[string]any{"url": m.server.URL, "user_api_token": m.token + "x"})
-		m.failure(logical.ReadOperation, "creds/invented", nil)
-		m.must(logical.UpdateOperation, "config/deleted", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-		m.must(logical.UpdateOperation, "roles/deleted", map[string]any{"config": "deleted"})
-		m.must(logical.ReadOperation, "creds/deleted", nil)
+		m.fails(400, opWrite, "config/refused", map[string]any{"url": m.server.URL, "user_api_token": m.token + "x"})
+		m.fails(400, opRead, "creds/invented", nil)
+		m.write("config/deleted", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.write("roles/deleted", map[string]any{"config": "deleted"})
+		m.readRole("deleted")
 		if !strings.Contains(m.metricsText(), `config="deleted"`) {
 			t.Error("the config has no metrics while it is there")
 		}
-		m.must(logical.DeleteOperation, "roles/deleted", nil)
-		m.must(logical.DeleteOperation, "config/deleted", nil)
+		m.delete("roles/deleted")
+		m.delete("config/deleted")
 		m.tick()
 		for _, name := range []string{"refused", "invented", "deleted"} {
 			if strings.Contains(m.metricsText(), `config="`+name+`"`) {
@@ -349,7 +349,7 @@ func TestMetricsAreOfOneMount(t *testing.T) {
 
 func TestRequestsInFlightAreCounted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
 		done := make(chan struct{})
 		go func() { defer close(done); m.read(nil) }()
 		time.Sleep(time.Second)
@@ -380,19 +380,19 @@ func TestWhatAlertsAskTheIncreaseOfIsThereBeforeItCounts(t *testing.T) {
 
 func TestAReaderWhoHangsUpIsNoFailureOfNCentral(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_requests_in_flight": 1})
-		m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureHang})
+		m.write("config/default", map[string]any{"max_requests_in_flight": 1})
+		m.write("roles/own", map[string]any{"credential_type": "dedicated"})
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
 		before := m.metrics()
-		go func() { _, _ = m.do(logical.ReadOperation, "creds/own", nil) }()
+		go func() { _, _ = m.do(opRead, "creds/own", nil) }()
 		time.Sleep(time.Second)
 		reader, hangUp := context.WithTimeout(context.Background(), time.Second)
 		defer hangUp()
-		_, _ = m.backend.HandleRequest(reader, &logical.Request{Operation: logical.ReadOperation, Path: "creds/own", Storage: m.storage})
+		_, _ = m.backend.HandleRequest(reader, &logical.Request{Operation: opRead, Path: "creds/own", Storage: m.storage})
 		m.counted(before, map[string]float64{"failed_token_reads_total{reason=reader_gone}": 1})
 		gone, leave := context.WithCancel(context.Background())
 		time.AfterFunc(time.Second, leave)
-		_, _ = m.backend.HandleRequest(gone, &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+		_, _ = m.backend.HandleRequest(gone, &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
 		m.counted(before, map[string]float64{"failed_token_reads_total{reason=reader_gone}": 2})
 		m.ClearFailures()
 		synctest.Wait()
@@ -419,10 +419,10 @@ func TestMetricsForgetAConfigThatWasDeletedOnAnotherNode(t *testing.T) {
 // Where a session ends the user's earlier ones, roles of one config end each other's tokens: the engine knows.
 func TestTokensThatTheEngineItselfEndedAreNotCountedAsDead(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		before := m.metrics()
-		m.must(logical.ReadOperation, "creds/other", nil)
+		m.readRole("other")
 		m.read(nil)
 		m.counted(before, map[string]float64{"dead_tokens_total": 0, "calls_total{call=validate,outcome=refused}": 1})
 	})

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/logical"
 	"pgregory.net/rapid"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -403,7 +402,7 @@ func drawLook(*rapid.T) step {
 			}
 		}
 		for _, path := range []string{"config/", "roles/", "sessions/"} {
-			a := w.request(context.Background(), w.active.Load(), logical.ListOperation, path, nil)
+			a := w.request(context.Background(), w.active.Load(), opList, path, nil)
 			if !a.ok() && w.storageIsWell(storage) {
 				w.breaks(errorsAreTold, "list of %s: %d %s", path, a.status, a.text)
 			}

@@ -23,17 +23,17 @@ func TestInventedNamesLeaveNothingInMemory(t *testing.T) {
 		operation logical.Operation
 		path      string
 	}{
-		{logical.DeleteOperation, "sessions/%s"},
-		{logical.DeleteOperation, "roles/%s"},
-		{logical.DeleteOperation, "config/%s"},
-		{logical.ReadOperation, "sessions/%s"},
-		{logical.ReadOperation, "roles/%s"},
-		{logical.ReadOperation, "config/%s"},
-		{logical.ReadOperation, "creds/%s"},
-		{logical.PatchOperation, "roles/%s"},
-		{logical.PatchOperation, "config/%s"},
-		{logical.UpdateOperation, "config/%s"},
-		{logical.UpdateOperation, "config/%s/check"},
+		{opDelete, "sessions/%s"},
+		{opDelete, "roles/%s"},
+		{opDelete, "config/%s"},
+		{opRead, "sessions/%s"},
+		{opRead, "roles/%s"},
+		{opRead, "config/%s"},
+		{opRead, "creds/%s"},
+		{opPatch, "roles/%s"},
+		{opPatch, "config/%s"},
+		{opWrite, "config/%s"},
+		{opWrite, "config/%s/check"},
 	} {
 		t.Run(fmt.Sprint(invented), func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
@@ -60,36 +60,34 @@ func TestInventedNamesLeaveNothingInMemory(t *testing.T) {
 func TestNamesMayBeEMailAddresses(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		const config, role = "reader@msp.example.com", "on-call.desk_2@example.co.uk"
-		m.must(logical.UpdateOperation, "config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
-		m.must(logical.UpdateOperation, "roles/"+role, map[string]any{"config": config})
-		m.must(logical.PatchOperation, "roles/"+role, map[string]any{"ttl": "20m"})
-		m.lives(m.must(logical.ReadOperation, "creds/"+role, nil))
-		m.must(logical.UpdateOperation, "config/"+config+"/check", nil)
+		m.write("config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		m.write("roles/"+role, map[string]any{"config": config})
+		m.must(opPatch, "roles/"+role, map[string]any{"ttl": "20m"})
+		m.expectLives(m.readRole(role))
+		m.write("config/"+config+"/check", nil)
 		for path, name := range map[string]string{"config": config, "roles": role, "sessions": role} {
-			if keys := m.must(logical.ListOperation, path+"/", nil)["keys"]; !slices.Contains(keys.([]string), name) {
+			if keys := m.must(opList, path+"/", nil)["keys"]; !slices.Contains(keys.([]string), name) {
 				t.Errorf("the list of %s is %v", path, keys)
 			}
-			if m.must(logical.ReadOperation, path+"/"+name, nil) == nil {
+			if m.must(opRead, path+"/"+name, nil) == nil {
 				t.Errorf("%s/%s is not found", path, name)
 			}
 		}
 
-		m.FailNext(simulator.EndpointLogout, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
-		m.must(logical.DeleteOperation, "sessions/"+role, nil)
-		if owed := m.must(logical.ReadOperation, "sessions/"+role, nil)["logouts_owed"]; owed != 1 {
+		m.FailNext(simulator.EndpointLogout, -1, status(503))
+		m.delete("sessions/" + role)
+		if owed := m.get("sessions/" + role)["logouts_owed"]; owed != 1 {
 			t.Errorf("%v logouts are owed for the role, want 1", owed)
 		}
 		m.ClearFailures()
 		time.Sleep(time.Minute)
 		m.tick()
-		if owed := m.must(logical.ReadOperation, "sessions/"+role, nil)["logouts_owed"]; owed != 0 {
+		if owed := m.get("sessions/" + role)["logouts_owed"]; owed != 0 {
 			t.Errorf("%v logouts are owed for the role after the tick, want 0", owed)
 		}
-		if text, code := m.failure(logical.DeleteOperation, "config/"+config, nil); code != 400 || !strings.Contains(text, role) {
-			t.Errorf("%d %s", code, text)
-		}
-		m.must(logical.DeleteOperation, "roles/"+role, nil)
-		m.must(logical.DeleteOperation, "config/"+config, nil)
+		m.fails(400, opDelete, "config/"+config, nil, role)
+		m.delete("roles/" + role)
+		m.delete("config/" + config)
 	})
 }
 
@@ -97,10 +95,10 @@ func TestNamesMayBeEMailAddresses(t *testing.T) {
 func TestANameIsTheSameInAPathAndInAField(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, name := range []string{"@a", "a@", "a@.", ".a@b", "a+b@c", "a b", "a/b", "a:b", "bücher", "a%40b", "", strings.Repeat("a", 129), "a..b@c", "eyJ.a@b.c"} {
-			if text, code := m.failure(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": name}); code != 400 || !strings.HasPrefix(text, "config: ") {
-				t.Errorf("%q: %d %s", name, code, text)
+			if text := m.fails(400, opWrite, "roles/monitoring", map[string]any{"config": name}); !strings.HasPrefix(text, "config: ") {
+				t.Errorf("%q: %s", name, text)
 			}
-			m.failure(logical.UpdateOperation, "roles/"+name, map[string]any{})
+			m.fails(anyStatus, opWrite, "roles/"+name, map[string]any{})
 		}
 	})
 }

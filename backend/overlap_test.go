@@ -19,7 +19,7 @@ import (
 func TestLandingAsPatienceEnds(t *testing.T) {
 	for range 20 {
 		inBubble(t, nil, func(m *mount) {
-			first := m.lives(m.read(nil))
+			first := m.expectLives(m.read(nil))
 			time.Sleep(56 * time.Minute)
 			m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
 			m.FailNext(simulator.EndpointRefresh, 1, status(401))
@@ -29,7 +29,7 @@ func TestLandingAsPatienceEnds(t *testing.T) {
 				wait.Add(1)
 				go func() {
 					defer wait.Done()
-					r, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.ReadOperation, Path: "creds/monitoring", Storage: m.storage})
+					r, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
 					if err != nil || r.IsError() {
 						failed.Add(1)
 						return
@@ -50,15 +50,15 @@ func TestLandingAsPatienceEnds(t *testing.T) {
 // A dedicated token that dies while it is validated.
 func TestDedicatedLeaseOfADeadToken(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/worker", map[string]any{"ttl": "10s"})
+		m.write("roles/worker", map[string]any{"ttl": "10s"})
 		g := m.gated()
 		release := g.hold(toAuthenticate)
-		a := m.begin(logical.ReadOperation, "creds/worker", nil)
+		a := m.begin(opRead, "creds/worker", nil)
 		synctest.Wait()
 		// Another overlaps: fails before it opens a session
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.FailNext(simulator.EndpointAuthenticate, 1, status(401))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.fails(400, opRead, "creds/other", nil)
 		hold := g.hold(toValidate)
 		release()
 		synctest.Wait()
@@ -74,14 +74,14 @@ func TestDedicatedLeaseOfADeadToken(t *testing.T) {
 // How long a dedicated read lasts
 func TestDedicatedReadOutlastsItsLimit(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "verify": false})
+		m.write("config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "verify": false})
 		g := m.gated()
 		release := g.hold(toAuthenticate)
-		a := m.begin(logical.ReadOperation, "creds/worker", nil)
+		a := m.begin(opRead, "creds/worker", nil)
 		synctest.Wait()
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.FailNext(simulator.EndpointAuthenticate, 1, status(401))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.fails(400, opRead, "creds/other", nil)
 		m.FailNext(simulator.EndpointValidate, -1, hang)
 		release()
 		o := a()
@@ -95,16 +95,16 @@ func TestDedicatedReadOutlastsItsLimit(t *testing.T) {
 func TestSuspicionIsStoredWhenTimeIsUp(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointAuthenticate, 2, hang)
-		o := m.begin(logical.ReadOperation, "creds/other", nil)
+		o := m.begin(opRead, "creds/other", nil)
 		time.Sleep(21 * time.Second)
 		release := g.hold(toAuthenticate) // the third attempt opens a session, and its answer comes too late
 		o()
 		release()
 		m.start()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -112,12 +112,12 @@ func TestSuspicionIsStoredWhenTimeIsUp(t *testing.T) {
 func TestOverlapAcrossConfigVersions(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		release := g.hold(toAuthenticate)
-		a := m.begin(logical.ReadOperation, "creds/monitoring", nil) // worked on first, answered last
+		a := m.begin(opRead, "creds/monitoring", nil) // worked on first, answered last
 		synctest.Wait()
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 4, "verify": false})
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil))
+		m.write("config/default", map[string]any{"max_retries": 4, "verify": false})
+		m.expectLives(m.readRole("other"))
 		release()
 		if o := a(); o.token() == "" || !m.AccessTokenLives(o.token()) {
 			t.Error("a dead token was handed out", o.err)
@@ -131,11 +131,11 @@ func TestOverlapAcrossConfigVersions(t *testing.T) {
 // The answer to the first attempt was lost, the next attempt was refused.
 func TestEarlierAttemptOpenedASession(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureLostAnswer})
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(503))
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.fails(503, opRead, "creds/other", nil)
 		m.ClearFailures()
 		time.Sleep(20 * time.Second)
 		if answer := m.read(nil); !m.AccessTokenLives(answer["access_token"].(string)) {
@@ -147,12 +147,12 @@ func TestEarlierAttemptOpenedASession(t *testing.T) {
 // The tick's validation of a token that is ended by hand meanwhile.
 func TestTickAuthenticatesAfterSessionsWereEnded(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointValidate, 1, hang)
 		ticked := make(chan struct{})
 		go func() { m.tick(); close(ticked) }()
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		m.ResetCounts()
 		m.ClearFailures()
 		<-ticked
@@ -166,7 +166,7 @@ func TestTickAuthenticatesAfterSessionsWereEnded(t *testing.T) {
 // The tick's validation of a token that a reader's rotation replaced meanwhile.
 func TestTickReplacesAFreshToken(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		time.Sleep(52*time.Minute + 59*time.Second) // due ahead at 53m
 		m.ResetCounts()
 		m.FailNext(simulator.EndpointValidate, 1, hang)
@@ -176,7 +176,7 @@ func TestTickReplacesAFreshToken(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		m.read(nil) // starts the rotation
 		synctest.Wait()
-		second := m.lives(m.read(nil))
+		second := m.expectLives(m.read(nil))
 		m.ClearFailures()
 		<-ticked
 		synctest.Wait()
@@ -194,9 +194,9 @@ func TestASessionOpenedWhileStorageFailsIsEnded(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		storage := &hookedStorage{Storage: m.storage}
 		g := m.gatedOn(storage)
-		m.must(logical.ReadOperation, "config/default", nil)
+		m.get("config/default")
 		release := g.hold(toAuthenticate)
-		reader := m.begin(logical.ReadOperation, "creds/worker", nil)
+		reader := m.begin(opRead, "creds/worker", nil)
 		synctest.Wait()
 		m.backend.InvalidateKey(context.Background(), "config/default") // another node writes it
 		fails := func(key string) error {
@@ -223,31 +223,31 @@ func TestASessionOpenedWhileStorageFailsIsEnded(t *testing.T) {
 // A refresh that succeeds hides that the User-API token is refused.
 func TestRefreshHidesTheRefusal(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
 		_, _ = m.RegenerateUserAPIToken("api-user")
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.fails(400, opRead, "creds/other", nil)
 		if s := m.status(); s["state"] != "failing" {
 			t.Error(s)
 		}
-		m.lives(m.read(nil)) // validated, refreshed
+		m.expectLives(m.read(nil)) // validated, refreshed
 		if s := m.status(); s["state"] == "ok" {
 			t.Errorf("state ok though the User-API token is refused: %v", s)
 		}
-		m.failure(logical.ReadOperation, "creds/other", nil)
+		m.fails(400, opRead, "creds/other", nil)
 	})
 }
 
 // A stale answer below the reader's min_ttl.
 func TestStaleBelowTheReadersMinTTL(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"min_ttl": "20m"})
+		m.write("roles/monitoring", map[string]any{"min_ttl": "20m"})
 		m.read(nil)
 		time.Sleep(49*time.Minute + 55*time.Second)
 		m.FailNext(simulator.EndpointRefresh, -1, hang)
 		m.FailNext(simulator.EndpointAuthenticate, -1, hang)
-		r, err := m.do(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "10m"})
+		r, err := m.do(opRead, "creds/monitoring", map[string]any{"min_ttl": "10m"})
 		if err == nil && !r.IsError() {
 			t.Errorf("%v of 600 s left", r.Data["expires_at_seconds"].(int64)-time.Now().Unix())
 		}
@@ -262,9 +262,9 @@ func TestStatusAfterTheStaleTokenWasEnded(t *testing.T) {
 		_, _ = m.RegenerateUserAPIToken("api-user")
 		m.FailNext(simulator.EndpointRefresh, -1, status(401))
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.expectLives(m.read(nil))
+		m.delete("sessions/monitoring")
+		m.fails(400, opRead, "creds/monitoring", nil)
 		if s := m.status(); s["state"] != "failing" {
 			t.Error(s["state"], s["reasons"])
 		}
@@ -275,8 +275,8 @@ func TestStatusAfterTheStaleTokenWasEnded(t *testing.T) {
 func TestStatusAfterARewrite(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		fresh, _ := m.RegenerateUserAPIToken("api-user")
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": fresh, "verify": false})
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.write("config/default", map[string]any{"user_api_token": fresh, "verify": false})
 		s := m.status()
 		if reasons := strings.Join(s["reasons"].([]string), "\n"); strings.Contains(reasons, "not tried again before") {
 			t.Error(s["state"], reasons)
@@ -290,7 +290,7 @@ func TestNoSecondSessionIsOpenedWhereStorageFails(t *testing.T) {
 		storage := &hookedStorage{Storage: m.storage}
 		g := m.gatedOn(storage)
 		release := g.hold(toAuthenticate)
-		reader := m.begin(logical.ReadOperation, "creds/worker", nil)
+		reader := m.begin(opRead, "creds/worker", nil)
 		synctest.Wait()
 		m.backend.InvalidateKey(context.Background(), "role/worker")
 		storage.failToReadOnce("role/worker")
@@ -298,6 +298,6 @@ func TestNoSecondSessionIsOpenedWhereStorageFails(t *testing.T) {
 		if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there for a moment") {
 			t.Errorf("%v %v", o.err, o.response)
 		}
-		m.calls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
 	})
 }

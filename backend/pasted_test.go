@@ -15,8 +15,6 @@ import (
 	"unicode/utf16"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
-
-	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // pasted is one form in which people give a value, and what the engine tells of it; nothing where it takes it.
@@ -247,11 +245,11 @@ func (m *mount) expectTold(field string, form pasted) {
 	data := map[string]any{"user_api_token": m.token}
 	data[field] = overJSON(m.t, form.given)
 	if form.told == "" {
-		m.must(logical.UpdateOperation, "config/default", data)
+		m.write("config/default", data)
 		return
 	}
 	before := m.stored()["config/default"]
-	text, code := m.failure(logical.UpdateOperation, "config/default", data)
+	text, code := m.failure(opWrite, "config/default", data)
 	if code != 400 || text != field+": "+form.told {
 		m.t.Errorf("%s, %s: %d %s, want %s", field, form.form, code, text, form.told)
 	}

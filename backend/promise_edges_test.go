@@ -24,20 +24,20 @@ import (
 func TestASuspicionThatArisesMeanwhileStands(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		release := g.hold(toValidate)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		reader := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})
 		synctest.Wait()
 		m.regenerate()
-		m.failure(logical.ReadOperation, "creds/other", nil) // refused, which casts suspicion
+		m.fails(400, opRead, "creds/other", nil) // refused, which casts suspicion
 		release()
 		if o := reader(); !m.AccessTokenLives(o.token()) {
 			t.Error("a dead token was handed out")
 		}
 		m.ResetCounts()
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 	})
 }
 
@@ -62,13 +62,13 @@ func TestARotationIsNotStartedForWhatWasRotated(t *testing.T) {
 		}
 		storage.got.Store(&holdsTheFirst)
 		m.backend.InvalidateKey(context.Background(), "learnt/default")
-		late := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		late := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		m.read(nil)
 		synctest.Wait()
 		close(goOn)
 		late()
-		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1}) // of which nothing is known since the start
+		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1}) // of which nothing is known since the start
 	})
 }
 
@@ -76,9 +76,9 @@ func TestARotationIsNotStartedForWhatWasRotated(t *testing.T) {
 func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 4 * time.Hour }, func(m *mount) {
 		m.system.MaxLeaseTTLVal = 2 * time.Hour
-		m.must(logical.UpdateOperation, "roles/leased", nil)
+		m.write("roles/leased", nil)
 		for _, path := range []string{"creds/leased", "creds/worker"} {
-			response, err := m.do(logical.ReadOperation, path, nil)
+			response, err := m.do(opRead, path, nil)
 			if err != nil || response.IsError() || response.Secret.TTL != 2*time.Hour {
 				t.Fatalf("%s: %v %v", path, response, err)
 			}
@@ -97,8 +97,8 @@ func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
 		m.system.MaxLeaseTTLVal = 2 * time.Hour
 		time.Sleep(2 * time.Second)
 		for ttl, cut := range map[string]bool{"2h": false, "121m": true} {
-			m.must(logical.UpdateOperation, "roles/leased", map[string]any{"ttl": ttl})
-			response, err := m.do(logical.ReadOperation, "creds/leased", nil)
+			m.write("roles/leased", map[string]any{"ttl": ttl})
+			response, err := m.do(opRead, "creds/leased", nil)
 			if err != nil || response.IsError() || strings.Contains(strings.Join(response.Warnings, "\n"), "is cut to the mount's max_lease_ttl") != cut {
 				t.Errorf("ttl %s: %v %v", ttl, response, err)
 			}
@@ -110,10 +110,10 @@ func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
 func TestWhatWasLearntElsewhereIsNotUsed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }) // to the engine it is another server
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
-		first := m.lives(m.read(nil))
+		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
+		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		if !m.AccessTokenLives(first) {
 			t.Error("a rotation refreshed by what was learnt of another server, and ended the token that readers hold")
 		}
@@ -135,7 +135,7 @@ func TestTheTickRemovesNothingNew(t *testing.T) {
 			return nil
 		}
 		storage.put.Store(&slow)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		for range 100_000 { // the tick waits for the lock, during which the bubble's time stands still
@@ -145,7 +145,7 @@ func TestTheTickRemovesNothingNew(t *testing.T) {
 		token := reader().token()
 		ticked()
 		m.start()
-		if m.lives(m.read(nil)) != token {
+		if m.expectLives(m.read(nil)) != token {
 			t.Error("the new session was removed")
 		}
 	})
@@ -156,7 +156,7 @@ func TestCallsUnderWayTogetherBeginOnePause(t *testing.T) {
 	for name, failure := range map[string]simulator.Failure{"refused": status(401), "500": status(500)} {
 		t.Run(name, func(t *testing.T) {
 			inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
 				m.openMany(context.Background(), 6)()
 				wait := 30 * time.Second
@@ -182,9 +182,9 @@ func TestATickTriesSoManyDebts(t *testing.T) {
 			}
 		}
 		m.tick()
-		m.calls(calls{simulator.EndpointLogout: 200})
+		m.expectCalls(calls{simulator.EndpointLogout: 200})
 		m.tick()
-		m.calls(calls{simulator.EndpointLogout: 50})
+		m.expectCalls(calls{simulator.EndpointLogout: 50})
 	})
 }
 
@@ -200,7 +200,7 @@ func TestWhoTicks(t *testing.T) {
 			m.system.ReplicationStateVal = state
 			time.Sleep(2 * time.Second) // for as long the state is not asked for again
 			m.tick()
-			m.calls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks})
+			m.expectCalls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks})
 		})
 	}
 }
@@ -209,15 +209,15 @@ func TestWhoTicks(t *testing.T) {
 // that none outlives its token.
 func TestFractionsOfSecondsAreRoundedToTheSafeSide(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/leased", map[string]any{"ttl": "30m"})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30m"})
+		m.write("roles/leased", map[string]any{"ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
 		m.read(nil)
 		m.readRole("leased")
 		time.Sleep(400 * time.Millisecond)
 		if ttl := m.read(nil)["ttl"]; ttl != int64(25*60) {
 			t.Errorf("ttl %v", ttl)
 		}
-		response, err := m.do(logical.ReadOperation, "creds/leased", nil)
+		response, err := m.do(opRead, "creds/leased", nil)
 		if err != nil || response.Secret.TTL != 30*time.Minute-time.Second || response.Secret.MaxTTL != response.Secret.TTL {
 			t.Errorf("%v %v", response, err)
 		}
@@ -235,11 +235,11 @@ func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
 	}
 	for name, happens := range map[string]func(m *mount, storage *hookedStorage){
 		"the role is another": func(m *mount, _ *hookedStorage) {
-			m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "50m"})
+			m.write("roles/monitoring", map[string]any{"ttl": "50m"})
 		},
 		"the role is no more":     func(m *mount, _ *hookedStorage) { elsewhere(m, "role/monitoring") },
 		"the config is no more":   func(m *mount, _ *hookedStorage) { elsewhere(m, "config/default") },
-		"the sessions were ended": func(m *mount, _ *hookedStorage) { m.must(logical.DeleteOperation, "sessions/monitoring", nil) },
+		"the sessions were ended": func(m *mount, _ *hookedStorage) { m.delete("sessions/monitoring") },
 		"storage fails": func(m *mount, storage *hookedStorage) {
 			fails := func(key string) error {
 				if key == "role/monitoring" {
@@ -258,7 +258,7 @@ func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
 				m.read(nil)
 				time.Sleep(54 * time.Minute)
 				goOn := m.holdLook(storage, "learnt/default")
-				reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+				reader := m.begin(opRead, "creds/monitoring", nil)
 				synctest.Wait()
 				storage.got.Store(nil)
 				happens(m, storage)
@@ -267,7 +267,7 @@ func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
 				if o := reader(); o.token() == "" {
 					t.Error(o.err, o.response)
 				}
-				m.calls(nil)
+				m.expectCalls(nil)
 			})
 		})
 	}
@@ -276,12 +276,12 @@ func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
 // At 2 s a token can be handed out, with less left it is dead.
 func TestATokenIsDeadBelowTwoSeconds(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0})
+		m.write("config/default", map[string]any{"max_retries": 0})
 		m.read(nil)
 		m.FailNext(simulator.AnyEndpoint, -1, status(503))
 		time.Sleep(time.Hour - 2*time.Second)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		time.Sleep(time.Nanosecond)
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(503, opRead, "creds/monitoring", nil)
 	})
 }

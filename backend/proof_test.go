@@ -33,7 +33,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 					t.Error(o.err, o.response)
 				}
 			}
-			m.calls(calls{simulator.EndpointValidate: 1})
+			m.expectCalls(calls{simulator.EndpointValidate: 1})
 		})
 	})
 	t.Run("they are dead", func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 	})
 	t.Run("nobody can be asked", func(t *testing.T) {
 		inBubble(t, nil, func(m *mount) {
-			first := m.lives(m.read(nil))
+			first := m.expectLives(m.read(nil))
 			m.start()
 			m.FailNext(simulator.EndpointValidate, -1, hang)
 			began := time.Now()
@@ -70,7 +70,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			}
 			m.ClearFailures()
 			time.Sleep(20 * time.Second)
-			if m.lives(m.read(nil)) != first {
+			if m.expectLives(m.read(nil)) != first {
 				t.Error("another token")
 			}
 			m.start()
@@ -83,7 +83,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			if warnings := m.warnings(); warnings != "" {
 				t.Errorf("warnings %q", warnings)
 			}
-			m.calls(calls{simulator.EndpointValidate: 1})
+			m.expectCalls(calls{simulator.EndpointValidate: 1})
 		})
 	})
 	t.Run("nobody can be asked for a while", func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			m.start()
 			m.FailNext(simulator.AnyEndpoint, -1, hang)
 			for i := range 120 {
-				if o := m.begin(logical.ReadOperation, "creds/monitoring", nil)(); o.token() == "" || o.took > time.Second && i > 0 {
+				if o := m.begin(opRead, "creds/monitoring", nil)(); o.token() == "" || o.took > time.Second && i > 0 {
 					t.Fatalf("read %d waited %s: %v", i, o.took, o.err)
 				}
 				time.Sleep(time.Second)
@@ -102,13 +102,13 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 	})
 	t.Run("a new token is no proof", func(t *testing.T) {
 		inBubble(t, nil, func(m *mount) {
-			m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+			m.write("roles/other", map[string]any{"lease": false})
 			m.readRole("other")
 			m.Reboot()
 			m.start()
-			m.lives(m.read(nil))
-			m.lives(m.read(map[string]any{"validate": true}))
-			m.lives(m.readRole("other"))
+			m.expectLives(m.read(nil))
+			m.expectLives(m.read(map[string]any{"validate": true}))
+			m.expectLives(m.readRole("other"))
 		})
 	})
 	t.Run("an authenticate meanwhile explains nothing", func(t *testing.T) {
@@ -119,7 +119,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			}
 			m.Reboot()
 			m.start()
-			cold := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+			cold := m.begin(opRead, "creds/monitoring", nil)
 			for _, wait := range m.beginAll(roles) {
 				if o := wait(); !m.AccessTokenLives(o.token()) {
 					t.Error("a dead token was handed out")
@@ -127,7 +127,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			}
 			cold()
 			for _, role := range roles {
-				m.lives(m.readRole(role))
+				m.expectLives(m.readRole(role))
 			}
 		})
 	})
@@ -136,7 +136,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 // A node whose clock was ahead wrote it: at most its life is left, and it is validated first.
 func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": true, "ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"lease": true, "ttl": "30m"})
 		m.read(nil)
 		entry, err := m.storage.Get(context.Background(), "session/monitoring")
 		if err != nil || entry == nil {
@@ -155,16 +155,16 @@ func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 		}
 		m.start()
 		m.ResetCounts()
-		response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+		response, err := m.do(opRead, "creds/monitoring", nil)
 		if err != nil || response.IsError() {
 			t.Fatal(response, err)
 		}
 		if response.Secret.TTL != 30*time.Minute {
 			t.Errorf("promised for %s", response.Secret.TTL)
 		}
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 		time.Sleep(10 * time.Minute)
-		if response, _ := m.do(logical.ReadOperation, "creds/monitoring", nil); response.Secret.TTL != 20*time.Minute {
+		if response, _ := m.do(opRead, "creds/monitoring", nil); response.Secret.TTL != 20*time.Minute {
 			t.Errorf("promised for %s, ten minutes later", response.Secret.TTL)
 		}
 	})
@@ -176,9 +176,9 @@ func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
 	for _, by := range []string{"check", "verification", "verification of a new config", "check of another config"} {
 		t.Run(by, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
 				roles := append(m.addRoles(2, nil), "twin")
-				m.must(logical.UpdateOperation, "roles/twin", map[string]any{"lease": false, "config": "twin"})
+				m.write("roles/twin", map[string]any{"lease": false, "config": "twin"})
 				for _, role := range roles {
 					m.readRole(role)
 				}
@@ -187,14 +187,14 @@ func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
 				case "check":
 					m.check()
 				case "verification":
-					m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+					m.write("config/default", map[string]any{"max_retries": 2})
 				case "verification of a new config":
-					m.must(logical.UpdateOperation, "config/third", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+					m.write("config/third", map[string]any{"url": m.server.URL, "user_api_token": m.token})
 				case "check of another config":
-					m.must(logical.UpdateOperation, "config/twin/check", nil)
+					m.write("config/twin/check", nil)
 				}
 				for _, role := range roles {
-					m.lives(m.readRole(role))
+					m.expectLives(m.readRole(role))
 				}
 			})
 		})
@@ -204,20 +204,20 @@ func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
 // One config's authenticate ends what another with the same user holds.
 func TestConfigsWithOneUserAreSuspectTogether(t *testing.T) {
 	for name, happens := range map[string]func(m *mount){
-		"a new session": func(m *mount) { m.must(logical.ReadOperation, "creds/cold", nil) },
+		"a new session": func(m *mount) { m.readRole("cold") },
 		"a refused token": func(m *mount) {
 			m.Change(func(k *simulator.Knobs) { k.RegenerateEndsSessions = true })
 			m.regenerate()
-			m.failure(logical.ReadOperation, "creds/cold", nil)
+			m.fails(400, opRead, "creds/cold", nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, endsEarlier, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false, "config": "twin"})
-				first := m.lives(m.read(nil))
+				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				m.write("roles/cold", map[string]any{"lease": false, "config": "twin"})
+				first := m.expectLives(m.read(nil))
 				happens(m)
-				response, err := m.do(logical.ReadOperation, "creds/monitoring", nil)
+				response, err := m.do(opRead, "creds/monitoring", nil)
 				if err == nil && !response.IsError() && response.Data["access_token"] == first {
 					t.Error("a dead token was handed out")
 				}
@@ -236,21 +236,21 @@ func TestTheDataCallTellsWhereValidateDoesNot(t *testing.T) {
 	for name, failure := range answers {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				first := m.lives(m.read(nil))
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+				first := m.expectLives(m.read(nil))
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 				m.FailNext(simulator.EndpointValidate, -1, failure)
-				if m.lives(m.read(map[string]any{"validate": true})) != first {
+				if m.expectLives(m.read(map[string]any{"validate": true})) != first {
 					t.Error("a token that lives was replaced")
 				}
 				m.Reboot()
 				time.Sleep(2 * time.Second)
-				if m.lives(m.read(map[string]any{"validate": true})) == first {
+				if m.expectLives(m.read(map[string]any{"validate": true})) == first {
 					t.Error("a dead token was handed out")
 				}
 				time.Sleep(time.Minute)
 				m.Reboot()
 				m.tick()
-				m.lives(m.read(nil))
+				m.expectLives(m.read(nil))
 				if state := m.status()["state"]; state != "ok" {
 					t.Errorf("state %v", state)
 				}
@@ -258,11 +258,11 @@ func TestTheDataCallTellsWhereValidateDoesNot(t *testing.T) {
 		})
 		t.Run(name+", and the data call neither", func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				first := m.lives(m.read(nil))
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+				first := m.expectLives(m.read(nil))
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 				m.FailNext(simulator.EndpointValidate, -1, failure)
 				m.FailNext(simulator.EndpointServiceOrgs, -1, status(500))
-				if m.lives(m.read(map[string]any{"validate": true})) == first {
+				if m.expectLives(m.read(map[string]any{"validate": true})) == first {
 					t.Error("a reader who asked for validation got a token that could not be validated")
 				}
 				time.Sleep(time.Minute)
@@ -274,7 +274,7 @@ func TestTheDataCallTellsWhereValidateDoesNot(t *testing.T) {
 				time.Sleep(time.Hour)
 				m.read(nil)
 				m.tick()
-				m.lives(m.read(map[string]any{"validate": true}))
+				m.expectLives(m.read(map[string]any{"validate": true}))
 				if status := m.status(); status["state"] != "ok" {
 					t.Errorf("%v %v", status["state"], status["reasons"])
 				}
@@ -288,7 +288,7 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 	for _, verify := range []bool{true, false} {
 		t.Run(fmt.Sprintf("verify=%t", verify), func(t *testing.T) {
 			inBubble(t, func(k *simulator.Knobs) { k.ValidateAbsent = true }, func(m *mount) {
-				response, err := m.do(logical.UpdateOperation, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": verify, "password_max_age": 0})
+				response, err := m.do(opWrite, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": verify, "password_max_age": 0})
 				if err != nil || response.IsError() {
 					t.Fatal(response, err)
 				}
@@ -298,7 +298,7 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 				roles := m.addRoles(2, map[string]any{"config": "fresh"})
 				tokens := map[string]string{}
 				for _, role := range roles {
-					tokens[role] = m.lives(m.readRole(role))
+					tokens[role] = m.expectLives(m.readRole(role))
 				}
 				for _, role := range roles { // whether its session ended the other's is not known where nothing was tried
 					m.readRole(role)
@@ -306,15 +306,15 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 				m.ResetCounts()
 				for range 10 {
 					for _, role := range roles {
-						if m.lives(m.readRole(role)) != tokens[role] {
+						if m.expectLives(m.readRole(role)) != tokens[role] {
 							t.Error("another token")
 						}
 					}
 				}
-				m.calls(nil)
+				m.expectCalls(nil)
 				time.Sleep(56 * time.Minute)
 				for _, role := range roles {
-					m.lives(m.readRole(role))
+					m.expectLives(m.readRole(role))
 				}
 				if refreshes := m.all(simulator.EndpointRefresh); refreshes < 2 {
 					t.Errorf("%d refreshes", refreshes)
@@ -322,9 +322,9 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 				synctest.Wait() // the sessions that were opened to learn are logged out beside it
 				m.ResetCounts()
 				time.Sleep(2 * time.Second)
-				m.lives(m.must(logical.ReadOperation, "creds/role-0", map[string]any{"validate": true}))
-				m.calls(calls{simulator.EndpointServiceOrgs: 1})
-				if can := m.must(logical.ReadOperation, "status", nil)["configs"].(map[string]any)["fresh"].(map[string]any)["can_validate"]; can != false {
+				m.expectLives(m.must(opRead, "creds/role-0", map[string]any{"validate": true}))
+				m.expectCalls(calls{simulator.EndpointServiceOrgs: 1})
+				if can := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)["can_validate"]; can != false {
 					t.Errorf("can_validate: %v", can)
 				}
 			})
@@ -336,9 +336,9 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 func TestTheTickLooksAfterWhatStorageRefused(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.refuses.Store(true)
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.tick()
-		m.logged("a session could not be stored again", true)
+		m.expectLogged("a session could not be stored again", true)
 		if warnings := m.warnings(); !strings.Contains(warnings, "could not be stored") {
 			t.Errorf("it is not stored, and warned of is %q", warnings)
 		}
@@ -349,17 +349,17 @@ func TestTheTickLooksAfterWhatStorageRefused(t *testing.T) {
 			t.Errorf("it was stored since, and is warned of: %s", warnings)
 		}
 		m.start()
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("the token was never stored")
 		}
 	})
 	inBubble(t, nil, func(m *mount) {
 		m.storage.refuses.Store(true)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.Reboot()
 		time.Sleep(time.Minute)
 		m.tick()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -369,12 +369,12 @@ func TestTheTickKeepsTheRefreshTokenOfARoleThatIsRead(t *testing.T) {
 		m.read(nil)
 		m.regenerate()
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil)) // stale, for where refresh ends the token before it rotations authenticate
+		m.expectLives(m.read(nil)) // stale, for where refresh ends the token before it rotations authenticate
 		for range 5 {
 			time.Sleep(time.Minute)
 			m.tick()
 		}
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -383,7 +383,7 @@ func TestADataCallThatIsAnsweredStandsForAnHour(t *testing.T) {
 	for _, code := range []int{401, 404, 400, 500} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0, "verify": false})
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 				m.read(nil)
 				m.FailNext(simulator.EndpointServiceOrgs, -1, status(code))
 				m.ResetCounts()
@@ -437,18 +437,18 @@ func TestTheDataCallIsMadeWithADedicatedSessionToo(t *testing.T) {
 func TestAValidationThatStandsIsProof(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		spare := map[string]any{"url": m.server.URL, "user_api_token": m.token, "password_max_age": 0, "verify": false}
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.start()
-		m.lives(m.read(nil)) // which has it validated
-		m.must(logical.UpdateOperation, "config/spare", spare)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "spare"})
-		m.must(logical.DeleteOperation, "config/default", nil)
-		m.must(logical.UpdateOperation, "config/default", spare)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "default"})
+		m.expectLives(m.read(nil)) // which has it validated
+		m.write("config/spare", spare)
+		m.write("roles/monitoring", map[string]any{"config": "spare"})
+		m.delete("config/default")
+		m.write("config/default", spare)
+		m.write("roles/monitoring", map[string]any{"config": "default"})
 		m.ResetCounts()
-		if m.lives(m.read(nil)) != first {
+		if m.expectLives(m.read(nil)) != first {
 			t.Error("another token")
 		}
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }

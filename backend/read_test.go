@@ -26,22 +26,22 @@ func TestARoleMadeAnewHasOneFlight(t *testing.T) {
 		g := m.gated()
 		m.read(nil)
 		releaseLogout := g.hold("POST /api/auth/logout")
-		deleted := m.begin(logical.DeleteOperation, "roles/monitoring", nil)
+		deleted := m.begin(opDelete, "roles/monitoring", nil)
 		synctest.Wait()
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
+		m.write("roles/monitoring", map[string]any{"lease": false})
 		m.ResetCounts()
 		release := g.hold(toAuthenticate)
-		first := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		first := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		releaseLogout()
 		deleted()
-		second := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		second := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		if tried := m.all(simulator.EndpointAuthenticate); tried != 1 {
 			t.Errorf("two readers caused %d authenticates, want 1", tried)
 		}
 		before := len(m.Issued())
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.delete("sessions/monitoring")
 		release()
 		for _, o := range []outcome{first(), second()} {
 			if !slices.ContainsFunc(m.Issued()[before:], func(i simulator.IssuedToken) bool { return i.Access == o.token() }) {
@@ -49,7 +49,7 @@ func TestARoleMadeAnewHasOneFlight(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		m.onlySession(m.lives(m.read(nil)))
+		m.onlySession(m.expectLives(m.read(nil)))
 	})
 }
 
@@ -71,7 +71,7 @@ func TestAGoodTokenWaitsForNoStorage(t *testing.T) {
 		m.read(nil) // starts the rotation ahead; it lands and is being stored
 		synctest.Wait()
 		var done atomic.Bool
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		finished := make(chan struct{})
 		go func() { reader(); done.Store(true); close(finished) }()
 		for range 200_000 { // the bubble's time stands still while a write is under way, so the reader is given turns
@@ -100,10 +100,10 @@ func TestAReadEndsInTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
+				m.write("config/default", map[string]any{"request_timeout": "20s"})
 				m.read(nil)
 				prepare(m)
-				o := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})()
+				o := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})()
 				if o.took > time.Minute {
 					t.Errorf("one read took %s", o.took)
 				}
@@ -130,9 +130,9 @@ func TestAReaderWhoseTokenEndsMeanwhileWaitsForTheOthers(t *testing.T) {
 				}
 				m.FailNext(simulator.AnyEndpoint, attempts, status(503))
 				if !down {
-					m.lives(m.read(nil))
-				} else if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 503 || strings.Contains(text, "tried again;") {
-					t.Errorf("%d %s", code, text)
+					m.expectLives(m.read(nil))
+				} else if text := m.fails(503, opRead, "creds/monitoring", nil); strings.Contains(text, "tried again;") {
+					t.Error(text)
 				}
 			})
 		})
@@ -141,13 +141,11 @@ func TestAReaderWhoseTokenEndsMeanwhileWaitsForTheOthers(t *testing.T) {
 
 func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"request_timeout": "20s"})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "30s", "min_ttl": "15s"})
+		m.write("config/default", map[string]any{"request_timeout": "20s"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30s", "min_ttl": "15s"})
 		m.Change(func(k *simulator.Knobs) { k.Latency = 18 * time.Second })
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "15s"}); code != 503 || !strings.Contains(text, "12s left, less than the 15s that were asked for") {
-			t.Errorf("%d %s", code, text)
-		}
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.fails(503, opRead, "creds/monitoring", map[string]any{"min_ttl": "15s"}, "12s left, less than the 15s that were asked for")
+		m.delete("sessions/monitoring")
 		m.Change(func(k *simulator.Knobs) { k.Latency = 15 * time.Second })
 		m.read(map[string]any{"min_ttl": "15s"}) // to the second
 	})
@@ -158,39 +156,37 @@ func TestWhereMaxLeaseTTLIsNotKnownNoTokenIsAskedFor(t *testing.T) {
 		m.system.MaxLeaseTTLVal = 0
 		m.ResetCounts()
 		for _, path := range []string{"creds/monitoring", "creds/worker"} {
-			if text, code := m.failure(logical.ReadOperation, path, nil); code != 503 || !strings.Contains(text, "max_lease_ttl") {
-				t.Errorf("%d %s", code, text)
-			}
+			m.fails(503, opRead, path, nil, "max_lease_ttl")
 		}
-		m.calls(nil)
+		m.expectCalls(nil)
 	})
 }
 
 // The end of the backend waits for nothing that N-central has to answer, and nothing begins after it.
 func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 	tests := map[string]func(m *mount){
-		"a flight":     func(m *mount) { m.begin(logical.ReadOperation, "creds/monitoring", nil) },
-		"a validation": func(m *mount) { m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}) },
+		"a flight":     func(m *mount) { m.begin(opRead, "creds/monitoring", nil) },
+		"a validation": func(m *mount) { m.begin(opRead, "creds/monitoring", map[string]any{"validate": true}) },
 		"learning, before a rotation": func(m *mount) {
 			time.Sleep(54 * time.Minute)
 			m.read(nil)
 		},
 		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); m.begin(logical.RollbackOperation, "", nil) },
-		"a dedicated read":  func(m *mount) { m.begin(logical.ReadOperation, "creds/worker", nil) },
+		"a dedicated read":  func(m *mount) { m.begin(opRead, "creds/worker", nil) },
 		"its probe":         func(m *mount) { m.open(nil) },
 		"an end of a lease": func(m *mount) { lease := m.open(nil); go func() { _ = m.revoke(lease) }() },
 	}
 	for name, begin := range tests {
 		t.Run(name, func(t *testing.T) {
 			inDedicatedBubble(t, nil, func(m *mount) {
-				m.must(logical.DeleteOperation, "roles/monitoring", nil)
-				m.must(logical.DeleteOperation, "roles/worker", nil)
-				m.must(logical.DeleteOperation, "config/default", nil)
-				m.must(logical.UpdateOperation, "config/default", map[string]any{
+				m.delete("roles/monitoring")
+				m.delete("roles/worker")
+				m.delete("config/default")
+				m.write("config/default", map[string]any{
 					"url": m.server.URL, "user_api_token": m.token, "verify": false, "request_timeout": "20s",
 				})
-				m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-				m.must(logical.UpdateOperation, "roles/worker", map[string]any{"credential_type": "dedicated"})
+				m.write("roles/monitoring", map[string]any{"lease": false})
+				m.write("roles/worker", map[string]any{"credential_type": "dedicated"})
 				if !strings.HasPrefix(name, "a flight") {
 					m.read(nil)
 				}
@@ -206,9 +202,7 @@ func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 				if took := time.Since(began); took > time.Second {
 					t.Errorf("it waited %s for N-central", took)
 				}
-				if _, code := m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true}); code != 503 {
-					t.Errorf("a read after the end was answered %d", code)
-				}
+				m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
 				m.ClearFailures()
 			})
 		})
@@ -218,14 +212,14 @@ func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 // What must be learnt before the first rotation leaves a slow server the time to give a token.
 func TestLearningLeavesTimeForTheRotation(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.DeleteOperation, "roles/monitoring", nil)
-		m.must(logical.DeleteOperation, "config/default", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"lease": false})
-		first := m.lives(m.read(nil))
+		m.delete("roles/monitoring")
+		m.delete("config/default")
+		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+		m.write("roles/monitoring", map[string]any{"lease": false})
+		first := m.expectLives(m.read(nil))
 		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
 		time.Sleep(40 * time.Minute)
-		if m.lives(m.read(map[string]any{"min_ttl": "30m"})) == first {
+		if m.expectLives(m.read(map[string]any{"min_ttl": "30m"})) == first {
 			t.Error("no new token was had")
 		}
 		time.Sleep(time.Minute)
@@ -244,14 +238,14 @@ func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 		time.Sleep(40 * time.Minute)
 		m.ResetCounts()
 		goOn := m.holdSecondLook(storage, "learnt/default")
-		late := m.begin(logical.ReadOperation, "creds/monitoring", map[string]any{"min_ttl": "30m"})
+		late := m.begin(opRead, "creds/monitoring", map[string]any{"min_ttl": "30m"})
 		synctest.Wait()
-		token := m.lives(m.read(map[string]any{"min_ttl": "30m"}))
+		token := m.expectLives(m.read(map[string]any{"min_ttl": "30m"}))
 		close(goOn)
 		if o := late(); o.token() != token {
 			t.Errorf("another token, or none: %v", o.err)
 		}
-		m.calls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
 	})
 }
 
@@ -260,11 +254,11 @@ func TestReadersStartOverOnce(t *testing.T) {
 	for _, path := range []string{"creds/monitoring", "creds/worker"} {
 		inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 3 * time.Second }, func(m *mount) {
 			m.ResetCounts()
-			reader := m.begin(logical.ReadOperation, path, nil)
+			reader := m.begin(opRead, path, nil)
 			for i := range 4 {
 				time.Sleep(2 * time.Second)
 				role := strings.TrimPrefix(path, "creds/")
-				m.must(logical.UpdateOperation, "roles/"+role, map[string]any{"ttl": fmt.Sprintf("%dm", 20+i)})
+				m.write("roles/"+role, map[string]any{"ttl": fmt.Sprintf("%dm", 20+i)})
 			}
 			if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "changed again and again") || o.took > 8*time.Second {
 				t.Errorf("%s: after %s: %v", path, o.took, o.err)
@@ -279,7 +273,7 @@ func TestReadersStartOverOnce(t *testing.T) {
 func TestASessionTellsWhenItsTokenIsReplaced(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		told := m.must(logical.ReadOperation, "sessions/monitoring", nil)
+		told := m.get("sessions/monitoring")
 		expires, _ := time.Parse(time.RFC3339, told["expires_at"].(string))
 		rotates, _ := time.Parse(time.RFC3339, told["rotates_at"].(string))
 		if left := expires.Sub(rotates); left != 5*time.Minute {

@@ -23,9 +23,9 @@ func TestTheTickFindsAReboot(t *testing.T) {
 	tests := map[string]func(m *mount){
 		"nothing happens meanwhile":          func(*mount) {},
 		"a cold role is read after it":       func(m *mount) { m.readRole("cold") },
-		"another role is validated after it": func(m *mount) { m.must(logical.ReadOperation, "creds/role-0", map[string]any{"validate": true}) },
+		"another role is validated after it": func(m *mount) { m.must(opRead, "creds/role-0", map[string]any{"validate": true}) },
 		"a role is read that rotates in time": func(m *mount) {
-			m.must(logical.UpdateOperation, "roles/short", map[string]any{"lease": false, "ttl": "2m"})
+			m.write("roles/short", map[string]any{"lease": false, "ttl": "2m"})
 			m.readRole("short")
 		},
 	}
@@ -33,7 +33,7 @@ func TestTheTickFindsAReboot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
 				roles := m.addRoles(12, nil)
-				m.must(logical.UpdateOperation, "roles/cold", map[string]any{"lease": false})
+				m.write("roles/cold", map[string]any{"lease": false})
 				for _, role := range roles {
 					time.Sleep(5 * time.Second)
 					m.readRole(role)
@@ -43,7 +43,7 @@ func TestTheTickFindsAReboot(t *testing.T) {
 				time.Sleep(time.Minute)
 				m.tick()
 				for _, role := range roles {
-					m.lives(m.readRole(role))
+					m.expectLives(m.readRole(role))
 				}
 			})
 		})
@@ -63,7 +63,7 @@ func TestALongOutageThatEndsInARebootIsFound(t *testing.T) {
 			time.Sleep(time.Minute)
 			m.tick()
 			for _, role := range roles {
-				_, _ = m.do(logical.ReadOperation, "creds/"+role, nil)
+				_, _ = m.do(opRead, "creds/"+role, nil)
 			}
 		}
 		m.Reboot()
@@ -74,7 +74,7 @@ func TestALongOutageThatEndsInARebootIsFound(t *testing.T) {
 		m.tick()
 		for range 30 {
 			for _, role := range roles {
-				m.lives(m.readRole(role))
+				m.expectLives(m.readRole(role))
 			}
 			time.Sleep(time.Minute)
 			m.tick()
@@ -86,7 +86,7 @@ func TestALongOutageThatEndsInARebootIsFound(t *testing.T) {
 func TestARebootIsFoundThoughAnotherServerHangs(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		hangs := m.hangingAt(":81")
-		m.must(logical.UpdateOperation, "config/aaa", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "request_timeout": "20s"})
+		m.write("config/aaa", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "request_timeout": "20s"})
 		for _, role := range m.addRoles(16, map[string]any{"config": "aaa"}) {
 			m.readRole(role)
 		}
@@ -96,7 +96,7 @@ func TestARebootIsFoundThoughAnotherServerHangs(t *testing.T) {
 		time.Sleep(4 * time.Minute)
 		m.Reboot() // it is one server behind both addresses
 		m.tick()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -105,7 +105,7 @@ func TestAnotherStartTimeIsAReboot(t *testing.T) {
 	for _, by := range []string{"check", "verification"} {
 		t.Run(by, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+				m.write("roles/other", map[string]any{"lease": false})
 				m.readRole("other")
 				time.Sleep(time.Minute)
 				m.Reboot()
@@ -113,9 +113,9 @@ func TestAnotherStartTimeIsAReboot(t *testing.T) {
 				if by == "check" {
 					m.check()
 				} else {
-					m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 2})
+					m.write("config/default", map[string]any{"max_retries": 2})
 				}
-				m.lives(m.readRole("other"))
+				m.expectLives(m.readRole("other"))
 			})
 		})
 	}
@@ -125,17 +125,17 @@ func TestAnotherStartTimeIsAReboot(t *testing.T) {
 // and what was learnt of the server is forgotten, since an upgrade reboots it too.
 func TestARefusedRefreshIsAReboot(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		time.Sleep(30 * time.Minute)
 		m.readRole("other")
 		time.Sleep(26 * time.Minute)
 		m.Reboot()
 		m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
-		second := m.lives(m.read(nil))
-		m.lives(m.readRole("other"))
+		second := m.expectLives(m.read(nil))
+		m.expectLives(m.readRole("other"))
 		time.Sleep(56 * time.Minute)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		if !m.AccessTokenLives(second) {
 			t.Error("a rotation refreshed by what was learnt before the upgrade, and ended the token that readers hold")
 		}
@@ -148,16 +148,14 @@ func TestAStaleTokenThatARebootMayHaveEndedIsNotHandedOut(t *testing.T) {
 		time.Sleep(55*time.Minute + 30*time.Second)
 		m.Reboot()
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(500)) // N-central's core is still starting
-		if _, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 502 {
-			t.Errorf("answered %d, want 502", code)
-		}
+		m.fails(502, opRead, "creds/monitoring", nil)
 	})
 }
 
 // An answer to a refresh that was lost explains why its token is refused the next time: it may be good for once.
 func TestARefreshTokenThatIsUsedUpIsNoReboot(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.SingleUseRefreshTokens = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.readRole("other")
 		m.read(nil)
 		time.Sleep(56 * time.Minute)
@@ -165,9 +163,9 @@ func TestARefreshTokenThatIsUsedUpIsNoReboot(t *testing.T) {
 		m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureLostAnswer})
 		m.read(nil)
 		time.Sleep(time.Second)
-		m.calls(calls{simulator.EndpointRefresh: 2, simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 2, simulator.EndpointAuthenticate: 1})
 		m.readRole("other")
-		m.calls(calls{simulator.EndpointRefresh: 1})
+		m.expectCalls(calls{simulator.EndpointRefresh: 1})
 	})
 }
 
@@ -176,10 +174,10 @@ func TestAnEndOfSessionsDuringARotationIsNoReboot(t *testing.T) {
 	for _, at := range []string{toRefresh, "GET /api/server-info", toAuthenticate} {
 		t.Run(at, func(t *testing.T) {
 			inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = at == toAuthenticate }, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+				m.write("roles/other", map[string]any{"lease": false})
 				m.readRole("other")
 				if at == "GET /api/server-info" {
-					m.must(logical.DeleteOperation, "sessions/other", nil) // of a time without tokens
+					m.delete("sessions/other") // of a time without tokens
 					time.Sleep(time.Second)
 				}
 				g := m.gated()
@@ -188,17 +186,17 @@ func TestAnEndOfSessionsDuringARotationIsNoReboot(t *testing.T) {
 				release := g.hold(at)
 				m.read(nil) // starts the rotation
 				synctest.Wait()
-				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
-				m.lives(m.read(nil))
+				m.delete("sessions/monitoring")
+				m.expectLives(m.read(nil))
 				m.ResetCounts()
 				release()
 				synctest.Wait()
 				if at == "GET /api/server-info" { // else what it brought is logged out
-					m.calls(nil)
+					m.expectCalls(nil)
 				}
 				m.ResetCounts()
-				m.lives(m.read(nil))
-				m.calls(nil)
+				m.expectLives(m.read(nil))
+				m.expectCalls(nil)
 			})
 		})
 	}
@@ -216,10 +214,10 @@ func TestTheTickReplacesWhatItFindsDead(t *testing.T) {
 		if opened := m.all(simulator.EndpointAuthenticate); opened == 0 {
 			t.Error("nothing was replaced")
 		}
-		m.logged("a token died before its time and is replaced", true)
+		m.expectLogged("a token died before its time and is replaced", true)
 		m.ResetCounts()
-		m.lives(m.read(nil))
-		m.calls(nil)
+		m.expectLives(m.read(nil))
+		m.expectCalls(nil)
 	})
 }
 
@@ -229,8 +227,8 @@ func TestAnExpiredRefreshTokenIsNotTried(t *testing.T) {
 		m.read(nil)
 		time.Sleep(56 * time.Minute)
 		m.ResetCounts()
-		m.lives(m.read(nil))
-		m.calls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }
 
@@ -251,12 +249,12 @@ func TestTheTickFindsARebootWhileASessionIsBeingOpened(t *testing.T) {
 		m.Reboot()
 		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(500)) // N-central's core is still starting
-		cold := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		cold := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
 		for _, role := range roles {
-			if o := m.begin(logical.ReadOperation, "creds/"+role, nil)(); o.token() != "" {
+			if o := m.begin(opRead, "creds/"+role, nil)(); o.token() != "" {
 				t.Errorf("%s: a dead token was handed out", role)
 			}
 		}
@@ -270,24 +268,24 @@ func TestTheLogTellsWhereTheTickCannotAsk(t *testing.T) {
 		m.read(nil)
 		m.FailNext(simulator.EndpointValidate, -1, status(503))
 		m.tick()
-		m.logged("a token could not be validated", true)
+		m.expectLogged("a token could not be validated", true)
 	})
 }
 
 // A token that was obtained for a reader counts as read, also for the node that ticks next.
 func TestATokenThatAReaderGotIsRotatedByTheNextNodeToo(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		first := m.lives(m.read(nil))
+		first := m.expectLives(m.read(nil))
 		m.start()
 		time.Sleep(54 * time.Minute)
 		m.tick()
 		m.ResetCounts()
-		if m.lives(m.read(nil)) == first {
+		if m.expectLives(m.read(nil)) == first {
 			t.Error("the tick rotated nothing")
 		}
-		m.calls(nil)
-		m.logged("could not be rotated", false)
-		m.logged("could not be looked after", false)
+		m.expectCalls(nil)
+		m.expectLogged("could not be rotated", false)
+		m.expectLogged("could not be looked after", false)
 	})
 }
 
@@ -304,11 +302,11 @@ func TestARotationThatWasOvertakenIsNotToldOf(t *testing.T) {
 				slow(m)
 				ticked := m.begin(logical.RollbackOperation, "", nil)
 				synctest.Wait()
-				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+				m.delete("sessions/monitoring")
 				ticked()
-				m.logged("could not be rotated", false)
+				m.expectLogged("could not be rotated", false)
 				if strings.Contains(name, "repeated") {
-					m.logged("refresh did not bring a token", false)
+					m.expectLogged("refresh did not bring a token", false)
 				}
 			})
 		})
@@ -318,7 +316,7 @@ func TestARotationThatWasOvertakenIsNotToldOf(t *testing.T) {
 // A role that is deleted while the tick works on others is left out.
 func TestTheTickLeavesOutWhatIsDeletedMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		time.Sleep(40 * time.Minute)
 		m.readRole("other")
@@ -326,7 +324,7 @@ func TestTheTickLeavesOutWhatIsDeletedMeanwhile(t *testing.T) {
 		m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
 		ticked := m.begin(logical.RollbackOperation, "", nil) // rotates the one that is due
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "roles/other", nil)
+		m.delete("roles/other")
 		if o := ticked(); o.err != nil && !errors.Is(o.err, logical.ErrUnsupportedOperation) {
 			t.Error(o.err)
 		}
@@ -358,10 +356,10 @@ func TestTheTickReplacesNothingThatChangedMeanwhile(t *testing.T) {
 		m.ResetCounts()
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
-		m.must(logical.DeleteOperation, "roles/monitoring", nil)
+		m.delete("roles/monitoring")
 		close(goOn)
 		ticked()
-		m.calls(calls{simulator.EndpointValidate: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
 	})
 }
 
@@ -375,13 +373,13 @@ func TestTheTickLeavesAConfigThatWasRewrittenMeanwhile(t *testing.T) {
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
 		storage.got.Store(nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "verify": false})
-		m.lives(m.read(nil))
+		m.write("config/default", map[string]any{"max_retries": 1, "verify": false})
+		m.expectLives(m.read(nil))
 		m.ResetCounts()
 		close(goOn)
 		ticked()
-		m.calls(nil)
-		m.logged("a token could not be validated", false)
+		m.expectCalls(nil)
+		m.expectLogged("a token could not be validated", false)
 	})
 }
 
@@ -392,7 +390,7 @@ func TestTheLogTellsOfARotationThatFailed(t *testing.T) {
 		time.Sleep(54 * time.Minute)
 		m.FailNext(simulator.AnyEndpoint, -1, status(503))
 		m.tick()
-		m.logged("a token could not be rotated ahead of need", true)
+		m.expectLogged("a token could not be rotated ahead of need", true)
 	})
 }
 
@@ -406,7 +404,7 @@ func TestTheTickAsksAfterTheOldestToken(t *testing.T) {
 			m.readRole(role)
 		}
 		m.tick()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
@@ -421,7 +419,7 @@ func TestADataCallWithATokenThatWasEndedTellsNothing(t *testing.T) {
 			ticked := m.begin(logical.RollbackOperation, "", nil)
 			synctest.Wait()
 			if ended {
-				m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+				m.delete("sessions/monitoring")
 			}
 			release()
 			ticked()
@@ -440,7 +438,7 @@ func TestARefusedRefreshTokenIsNotTriedAgain(t *testing.T) {
 		m.FailNext(simulator.EndpointRefresh, -1, status(401))
 		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
 		for range 3 {
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(502, opRead, "creds/monitoring", nil)
 			time.Sleep(20 * time.Second)
 		}
 		if tried := m.all(simulator.EndpointRefresh); tried != 1 {
@@ -477,7 +475,7 @@ func TestATokenThatAReaderAndTheTickWaitForCountsAsRead(t *testing.T) {
 		time.Sleep(56 * time.Minute)
 		g := m.gated()
 		release := g.hold(toRefresh)
-		reader := m.begin(logical.ReadOperation, "creds/monitoring", nil)
+		reader := m.begin(opRead, "creds/monitoring", nil)
 		synctest.Wait()
 		ticked := m.begin(logical.RollbackOperation, "", nil)
 		synctest.Wait()
@@ -487,7 +485,7 @@ func TestATokenThatAReaderAndTheTickWaitForCountsAsRead(t *testing.T) {
 		m.start()
 		time.Sleep(54 * time.Minute)
 		m.tick()
-		if m.lives(m.read(nil)) == second {
+		if m.expectLives(m.read(nil)) == second {
 			t.Error("the next node's tick rotated nothing")
 		}
 		synctest.Wait()
@@ -498,13 +496,13 @@ func TestATokenThatAReaderAndTheTickWaitForCountsAsRead(t *testing.T) {
 // end each other would take turns for ever.
 func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		time.Sleep(time.Second)
-		token := m.lives(m.readRole("other"))
+		token := m.expectLives(m.readRole("other"))
 		m.ResetCounts()
 		m.tick()
-		m.calls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
 		if !m.AccessTokenLives(token) {
 			t.Error("the tick ended a token that readers hold")
 		}
@@ -515,7 +513,7 @@ func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
 func TestTheTickForgetsServersWithoutAConfig(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, name := range []string{"aaa", "zzz"} {
-			m.must(logical.UpdateOperation, "config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+			m.write("config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token})
 			if err := m.storage.Delete(context.Background(), "config/"+name); err != nil {
 				t.Fatal(err)
 			}

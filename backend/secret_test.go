@@ -23,12 +23,12 @@ func TestATokenThatIsTypedIntoAnyFieldIsNotQuoted(t *testing.T) {
 						continue
 					}
 					request := &logical.Request{
-						Operation: logical.UpdateOperation, Path: path, Storage: m.storage, Data: map[string]any{field: value},
+						Operation: opWrite, Path: path, Storage: m.storage, Data: map[string]any{field: value},
 					}
 					if _, _, err := m.backend.HandleExistenceCheck(context.Background(), request); err != nil {
 						t.Errorf("%s of %s as %s: the existence check failed", field, path, form)
 					}
-					text, code := m.failure(logical.UpdateOperation, path, request.Data)
+					text, code := m.failure(opWrite, path, request.Data)
 					if code != 400 || !strings.HasPrefix(text, field+": ") || strings.Contains(text, m.token) {
 						t.Errorf("%s of %s as %s: %d, or the field is not named, or the token is", field, path, form, code)
 					}
@@ -44,8 +44,8 @@ func TestATokenThatIsTypedForANameIsNotQuoted(t *testing.T) {
 		for form, token := range map[string]string{"of a user": m.token, "short enough for a name": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"} {
 			for _, path := range []string{"config/%", "config/%/check", "roles/%", "creds/%", "sessions/%", "%", "config/%/%", "roles/a/%"} {
 				for _, operation := range []logical.Operation{
-					logical.CreateOperation, logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation,
-					logical.ListOperation, logical.HelpOperation,
+					logical.CreateOperation, opRead, opWrite, opPatch, opDelete,
+					opList, logical.HelpOperation,
 				} {
 					full := map[string]any{"url": m.server.URL, "user_api_token": m.token, "config": "default", "verify": false}
 					text, code := m.failure(operation, strings.ReplaceAll(path, "%", token), full)
@@ -57,15 +57,15 @@ func TestATokenThatIsTypedForANameIsNotQuoted(t *testing.T) {
 			for path, data := range map[string]map[string]any{
 				"roles/other": {"config": token}, "roles/monitoring": {token: ""}, "config/default": {token: token}, "creds/monitoring": {token: true},
 			} {
-				if text, code := m.failure(logical.UpdateOperation, path, data); code != 400 || strings.Contains(text, token) || !strings.Contains(text, "looks like a token") {
-					t.Errorf("%s, %s: %d, or the token is quoted", path, form, code)
+				if text := m.fails(400, opWrite, path, data); strings.Contains(text, token) || !strings.Contains(text, "looks like a token") {
+					t.Errorf("%s, %s: the token is quoted, or not taken for one", path, form)
 				}
 			}
 			if strings.Contains(m.log.String(), token) {
 				t.Errorf("%s: the log quotes it", form)
 			}
 		}
-		m.must(logical.UpdateOperation, "roles/eyJ.a", nil)
+		m.write("roles/eyJ.a", nil)
 	})
 }
 
@@ -83,8 +83,8 @@ func TestAWrongTypeIsToldWithWhatTheFieldTakes(t *testing.T) {
 			{"config/default", "user_api_token", 7, "user_api_token: give text"},
 			{"creds/monitoring", "validate", "x", "validate: give true or false"},
 		} {
-			if text, code := m.failure(logical.UpdateOperation, test.path, map[string]any{test.field: test.value}); code != 400 || text != test.want {
-				t.Errorf("%s: %d %s", test.field, code, text)
+			if text := m.fails(400, opWrite, test.path, map[string]any{test.field: test.value}); text != test.want {
+				t.Errorf("%s: %s", test.field, text)
 			}
 		}
 	})

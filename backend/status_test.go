@@ -39,21 +39,21 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 		"after a restart": {func(m *mount) { m.start() }, "unknown", "", ""},
 		"refused": {func(m *mount) {
 			_, _ = m.RegenerateUserAPIToken("api-user")
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(400, opRead, "creds/monitoring", nil)
 		}, "failing", "write the token that the user has now", "refused"},
 		"down": {func(m *mount) {
 			m.server.Stop()
-			m.failure(logical.ReadOperation, "creds/monitoring", nil)
+			m.fails(503, opRead, "creds/monitoring", nil)
 		}, "failing", "connection refused", "unreachable"},
 		"down, with a token in hand": {func(m *mount) {
 			m.read(nil)
 			m.server.Stop()
-			m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+			m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
 		}, "degraded", "connection refused", "unreachable"},
 		"no logout": {func(m *mount) {
 			m.read(nil)
 			m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true })
-			m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+			m.delete("sessions/monitoring")
 		}, "ok", "", ""},
 		"data forbidden": {func(m *mount) {
 			m.read(nil)
@@ -88,7 +88,7 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 		}, "degraded", "two-factor authentication on (TOTP)", ""},
 		"users/me fails, and the user works": {func(m *mount) {
 			m.read(nil)
-			m.FailNext(simulator.EndpointUser, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+			m.FailNext(simulator.EndpointUser, -1, status(500))
 			m.tick()
 		}, "ok", "", ""},
 		"clocks that are apart": {func(m *mount) {
@@ -96,12 +96,12 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 			m.check()
 		}, "degraded", "N-central's clock was 6m0s behind, by this node's", ""},
 		"password soon to expire": {func(m *mount) {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h"})
+			m.write("config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h"})
 		}, "degraded", "the API user's password expires at", ""},
 		"logouts owed": {func(m *mount) {
 			m.read(nil)
-			m.FailNext(simulator.EndpointLogout, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 403})
-			m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+			m.FailNext(simulator.EndpointLogout, 1, status(403))
+			m.delete("sessions/monitoring")
 		}, "degraded", "logouts owed: 1", "forbidden"},
 	}
 	for name, test := range tests {
@@ -143,7 +143,7 @@ func TestStatusTellsTimesAndWhatWasLearnt(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		m.server.Stop()
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(503, opRead, "creds/monitoring", nil)
 		status := m.status()
 		if status["last_failure"] == nil || status["next_attempt"] == nil || status["last_success"] != "2000-01-01T00:00:00Z" {
 			t.Errorf("%v", status)
@@ -156,7 +156,7 @@ func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 		if warnings := m.warnings(); warnings != "" {
 			t.Error(warnings)
 		}
-		m.must(logical.UpdateOperation, "config/default", map[string]any{
+		m.write("config/default", map[string]any{
 			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "400h",
 		})
 		if warnings := m.warnings(); warnings != "" {
@@ -167,7 +167,7 @@ func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 			t.Errorf("warnings: %s", warnings)
 		}
 		for _, path := range []string{"config/default", "status"} {
-			response, err := m.do(logical.ReadOperation, path, nil)
+			response, err := m.do(opRead, path, nil)
 			if err != nil || !strings.Contains(strings.Join(response.Warnings, "\n"), "the API user's password expires at 2000-01-17T16:00:00Z") {
 				t.Errorf("%s: %v %v", path, response.Warnings, err)
 			}
@@ -181,7 +181,7 @@ func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 
 func TestAConfigThatRotatesAtEveryTickIsProbed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "2m", "min_ttl": "1m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "2m", "min_ttl": "1m"})
 		m.read(nil)
 		_ = m.SetPasswordExpired("api-user", true)
 		for range 180 {
@@ -202,7 +202,7 @@ func TestANewCredentialIsProbedAtTheNextTick(t *testing.T) {
 		m.tick()
 		token := m.AddUser("other-user")
 		_ = m.SetPasswordExpired("other-user", true)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"user_api_token": token, "verify": false})
+		m.write("config/default", map[string]any{"user_api_token": token, "verify": false})
 		m.read(nil)
 		time.Sleep(time.Minute)
 		m.tick()
@@ -215,7 +215,7 @@ func TestANewCredentialIsProbedAtTheNextTick(t *testing.T) {
 func TestAProbeThatWasNotAnsweredIsMadeAgainSoon(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.FailNext(simulator.EndpointServiceOrgs, 4, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
+		m.FailNext(simulator.EndpointServiceOrgs, 4, status(503))
 		m.tick()
 		m.ClearFailures()
 		_ = m.SetPasswordExpired("api-user", true)
@@ -231,11 +231,11 @@ func TestAProbeThatWasNotAnsweredIsMadeAgainSoon(t *testing.T) {
 
 func TestARefreshDoesNotHideARefusalAfterTheConfigWasRewritten(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		_, _ = m.RegenerateUserAPIToken("api-user")
-		m.failure(logical.ReadOperation, "creds/other", nil)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 1, "verify": false})
+		m.fails(400, opRead, "creds/other", nil)
+		m.write("config/default", map[string]any{"max_retries": 1, "verify": false})
 		m.sent()
 		time.Sleep(56 * time.Minute)
 		m.read(nil)
@@ -250,8 +250,8 @@ func TestABusyServerDuringCheckDoesNotDegradeTheCredential(t *testing.T) {
 		m.read(nil)
 		m.tick()
 		m.sent()
-		m.FailNext(simulator.EndpointServiceOrgs, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.FailNext(simulator.EndpointServiceOrgs, 1, status(503))
+		m.write("config/default/check", nil)
 		m.useFor(30 * time.Minute)
 		if status := m.status(); status["state"] != "ok" {
 			t.Errorf("half an hour later: %v %v, events %v", status["state"], status["reasons"], typesOf(m.sent()))
@@ -263,8 +263,8 @@ func TestLinksThatFailInCheckAreNoFailingCredential(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		m.sent()
-		m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.FailNext(simulator.EndpointLinks, 1, status(500))
+		m.write("config/default/check", nil)
 		m.useFor(30 * time.Minute)
 		if status := m.status(); status["state"] != "ok" {
 			t.Errorf("%v %v, events %v", status["state"], status["reasons"], typesOf(m.sent()))
@@ -275,7 +275,7 @@ func TestLinksThatFailInCheckAreNoFailingCredential(t *testing.T) {
 func TestAConfigWrittenElsewhereStartsAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		_, _ = m.RegenerateUserAPIToken("api-user")
-		m.failure(logical.ReadOperation, "creds/monitoring", nil)
+		m.fails(400, opRead, "creds/monitoring", nil)
 		entry, _ := m.storage.Get(context.Background(), "config/default")
 		var stored map[string]any
 		_ = json.Unmarshal(entry.Value, &stored)
@@ -296,7 +296,7 @@ func TestOneUnreadableConfigDoesNotSilenceTheOthers(t *testing.T) {
 		if !strings.Contains(m.metricsText(), `config_state{config="default",state="ok"} 1`) {
 			t.Error("metrics do not tell of the config that can be read")
 		}
-		response, err := m.do(logical.ReadOperation, "status", nil)
+		response, err := m.do(opRead, "status", nil)
 		if err != nil || !strings.Contains(strings.Join(response.Warnings, ""), "config/broken") || m.status()["state"] != "ok" {
 			t.Error(response, err)
 		}
@@ -306,8 +306,8 @@ func TestOneUnreadableConfigDoesNotSilenceTheOthers(t *testing.T) {
 func TestSilenceOfAnIdleConfigEnds(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.FailNext(simulator.EndpointLogout, 20, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
-		m.must(logical.DeleteOperation, "sessions/monitoring", nil)
+		m.FailNext(simulator.EndpointLogout, 20, status(503))
+		m.delete("sessions/monitoring")
 		time.Sleep(2 * time.Hour)
 		m.ClearFailures()
 		for range 3 * 24 {
@@ -323,11 +323,11 @@ func TestSilenceOfAnIdleConfigEnds(t *testing.T) {
 func TestACheckThatIsAnsweredEndsTheSilence(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.FailNext(simulator.EndpointValidate, 20, simulator.Failure{Kind: simulator.FailureStatus, Status: 503})
-		m.failure(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		m.FailNext(simulator.EndpointValidate, 20, status(503))
+		m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
 		m.ClearFailures()
 		_ = m.SetPasswordExpired("api-user", true)
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.write("config/default/check", nil)
 		if reasons := strings.Join(m.status()["reasons"].([]string), "\n"); strings.Contains(reasons, "status 503") {
 			t.Error(reasons)
 		}
@@ -336,18 +336,18 @@ func TestACheckThatIsAnsweredEndsTheSilence(t *testing.T) {
 
 func TestEndingOneRoleDoesNotHideThatAnotherServesStale(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		time.Sleep(time.Second)
-		m.must(logical.ReadOperation, "creds/other", nil)
+		m.readRole("other")
 		time.Sleep(56 * time.Minute)
 		m.server.Stop()
-		m.must(logical.ReadOperation, "creds/other", nil)
+		m.readRole("other")
 		m.read(nil)
 		if state := m.status()["state"]; state != "degraded" {
 			t.Fatal(state)
 		}
-		m.must(logical.DeleteOperation, "sessions/other", nil)
+		m.delete("sessions/other")
 		if state := m.status()["state"]; state != "degraded" {
 			t.Errorf("%v, though monitoring's token is handed out", state)
 		}
@@ -364,7 +364,7 @@ func TestUsersMeThatFailsKeepsNobodyFromTokens(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+				m.write("roles/own", map[string]any{"credential_type": "dedicated"})
 				m.read(nil)
 				m.FailNext(simulator.EndpointUser, -1, failure)
 				time.Sleep(time.Minute)
@@ -372,7 +372,7 @@ func TestUsersMeThatFailsKeepsNobodyFromTokens(t *testing.T) {
 				if m.all(simulator.EndpointUser) == 0 {
 					m.t.Fatal("the tick did not ask users/me")
 				}
-				m.must(logical.ReadOperation, "creds/own", nil)
+				m.readRole("own")
 				if told := m.status(); told["state"] != "ok" || told["next_attempt"] != nil {
 					t.Error(told["state"], told["reasons"], told["next_attempt"])
 				}
@@ -426,10 +426,10 @@ func TestUserWhoCannotBeAskedAfterIsNotWellAgain(t *testing.T) {
 // Whoever gets a token of a user that does not work is told so with it, shared or dedicated, until that is mended.
 func TestReadersAreToldOfAUserThatDoesNotWork(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/own", map[string]any{"credential_type": "dedicated"})
+		m.write("roles/own", map[string]any{"credential_type": "dedicated"})
 		told := func() (count int) {
 			for _, role := range []string{"monitoring", "own"} {
-				answer, err := m.do(logical.ReadOperation, "creds/"+role, nil)
+				answer, err := m.do(opRead, "creds/"+role, nil)
 				if err != nil || answer.IsError() {
 					t.Fatal(err, answer)
 				}
@@ -443,12 +443,12 @@ func TestReadersAreToldOfAUserThatDoesNotWork(t *testing.T) {
 			t.Errorf("of a user that works, %d answers warn", got)
 		}
 		_ = m.SetPasswordExpired("api-user", true)
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.write("config/default/check", nil)
 		if got := told(); got != 2 {
 			t.Errorf("%d of 2 answers warn", got)
 		}
 		_ = m.SetPasswordExpired("api-user", false)
-		m.must(logical.UpdateOperation, "config/default/check", nil)
+		m.write("config/default/check", nil)
 		if got := told(); got != 0 {
 			t.Errorf("of a user that works again, %d answers warn", got)
 		}

@@ -20,7 +20,7 @@ import (
 // A cluster that gets a config anew from another node, whose clock is behind, serves it.
 func TestAConfigMadeAnewElsewhereIsServed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		ctx := context.Background()
 		entry, err := m.storage.Get(ctx, "config/default")
 		if err != nil {
@@ -45,7 +45,7 @@ func TestAConfigMadeAnewElsewhereIsServed(t *testing.T) {
 		m.backend.InvalidateKey(ctx, "config/default")
 		time.Sleep(30 * time.Minute)
 		m.tick()
-		response, err := m.do(logical.ReadOperation, "creds/monitoring", map[string]any{"validate": true})
+		response, err := m.do(opRead, "creds/monitoring", map[string]any{"validate": true})
 		if err != nil || response.IsError() {
 			t.Errorf("half an hour later: %v %v", response, err)
 		}
@@ -59,20 +59,20 @@ func TestSuspicionOutlivesTheConfig(t *testing.T) {
 			m.read(nil)
 			m.Reboot()
 			time.Sleep(2 * time.Second)
-			m.lives(m.read(map[string]any{"validate": true}))
+			m.expectLives(m.read(map[string]any{"validate": true}))
 		}
 		data := map[string]any{"url": m.server.URL, "user_api_token": m.token}
-		m.must(logical.UpdateOperation, "config/other", data)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "other"})
-		m.must(logical.DeleteOperation, "config/default", nil)
-		m.must(logical.UpdateOperation, "config/default", data)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"config": "default"})
-		m.must(logical.UpdateOperation, "roles/second", map[string]any{"lease": false})
-		m.lives(m.must(logical.ReadOperation, "creds/second", nil))
+		m.write("config/other", data)
+		m.write("roles/monitoring", map[string]any{"config": "other"})
+		m.delete("config/default")
+		m.write("config/default", data)
+		m.write("roles/monitoring", map[string]any{"config": "default"})
+		m.write("roles/second", map[string]any{"lease": false})
+		m.expectLives(m.readRole("second"))
 		m.Reboot()
 		time.Sleep(2 * time.Second)
-		m.lives(m.must(logical.ReadOperation, "creds/second", map[string]any{"validate": true}))
-		m.lives(m.read(nil)) // N-central forgot every session, and the engine knows
+		m.expectLives(m.must(opRead, "creds/second", map[string]any{"validate": true}))
+		m.expectLives(m.read(nil)) // N-central forgot every session, and the engine knows
 	})
 }
 
@@ -80,9 +80,9 @@ func TestSuspicionOutlivesTheConfig(t *testing.T) {
 func TestListTellsOfATokenOnlyWhereThereIsOne(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		m.must(logical.UpdateOperation, "roles/monitoring", map[string]any{"ttl": "10m"})
-		read := m.must(logical.ReadOperation, "sessions/monitoring", nil)
-		info := m.must(logical.ListOperation, "sessions/", nil)["key_info"].(map[string]any)["monitoring"].(map[string]any)
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
+		read := m.get("sessions/monitoring")
+		info := m.must(opList, "sessions/", nil)["key_info"].(map[string]any)["monitoring"].(map[string]any)
 		if info["expires_at"] != read["expires_at"] {
 			t.Errorf("LIST says expires_at %v, a read says %v", info["expires_at"], read["expires_at"])
 		}
@@ -92,12 +92,12 @@ func TestListTellsOfATokenOnlyWhereThereIsOne(t *testing.T) {
 // What was learnt is not overwritten, suspicions included, because it could not be read for a moment.
 func TestAFailedReadLosesNoSuspicion(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
 		time.Sleep(time.Second)
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
-		m.must(logical.ReadOperation, "sessions/other", nil)
+		m.get("sessions/other")
 		fails := func(key string) error {
 			if strings.HasPrefix(key, "learnt/") {
 				return errors.New("storage is not there for a moment")
@@ -105,18 +105,18 @@ func TestAFailedReadLosesNoSuspicion(t *testing.T) {
 			return nil
 		}
 		storage.get.Store(&fails)
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // ends the session of the other role's token
+		m.expectLives(m.readRole("other")) // ends the session of the other role's token
 		storage.get.Store(nil)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 // The same for a logout, which only learns that this server can.
 func TestALogoutLosesNoSuspicion(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.lives(m.read(nil))
-		m.lives(m.must(logical.ReadOperation, "creds/other", nil)) // the other token is dead, and marked as suspect
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
+		m.expectLives(m.readRole("other")) // the other token is dead, and marked as suspect
 		time.Sleep(time.Second)
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
@@ -127,20 +127,20 @@ func TestALogoutLosesNoSuspicion(t *testing.T) {
 			return nil
 		}
 		storage.get.Store(&fails)
-		m.must(logical.DeleteOperation, "sessions/other", nil)
+		m.delete("sessions/other")
 		storage.get.Store(nil)
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }
 
 // Where storage does not tell whether a token is suspect, it is not handed out.
 func TestATokenOfWhichNoSuspicionCanBeReadIsNotHandedOut(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
+		m.write("roles/other", map[string]any{"lease": false})
 		storage := &hookedStorage{Storage: m.storage}
 		m.startOn(storage)
 		m.read(nil)
-		m.lives(m.readRole("other")) // ends the session of the first
+		m.expectLives(m.readRole("other")) // ends the session of the first
 		m.backend.InvalidateKey(context.Background(), "learnt/default")
 		fails := func(key string) error {
 			if strings.HasPrefix(key, "learnt/") {
@@ -149,9 +149,7 @@ func TestATokenOfWhichNoSuspicionCanBeReadIsNotHandedOut(t *testing.T) {
 			return nil
 		}
 		storage.get.Store(&fails)
-		if text, code := m.failure(logical.ReadOperation, "creds/monitoring", nil); code != 500 || !strings.Contains(text, "storage") {
-			t.Errorf("%d %s", code, text)
-		}
+		m.fails(500, opRead, "creds/monitoring", nil, "storage")
 	})
 }
 
@@ -159,13 +157,13 @@ func TestATokenOfWhichNoSuspicionCanBeReadIsNotHandedOut(t *testing.T) {
 func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		inBubble(t, nil, func(m *mount) {
-			first := m.lives(m.read(nil))
+			first := m.expectLives(m.read(nil))
 			m.regenerate()
-			m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-			m.failure(logical.ReadOperation, "creds/other", nil) // casts suspicion
+			m.write("roles/other", map[string]any{"lease": false})
+			m.fails(400, opRead, "creds/other", nil) // casts suspicion
 			m.storage.refuses.Store(refuses)
 			m.ResetCounts()
-			if m.lives(m.read(nil)) != first {
+			if m.expectLives(m.read(nil)) != first {
 				t.Error("another token")
 			}
 			warned := strings.Contains(m.warnings(), "could not be stored")
@@ -174,8 +172,8 @@ func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
 			}
 			time.Sleep(2 * time.Second)
 			m.read(nil)
-			m.calls(calls{simulator.EndpointValidate: 1}) // its answer stands
-			m.logged("what was found out about a token could not be stored", refuses)
+			m.expectCalls(calls{simulator.EndpointValidate: 1}) // its answer stands
+			m.expectLogged("what was found out about a token could not be stored", refuses)
 		})
 	}
 }
@@ -183,8 +181,8 @@ func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
 // A suspicion that a node whose clock is ahead has cast outlives a change of url, and the way back.
 func TestASuspicionOutlivesAChangeOfURL(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.must(logical.UpdateOperation, "roles/other", map[string]any{"lease": false})
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"max_retries": 0})
+		m.write("roles/other", map[string]any{"lease": false})
+		m.write("config/default", map[string]any{"max_retries": 0})
 		learnt, err := m.storage.Get(context.Background(), "learnt/default")
 		if err != nil || learnt == nil {
 			t.Fatal(learnt, err)
@@ -199,17 +197,17 @@ func TestASuspicionOutlivesAChangeOfURL(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.start()
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 		m.Reboot()
 		m.FailNext(simulator.EndpointAuthenticate, 1, status(401))
-		m.failure(logical.ReadOperation, "creds/other", nil) // casts suspicion
+		m.fails(400, opRead, "creds/other", nil) // casts suspicion
 		m.ClearFailures()
 		for _, url := range []string{"http://localhost:81", m.server.URL} {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"url": url, "user_api_token": m.token, "verify": false})
+			m.write("config/default", map[string]any{"url": url, "user_api_token": m.token, "verify": false})
 			if url != m.server.URL {
-				m.lives(m.readRole("other"))
+				m.expectLives(m.readRole("other"))
 			}
 		}
-		m.lives(m.read(nil))
+		m.expectLives(m.read(nil))
 	})
 }

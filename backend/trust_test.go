@@ -6,8 +6,6 @@ package backend
 import (
 	"strings"
 	"testing"
-
-	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // Declarative tools compare what they gave with what is answered. What changes no trust neither demands the token nor
@@ -15,8 +13,8 @@ import (
 func TestCACertIsAnsweredAsItWasGivenWhateverItsWhiteSpace(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		certificate, _ := bundle(t)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
-		token := m.lives(m.read(nil))
+		m.write("config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
+		token := m.expectLives(m.read(nil))
 		for name, given := range map[string]string{
 			"no line end":      strings.TrimSpace(certificate),
 			"lines around it":  "\n\n" + certificate + "\n ",
@@ -24,16 +22,16 @@ func TestCACertIsAnsweredAsItWasGivenWhateverItsWhiteSpace(t *testing.T) {
 			"of an old Mac":    strings.ReplaceAll(certificate, "\n", "\r"),
 			"as it was before": certificate,
 		} {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": given})
-			if answered := m.must(logical.ReadOperation, "config/default", nil)["ca_cert"]; answered != given {
+			m.write("config/default", map[string]any{"ca_cert": given})
+			if answered := m.get("config/default")["ca_cert"]; answered != given {
 				t.Errorf("%s: %q is answered", name, answered)
 			}
-			if m.lives(m.read(nil)) != token {
+			if m.expectLives(m.read(nil)) != token {
 				t.Errorf("%s: the session was retired", name)
 			}
 		}
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": "", "user_api_token": m.token})
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": " \n"})
+		m.write("config/default", map[string]any{"ca_cert": "", "user_api_token": m.token})
+		m.write("config/default", map[string]any{"ca_cert": " \n"})
 	})
 }
 
@@ -41,13 +39,13 @@ func TestAnotherCACertDemandsTheTokenAndRetires(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		certificate, _ := bundle(t)
 		other, _ := bundle(t)
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
-		token := m.lives(m.read(nil))
-		if text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate + other}); code != 400 || !strings.HasPrefix(text, "ca_cert: ") {
-			t.Errorf("%d %s", code, text)
+		m.write("config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
+		token := m.expectLives(m.read(nil))
+		if text := m.fails(400, opWrite, "config/default", map[string]any{"ca_cert": certificate + other}); !strings.HasPrefix(text, "ca_cert: ") {
+			t.Error(text)
 		}
-		m.must(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": certificate + other, "user_api_token": m.token})
-		if m.lives(m.read(nil)) == token {
+		m.write("config/default", map[string]any{"ca_cert": certificate + other, "user_api_token": m.token})
+		if m.expectLives(m.read(nil)) == token {
 			t.Error("the session was not retired")
 		}
 	})
@@ -66,12 +64,12 @@ func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
 			"without its beginning":  certificate + strings.TrimPrefix(key, "-----BEGIN PRIVATE KEY-----\n"),
 			"with Windows's lines":   strings.ReplaceAll(withKey, "\n", "\r\n"),
 		} {
-			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"ca_cert": given, "user_api_token": m.token})
+			text, code := m.failure(opWrite, "config/default", map[string]any{"ca_cert": given, "user_api_token": m.token})
 			if code != 400 || !strings.HasPrefix(text, "ca_cert: ") || !strings.Contains(text, "leave the key out") || strings.Contains(text, secret) {
 				t.Errorf("%s: %d %s", name, code, text)
 			}
 		}
-		if stored := m.must(logical.ReadOperation, "config/default", nil)["ca_cert"]; stored != "" {
+		if stored := m.get("config/default")["ca_cert"]; stored != "" {
 			t.Error("it was stored")
 		}
 	})
@@ -86,8 +84,8 @@ func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
 			"ncentral", "ncentral.example.com", "N-Central.Example.COM", "1.example.com", "ncentral.example.com.", "xn--bcher-kva.example",
 			longest, "192.0.2.1", "2001:db8::1", "",
 		} {
-			m.must(logical.UpdateOperation, "config/default", map[string]any{"tls_server_name": name, "user_api_token": m.token})
-			if answered := m.must(logical.ReadOperation, "config/default", nil)["tls_server_name"]; answered != name {
+			m.write("config/default", map[string]any{"tls_server_name": name, "user_api_token": m.token})
+			if answered := m.get("config/default")["tls_server_name"]; answered != name {
 				t.Errorf("%q became %q", name, answered)
 			}
 		}
@@ -96,7 +94,7 @@ func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
 			"ncentral.example.com:443", "ncentral.example.com/", "user@example.com", "a b", "a..b", ".a", "-a.example.com", "a-.example.com", "a_b.example.com",
 			"[2001:db8::1]", "fe80::1%eth0", "*.example.com", "bücher.example", "a\x00b", ".",
 		} {
-			text, code := m.failure(logical.UpdateOperation, "config/default", map[string]any{"tls_server_name": given, "user_api_token": m.token})
+			text, code := m.failure(opWrite, "config/default", map[string]any{"tls_server_name": given, "user_api_token": m.token})
 			if code != 400 || !strings.HasPrefix(text, "tls_server_name: not a host name") || strings.Contains(text, given) && len(given) > 5 {
 				t.Errorf("%q: %d %s", given, code, text)
 			}

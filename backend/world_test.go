@@ -435,15 +435,15 @@ func (w *world) recovered(what string) {
 }
 
 func (w *world) write(path string, data map[string]any) answer {
-	return w.request(context.Background(), w.active.Load(), logical.UpdateOperation, path, data)
+	return w.request(context.Background(), w.active.Load(), opWrite, path, data)
 }
 
 func (w *world) delete(path string) answer {
-	return w.request(context.Background(), w.active.Load(), logical.DeleteOperation, path, nil)
+	return w.request(context.Background(), w.active.Load(), opDelete, path, nil)
 }
 
 func (w *world) get(path string) answer {
-	return w.request(context.Background(), w.active.Load(), logical.ReadOperation, path, nil)
+	return w.request(context.Background(), w.active.Load(), opRead, path, nil)
 }
 
 // The definitions.
@@ -542,11 +542,11 @@ func (w *world) writeRole(name string, r roleModel) {
 		if r.dedicated {
 			data["credential_type"] = "dedicated"
 		}
-		operation := logical.Operation(logical.PatchOperation)
+		operation := logical.Operation(opPatch)
 		w.mu.Lock()
 		unsure := w.unsure["roles/"+name]
 		if w.roles[name] == nil || unsure {
-			operation = logical.UpdateOperation
+			operation = opWrite
 			delete(data, "min_ttl")
 		}
 		w.mu.Unlock()
@@ -793,12 +793,12 @@ func (w *world) read(role string, asks want) answer {
 	r := w.beginRead(role, asks)
 	a := answer{status: forwarded}
 	if n := w.standby.Load(); asks.standby && n != nil {
-		a = w.request(ctx, n, logical.ReadOperation, "creds/"+role, data)
+		a = w.request(ctx, n, opRead, "creds/"+role, data)
 		r.standby = a.status != forwarded
 	}
 	if a.status == forwarded {
 		r.node = w.active.Load()
-		a = w.request(ctx, r.node, logical.ReadOperation, "creds/"+role, data)
+		a = w.request(ctx, r.node, opRead, "creds/"+role, data)
 	}
 	r.answer = a
 	r.began = r.beganAt
@@ -1142,7 +1142,7 @@ func (w *world) leaseFromEnd(number int) *lease {
 func waysToFail() []simulator.Failure {
 	var all []simulator.Failure
 	for _, code := range []int{400, 401, 403, 404, 405, 409, 429, 500, 501, 502, 503, 504} {
-		all = append(all, simulator.Failure{Kind: simulator.FailureStatus, Status: code})
+		all = append(all, status(code))
 	}
 	for _, code := range []int{429, 503} {
 		all = append(all, simulator.Failure{Kind: simulator.FailureStatus, Status: code, RetryAfterSeconds: 40})
