@@ -30,7 +30,7 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 		"today's server":              {canLogOut: true},
 		"without logout":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }},
 		"refresh ends predecessor":    {knobs: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, canLogOut: true, refreshEnds: true},
-		"authenticate ends earlier":   {knobs: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, canLogOut: true, sessionEnds: true, warning: "every role needs an N-central user"},
+		"authenticate ends earlier":   {knobs: endsEarlier, canLogOut: true, sessionEnds: true, warning: "every role needs an N-central user"},
 		"403 on the data call":        {knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, canLogOut: true},
 		"links nested, single use":    {knobs: func(k *simulator.Knobs) { k.LinksNested, k.SingleUseRefreshTokens = true, true }, canLogOut: true},
 		"no expirySeconds, no start":  {knobs: func(k *simulator.Knobs) { k.OmitExpirySeconds, k.OmitStartTime = true, true }, canLogOut: true},
@@ -95,7 +95,7 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 			m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureRedirect})
 		}, "links", "without /api"},
 		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "write url with https"},
-		"refused JWT": {func(m *mount) { _, _ = m.RegenerateUserAPIToken("api-user") }, "authenticate", "write the token that the user has now"},
+		"refused JWT": {func(m *mount) { m.regenerate() }, "authenticate", "write the token that the user has now"},
 		"rate limit":  {func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate", "max_requests_in_flight"},
 		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "user", "the API user's password has expired: set a new one"},
 		"password, on an older server": {func(m *mount) {
@@ -158,23 +158,9 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 	}
 }
 
-func TestServerThatRefusesRefreshPassesAndIsRotatedByAuthenticate(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.FailNext(simulator.EndpointRefresh, -1, status(500))
-		if answer, _, _ := m.check(); answer["ok"] != true || answer["refresh_ends_predecessor"] != nil {
-			t.Error(answer["message"])
-		}
-		m.read(nil)
-		m.ResetCounts()
-		time.Sleep(56 * time.Minute)
-		m.expectLives(m.read(nil))
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
-	})
-}
-
 func TestCheckAndCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		fresh, _ := m.RegenerateUserAPIToken("api-user")
+		fresh := m.regenerate()
 		m.fails(400, opRead, "creds/monitoring", nil)
 		if answer, _, _ := m.check(); answer["ok"] != false {
 			t.Fatal("a refused credential passed")
@@ -215,55 +201,6 @@ func TestFailedVerifyChangesNothing(t *testing.T) {
 		if m.OpenSessions() != 1 {
 			t.Error("verify left sessions open")
 		}
-	})
-}
-
-func TestListOfConfigsTellsTheState(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		state := func() any {
-			t.Helper()
-			info := m.must(opList, "config/", nil)["key_info"].(map[string]any)
-			return info["default"].(map[string]any)["state"]
-		}
-		expect := func(want string) {
-			t.Helper()
-			if got := state(); got != want {
-				t.Errorf("state %v, want %s", got, want)
-			}
-		}
-		expect("ok") // verify asked
-		m.start()
-		expect("unknown")
-		m.read(nil)
-		expect("ok")
-		m.server.Stop()
-		time.Sleep(56 * time.Minute)
-		m.read(nil)
-		expect("degraded")
-		time.Sleep(5 * time.Minute)
-		m.fails(503, opRead, "creds/monitoring", nil)
-		expect("failing")
-		if err := m.server.Restart(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(15 * time.Second)
-		m.read(nil)
-		expect("ok")
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
-		m.tick()
-		expect("degraded")
-		if err := m.SetPasswordExpired("api-user", false); err != nil {
-			t.Fatal(err)
-		}
-		m.check()
-		expect("ok")
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
-		m.check()
-		expect("degraded")
 	})
 }
 
@@ -478,5 +415,32 @@ func TestAServerThatCallsEveryTokenDeadTeachesNothing(t *testing.T) {
 		if m.OpenSessions() != 0 {
 			t.Errorf("%d sessions are open", m.OpenSessions())
 		}
+	})
+}
+
+// What a check finds shows in the state.
+func TestCheckShowsInTheState(t *testing.T) {
+	state := func(m *mount) any {
+		return m.must(opList, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)["state"]
+	}
+	t.Run("expired password", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.FailNext(simulator.EndpointServiceOrgs, -1, status(500))
+			if m.must(opWrite, "config/default/check", nil)["ok"] != false {
+				t.Fatal("the check passed")
+			}
+			if got := state(m); got != "degraded" {
+				t.Errorf("after a check whose data call was answered with 500 the state is %v, want degraded", got)
+			}
+		})
+	})
+	t.Run("down", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.server.Stop()
+			m.write("config/default/check", nil)
+			if got := state(m); got != "failing" {
+				t.Errorf("after a check that could not reach N-central the state is %v, want failing", got)
+			}
+		})
 	})
 }

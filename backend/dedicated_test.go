@@ -68,55 +68,6 @@ func TestRevokeSucceedsWhereNothingCanBeEnded(t *testing.T) {
 	}
 }
 
-func TestALogoutThatFailsIsOwedUntilPaid(t *testing.T) {
-	failures := map[string]simulator.Failure{
-		"500":   {Kind: simulator.FailureStatus, Status: 500},
-		"403":   {Kind: simulator.FailureStatus, Status: 403},
-		"HTML":  {Kind: simulator.FailureHTML},
-		"reset": {Kind: simulator.FailureReset},
-		"hang":  {Kind: simulator.FailureHang},
-	}
-	for name, failure := range failures {
-		t.Run(name, func(t *testing.T) {
-			inDedicatedBubble(t, nil, func(m *mount) {
-				owed := func() int {
-					t.Helper()
-					status := m.status()
-					ofRole := m.get("sessions/worker")["logouts_owed"].(int)
-					if status["logouts_owed"] != ofRole || (status["state"] == "degraded") != (ofRole > 0) {
-						t.Errorf("status says %v, the role %d logouts owed", status, ofRole)
-					}
-					return ofRole
-				}
-				lease := m.open(nil)
-				m.FailNext(simulator.EndpointLogout, -1, failure)
-				m.mustRevoke(lease)
-				m.tick()
-				if owed() != 1 {
-					t.Fatalf("%d logouts are owed, want 1", owed())
-				}
-				m.ClearFailures()
-				time.Sleep(time.Minute)
-				m.tick()
-				if owed() != 0 || m.OpenSessions() != 0 {
-					t.Errorf("%d logouts are owed and %d sessions open after the tick", owed(), m.OpenSessions())
-				}
-			})
-		})
-	}
-}
-
-func TestADebtThatStorageRefusesFailsTheRevoke(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		lease := m.open(nil)
-		m.server.Stop()
-		m.storage.refuses.Store(true)
-		if m.revoke(lease) == nil {
-			t.Error("the revoke succeeded, and the session is forgotten while it lives")
-		}
-	})
-}
-
 func TestServerWithoutLogoutIsWarnedOfUntilALogoutSucceeds(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		warns := func() bool {
@@ -198,10 +149,10 @@ func TestReadersOfADedicatedRoleKeepNobodyWaiting(t *testing.T) {
 		m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
 		wait := m.openMany(context.Background(), 400)
 		synctest.Wait()
-		if o := m.begin(opRead, "creds/monitoring", nil)(); o.token() == "" || o.took > 2*time.Second {
+		if o := m.beginRead("monitoring", nil)(); o.token() == "" || o.took > 2*time.Second {
 			t.Errorf("the reader of a shared role waited %s: %v", o.took, o.err)
 		}
-		if o := m.begin(opRead, "creds/builds", nil)(); o.token() == "" || o.took > 3*time.Second {
+		if o := m.beginRead("builds", nil)(); o.token() == "" || o.took > 3*time.Second {
 			t.Errorf("the reader of another dedicated role waited %s: %v", o.took, o.err)
 		}
 		wait()
@@ -418,7 +369,7 @@ func TestADedicatedSessionThatAnotherEndedIsNotAnswered(t *testing.T) {
 	inDedicatedBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
 		release := g.hold(toAuthenticate)
-		first := m.begin(opRead, "creds/worker", nil)
+		first := m.beginRead("worker", nil)
 		synctest.Wait()
 		m.open(nil) // ends the first one's session
 		release()
@@ -437,5 +388,92 @@ func TestADedicatedRoleWithoutItsConfigIsToldSo(t *testing.T) {
 		m.backend.InvalidateKey(context.Background(), "config/default")
 		m.fails(400, opRead, "creds/worker", nil, "unknown config")
 		m.expectCalls(nil)
+	})
+}
+
+// A dedicated token that dies while it is being validated is not answered under a lease.
+func TestADedicatedTokenThatDiesWhileItIsValidatedIsNotAnswered(t *testing.T) {
+	inDedicatedBubble(t, endsEarlier, func(m *mount) {
+		m.write("roles/worker", map[string]any{"ttl": "10s"})
+		g := m.gated()
+		release := g.hold(toAuthenticate)
+		a := m.beginRead("worker", nil)
+		synctest.Wait()
+		// Another overlaps: fails before it opens a session
+		m.FailNext(simulator.EndpointAuthenticate, 1, status(401))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.fails(400, opRead, "creds/other", nil)
+		hold := g.hold(toValidate)
+		release()
+		synctest.Wait()
+		time.Sleep(9500 * time.Millisecond)
+		hold()
+		o := a()
+		if o.err == nil || !strings.Contains(o.err.Error(), "was of no use any more") {
+			t.Errorf("%v %v", o.err, o.response)
+		}
+	})
+}
+
+// A dedicated read ends within three times request_timeout, its validation included.
+func TestADedicatedReadEndsInTimeThoughItsTokenIsValidated(t *testing.T) {
+	inDedicatedBubble(t, endsEarlier, func(m *mount) {
+		m.write("config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "verify": false})
+		g := m.gated()
+		release := g.hold(toAuthenticate)
+		a := m.beginRead("worker", nil)
+		synctest.Wait()
+		m.FailNext(simulator.EndpointAuthenticate, 1, status(401))
+		m.write("roles/other", map[string]any{"lease": false})
+		m.fails(400, opRead, "creds/other", nil)
+		m.FailNext(simulator.EndpointValidate, -1, hang)
+		release()
+		o := a()
+		if o.took > 61*time.Second {
+			t.Errorf("took %s", o.took)
+		}
+	})
+}
+
+// A session whose config storage does not tell any more, once it is opened, is ended when storage is well again.
+func TestASessionOpenedWhileStorageFailsIsEnded(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		g := m.gatedOn(storage)
+		m.get("config/default")
+		release := g.hold(toAuthenticate)
+		reader := m.beginRead("worker", nil)
+		synctest.Wait()
+		m.backend.InvalidateKey(context.Background(), "config/default") // another node writes it
+		storage.failToRead("config/default")
+		release()
+		if o := reader(); o.token() != "" || m.OpenSessions() != 1 {
+			t.Errorf("a token was answered (%t), and %d sessions are open", o.token() != "", m.OpenSessions())
+		}
+		synctest.Wait()
+		storage.get.Store(nil)
+		time.Sleep(time.Minute)
+		m.tick()
+		if open := m.OpenSessions(); open != 0 || len(m.owedKeys()) != 0 {
+			t.Errorf("%d sessions stay open, owed is %v", open, m.owedKeys())
+		}
+	})
+}
+
+// A reader is told of storage that fails once its session is open, and no second one is opened.
+func TestNoSecondSessionIsOpenedWhereStorageFails(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		storage := &hookedStorage{Storage: m.storage}
+		g := m.gatedOn(storage)
+		release := g.hold(toAuthenticate)
+		reader := m.beginRead("worker", nil)
+		synctest.Wait()
+		m.backend.InvalidateKey(context.Background(), "role/worker")
+		storage.failToReadOnce("role/worker")
+		release()
+		if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there for a moment") {
+			t.Errorf("%v %v", o.err, o.response)
+		}
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
 	})
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
-	"vault-plugin-secrets-ncentral/internal/store"
 )
 
 // The logouts are written down before anything is forgotten or sent. Where that cannot be done nothing is ended, and what
@@ -85,84 +84,6 @@ func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 			})
 		}
 	}
-}
-
-// A process that dies between the writing of a debt and the deletion of the session leaves a token that the tick logs out:
-// nobody gets it any more then.
-func TestATokenThatIsOwedIsHandedOutNoMore(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/older", map[string]any{"lease": false}) // which the tick asks after
-		m.readRole("older")
-		time.Sleep(time.Second)
-		m.read(nil)
-		session, err := m.storage.Get(context.Background(), "session/monitoring")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.FailNext(simulator.EndpointLogout, -1, hang)
-		m.begin(opDelete, "sessions/monitoring", nil)
-		synctest.Wait()
-		if err := m.storage.Put(context.Background(), session); err != nil {
-			t.Fatal(err)
-		}
-		m.start()
-		m.ClearFailures()
-		m.tick()
-		m.expectLives(m.read(nil))
-		if len(m.owedKeys()) != 0 {
-			t.Errorf("owed is %v", m.owedKeys())
-		}
-	})
-}
-
-// A process that dies while it logs out has written down what it owes.
-func TestAProcessThatDiesInALogoutOwesIt(t *testing.T) {
-	for name, end := range map[string]func(m *mount){
-		"the sessions are deleted": func(m *mount) { m.begin(opDelete, "sessions/monitoring", nil) },
-		"the role is deleted":      func(m *mount) { m.begin(opDelete, "roles/monitoring", nil) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				token := m.expectLives(m.read(nil))
-				m.FailNext(simulator.EndpointLogout, -1, hang)
-				end(m)
-				synctest.Wait()
-				if len(m.owedKeys()) != 1 {
-					t.Errorf("while the logout hangs, owed is %v", m.owedKeys())
-				}
-				m.start() // ends the process before it, which breaks the logout off
-				m.ClearFailures()
-				time.Sleep(time.Minute)
-				m.tick()
-				if m.AccessTokenLives(token) || len(m.owedKeys()) != 0 {
-					t.Errorf("the token lives: %t; owed: %v", m.AccessTokenLives(token), m.owedKeys())
-				}
-			})
-		})
-	}
-}
-
-// The same holds for a session that is not handed out.
-func TestASessionThatCouldNotBeAnsweredIsOwedBeforeItIsEnded(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		g := m.gated()
-		release := g.hold(toAuthenticate)
-		reader := m.begin(opRead, "creds/monitoring", nil)
-		synctest.Wait()
-		m.delete("roles/monitoring")
-		m.FailNext(simulator.EndpointLogout, -1, hang)
-		release()
-		reader()
-		synctest.Wait()
-		if len(m.owedKeys()) != 1 {
-			t.Errorf("while the logout hangs, owed is %v", m.owedKeys())
-		}
-		m.ClearFailures()
-		synctest.Wait()
-		if m.OpenSessions() != 0 || len(m.owedKeys()) != 0 {
-			t.Errorf("%d sessions are open, owed is %v", m.OpenSessions(), m.owedKeys())
-		}
-	})
 }
 
 // A server that ignores the lifetime asked for leaves a token alive for an hour at each rotation. They are ended once the
@@ -237,64 +158,6 @@ func TestALeaseIsLoggedOutPastItsEndToo(t *testing.T) {
 	})
 }
 
-// One role's logouts that hang keep the tick from nothing.
-func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("config/default", map[string]any{"request_timeout": "20s"})
-		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token, "request_timeout": "20s", "max_retries": 10})
-		roles := m.addRoles(20, map[string]any{"config": "slow"})
-		for _, role := range roles {
-			m.readRole(role)
-		}
-		first := m.expectLives(m.read(nil))
-		time.Sleep(53*time.Minute + 30*time.Second)
-		for _, role := range roles { // deleted on the primary cluster
-			if err := m.storage.Delete(context.Background(), "role/"+role); err != nil {
-				t.Fatal(err)
-			}
-			m.backend.InvalidateKey(context.Background(), "role/"+role)
-		}
-		m.FailNext(simulator.EndpointLogout, -1, hang)
-		began := time.Now()
-		m.tick()
-		if took := time.Since(began); took > 50*time.Second {
-			t.Errorf("the tick took %s", took)
-		}
-		if m.expectLives(m.read(nil)) == first {
-			t.Error("the tick rotated nothing")
-		}
-		m.ClearFailures()
-		for range 3 {
-			time.Sleep(time.Minute)
-			m.tick()
-		}
-		synctest.Wait()
-		// The new session, and the one that it replaced.
-		if open := m.OpenSessions(); open != 2 || len(m.owedKeys()) != 0 {
-			t.Errorf("%d sessions are open, owed is %d", open, len(m.owedKeys()))
-		}
-	})
-}
-
-// Nor do those of tokens past their promise: what another config has is looked after at once.
-func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-		m.write("roles/aaa", map[string]any{"config": "slow", "lease": false, "ttl": "2m"})
-		m.read(nil)
-		for range 3 { // the first token is then past what was promised
-			m.readRole("aaa")
-			time.Sleep(90 * time.Second)
-		}
-		m.FailNext(simulator.EndpointLogout, -1, hang)
-		m.Reboot()
-		ticked := m.begin(logical.RollbackOperation, "", nil)
-		synctest.Wait()
-		m.expectLives(m.read(nil))
-		ticked()
-	})
-}
-
 // The sessions of a role end also where its last token was found dead and nothing has replaced it.
 func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
@@ -353,25 +216,6 @@ func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	}
 }
 
-// A debt whose token died since it was written is struck without a call, within the same second too.
-func TestADebtWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		debt := store.PendingLogout{
-			Origin:      store.Origin{Config: "default", URL: m.server.URL},
-			AccessToken: "token", GrantedUntil: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
-		}
-		if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "monitoring", debt); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Until(debt.GrantedUntil) + 100*time.Millisecond)
-		m.tick()
-		m.expectCalls(nil)
-		if owed := m.owedKeys(); len(owed) != 0 {
-			t.Errorf("owed is %v", owed)
-		}
-	})
-}
-
 // The tick is over when all its work is, so that the end of the backend breaks off nothing that it does not know of.
 func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
@@ -408,44 +252,6 @@ func TestNothingIsEndedAfterTheEnd(t *testing.T) {
 		m.tick()
 		m.expectCalls(nil)
 	})
-}
-
-// A session that could not be answered when the backend ended is owed, and the log tells where it cannot be.
-func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
-	for _, refuses := range []bool{false, true} {
-		inDedicatedBubble(t, nil, func(m *mount) {
-			storage := &hookedStorage{Storage: m.storage}
-			m.startOn(storage)
-			m.FailNext(simulator.EndpointServiceOrgs, -1, hang)
-			m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
-			reader := m.begin(opRead, "creds/worker", nil)
-			synctest.Wait()
-			goOn := make(chan struct{})
-			holds := func(key string) error {
-				if key == "role/worker" {
-					<-goOn
-				}
-				return nil
-			}
-			storage.get.Store(&holds)
-			m.backend.InvalidateKey(context.Background(), "role/worker")
-			time.Sleep(2 * time.Second) // the session is open, and the role is looked at again
-			if err := m.storage.Delete(context.Background(), "role/worker"); err != nil {
-				t.Fatal(err)
-			}
-			m.backend.Cleanup(context.Background())
-			m.storage.refuses.Store(refuses)
-			close(goOn)
-			if o := reader(); o.token() != "" {
-				t.Error("a token of a role that is no more was answered")
-			}
-			if owed := len(m.owedKeys()); refuses == (owed == 1) {
-				t.Errorf("storage refuses: %t; %d logouts are owed", refuses, owed)
-			}
-			m.expectLogged("a session that is not handed out could not be ended", refuses)
-			m.ClearFailures()
-		})
-	}
 }
 
 // A session that is not handed out is ended also where storage does not take the debt. The log tells where neither succeeds.
@@ -492,68 +298,6 @@ func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
 	})
 }
 
-// A lease whose token has ended owes nothing, and its end is no news.
-func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
-	for left, owed := range map[time.Duration]bool{0: false, time.Nanosecond: true} {
-		inDedicatedBubble(t, nil, func(m *mount) {
-			m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-			lease := m.open(nil)
-			lease.Secret.InternalData["dies_at"] = time.Now().Add(left).UTC().Format(time.RFC3339Nano)
-			m.FailNext(simulator.EndpointLogout, -1, status(503))
-			m.mustRevoke(lease)
-			if keys := m.owedKeys(); len(keys) > 0 != owed {
-				t.Errorf("%s before its end, owed is %v", left, keys)
-			}
-			m.expectLogged("the session of a lease that ended could not be ended", owed)
-		})
-	}
-}
-
-// A debt that is paid and that storage does not let go is told of, and tried once more.
-func TestADebtThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		storage := &hookedStorage{Storage: m.storage}
-		m.startOn(storage)
-		m.read(nil)
-		fails := func(key string) error {
-			if strings.HasPrefix(key, "owed/") {
-				return errors.New("storage refuses writes")
-			}
-			return nil
-		}
-		storage.del.Store(&fails)
-		m.delete("sessions/monitoring")
-		m.expectLogged("a logout owed could not be removed", true)
-		storage.del.Store(nil)
-		m.ResetCounts()
-		m.tick()
-		m.expectCalls(calls{simulator.EndpointLogout: 1})
-		if owed := m.owedKeys(); len(owed) != 0 {
-			t.Errorf("owed is %v", owed)
-		}
-	})
-}
-
-// A session that let a token past its promise go, though storage said that it did not, owes it.
-func TestATokenPastItsPromiseIsOwedWhereAFailedWriteWasDone(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
-		storage, first := m.tokenPastItsPromise()
-		fails := func(key string) error {
-			if strings.HasPrefix(key, "session/") {
-				return errors.New("storage fails")
-			}
-			return nil
-		}
-		storage.stored.Store(&fails)
-		m.tick()
-		storage.stored.Store(nil)
-		m.tick()
-		if m.AccessTokenLives(first) {
-			t.Error("a token past its promise was forgotten, and never logged out")
-		}
-	})
-}
-
 // A logout may end all that was refreshed from one authenticate. What a refresh brings and nobody gets is ended when nothing
 // of its chain is promised any more.
 func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
@@ -566,7 +310,7 @@ func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
 		"a role that was changed meanwhile": func(m *mount) {
 			g := m.gated()
 			release := g.hold(toRefresh)
-			read := m.begin(opRead, "creds/monitoring", nil)
+			read := m.beginRead("monitoring", nil)
 			synctest.Wait()
 			m.must(opPatch, "roles/monitoring", map[string]any{"ttl": "30m"})
 			release()
@@ -642,8 +386,7 @@ func TestTheLogTellsOfTokensPastTheirPromiseThatLiveOn(t *testing.T) {
 // The end of the backend waits for what is being written down.
 func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		storage := &hookedStorage{Storage: m.storage}
-		m.startOn(storage)
+		storage := m.hooked()
 		slow := func(key string) error {
 			if key == "session/monitoring" {
 				time.Sleep(3 * time.Second)
@@ -651,12 +394,44 @@ func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
 			return nil
 		}
 		storage.put.Store(&slow)
-		reader := m.begin(opRead, "creds/monitoring", nil)
+		reader := m.beginRead("monitoring", nil)
 		synctest.Wait()
 		m.backend.Cleanup(context.Background())
 		if stored, err := m.storage.InmemStorage.Get(context.Background(), "session/monitoring"); stored == nil || err != nil {
 			t.Errorf("the session was not stored when the backend had ended: %v", err)
 		}
 		reader()
+	})
+}
+
+func TestServerWithoutLogoutIsToldOf(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.LogoutAbsent = true }, func(m *mount) {
+		m.read(nil)
+		response, err := m.do(opDelete, "sessions/monitoring", nil)
+		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "has no logout") {
+			t.Fatalf("want a warning that the server has no logout, got %v %v", response, err)
+		}
+	})
+}
+
+func TestRetiredTokensLapseAndAreEndedWithTheRest(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.expectLives(m.read(nil))
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
+		second := m.expectLives(m.read(nil))
+		if second == first || !m.AccessTokenLives(first) {
+			t.Error("a retired token is to be left to lapse, and handed out no more")
+		}
+		if earlier := m.get("sessions/monitoring")["earlier_tokens"]; earlier != 1 {
+			t.Errorf("%v earlier tokens, want 1", earlier)
+		}
+		m.write("roles/monitoring", map[string]any{"min_ttl": "1m", "lease": true})
+		m.write("roles/monitoring", map[string]any{"lease": false})
+		m.write("config/default", map[string]any{"max_retries": 1, "expiry_warning": "1d"})
+		if m.expectLives(m.read(nil)) != second {
+			t.Error("a change that retires nothing replaced the token")
+		}
+		m.delete("sessions/monitoring")
+		m.onlySession("")
 	})
 }

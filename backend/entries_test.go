@@ -4,11 +4,14 @@
 package backend
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,24 +29,6 @@ func TestWritesWarnOfFieldsThatDoNotExist(t *testing.T) {
 			if err != nil || response == nil || !strings.Contains(strings.Join(response.Warnings, " "), keys(data)[0]) {
 				t.Errorf("%s: no warning of %v", path, keys(data))
 			}
-		}
-	})
-}
-
-func TestListOfSessionsTellsTheExpiryOfLiveTokensOnly(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		info := func() any {
-			t.Helper()
-			told, _ := m.must(opList, "sessions/", nil)["key_info"].(map[string]any)
-			return told["monitoring"].(map[string]any)["expires_at"]
-		}
-		answer := m.read(nil)
-		if info() != answer["expires_at"] {
-			t.Error("the expiry of a live token is not listed")
-		}
-		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
-		if info() != nil {
-			t.Error("the expiry of a retired token is listed as if it were handed out")
 		}
 	})
 }
@@ -279,6 +264,139 @@ func TestAnEmptyValueIsNoFalseAndNoZero(t *testing.T) {
 		} {
 			if text := m.fails(400, opWrite, given.path, map[string]any{given.field: ""}); !strings.HasPrefix(text, given.field+": give ") {
 				t.Errorf("%s of %s: %s", given.field, given.path, text)
+			}
+		}
+	})
+}
+
+// Null resets verify to its default, true.
+func TestNullVerifyIsTheDefault(t *testing.T) {
+	for _, operation := range []logical.Operation{opPatch, opWrite} {
+		t.Run(string(operation), func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.server.Stop()
+				response, err := m.do(operation, "config/default", map[string]any{"max_retries": 1, "verify": nil})
+				if err != nil || !response.IsError() {
+					t.Errorf("verify=null left the verification out: %v %v", response, err)
+				}
+			})
+		})
+	}
+}
+
+// Vault sends numbers to plugins as JSON. Whole ones are taken; fractions are refused, not cut.
+func TestWholeNumbersAreTakenAndFractionsRefused(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		changed := time.Now().Add(-48 * time.Hour).Unix()
+		response, err := m.do(opWrite, "config/default", wire(t, map[string]any{"password_changed_at": changed}))
+		if err != nil || response.IsError() {
+			t.Errorf("Unix time as a number: %v %v", response, err)
+		}
+		for _, bad := range []struct {
+			path, field string
+			value       any
+		}{
+			{"roles/monitoring", "ttl", 0.5},
+			{"roles/monitoring", "ttl", -0.5},
+			{"roles/monitoring", "min_ttl", 0.5},
+			{"roles/monitoring", "ttl", 90.9},
+			{"config/default", "max_retries", 3.7},
+			{"config/default", "max_requests_in_flight", 0.5},
+			{"config/default", "max_requests_in_flight", 50.5},
+			{"config/default", "password_max_age", 0.5},
+			{"creds/monitoring", "min_ttl", 0.5},
+		} {
+			response, err := m.do(opWrite, bad.path, wire(t, map[string]any{bad.field: bad.value}))
+			if err != nil || !response.IsError() {
+				t.Errorf("%s: %s=%v was taken", bad.path, bad.field, bad.value)
+			}
+		}
+	})
+}
+
+// A role that is deleted while it is being changed stays deleted.
+func TestDeletedRoleStaysDeleted(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := m.hooked()
+		reached, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		holds := func(key string) error {
+			if key == "config/default" {
+				once.Do(func() { close(reached); <-goOn })
+			}
+			return nil
+		}
+		storage.get.Store(&holds)
+		patched := make(chan struct{})
+		go func() {
+			defer close(patched)
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: opPatch, Path: "roles/monitoring", Storage: storage, Data: map[string]any{"min_ttl": "1m"},
+			})
+		}()
+		<-reached
+		deleted := make(chan struct{})
+		go func() {
+			defer close(deleted)
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: opDelete, Path: "roles/monitoring", Storage: storage,
+			})
+		}()
+		for range 1000 {
+			runtime.Gosched() // the delete may go on if nothing holds it back
+		}
+		close(goOn)
+		<-patched
+		<-deleted
+		if role := m.must(opRead, "roles/monitoring", nil); role != nil {
+			t.Error("the role that was deleted is there again")
+		}
+	})
+}
+
+// What the OpenAPI document calls the default of a field is what a new entry has to which the field was not given.
+func TestADeclaredDefaultIsWhatANewEntryHas(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		follows := map[string]bool{"user_api_token_sha256": true, "min_ttl": true} // from the token, and from the ttl
+		for path, given := range map[string]map[string]any{
+			"config/new": {"url": m.server.URL, "user_api_token": m.token},
+			"roles/new":  {},
+		} {
+			m.write(path, given)
+			declared := m.backend.Route(path).Fields
+			for name, has := range m.get(path) {
+				field := declared[name]
+				if field == nil || given[name] != nil || follows[name] {
+					continue
+				}
+				if want := field.DefaultOrZero(); fmt.Sprint(has) != fmt.Sprint(want) {
+					t.Errorf("%s: %s is %v, and declared as %v", path, name, has, want)
+				}
+			}
+		}
+	})
+}
+
+func TestTheLeastAndTheMostThatAreAllowedAreTaken(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, test := range []struct {
+			field          string
+			taken, refused []any
+		}{
+			{"request_timeout", []any{"1s", "20s"}, []any{0, "999ms", "20001ms", "21s"}},
+			{"max_retries", []any{0, 10}, []any{-1, 11}},
+			{"max_requests_in_flight", []any{1, 50}, []any{0, 51}},
+			{"refresh_token_ttl", []any{0, "1m"}, []any{"59s"}},
+			{"password_max_age", []any{0, "24h"}, []any{"23h"}},
+			{"expiry_warning", []any{0, "24h"}, []any{"23h"}},
+		} {
+			for _, value := range test.taken {
+				m.write("config/default", map[string]any{test.field: value})
+			}
+			for _, value := range test.refused {
+				if text := m.fails(400, opWrite, "config/default", map[string]any{test.field: value}); !strings.HasPrefix(text, test.field+": ") {
+					t.Errorf("%s %v: %s", test.field, value, text)
+				}
 			}
 		}
 	})

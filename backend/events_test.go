@@ -255,7 +255,7 @@ func TestALateFailureOfTheConfigBeforeIsNotLaidToTheNewOne(t *testing.T) {
 		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
 		go func() { _, _ = m.do(opRead, "creds/monitoring", nil) }()
 		time.Sleep(time.Second)
-		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.regenerate()
 		m.write("config/default", map[string]any{"user_api_token": m.AddUser("new-user")})
 		m.read(nil)
 		m.sent()
@@ -286,7 +286,7 @@ func TestNobodyWaitsLongForTheEventSystem(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.core = slowSender{}
 		m.start()
-		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.regenerate()
 		began := time.Now()
 		m.fails(400, opRead, "creds/monitoring", nil)
 		if took := time.Since(began); took > 3*time.Second {
@@ -323,7 +323,7 @@ func TestALateFailureOfADeletedConfigIsNotLaidToItsNamesake(t *testing.T) {
 		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
 		go func() { _, _ = m.do(opRead, "creds/monitoring", nil) }()
 		time.Sleep(time.Second)
-		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.regenerate()
 		m.delete("roles/monitoring")
 		m.delete("config/default")
 		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("new-user"), "password_max_age": 0})
@@ -339,7 +339,7 @@ func TestALateFailureOfADeletedConfigIsNotLaidToItsNamesake(t *testing.T) {
 // What ails another credential is news, though events told of an ailment of the one before.
 func TestANewCredentialThatIsRefusedTooIsToldOf(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.regenerate()
 		m.fails(400, opRead, "creds/monitoring", nil)
 		m.write("config/default", map[string]any{"user_api_token": m.AddUser("other-user"), "verify": false})
 		_, _ = m.RegenerateUserAPIToken("other-user")

@@ -102,12 +102,41 @@ func (s *hookedStorage) Delete(ctx context.Context, key string) error {
 	return s.Storage.Delete(ctx, key)
 }
 
+// hooked makes the backend anew on a storage with hooks.
+func (m *mount) hooked() *hookedStorage {
+	m.t.Helper()
+	storage := &hookedStorage{Storage: m.storage}
+	m.startOn(storage)
+	return storage
+}
+
+// errNotThere is what a storage answers that is to fail.
+var errNotThere = errors.New("storage is not there for a moment")
+
+func failsFor(prefix string) *func(key string) error {
+	return new(func(key string) error {
+		if strings.HasPrefix(key, prefix) {
+			return errNotThere
+		}
+		return nil
+	})
+}
+
+// failToRead has looks at keys that begin so fail.
+func (s *hookedStorage) failToRead(prefix string) { s.get.Store(failsFor(prefix)) }
+
+// failToWrite has writes of keys that begin so fail.
+func (s *hookedStorage) failToWrite(prefix string) { s.put.Store(failsFor(prefix)) }
+
+// failToDelete has deletions of keys that begin so fail.
+func (s *hookedStorage) failToDelete(prefix string) { s.del.Store(failsFor(prefix)) }
+
 // failToReadOnce has the next look at the key fail.
 func (s *hookedStorage) failToReadOnce(key string) {
 	var once sync.Once
 	hook := func(looked string) (err error) {
 		if looked == key {
-			once.Do(func() { err = errors.New("storage is not there for a moment") })
+			once.Do(func() { err = errNotThere })
 		}
 		return err
 	}
@@ -119,6 +148,20 @@ func (m *mount) holdLook(storage *hookedStorage, key string) (goOn chan struct{}
 	goOn = make(chan struct{})
 	hook := func(looked string) {
 		if looked == key {
+			<-goOn
+		}
+	}
+	storage.got.Store(&hook)
+	m.backend.InvalidateKey(context.Background(), key)
+	return goOn
+}
+
+// holdFirstLook is holdLook for the first look alone.
+func (m *mount) holdFirstLook(storage *hookedStorage, key string) (goOn chan struct{}) {
+	goOn = make(chan struct{})
+	var held atomic.Bool
+	hook := func(looked string) {
+		if looked == key && !held.Swap(true) {
 			<-goOn
 		}
 	}

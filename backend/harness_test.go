@@ -303,6 +303,21 @@ func (m *mount) begin(operation logical.Operation, path string, data map[string]
 	return func() outcome { return <-done }
 }
 
+// beginRead is begin for a read of the role.
+func (m *mount) beginRead(role string, data map[string]any) func() outcome {
+	return m.begin(opRead, "creds/"+role, data)
+}
+
+// beginTick starts a tick and returns a function that waits for it.
+func (m *mount) beginTick() (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.tick()
+	}()
+	return func() { <-done }
+}
+
 // beginAll starts a read of each role.
 func (m *mount) beginAll(roles []string) (waits []func() outcome) {
 	m.t.Helper()

@@ -4,8 +4,11 @@
 package backend
 
 import (
+	"context"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // The command line breaks a wider line, and leaves a word or two of it on a line of their own.
@@ -19,4 +22,11 @@ func TestTheLinesOfADescriptionFitATerminal(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Vault makes a backend without a system view where it asks for nothing but the plugin's metadata.
+func TestTheFactoryNeedsNoSystemView(t *testing.T) {
+	if _, err := Factory(context.Background(), &logical.BackendConfig{}); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -142,3 +142,24 @@ func TestAReaderWhoPollsCostsLittle(t *testing.T) {
 		})
 	}
 }
+
+// A name with two dots, which storage takes for no key, is the caller's mistake and never a failure.
+func TestNamesWithTwoDotsAreTheCallersMistake(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.startOn(logical.NewStorageView(m.storage, ""))
+		m.fails(400, opWrite, "roles/other", map[string]any{"config": "a..b"}, "config")
+		for _, path := range []string{"roles/a..b", "config/a..b"} {
+			request := &logical.Request{Operation: opWrite, Path: path, Storage: m.storage, Data: map[string]any{}}
+			if _, _, err := m.backend.HandleExistenceCheck(context.Background(), request); err != nil {
+				t.Errorf("%s: the existence check failed, which core answers with 500: %v", path, err)
+			}
+			m.fails(400, opWrite, path, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+		}
+		m.fails(400, opRead, "creds/a..b", nil)
+		for _, path := range []string{"roles/a..b", "config/a..b", "sessions/a..b"} {
+			if response, err := m.do(opRead, path, nil); response != nil || err != nil {
+				t.Errorf("read of %s, which is unknown: %v %v", path, response, err)
+			}
+		}
+	})
+}

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
+
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
@@ -120,21 +122,6 @@ func TestARotationAheadOfNeedThatFailsIsLeftAlone(t *testing.T) {
 				if refreshes, authenticates := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes > 4 || authenticates > 2 {
 					t.Errorf("100 reads of a good token made %d refreshes and %d authenticates", refreshes, authenticates)
 				}
-			})
-		})
-	}
-}
-
-// An answer that may be a refusal in other words casts the suspicion that a refusal does.
-func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
-	for name, failure := range map[string]simulator.Failure{"hidden": {Kind: simulator.FailureErrorMessage}, "400": status(400)} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
-				m.read(nil)
-				m.regenerate()
-				time.Sleep(56 * time.Minute)
-				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
-				m.fails(502, opRead, "creds/monitoring", nil)
 			})
 		})
 	}
@@ -254,22 +241,6 @@ func TestNoPauseLastsPastTheEndOfATokenInHand(t *testing.T) {
 	})
 }
 
-// A stale answer says to come back when there is half of the token's life left at the latest.
-func TestAStaleAnswerSendsNobodyAwayUntilItsEnd(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		m.server.Stop()
-		for _, test := range []struct{ after, want time.Duration }{
-			{56 * time.Minute, 15 * time.Second}, {210 * time.Second, 15 * time.Second}, {20 * time.Second, 5 * time.Second}, {5 * time.Second, 2 * time.Second},
-		} {
-			time.Sleep(test.after)
-			if ttl := m.read(nil)["ttl"].(int64); time.Duration(ttl)*time.Second != test.want {
-				t.Errorf("at %s ttl is %d, want %s", time.Now().Format(time.TimeOnly), ttl, test.want)
-			}
-		}
-	})
-}
-
 // Readers of a dedicated role share no flight. They take their turns all the same: while N-central asks for patience, no more
 // of them try than it has places for, and then it is left alone.
 func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
@@ -279,7 +250,7 @@ func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
 			m.ResetCounts()
 			var group sync.WaitGroup
 			for range 2400 { // for two minutes
-				group.Go(func() { m.begin(opRead, "creds/worker", nil)() })
+				group.Go(func() { m.beginRead("worker", nil)() })
 				time.Sleep(50 * time.Millisecond)
 			}
 			group.Wait()
@@ -291,49 +262,77 @@ func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
 	}
 }
 
-// A reboot into another version while no token of the config lives is noticed before what was learnt is used.
-func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
-	for _, told := range []bool{true, false} {
-		inBubble(t, func(k *simulator.Knobs) { k.OmitStartTime = !told }, func(m *mount) {
-			m.read(nil)
-			time.Sleep(2 * time.Hour) // the token lapsed in the night
-			m.tick()
-			m.Reboot()
-			m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
-			first := m.expectLives(m.read(nil))
-			time.Sleep(56 * time.Minute)
-			m.expectLives(m.read(nil))
-			if !m.AccessTokenLives(first) {
-				t.Error("a rotation ended the token that readers hold")
-			}
+// A reader of a config's last version does not bring it back and lift the cool-down of the one that is in force.
+func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, 1, hang)
+		done := make(chan struct{})
+		go func() { // waits with a token in hand on the version of the config that is now in force
+			defer close(done)
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+			})
+		}()
+		time.Sleep(time.Second)
+		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+		m.regenerate()
+		m.ResetCounts()
+		m.fails(400, opRead, "creds/other", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
+		time.Sleep(10 * time.Second) // the hanging attempt times out, and its reader gets the stale token
+		<-done
+		m.ResetCounts()
+		m.fails(400, opRead, "creds/other", nil)
+		m.expectCalls(nil)
+	})
+}
+
+// Of calls that were under way together, the first refusal begins the cool-down, and the others do not lengthen it.
+func TestCallsUnderWayTogetherBeginOnePause(t *testing.T) {
+	for name, failure := range map[string]simulator.Failure{"refused": status(401), "500": status(500)} {
+		t.Run(name, func(t *testing.T) {
+			inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
+				m.openMany(context.Background(), 6)()
+				wait := 30 * time.Second
+				if name == "500" {
+					wait = time.Second
+				}
+				if next := m.status()["next_attempt"]; next != time.Now().Add(wait).UTC().Format(time.RFC3339) {
+					t.Errorf("at %s: next attempt at %v, want %s later", time.Now().UTC().Format(time.RFC3339), next, wait)
+				}
+			})
 		})
 	}
-	t.Run("a restart of the plugin forgets that time, not the doubt", func(t *testing.T) {
-		inBubble(t, nil, func(m *mount) {
-			time.Sleep(time.Hour)
-			m.Reboot()
-			m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
-			first := m.expectLives(m.read(nil))
-			m.start()
-			time.Sleep(56 * time.Minute)
-			m.expectLives(m.read(nil))
-			if !m.AccessTokenLives(first) {
-				t.Error("a rotation ended the token that readers hold")
-			}
-		})
-	})
-	t.Run("and costs one call where nothing changed", func(t *testing.T) {
-		inBubble(t, nil, func(m *mount) {
-			m.read(nil)
-			time.Sleep(2 * time.Hour)
-			m.tick()
-			m.read(nil)
-			m.ResetCounts()
-			for range 3 {
-				time.Sleep(56 * time.Minute)
-				m.expectLives(m.read(nil))
-			}
-			m.expectCalls(calls{simulator.EndpointRefresh: 3, simulator.EndpointServerInfo: 1})
-		})
+}
+
+func TestRefusedCredentialIsNotHammered(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.regenerate()
+		for range 100 {
+			m.fails(400, opRead, "creds/monitoring", nil)
+		}
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(30 * time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(59 * time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
+		time.Sleep(time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		for range 5 {
+			time.Sleep(10 * time.Minute)
+			m.fails(400, opRead, "creds/monitoring", nil)
+		}
+		m.ResetCounts()
+		time.Sleep(10*time.Minute - time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
 	})
 }

@@ -211,7 +211,7 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			m.fails(502, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"calls_total{call=authenticate,outcome=malformed}": 1, "failed_token_reads_total{reason=malformed}": 1}},
 		"User-API token refused": {nil, func(m *mount) {
-			_, _ = m.RegenerateUserAPIToken("api-user")
+			m.regenerate()
 			m.fails(400, opRead, "creds/monitoring", nil)
 			m.fails(400, opRead, "creds/monitoring", nil)
 		}, map[string]float64{"calls_total{call=authenticate,outcome=refused}": 1, "failed_token_reads_total{reason=refused}": 2}},
@@ -418,7 +418,7 @@ func TestMetricsForgetAConfigThatWasDeletedOnAnotherNode(t *testing.T) {
 
 // Where a session ends the user's earlier ones, roles of one config end each other's tokens: the engine knows.
 func TestTokensThatTheEngineItselfEndedAreNotCountedAsDead(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }, func(m *mount) {
+	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
 		before := m.metrics()

@@ -5,10 +5,8 @@ package backend
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -92,7 +90,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			m.start()
 			m.FailNext(simulator.AnyEndpoint, -1, hang)
 			for i := range 120 {
-				if o := m.begin(opRead, "creds/monitoring", nil)(); o.token() == "" || o.took > time.Second && i > 0 {
+				if o := m.beginRead("monitoring", nil)(); o.token() == "" || o.took > time.Second && i > 0 {
 					t.Fatalf("read %d waited %s: %v", i, o.took, o.err)
 				}
 				time.Sleep(time.Second)
@@ -119,7 +117,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			}
 			m.Reboot()
 			m.start()
-			cold := m.begin(opRead, "creds/monitoring", nil)
+			cold := m.beginRead("monitoring", nil)
 			for _, wait := range m.beginAll(roles) {
 				if o := wait(); !m.AccessTokenLives(o.token()) {
 					t.Error("a dead token was handed out")
@@ -166,269 +164,6 @@ func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if response, _ := m.do(opRead, "creds/monitoring", nil); response.Secret.TTL != 20*time.Minute {
 			t.Errorf("promised for %s, ten minutes later", response.Secret.TTL)
-		}
-	})
-}
-
-// A check, or a write with verification, that finds out that a new session ends the earlier ones has ended those of every
-// config with that user: none is handed out without having been validated.
-func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
-	for _, by := range []string{"check", "verification", "verification of a new config", "check of another config"} {
-		t.Run(by, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				roles := append(m.addRoles(2, nil), "twin")
-				m.write("roles/twin", map[string]any{"lease": false, "config": "twin"})
-				for _, role := range roles {
-					m.readRole(role)
-				}
-				m.Change(endsEarlier) // an upgrade, say
-				switch by {
-				case "check":
-					m.check()
-				case "verification":
-					m.write("config/default", map[string]any{"max_retries": 2})
-				case "verification of a new config":
-					m.write("config/third", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				case "check of another config":
-					m.write("config/twin/check", nil)
-				}
-				for _, role := range roles {
-					m.expectLives(m.readRole(role))
-				}
-			})
-		})
-	}
-}
-
-// One config's authenticate ends what another with the same user holds.
-func TestConfigsWithOneUserAreSuspectTogether(t *testing.T) {
-	for name, happens := range map[string]func(m *mount){
-		"a new session": func(m *mount) { m.readRole("cold") },
-		"a refused token": func(m *mount) {
-			m.Change(func(k *simulator.Knobs) { k.RegenerateEndsSessions = true })
-			m.regenerate()
-			m.fails(400, opRead, "creds/cold", nil)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, endsEarlier, func(m *mount) {
-				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				m.write("roles/cold", map[string]any{"lease": false, "config": "twin"})
-				first := m.expectLives(m.read(nil))
-				happens(m)
-				response, err := m.do(opRead, "creds/monitoring", nil)
-				if err == nil && !response.IsError() && response.Data["access_token"] == first {
-					t.Error("a dead token was handed out")
-				}
-			})
-		})
-	}
-}
-
-// Validate that answers neither 200 with its message nor 401 leaves it to the data call.
-func TestTheDataCallTellsWhereValidateDoesNot(t *testing.T) {
-	answers := map[string]simulator.Failure{
-		"403": status(403), "404": status(404), "400": status(400), "500": status(500),
-		"hidden error": {Kind: simulator.FailureErrorMessage}, "login page": {Kind: simulator.FailureHTML},
-		"a message of its own": {Kind: simulator.FailureMessage, Message: "The token is not valid."},
-	}
-	for name, failure := range answers {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				first := m.expectLives(m.read(nil))
-				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-				m.FailNext(simulator.EndpointValidate, -1, failure)
-				if m.expectLives(m.read(map[string]any{"validate": true})) != first {
-					t.Error("a token that lives was replaced")
-				}
-				m.Reboot()
-				time.Sleep(2 * time.Second)
-				if m.expectLives(m.read(map[string]any{"validate": true})) == first {
-					t.Error("a dead token was handed out")
-				}
-				time.Sleep(time.Minute)
-				m.Reboot()
-				m.tick()
-				m.expectLives(m.read(nil))
-				if state := m.status()["state"]; state != "ok" {
-					t.Errorf("state %v", state)
-				}
-			})
-		})
-		t.Run(name+", and the data call neither", func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				first := m.expectLives(m.read(nil))
-				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-				m.FailNext(simulator.EndpointValidate, -1, failure)
-				m.FailNext(simulator.EndpointServiceOrgs, -1, status(500))
-				if m.expectLives(m.read(map[string]any{"validate": true})) == first {
-					t.Error("a reader who asked for validation got a token that could not be validated")
-				}
-				time.Sleep(time.Minute)
-				m.tick()
-				if status := m.status(); status["state"] != "degraded" || !strings.Contains(fmt.Sprint(status["reasons"]), "validate") {
-					t.Errorf("%v %v", status["state"], status["reasons"])
-				}
-				m.ClearFailures()
-				time.Sleep(time.Hour)
-				m.read(nil)
-				m.tick()
-				m.expectLives(m.read(map[string]any{"validate": true}))
-				if status := m.status(); status["state"] != "ok" {
-					t.Errorf("%v %v", status["state"], status["reasons"])
-				}
-			})
-		})
-	}
-}
-
-// A server without validate works: roles share nothing that they should not, rotations refresh, and it is asked once.
-func TestAServerWithoutValidateWorks(t *testing.T) {
-	for _, verify := range []bool{true, false} {
-		t.Run(fmt.Sprintf("verify=%t", verify), func(t *testing.T) {
-			inBubble(t, func(k *simulator.Knobs) { k.ValidateAbsent = true }, func(m *mount) {
-				response, err := m.do(opWrite, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": verify, "password_max_age": 0})
-				if err != nil || response.IsError() {
-					t.Fatal(response, err)
-				}
-				if warned := response != nil && strings.Contains(strings.Join(response.Warnings, "\n"), "has no validate"); warned != verify {
-					t.Errorf("warned: %t", warned)
-				}
-				roles := m.addRoles(2, map[string]any{"config": "fresh"})
-				tokens := map[string]string{}
-				for _, role := range roles {
-					tokens[role] = m.expectLives(m.readRole(role))
-				}
-				for _, role := range roles { // whether its session ended the other's is not known where nothing was tried
-					m.readRole(role)
-				}
-				m.ResetCounts()
-				for range 10 {
-					for _, role := range roles {
-						if m.expectLives(m.readRole(role)) != tokens[role] {
-							t.Error("another token")
-						}
-					}
-				}
-				m.expectCalls(nil)
-				time.Sleep(56 * time.Minute)
-				for _, role := range roles {
-					m.expectLives(m.readRole(role))
-				}
-				if refreshes := m.all(simulator.EndpointRefresh); refreshes < 2 {
-					t.Errorf("%d refreshes", refreshes)
-				}
-				synctest.Wait() // the sessions that were opened to learn are logged out beside it
-				m.ResetCounts()
-				time.Sleep(2 * time.Second)
-				m.expectLives(m.must(opRead, "creds/role-0", map[string]any{"validate": true}))
-				m.expectCalls(calls{simulator.EndpointServiceOrgs: 1})
-				if can := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)["can_validate"]; can != false {
-					t.Errorf("can_validate: %v", can)
-				}
-			})
-		})
-	}
-}
-
-// What storage refused is in memory alone: the tick looks after it all the same, and stores it once it can.
-func TestTheTickLooksAfterWhatStorageRefused(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.storage.refuses.Store(true)
-		first := m.expectLives(m.read(nil))
-		m.tick()
-		m.expectLogged("a session could not be stored again", true)
-		if warnings := m.warnings(); !strings.Contains(warnings, "could not be stored") {
-			t.Errorf("it is not stored, and warned of is %q", warnings)
-		}
-		m.storage.refuses.Store(false)
-		time.Sleep(time.Minute)
-		m.tick()
-		if warnings := m.warnings(); warnings != "" {
-			t.Errorf("it was stored since, and is warned of: %s", warnings)
-		}
-		m.start()
-		if m.expectLives(m.read(nil)) != first {
-			t.Error("the token was never stored")
-		}
-	})
-	inBubble(t, nil, func(m *mount) {
-		m.storage.refuses.Store(true)
-		m.expectLives(m.read(nil))
-		m.Reboot()
-		time.Sleep(time.Minute)
-		m.tick()
-		m.expectLives(m.read(nil))
-	})
-}
-
-// A role that is read while N-central refuses the User-API token lives on by its refresh token.
-func TestTheTickKeepsTheRefreshTokenOfARoleThatIsRead(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
-		m.read(nil)
-		m.regenerate()
-		time.Sleep(56 * time.Minute)
-		m.expectLives(m.read(nil)) // stale, for where refresh ends the token before it rotations authenticate
-		for range 5 {
-			time.Sleep(time.Minute)
-			m.tick()
-		}
-		m.expectLives(m.read(nil))
-	})
-}
-
-// A data call that is answered is not repeated before an hour, whatever the answer, and the state tells.
-func TestADataCallThatIsAnsweredStandsForAnHour(t *testing.T) {
-	for _, code := range []int{401, 404, 400, 500} {
-		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-				m.read(nil)
-				m.FailNext(simulator.EndpointServiceOrgs, -1, status(code))
-				m.ResetCounts()
-				for range 30 {
-					time.Sleep(time.Minute)
-					m.tick()
-				}
-				if tried := m.all(simulator.EndpointServiceOrgs); tried != 1 {
-					t.Errorf("%d data calls in half an hour", tried)
-				}
-				if state := m.status()["state"]; state != "degraded" {
-					t.Errorf("state %v", state)
-				}
-			})
-		})
-	}
-}
-
-// Where all roles of a config are dedicated the tick holds no token: the data call is made with one that was just opened.
-func TestTheDataCallIsMadeWithADedicatedSessionToo(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			m.open(nil)
-			time.Sleep(10 * time.Minute)
-		}
-		if tried := m.all(simulator.EndpointServiceOrgs); tried == 0 || tried > 2 {
-			t.Errorf("%d data calls", tried)
-		}
-		if state := m.status()["state"]; state != "degraded" {
-			t.Errorf("state %v", state)
-		}
-	})
-	// A session that was ended by then tells nothing of the user.
-	inDedicatedBubble(t, nil, func(m *mount) {
-		g := m.gated()
-		release := g.hold(toData)
-		m.FailNext(simulator.EndpointServiceOrgs, 1, status(401))
-		m.mustRevoke(m.open(nil))
-		release()
-		synctest.Wait()
-		if state := m.status()["state"]; state != "ok" {
-			t.Errorf("state %v", state)
 		}
 	})
 }

@@ -7,8 +7,8 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,45 +19,10 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// A role that was deleted and made anew while its logouts hang has one state: one flight serves its readers, and the end of
-// its sessions reaches it.
-func TestARoleMadeAnewHasOneFlight(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		g := m.gated()
-		m.read(nil)
-		releaseLogout := g.hold("POST /api/auth/logout")
-		deleted := m.begin(opDelete, "roles/monitoring", nil)
-		synctest.Wait()
-		m.write("roles/monitoring", map[string]any{"lease": false})
-		m.ResetCounts()
-		release := g.hold(toAuthenticate)
-		first := m.begin(opRead, "creds/monitoring", nil)
-		synctest.Wait()
-		releaseLogout()
-		deleted()
-		second := m.begin(opRead, "creds/monitoring", nil)
-		synctest.Wait()
-		if tried := m.all(simulator.EndpointAuthenticate); tried != 1 {
-			t.Errorf("two readers caused %d authenticates, want 1", tried)
-		}
-		before := len(m.Issued())
-		m.delete("sessions/monitoring")
-		release()
-		for _, o := range []outcome{first(), second()} {
-			if !slices.ContainsFunc(m.Issued()[before:], func(i simulator.IssuedToken) bool { return i.Access == o.token() }) {
-				t.Errorf("a token was answered that was asked for before the sessions were ended: %v", o.err)
-			}
-		}
-		synctest.Wait()
-		m.onlySession(m.expectLives(m.read(nil)))
-	})
-}
-
 // A reader whose token is good enough waits for nobody who writes to storage.
 func TestAGoodTokenWaitsForNoStorage(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		storage := &hookedStorage{Storage: m.storage}
-		m.startOn(storage)
+		storage := m.hooked()
 		m.read(nil)
 		time.Sleep(54 * time.Minute)
 		goOn := make(chan struct{})
@@ -71,7 +36,7 @@ func TestAGoodTokenWaitsForNoStorage(t *testing.T) {
 		m.read(nil) // starts the rotation ahead; it lands and is being stored
 		synctest.Wait()
 		var done atomic.Bool
-		reader := m.begin(opRead, "creds/monitoring", nil)
+		reader := m.beginRead("monitoring", nil)
 		finished := make(chan struct{})
 		go func() { reader(); done.Store(true); close(finished) }()
 		for range 200_000 { // the bubble's time stands still while a write is under way, so the reader is given turns
@@ -103,7 +68,7 @@ func TestAReadEndsInTime(t *testing.T) {
 				m.write("config/default", map[string]any{"request_timeout": "20s"})
 				m.read(nil)
 				prepare(m)
-				o := m.begin(opRead, "creds/monitoring", map[string]any{"validate": true})()
+				o := m.beginRead("monitoring", map[string]any{"validate": true})()
 				if o.took > time.Minute {
 					t.Errorf("one read took %s", o.took)
 				}
@@ -116,63 +81,17 @@ func TestAReadEndsInTime(t *testing.T) {
 	}
 }
 
-// A reader whose stale token ends while the first attempt fails waits for what comes of the others.
-func TestAReaderWhoseTokenEndsMeanwhileWaitsForTheOthers(t *testing.T) {
-	for name, down := range map[string]bool{"which brings a token": false, "which brings none": true} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.read(nil)
-				time.Sleep(59*time.Minute + 55*time.Second)
-				m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
-				attempts := 1
-				if down {
-					attempts = -1
-				}
-				m.FailNext(simulator.AnyEndpoint, attempts, status(503))
-				if !down {
-					m.expectLives(m.read(nil))
-				} else if text := m.fails(503, opRead, "creds/monitoring", nil); strings.Contains(text, "tried again;") {
-					t.Error(text)
-				}
-			})
-		})
-	}
-}
-
-func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("config/default", map[string]any{"request_timeout": "20s"})
-		m.write("roles/monitoring", map[string]any{"ttl": "30s", "min_ttl": "15s"})
-		m.Change(func(k *simulator.Knobs) { k.Latency = 18 * time.Second })
-		m.fails(503, opRead, "creds/monitoring", map[string]any{"min_ttl": "15s"}, "12s left, less than the 15s that were asked for")
-		m.delete("sessions/monitoring")
-		m.Change(func(k *simulator.Knobs) { k.Latency = 15 * time.Second })
-		m.read(map[string]any{"min_ttl": "15s"}) // to the second
-	})
-}
-
-func TestWhereMaxLeaseTTLIsNotKnownNoTokenIsAskedFor(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		m.system.MaxLeaseTTLVal = 0
-		m.ResetCounts()
-		for _, path := range []string{"creds/monitoring", "creds/worker"} {
-			m.fails(503, opRead, path, nil, "max_lease_ttl")
-		}
-		m.expectCalls(nil)
-	})
-}
-
 // The end of the backend waits for nothing that N-central has to answer, and nothing begins after it.
 func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 	tests := map[string]func(m *mount){
-		"a flight":     func(m *mount) { m.begin(opRead, "creds/monitoring", nil) },
-		"a validation": func(m *mount) { m.begin(opRead, "creds/monitoring", map[string]any{"validate": true}) },
+		"a flight":     func(m *mount) { m.beginRead("monitoring", nil) },
+		"a validation": func(m *mount) { m.beginRead("monitoring", map[string]any{"validate": true}) },
 		"learning, before a rotation": func(m *mount) {
 			time.Sleep(54 * time.Minute)
 			m.read(nil)
 		},
 		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); m.begin(logical.RollbackOperation, "", nil) },
-		"a dedicated read":  func(m *mount) { m.begin(opRead, "creds/worker", nil) },
+		"a dedicated read":  func(m *mount) { m.beginRead("worker", nil) },
 		"its probe":         func(m *mount) { m.open(nil) },
 		"an end of a lease": func(m *mount) { lease := m.open(nil); go func() { _ = m.revoke(lease) }() },
 	}
@@ -209,36 +128,15 @@ func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 	}
 }
 
-// What must be learnt before the first rotation leaves a slow server the time to give a token.
-func TestLearningLeavesTimeForTheRotation(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.delete("roles/monitoring")
-		m.delete("config/default")
-		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-		m.write("roles/monitoring", map[string]any{"lease": false})
-		first := m.expectLives(m.read(nil))
-		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
-		time.Sleep(40 * time.Minute)
-		if m.expectLives(m.read(map[string]any{"min_ttl": "30m"})) == first {
-			t.Error("no new token was had")
-		}
-		time.Sleep(time.Minute)
-		if open := m.OpenSessions(); open != 2 {
-			t.Errorf("%d sessions are open, want the role's two", open)
-		}
-	})
-}
-
 // A reader that looked before a token was obtained, and comes to ask for one after, looks again and asks for none.
 func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		storage := &hookedStorage{Storage: m.storage}
-		m.startOn(storage)
+		storage := m.hooked()
 		m.read(nil)
 		time.Sleep(40 * time.Minute)
 		m.ResetCounts()
 		goOn := m.holdSecondLook(storage, "learnt/default")
-		late := m.begin(opRead, "creds/monitoring", map[string]any{"min_ttl": "30m"})
+		late := m.beginRead("monitoring", map[string]any{"min_ttl": "30m"})
 		synctest.Wait()
 		token := m.expectLives(m.read(map[string]any{"min_ttl": "30m"}))
 		close(goOn)
@@ -270,14 +168,49 @@ func TestReadersStartOverOnce(t *testing.T) {
 	}
 }
 
-func TestASessionTellsWhenItsTokenIsReplaced(t *testing.T) {
+// Readers of one token do not share the array of its warnings.
+func TestWarningsAreNotShared(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute; k.RefuseLongOverrides = true }, func(m *mount) {
+		m.system.MaxLeaseTTLVal = 40 * time.Minute
+		m.write("roles/monitoring", map[string]any{"ttl": "50m", "min_ttl": "20m"})
+		t.Log(m.warnings())
+		m.start()
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				for range 50 {
+					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+						Operation: opRead, Path: "creds/monitoring", Storage: m.storage, Data: map[string]any{fmt.Sprint("unknown", i): "x"},
+					})
+					if err != nil || response.IsError() {
+						t.Error(err, response)
+						return
+					}
+				}
+			})
+		}
+		group.Wait()
+	})
+}
+
+func TestAHotLeasedReadAsksNeitherStorageNorCore(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		told := m.get("sessions/monitoring")
-		expires, _ := time.Parse(time.RFC3339, told["expires_at"].(string))
-		rotates, _ := time.Parse(time.RFC3339, told["rotates_at"].(string))
-		if left := expires.Sub(rotates); left != 5*time.Minute {
-			t.Errorf("it is replaced %s before its end", left)
+		m.write("roles/leased", nil)
+		m.readRole("leased")
+		storage, system := m.storage.calls.Load(), m.system.calls.Load()
+		m.readRole("leased")
+		if m.storage.calls.Load() != storage || m.system.calls.Load() != system {
+			t.Error("a hot read asked storage or core")
+		}
+	})
+}
+
+func TestTheTypeOfATokenIsTold(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		for _, answer := range []map[string]any{m.read(nil), m.open(nil).Data} {
+			if answer["token_type"] != "Bearer" {
+				t.Errorf("token_type is %v", answer["token_type"])
+			}
 		}
 	})
 }

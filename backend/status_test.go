@@ -38,7 +38,7 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 		"nothing":         {func(*mount) {}, "ok", "", ""},
 		"after a restart": {func(m *mount) { m.start() }, "unknown", "", ""},
 		"refused": {func(m *mount) {
-			_, _ = m.RegenerateUserAPIToken("api-user")
+			m.regenerate()
 			m.fails(400, opRead, "creds/monitoring", nil)
 		}, "failing", "write the token that the user has now", "refused"},
 		"down": {func(m *mount) {
@@ -233,7 +233,7 @@ func TestARefreshDoesNotHideARefusalAfterTheConfigWasRewritten(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
 		m.read(nil)
-		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.regenerate()
 		m.fails(400, opRead, "creds/other", nil)
 		m.write("config/default", map[string]any{"max_retries": 1, "verify": false})
 		m.sent()
@@ -274,7 +274,7 @@ func TestLinksThatFailInCheckAreNoFailingCredential(t *testing.T) {
 
 func TestAConfigWrittenElsewhereStartsAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		_, _ = m.RegenerateUserAPIToken("api-user")
+		m.regenerate()
 		m.fails(400, opRead, "creds/monitoring", nil)
 		entry, _ := m.storage.Get(context.Background(), "config/default")
 		var stored map[string]any
@@ -452,5 +452,102 @@ func TestReadersAreToldOfAUserThatDoesNotWork(t *testing.T) {
 		if got := told(); got != 0 {
 			t.Errorf("of a user that works again, %d answers warn", got)
 		}
+	})
+}
+
+// A refresh that succeeds does not hide that the User-API token is refused.
+func TestARefreshDoesNotHideARefusedCredential(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.regenerate()
+		m.fails(400, opRead, "creds/other", nil)
+		if s := m.status(); s["state"] != "failing" {
+			t.Error(s)
+		}
+		m.expectLives(m.read(nil)) // validated, refreshed
+		if s := m.status(); s["state"] == "ok" {
+			t.Errorf("state ok though the User-API token is refused: %v", s)
+		}
+		m.fails(400, opRead, "creds/other", nil)
+	})
+}
+
+// Once a stale token was ended, nothing is served and the state is failing.
+func TestStatusTellsOfNoStaleTokenThatWasEnded(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.regenerate()
+		m.FailNext(simulator.EndpointRefresh, -1, status(401))
+		time.Sleep(56 * time.Minute)
+		m.expectLives(m.read(nil))
+		m.delete("sessions/monitoring")
+		m.fails(400, opRead, "creds/monitoring", nil)
+		if s := m.status(); s["state"] != "failing" {
+			t.Error(s["state"], s["reasons"])
+		}
+	})
+}
+
+// A rewrite of the config lifts the cool-down, and status tells of it no more.
+func TestStatusTellsOfNoCoolDownThatARewriteLifted(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		fresh := m.regenerate()
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.write("config/default", map[string]any{"user_api_token": fresh, "verify": false})
+		s := m.status()
+		if reasons := strings.Join(s["reasons"].([]string), "\n"); strings.Contains(reasons, "not tried again before") {
+			t.Error(s["state"], reasons)
+		}
+	})
+}
+
+func TestListOfConfigsTellsTheState(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		state := func() any {
+			t.Helper()
+			info := m.must(opList, "config/", nil)["key_info"].(map[string]any)
+			return info["default"].(map[string]any)["state"]
+		}
+		expect := func(want string) {
+			t.Helper()
+			if got := state(); got != want {
+				t.Errorf("state %v, want %s", got, want)
+			}
+		}
+		expect("ok") // verify asked
+		m.start()
+		expect("unknown")
+		m.read(nil)
+		expect("ok")
+		m.server.Stop()
+		time.Sleep(56 * time.Minute)
+		m.read(nil)
+		expect("degraded")
+		time.Sleep(5 * time.Minute)
+		m.fails(503, opRead, "creds/monitoring", nil)
+		expect("failing")
+		if err := m.server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		m.read(nil)
+		expect("ok")
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.tick()
+		expect("degraded")
+		if err := m.SetPasswordExpired("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		m.check()
+		expect("ok")
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.check()
+		expect("degraded")
 	})
 }
