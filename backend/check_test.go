@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What a check of a config calls, finds and tells.
+
 package backend
 
 import (
@@ -158,7 +160,8 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 	}
 }
 
-func TestCheckAndCoolDown(t *testing.T) {
+// A check makes its calls in a cool-down too. One that passes ends the cool-down, as a new User-API token does; one that fails does not.
+func TestACheckThatPassesEndsTheCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		fresh := m.regenerate()
 		m.fails(400, opRead, "creds/monitoring", nil)

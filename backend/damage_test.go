@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// An entry that cannot be read is an error of its own, and of nothing else.
+
 package backend
 
 import (
@@ -171,7 +173,7 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 	}
 }
 
-// A role that could not be read keeps no config, and may be restored after its config was deleted.
+// A role whose config is no more keeps no list from its answer: a role that cannot be read keeps no config, and may be restored after it.
 func TestARoleWithoutAConfigKeepsNoListFromItsAnswer(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)

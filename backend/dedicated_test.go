@@ -1,17 +1,17 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A dedicated role opens a session for each read, and ends it with its lease.
+
 package backend
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -91,7 +91,8 @@ func TestServerWithoutLogoutIsWarnedOfUntilALogoutSucceeds(t *testing.T) {
 	})
 }
 
-func TestDedicatedLifetimes(t *testing.T) {
+// A lease is as long as what was promised of its token. A min_ttl beyond that is refused, and leaves no session open.
+func TestADedicatedLeaseIsAsLongAsThePromise(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute }, func(m *mount) {
 		m.write("roles/worker", map[string]any{"ttl": "30m"})
 		lease := m.open(map[string]any{"min_ttl": "30m"})
@@ -217,43 +218,6 @@ func TestAReaderThatHangsUpLeavesNoSession(t *testing.T) {
 		if m.OpenSessions() != 0 {
 			t.Error("a session is open that nobody knows of")
 		}
-	})
-}
-
-func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		m.write("roles/leased", nil)
-		m.read(nil)
-		m.ResetCounts()
-		m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
-		time.Sleep(2 * time.Second) // the state is asked for once a second
-		handedOn := func(operation logical.Operation, path string, data map[string]any) bool {
-			_, err := m.do(operation, path, data)
-			return errors.Is(err, logical.ErrReadOnly)
-		}
-		m.expectLives(m.read(nil))
-		for _, path := range []string{"creds/worker", "creds/leased"} {
-			if !handedOn(opRead, path, nil) {
-				t.Errorf("%s was not handed on", path)
-			}
-		}
-		if !handedOn(opRead, "creds/monitoring", map[string]any{"validate": true}) {
-			t.Error("a read that needs N-central was not handed on")
-		}
-		for _, path := range []string{"config/default", "roles/monitoring", "config/default/check"} {
-			if !handedOn(opWrite, path, nil) {
-				t.Errorf("a write of %s was not handed on", path)
-			}
-		}
-		if !handedOn(opDelete, "sessions/monitoring", nil) {
-			t.Error("the end of sessions was not handed on")
-		}
-		time.Sleep(53*time.Minute + 30*time.Second)
-		if !handedOn(opRead, "creds/monitoring", nil) {
-			t.Error("a read that starts a rotation was not handed on")
-		}
-		m.tick()
-		m.expectCalls(nil)
 	})
 }
 

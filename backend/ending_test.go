@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// How sessions end: whole, or not at all; and never a token that a reader was promised.
+
 package backend
 
 import (
@@ -189,8 +191,7 @@ func (m *mount) tokenPastItsPromise() (storage *hookedStorage, first string) {
 	return storage, first
 }
 
-// What is past its promise stays in the session, and is not ended, as long as storage takes no debt for it, or does not let
-// it go from the session.
+// What is past its promise stays in the session and is not ended as long as storage does not take its logout as owed, or does not let it go from the session.
 func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	for _, what := range []string{"owed/", "session/"} {
 		inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
@@ -216,45 +217,7 @@ func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	}
 }
 
-// The tick is over when all its work is, so that the end of the backend breaks off nothing that it does not know of.
-func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		if err := m.storage.Delete(context.Background(), "role/monitoring"); err != nil { // deleted on the primary cluster
-			t.Fatal(err)
-		}
-		m.backend.InvalidateKey(context.Background(), "role/monitoring")
-		m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
-		m.tick()
-		if open := m.OpenSessions(); open != 0 {
-			t.Errorf("%d sessions are open when the tick is over", open)
-		}
-		m.expectLogged("could not be", false)
-	})
-}
-
-// What is asked of the engine after its end is refused, so that Vault tries it again with the next process.
-func TestNothingIsEndedAfterTheEnd(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		lease := m.open(nil)
-		synctest.Wait()
-		m.backend.Cleanup(context.Background())
-		m.ResetCounts()
-		if err := m.revoke(lease); err == nil || !strings.Contains(err.Error(), "is being stopped") {
-			t.Errorf("a revoke was answered %v", err)
-		}
-		m.fails(503, opDelete, "sessions/monitoring", nil, "is being stopped")
-		m.write("roles/cold", map[string]any{"lease": false})
-		for _, path := range []string{"creds/cold", "creds/worker"} {
-			m.fails(503, opRead, path, nil, "is being stopped")
-		}
-		m.tick()
-		m.expectCalls(nil)
-	})
-}
-
-// A session that is not handed out is ended also where storage does not take the debt. The log tells where neither succeeds.
+// A session that is not handed out is ended also where storage does not take its logout as owed. The log tells where neither succeeds.
 func TestASessionThatIsNotHandedOutIsEndedThoughStorageRefuses(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		inDedicatedBubble(t, nil, func(m *mount) {
@@ -380,27 +343,6 @@ func TestTheLogTellsOfTokensPastTheirPromiseThatLiveOn(t *testing.T) {
 		m.FailNext(simulator.EndpointLogout, -1, status(503))
 		m.tick()
 		m.expectLogged("a session past its promise could not be ended", true)
-	})
-}
-
-// The end of the backend waits for what is being written down.
-func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		storage := m.hooked()
-		slow := func(key string) error {
-			if key == "session/monitoring" {
-				time.Sleep(3 * time.Second)
-			}
-			return nil
-		}
-		storage.put.Store(&slow)
-		reader := m.beginRead("monitoring", nil)
-		synctest.Wait()
-		m.backend.Cleanup(context.Background())
-		if stored, err := m.storage.InmemStorage.Get(context.Background(), "session/monitoring"); stored == nil || err != nil {
-			t.Errorf("the session was not stored when the backend had ended: %v", err)
-		}
-		reader()
 	})
 }
 

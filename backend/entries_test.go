@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What configs and roles take, default to, refuse and warn of.
+
 package backend
 
 import (
@@ -33,7 +35,7 @@ func TestWritesWarnOfFieldsThatDoNotExist(t *testing.T) {
 	})
 }
 
-func TestListPages(t *testing.T) {
+func TestListsAnswerTheirEntriesByPage(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, name := range []string{"a", "b", "c"} {
 			m.write("roles/"+name, nil)
@@ -211,7 +213,7 @@ func TestDurationsOfDaysTakeDaysAndNoFewSeconds(t *testing.T) {
 	})
 }
 
-// What never was is not said to be what it was.
+// A config that was never stored is not said to be unchanged.
 func TestAConfigWhoseFirstVerificationFailsWasNotStored(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.server.Stop()
@@ -396,6 +398,43 @@ func TestTheLeastAndTheMostThatAreAllowedAreTaken(t *testing.T) {
 			for _, value := range test.refused {
 				if text := m.fails(400, opWrite, "config/default", map[string]any{test.field: value}); !strings.HasPrefix(text, test.field+": ") {
 					t.Errorf("%s %v: %s", test.field, value, text)
+				}
+			}
+		}
+	})
+}
+
+func TestAWrongTypeIsToldWithWhatTheFieldTakes(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, test := range []struct {
+			path, field string
+			value       any
+			want        string
+		}{
+			{"config/default", "max_retries", "abc", "max_retries: give a whole number"},
+			{"config/default", "verify", "perhaps", "verify: give true or false"},
+			{"config/default", "request_timeout", "soon", "request_timeout: give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h"},
+			{"config/default", "url", []any{"a"}, "url: give text"},
+			{"config/default", "user_api_token", 7, "user_api_token: give text"},
+			{"creds/monitoring", "validate", "x", "validate: give true or false"},
+		} {
+			if text := m.fails(400, opWrite, test.path, map[string]any{test.field: test.value}); text != test.want {
+				t.Errorf("%s: %s", test.field, text)
+			}
+		}
+	})
+}
+
+// Whether an entry exists decides whether a policy must allow create or update. It does not depend on what is written.
+func TestWhetherAnEntryExistsDoesNotDependOnWhatIsWritten(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for path, exists := range map[string]bool{"roles/new": false, "roles/monitoring": true, "config/new": false, "config/default": true} {
+			for _, data := range []map[string]any{nil, {"ttl": "abc", "max_retries": "x"}, {"ttl": "5m", "max_retries": 3.0}} {
+				checked, found, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{
+					Operation: logical.CreateOperation, Path: path, Data: data, Storage: m.storage,
+				})
+				if !checked || found != exists || err != nil {
+					t.Errorf("%s with %v: %t %t %v", path, keys(data), checked, found, err)
 				}
 			}
 		}

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Readers of a shared role share one flight. One that is superseded brings nobody anything.
+
 package backend
 
 import (
@@ -48,7 +50,7 @@ func TestAThousandColdReadersCauseOneCall(t *testing.T) {
 	})
 }
 
-// A reader looked before the flight landed and joins after.
+// A reader that looked before a flight ended and joins after starts none of its own.
 func TestAReaderWhoComesLateStartsNoSecondFlight(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()
@@ -102,14 +104,16 @@ func (m *mount) whileInFlight(change func()) (token string) {
 	return token
 }
 
-func TestSessionsEndedInFlight(t *testing.T) {
+// A flight whose sessions are ended meanwhile is made anew for its readers, and leaves nothing open.
+func TestAFlightWhoseSessionsAreEndedIsMadeAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.onlySession(m.whileInFlight(func() { m.delete("sessions/monitoring") }))
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointLogout: 1})
 	})
 }
 
-func TestConfigRewrittenInFlight(t *testing.T) {
+// So is a flight whose config is rewritten.
+func TestAFlightWhoseConfigIsRewrittenIsMadeAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.onlySession(m.whileInFlight(func() {
 			m.write("config/default", map[string]any{
@@ -120,40 +124,13 @@ func TestConfigRewrittenInFlight(t *testing.T) {
 	})
 }
 
-func TestRoleDeletedInFlight(t *testing.T) {
+// A flight whose role is deleted brings nobody anything.
+func TestAFlightWhoseRoleIsDeletedBringsNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		if token := m.whileInFlight(func() { m.delete("roles/monitoring") }); token != "" {
 			t.Error("a token of a deleted role was answered")
 		}
 		m.onlySession("")
-	})
-}
-
-func TestRepointedConfigSendsNothingOfTheOldServer(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		old := m.Secrets()
-		m.fails(400, opWrite, "config/default", map[string]any{"url": "http://localhost:81"}, "user_api_token")
-		// The in-memory network leads every address to one server: what it hears from now on, the new server hears.
-		other := simulator.New(simulator.DefaultKnobs())
-		token := other.AddUser("api-user")
-		m.server.Close()
-		m.server = simulator.ListenInMemory(other)
-		defer m.server.Close()
-		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": token})
-		answer := m.read(nil)
-		if answer["url"] != "http://localhost:81" || !other.AccessTokenLives(answer["access_token"].(string)) {
-			t.Error("the token is not of the new server")
-		}
-		response, err := m.do(opDelete, "sessions/monitoring", nil)
-		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "another url") {
-			t.Errorf("want a warning on the token of the old server, got %v %v", response, err)
-		}
-		for _, secret := range old {
-			if other.Received(secret) {
-				t.Fatal("a secret of the old server was sent to the new one")
-			}
-		}
 	})
 }
 

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// No stored entry, whatever it holds, stops what has nothing to do with it.
+
 package backend
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// No value of a field of a config or role is the engine's failure.
+
 package backend
 
 import (

@@ -1,6 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What tests break: storage that fails or is held up, answers that are held back, failures of
+// N-central.
+
 package backend
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The mount that tests work on, and the requests and expectations that they share.
+
 package backend
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What is learnt of a server, when, and how long it is trusted.
+
 package backend
 
 import (
@@ -14,20 +16,6 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
-
-// What was learnt of the server at one url is not used at another.
-func TestWhatWasLearntElsewhereIsNotUsed(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }) // to the engine it is another server
-		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
-		first := m.expectLives(m.read(nil))
-		time.Sleep(56 * time.Minute)
-		m.expectLives(m.read(nil))
-		if !m.AccessTokenLives(first) {
-			t.Error("a rotation refreshed by what was learnt of another server, and ended the token that readers hold")
-		}
-	})
-}
 
 func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
@@ -51,7 +39,28 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 	})
 }
 
-func TestLearningLeavesARotationItsTime(t *testing.T) {
+// What must be learnt before the first rotation leaves a slow server the time to give a token.
+func TestLearningLeavesTimeForTheRotation(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.delete("roles/monitoring")
+		m.delete("config/default")
+		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+		m.write("roles/monitoring", map[string]any{"lease": false})
+		first := m.expectLives(m.read(nil))
+		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
+		time.Sleep(40 * time.Minute)
+		if m.expectLives(m.read(map[string]any{"min_ttl": "30m"})) == first {
+			t.Error("no new token was had")
+		}
+		time.Sleep(time.Minute)
+		if open := m.OpenSessions(); open != 2 {
+			t.Errorf("%d sessions are open, want the role's two", open)
+		}
+	})
+}
+
+// What must be learnt before the first rotation leaves a slow server the time to give a token for a min_ttl too.
+func TestLearningLeavesTimeForAReadersMinTTL(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.Latency = 4 * time.Second }, func(m *mount) {
 		m.unverified()
 		first := m.expectLives(m.read(nil))
@@ -82,53 +91,16 @@ func TestLearningThatWasSupersededIsMadeAgain(t *testing.T) {
 	})
 }
 
-// What must be learnt before the first rotation leaves a slow server the time to give a token.
-func TestLearningLeavesTimeForTheRotation(t *testing.T) {
+// What was learnt of the server at one url is not used at another.
+func TestWhatWasLearntElsewhereIsNotUsed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.delete("roles/monitoring")
-		m.delete("config/default")
-		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
-		m.write("roles/monitoring", map[string]any{"lease": false})
+		m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }) // to the engine it is another server
+		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
 		first := m.expectLives(m.read(nil))
-		m.Change(func(k *simulator.Knobs) { k.Latency = 4 * time.Second })
-		time.Sleep(40 * time.Minute)
-		if m.expectLives(m.read(map[string]any{"min_ttl": "30m"})) == first {
-			t.Error("no new token was had")
-		}
-		time.Sleep(time.Minute)
-		if open := m.OpenSessions(); open != 2 {
-			t.Errorf("%d sessions are open, want the role's two", open)
-		}
-	})
-}
-
-// What was learnt of a server is kept as long as storage does not tell whether its config is no more, and Vault is told.
-func TestTheTickForgetsNoServerOfWhichItCannotTell(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		storage := m.hooked()
-		storage.failToRead("config/default")
-		if o := m.begin(logical.RollbackOperation, "", nil)(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there") {
-			t.Errorf("the tick answered %v", o.err)
-		}
-		if learnt, err := m.storage.InmemStorage.Get(context.Background(), "learnt/default"); learnt == nil || err != nil {
-			t.Errorf("what was learnt was forgotten: %v", err)
-		}
-	})
-}
-
-// What was learnt of a server whose config was deleted elsewhere is removed, and of no other.
-func TestTheTickForgetsServersWithoutAConfig(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		for _, name := range []string{"aaa", "zzz"} {
-			m.write("config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token})
-			if err := m.storage.Delete(context.Background(), "config/"+name); err != nil {
-				t.Fatal(err)
-			}
-			m.backend.InvalidateKey(context.Background(), "config/"+name)
-		}
-		m.tick()
-		if names, err := m.storage.List(context.Background(), "learnt/"); err != nil || len(names) != 1 || names[0] != "default" {
-			t.Errorf("storage has what was learnt of %v: %v", names, err)
+		time.Sleep(56 * time.Minute)
+		m.expectLives(m.read(nil))
+		if !m.AccessTokenLives(first) {
+			t.Error("a rotation refreshed by what was learnt of another server, and ended the token that readers hold")
 		}
 	})
 }
@@ -177,5 +149,36 @@ func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 			}
 			m.expectCalls(calls{simulator.EndpointRefresh: 3, simulator.EndpointServerInfo: 1})
 		})
+	})
+}
+
+// What was learnt of a server is kept as long as storage does not tell whether its config is no more, and Vault is told.
+func TestTheTickForgetsNoServerOfWhichItCannotTell(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		storage := m.hooked()
+		storage.failToRead("config/default")
+		if o := m.begin(logical.RollbackOperation, "", nil)(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there") {
+			t.Errorf("the tick answered %v", o.err)
+		}
+		if learnt, err := m.storage.InmemStorage.Get(context.Background(), "learnt/default"); learnt == nil || err != nil {
+			t.Errorf("what was learnt was forgotten: %v", err)
+		}
+	})
+}
+
+// What was learnt of a server whose config was deleted elsewhere is removed, and of no other.
+func TestTheTickForgetsServersWithoutAConfig(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		for _, name := range []string{"aaa", "zzz"} {
+			m.write("config/"+name, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+			if err := m.storage.Delete(context.Background(), "config/"+name); err != nil {
+				t.Fatal(err)
+			}
+			m.backend.InvalidateKey(context.Background(), "config/"+name)
+		}
+		m.tick()
+		if names, err := m.storage.List(context.Background(), "learnt/"); err != nil || len(names) != 1 || names[0] != "default" {
+			t.Errorf("storage has what was learnt of %v: %v", names, err)
+		}
 	})
 }

@@ -1,6 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// N-central is left alone after a failure: the cool-down of a refused User-API token, and the back-
+// off after all else.
+
 package backend
 
 import (
@@ -16,6 +19,72 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
+
+// failures are the ways in which an attempt to obtain a token can fail, but for silence and a refusal.
+var failures = map[string]simulator.Failure{
+	"a failed login hidden in a 200":   {Kind: simulator.FailureErrorMessage},
+	"a login page":                     {Kind: simulator.FailureHTML},
+	"a block page with 403":            {Kind: simulator.FailureHTML, Status: 403},
+	"a redirect":                       {Kind: simulator.FailureRedirect},
+	"404":                              status(404),
+	"400":                              status(400),
+	"500":                              status(500),
+	"an answer without tokens":         {Kind: simulator.FailureNoTokens},
+	"a token of no use":                {Kind: simulator.FailureExpiry, ExpirySeconds: "1"},
+	"an answer that is cut short":      {Kind: simulator.FailureTruncated},
+	"a token with a line feed":         {Kind: simulator.FailureLineFeedToken},
+	"429, with nothing in Retry-After": status(429),
+}
+
+func TestRefusedCredentialIsNotHammered(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.regenerate()
+		for range 100 {
+			m.fails(400, opRead, "creds/monitoring", nil)
+		}
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(30 * time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		time.Sleep(59 * time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
+		time.Sleep(time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		for range 5 {
+			time.Sleep(10 * time.Minute)
+			m.fails(400, opRead, "creds/monitoring", nil)
+		}
+		m.ResetCounts()
+		time.Sleep(10*time.Minute - time.Second)
+		m.fails(400, opRead, "creds/monitoring", nil)
+		m.expectCalls(nil)
+	})
+}
+
+// Whatever way obtaining a token fails, N-central is left alone for 1s, doubling to 15s: 7 times in a minute at most.
+func TestWhateverFailsIsLeftAlone(t *testing.T) {
+	for name, failure := range failures {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.write("config/default", map[string]any{"max_retries": 0})
+				m.ResetCounts()
+				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
+				for range 600 {
+					m.fails(anyStatus, opRead, "creds/monitoring", nil)
+					time.Sleep(100 * time.Millisecond)
+				}
+				if tried := m.all(simulator.EndpointAuthenticate); tried < 6 || tried > 8 {
+					t.Errorf("%d authenticates in a minute, want 7", tried)
+				}
+				m.ClearFailures()
+				time.Sleep(15 * time.Second)
+				m.expectLives(m.read(nil))
+			})
+		})
+	}
+}
 
 // Eight calls may be in flight. Whoever waited behind them when the first refusal came makes none.
 func TestWhoQueuedDoesNotTryARefusedCredential(t *testing.T) {
@@ -61,45 +130,6 @@ func TestWhoQueuedDoesNotAskASilentServer(t *testing.T) {
 			t.Errorf("the server was asked %d times, want 1", tried)
 		}
 	})
-}
-
-// failures are the ways in which an attempt to obtain a token can fail, but for silence and a refusal.
-var failures = map[string]simulator.Failure{
-	"a failed login hidden in a 200":   {Kind: simulator.FailureErrorMessage},
-	"a login page":                     {Kind: simulator.FailureHTML},
-	"a block page with 403":            {Kind: simulator.FailureHTML, Status: 403},
-	"a redirect":                       {Kind: simulator.FailureRedirect},
-	"404":                              status(404),
-	"400":                              status(400),
-	"500":                              status(500),
-	"an answer without tokens":         {Kind: simulator.FailureNoTokens},
-	"a token of no use":                {Kind: simulator.FailureExpiry, ExpirySeconds: "1"},
-	"an answer that is cut short":      {Kind: simulator.FailureTruncated},
-	"a token with a line feed":         {Kind: simulator.FailureLineFeedToken},
-	"429, with nothing in Retry-After": status(429),
-}
-
-// Whatever way obtaining a token fails, N-central is left alone for 1s, doubling to 15s: 7 times in a minute at most.
-func TestWhateverFailsIsLeftAlone(t *testing.T) {
-	for name, failure := range failures {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.write("config/default", map[string]any{"max_retries": 0})
-				m.ResetCounts()
-				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
-				for range 600 {
-					m.fails(anyStatus, opRead, "creds/monitoring", nil)
-					time.Sleep(100 * time.Millisecond)
-				}
-				if tried := m.all(simulator.EndpointAuthenticate); tried < 6 || tried > 8 {
-					t.Errorf("%d authenticates in a minute, want 7", tried)
-				}
-				m.ClearFailures()
-				time.Sleep(15 * time.Second)
-				m.expectLives(m.read(nil))
-			})
-		})
-	}
 }
 
 // In the window before a rotation is due, reads of a token that is good call no more.
@@ -308,31 +338,4 @@ func TestCallsUnderWayTogetherBeginOnePause(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestRefusedCredentialIsNotHammered(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.regenerate()
-		for range 100 {
-			m.fails(400, opRead, "creds/monitoring", nil)
-		}
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
-		time.Sleep(30 * time.Second)
-		m.fails(400, opRead, "creds/monitoring", nil)
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
-		time.Sleep(59 * time.Second)
-		m.fails(400, opRead, "creds/monitoring", nil)
-		m.expectCalls(nil)
-		time.Sleep(time.Second)
-		m.fails(400, opRead, "creds/monitoring", nil)
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
-		for range 5 {
-			time.Sleep(10 * time.Minute)
-			m.fails(400, opRead, "creds/monitoring", nil)
-		}
-		m.ResetCounts()
-		time.Sleep(10*time.Minute - time.Second)
-		m.fails(400, opRead, "creds/monitoring", nil)
-		m.expectCalls(nil)
-	})
 }

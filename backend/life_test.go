@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The life of a shared token: the first read obtains it, and it is replaced ahead of need.
+
 package backend
 
 import (
@@ -43,7 +45,7 @@ func TestTokenIsRefreshedBeforeItsEnd(t *testing.T) {
 	})
 }
 
-// Of an hour, that is: agents under a lease come back when a tenth of it is left, and are to find the next token then.
+// Agents under a lease come back when a tenth of it is left. They are to find the next token then.
 func TestATokenIsReplacedWhenASixthOfItsLifeIsLeftUnlessTheRoleSaysElse(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.must(opPatch, "roles/monitoring", map[string]any{"min_ttl": nil})
@@ -88,6 +90,25 @@ func TestRotationStartsAheadOfNeed(t *testing.T) {
 	})
 }
 
+// A rotation is begun by the first read that comes no more than two minutes, or a tenth of the token's life, before it is due.
+func TestARotationBeginsATenthOfTheLifeAheadTwoMinutesAtMost(t *testing.T) {
+	for ttl, begins := range map[string]time.Duration{"1h": 53 * time.Minute, "10m": 4 * time.Minute} {
+		t.Run(ttl, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.write("roles/monitoring", map[string]any{"ttl": ttl})
+				m.read(nil)
+				time.Sleep(begins - time.Nanosecond)
+				m.ResetCounts()
+				m.read(nil)
+				m.expectCalls(nil)
+				time.Sleep(time.Nanosecond)
+				m.read(nil)
+				m.expectCalls(calls{simulator.EndpointRefresh: 1})
+			})
+		})
+	}
+}
+
 func TestRestartServesTheStoredToken(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.expectLives(m.read(nil))
@@ -114,25 +135,6 @@ func TestStorageThatRefusesWritesCostsAWarningOnly(t *testing.T) {
 		}
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
-}
-
-// A rotation is begun by the first read that comes no more than two minutes, or a tenth of the token's life, before it is due.
-func TestARotationBeginsATenthOfTheLifeAheadTwoMinutesAtMost(t *testing.T) {
-	for ttl, begins := range map[string]time.Duration{"1h": 53 * time.Minute, "10m": 4 * time.Minute} {
-		t.Run(ttl, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.write("roles/monitoring", map[string]any{"ttl": ttl})
-				m.read(nil)
-				time.Sleep(begins - time.Nanosecond)
-				m.ResetCounts()
-				m.read(nil)
-				m.expectCalls(nil)
-				time.Sleep(time.Nanosecond)
-				m.read(nil)
-				m.expectCalls(calls{simulator.EndpointRefresh: 1})
-			})
-		})
-	}
 }
 
 // A reader that looked before a rotation landed, and comes to start one after, starts none.

@@ -1,6 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Which lifetime N-central is asked for, what is promised of what it grants, and what a reader may
+// ask for. A promise is never beyond the grant.
+
 package backend
 
 import (
@@ -12,140 +15,6 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
-
-// A read whose token would be too short to hand out opens one session at most, and is told that reason.
-func TestATokenTooShortToHandOutCostsOneSession(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.write("roles/monitoring", map[string]any{"ttl": "1s", "min_ttl": 0})
-		text := m.fails(400, opRead, "creds/monitoring", nil)
-		if strings.Contains(text, "changed again and again") {
-			t.Error(text)
-		}
-		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n > 1 {
-			t.Errorf("%d sessions were opened for one read", n)
-		}
-	})
-}
-
-// A token that is dead when the answer comes is not handed out. The error says what to change.
-func TestATokenThatIsDeadOnArrivalIsAnErrorWithARemedy(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		g := m.gated()
-		m.write("roles/monitoring", map[string]any{"ttl": "5s", "min_ttl": 0})
-		release := g.hold(toAuthenticate)
-		go func() {
-			time.Sleep(4 * time.Second)
-			release()
-		}()
-		m.fails(503, opRead, "creds/monitoring", nil, "longer ttl")
-	})
-}
-
-// A refresh_token_ttl that N-central refuses is warned of.
-func TestRefusedRefreshOverrideWarns(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
-		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
-		if warnings := m.warnings(); !strings.Contains(warnings, "refuses to be asked for a refresh-token lifetime of 48h0m0s") {
-			t.Errorf("warnings %q", warnings)
-		}
-	})
-}
-
-// What N-central grants unasked is promised no further than the mount's max_lease_ttl.
-func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
-	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 4 * time.Hour }, func(m *mount) {
-		m.system.MaxLeaseTTLVal = 2 * time.Hour
-		m.write("roles/leased", nil)
-		for _, path := range []string{"creds/leased", "creds/worker"} {
-			response, err := m.do(opRead, path, nil)
-			if err != nil || response.IsError() || response.Secret.TTL != 2*time.Hour {
-				t.Fatalf("%s: %v %v", path, response, err)
-			}
-			if expires := response.Data["expires_at_seconds"].(int64); expires != time.Now().Add(2*time.Hour).Unix() {
-				t.Errorf("%s: promised until %s", path, time.Unix(expires, 0))
-			}
-		}
-		for _, shorter := range []time.Duration{0, time.Second} { // below an hour N-central is asked for no more
-			m.system.MaxLeaseTTLVal = time.Hour - shorter
-			time.Sleep(2 * time.Second) // for as long it is not asked for again
-			asked := !strings.Contains(strings.Join(m.open(nil).Warnings, "\n"), "granted more than is promised")
-			if asked != (shorter > 0) {
-				t.Errorf("max_lease_ttl %s: it was asked for: %t", m.system.MaxLeaseTTLVal, asked)
-			}
-		}
-		m.system.MaxLeaseTTLVal = 2 * time.Hour
-		time.Sleep(2 * time.Second)
-		for ttl, cut := range map[string]bool{"2h": false, "121m": true} {
-			m.write("roles/leased", map[string]any{"ttl": ttl})
-			response, err := m.do(opRead, "creds/leased", nil)
-			if err != nil || response.IsError() || strings.Contains(strings.Join(response.Warnings, "\n"), "is cut to the mount's max_lease_ttl") != cut {
-				t.Errorf("ttl %s: %v %v", ttl, response, err)
-			}
-		}
-	})
-}
-
-// Where the time is no whole second, ttl is rounded up, so that nobody comes back before the rotation, and a lease down, so
-// that none outlives its token.
-func TestFractionsOfSecondsAreRoundedToTheSafeSide(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/leased", map[string]any{"ttl": "30m"})
-		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
-		m.read(nil)
-		m.readRole("leased")
-		time.Sleep(400 * time.Millisecond)
-		if ttl := m.read(nil)["ttl"]; ttl != int64(25*60) {
-			t.Errorf("ttl %v", ttl)
-		}
-		response, err := m.do(opRead, "creds/leased", nil)
-		if err != nil || response.Secret.TTL != 30*time.Minute-time.Second || response.Secret.MaxTTL != response.Secret.TTL {
-			t.Errorf("%v %v", response, err)
-		}
-	})
-}
-
-// At 2 s a token can be handed out, with less left it is dead.
-func TestATokenIsDeadBelowTwoSeconds(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("config/default", map[string]any{"max_retries": 0})
-		m.read(nil)
-		m.FailNext(simulator.AnyEndpoint, -1, status(503))
-		time.Sleep(time.Hour - 2*time.Second)
-		m.expectLives(m.read(nil))
-		time.Sleep(time.Nanosecond)
-		m.fails(503, opRead, "creds/monitoring", nil)
-	})
-}
-
-// What tokens of the role can live is known from the last one also when that is no more, so that a min_ttl beyond it is
-// refused without a call; once the role is another, it is to be found out anew.
-func TestALimitThatIsKnownIsToldWithoutACall(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 30 * time.Minute }, func(m *mount) {
-		m.read(nil)
-		m.Reboot()
-		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
-		m.fails(502, opRead, "creds/monitoring", map[string]any{"validate": true}) // the token is dropped
-		m.ClearFailures()
-		time.Sleep(time.Minute)
-		m.ResetCounts()
-		m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "16m"}, "30m0s")
-		m.expectCalls(nil)
-		m.Change(func(k *simulator.Knobs) { k.AccessLimit = time.Hour })
-		m.write("roles/monitoring", map[string]any{"ttl": "50m"})
-		m.expectLives(m.read(map[string]any{"min_ttl": "16m"}))
-	})
-}
-
-// A ttl with which no token could be handed out is told without a call.
-func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
-		m.fails(400, opRead, "creds/monitoring", nil, "would live for 2s")
-		m.expectCalls(nil)
-		m.write("roles/monitoring", map[string]any{"ttl": "3s", "min_ttl": "1s"})
-		m.expectLives(m.read(nil))
-	})
-}
 
 func TestTheLifetimeThatIsAskedForAndPromised(t *testing.T) {
 	tests := map[string]struct {
@@ -207,6 +76,51 @@ func TestTheLifetimeThatIsAskedForAndPromised(t *testing.T) {
 	}
 }
 
+// What N-central grants unasked is promised no further than the mount's max_lease_ttl.
+func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
+	inDedicatedBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 4 * time.Hour }, func(m *mount) {
+		m.system.MaxLeaseTTLVal = 2 * time.Hour
+		m.write("roles/leased", nil)
+		for _, path := range []string{"creds/leased", "creds/worker"} {
+			response, err := m.do(opRead, path, nil)
+			if err != nil || response.IsError() || response.Secret.TTL != 2*time.Hour {
+				t.Fatalf("%s: %v %v", path, response, err)
+			}
+			if expires := response.Data["expires_at_seconds"].(int64); expires != time.Now().Add(2*time.Hour).Unix() {
+				t.Errorf("%s: promised until %s", path, time.Unix(expires, 0))
+			}
+		}
+		for _, shorter := range []time.Duration{0, time.Second} { // below an hour N-central is asked for no more
+			m.system.MaxLeaseTTLVal = time.Hour - shorter
+			time.Sleep(2 * time.Second) // for as long it is not asked for again
+			asked := !strings.Contains(strings.Join(m.open(nil).Warnings, "\n"), "granted more than is promised")
+			if asked != (shorter > 0) {
+				t.Errorf("max_lease_ttl %s: it was asked for: %t", m.system.MaxLeaseTTLVal, asked)
+			}
+		}
+		m.system.MaxLeaseTTLVal = 2 * time.Hour
+		time.Sleep(2 * time.Second)
+		for ttl, cut := range map[string]bool{"2h": false, "121m": true} {
+			m.write("roles/leased", map[string]any{"ttl": ttl})
+			response, err := m.do(opRead, "creds/leased", nil)
+			if err != nil || response.IsError() || strings.Contains(strings.Join(response.Warnings, "\n"), "is cut to the mount's max_lease_ttl") != cut {
+				t.Errorf("ttl %s: %v %v", ttl, response, err)
+			}
+		}
+	})
+}
+
+func TestWhereMaxLeaseTTLIsNotKnownNoTokenIsAskedFor(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.system.MaxLeaseTTLVal = 0
+		m.ResetCounts()
+		for _, path := range []string{"creds/monitoring", "creds/worker"} {
+			m.fails(503, opRead, path, nil, "max_lease_ttl")
+		}
+		m.expectCalls(nil)
+	})
+}
+
 func TestRefusedOverridesAreLearnt(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "2h"})
@@ -232,36 +146,6 @@ func TestRefusedOverridesAreLearnt(t *testing.T) {
 			t.Errorf("after a check, what was refused is not asked for again: %s", warnings)
 		}
 	})
-}
-
-func TestAShorterGrantIsToldOfBesideARefusedRefreshOverride(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
-		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
-		m.write("roles/monitoring", map[string]any{"ttl": "20m"})
-		m.read(nil)
-		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "300"})
-		warnings := m.warnings()
-		for _, part := range []string{"granted 5m0s, not the 10m0s", "refresh-token lifetime of 48h0m0s"} {
-			if !strings.Contains(warnings, part) {
-				t.Errorf("no warning of %q: %s", part, warnings)
-			}
-		}
-	})
-}
-
-func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
-	for _, lifetime := range []json.Number{"0", "-60", "1", "9000000000"} {
-		t.Run(lifetime.String(), func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: lifetime})
-				m.fails(502, opRead, "creds/monitoring", nil, "lifetime")
-				m.onlySession("")
-				time.Sleep(time.Second) // for as long N-central is left alone
-				m.expectLives(m.read(nil))
-			})
-		})
-	}
 }
 
 // One override at a time is left out: the one that N-central names, else the access token's. What another role asks for, and
@@ -312,6 +196,117 @@ func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 	}
 }
 
+// A refresh_token_ttl that N-central refuses is warned of.
+func TestRefusedRefreshOverrideWarns(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
+		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
+		if warnings := m.warnings(); !strings.Contains(warnings, "refuses to be asked for a refresh-token lifetime of 48h0m0s") {
+			t.Errorf("warnings %q", warnings)
+		}
+	})
+}
+
+func TestAShorterGrantIsToldOfBesideARefusedRefreshOverride(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
+		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
+		m.write("roles/monitoring", map[string]any{"ttl": "20m"})
+		m.read(nil)
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "300"})
+		warnings := m.warnings()
+		for _, part := range []string{"granted 5m0s, not the 10m0s", "refresh-token lifetime of 48h0m0s"} {
+			if !strings.Contains(warnings, part) {
+				t.Errorf("no warning of %q: %s", part, warnings)
+			}
+		}
+	})
+}
+
+func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
+	for _, lifetime := range []json.Number{"0", "-60", "1", "9000000000"} {
+		t.Run(lifetime.String(), func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: lifetime})
+				m.fails(502, opRead, "creds/monitoring", nil, "lifetime")
+				m.onlySession("")
+				time.Sleep(time.Second) // for as long N-central is left alone
+				m.expectLives(m.read(nil))
+			})
+		})
+	}
+}
+
+// A ttl with which no token could be handed out is told without a call.
+func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("roles/monitoring", map[string]any{"ttl": "2s", "min_ttl": 0})
+		m.fails(400, opRead, "creds/monitoring", nil, "would live for 2s")
+		m.expectCalls(nil)
+		m.write("roles/monitoring", map[string]any{"ttl": "3s", "min_ttl": "1s"})
+		m.expectLives(m.read(nil))
+	})
+}
+
+// A read whose token would be too short to hand out opens one session at most, and is told that reason.
+func TestATokenTooShortToHandOutCostsOneSession(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.write("roles/monitoring", map[string]any{"ttl": "1s", "min_ttl": 0})
+		text := m.fails(400, opRead, "creds/monitoring", nil)
+		if strings.Contains(text, "changed again and again") {
+			t.Error(text)
+		}
+		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n > 1 {
+			t.Errorf("%d sessions were opened for one read", n)
+		}
+	})
+}
+
+// A token that is dead when the answer comes is not handed out. The error says what to change.
+func TestATokenThatIsDeadOnArrivalIsAnErrorWithARemedy(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		m.write("roles/monitoring", map[string]any{"ttl": "5s", "min_ttl": 0})
+		release := g.hold(toAuthenticate)
+		go func() {
+			time.Sleep(4 * time.Second)
+			release()
+		}()
+		m.fails(503, opRead, "creds/monitoring", nil, "longer ttl")
+	})
+}
+
+// At 2 s a token can be handed out, with less left it is dead.
+func TestATokenIsDeadBelowTwoSeconds(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("config/default", map[string]any{"max_retries": 0})
+		m.read(nil)
+		m.FailNext(simulator.AnyEndpoint, -1, status(503))
+		time.Sleep(time.Hour - 2*time.Second)
+		m.expectLives(m.read(nil))
+		time.Sleep(time.Nanosecond)
+		m.fails(503, opRead, "creds/monitoring", nil)
+	})
+}
+
+// Where the time is no whole second, ttl is rounded up, so that nobody comes back before the rotation, and a lease down, so
+// that none outlives its token.
+func TestFractionsOfSecondsAreRoundedToTheSafeSide(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("roles/leased", map[string]any{"ttl": "30m"})
+		m.write("roles/monitoring", map[string]any{"ttl": "30m"})
+		m.read(nil)
+		m.readRole("leased")
+		time.Sleep(400 * time.Millisecond)
+		if ttl := m.read(nil)["ttl"]; ttl != int64(25*60) {
+			t.Errorf("ttl %v", ttl)
+		}
+		response, err := m.do(opRead, "creds/leased", nil)
+		if err != nil || response.Secret.TTL != 30*time.Minute-time.Second || response.Secret.MaxTTL != response.Secret.TTL {
+			t.Errorf("%v %v", response, err)
+		}
+	})
+}
+
 func TestAReaderGetsTheMinTTLThatItAsksFor(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.expectLives(m.read(map[string]any{"min_ttl": "30m"}))
@@ -347,13 +342,21 @@ func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
 	})
 }
 
-func TestWhereMaxLeaseTTLIsNotKnownNoTokenIsAskedFor(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		m.system.MaxLeaseTTLVal = 0
+// What tokens of the role can live is known from the last one also when that is no more, so that a min_ttl beyond it is
+// refused without a call; once the role is another, it is to be found out anew.
+func TestALimitThatIsKnownIsToldWithoutACall(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 30 * time.Minute }, func(m *mount) {
+		m.read(nil)
+		m.Reboot()
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(500))
+		m.fails(502, opRead, "creds/monitoring", map[string]any{"validate": true}) // the token is dropped
+		m.ClearFailures()
+		time.Sleep(time.Minute)
 		m.ResetCounts()
-		for _, path := range []string{"creds/monitoring", "creds/worker"} {
-			m.fails(503, opRead, path, nil, "max_lease_ttl")
-		}
+		m.fails(400, opRead, "creds/monitoring", map[string]any{"min_ttl": "16m"}, "30m0s")
 		m.expectCalls(nil)
+		m.Change(func(k *simulator.Knobs) { k.AccessLimit = time.Hour })
+		m.write("roles/monitoring", map[string]any{"ttl": "50m"})
+		m.expectLives(m.read(map[string]any{"min_ttl": "16m"}))
 	})
 }

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A logout is written down as owed before it is tried, until it is done or the token has ended.
+
 package backend
 
 import (
@@ -18,88 +20,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// A logout stays owed while its config cannot be read.
-func TestALogoutOwedOutlivesAStorageFailure(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.expectLives(m.read(nil))
-		m.FailNext(simulator.EndpointLogout, -1, status(500))
-		m.delete("sessions/monitoring")
-		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != 1 {
-			t.Fatalf("%v logouts are owed, want 1", owed)
-		}
-		m.ClearFailures()
-
-		storage := m.hooked() // so that the config is read from storage
-		storage.failToRead("config/")
-		_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: storage})
-		storage.get.Store(nil)
-		m.tick()
-		if open := m.OpenSessions(); open != 0 {
-			t.Errorf("%d sessions are open: the debt was struck for a failure of storage", open)
-		}
-	})
-}
-
-// A logout whose config cannot be read is owed.
-func TestLogoutIsOwedWhenTheConfigCannotBeRead(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.expectLives(m.read(nil))
-		storage := m.hooked()
-		m.get("roles/monitoring")
-		storage.failToRead("config/")
-		m.delete("sessions/monitoring")
-		storage.get.Store(nil)
-		m.tick()
-		if open := m.OpenSessions(); open != 0 {
-			t.Errorf("%d sessions are open: the logout was not written down as owed", open)
-		}
-	})
-}
-
-// Logouts that cannot be done keep no others from being tried.
-func TestLogoutsOwedToADeadServerKeepNoOthersWaiting(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
-		entries := store.New(m.storage, hclog.NewNullLogger())
-		for range 200 {
-			debt := store.PendingLogout{
-				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", GrantedUntil: time.Now().Add(time.Hour),
-			}
-			if _, err := entries.PutPendingLogout(context.Background(), "a-role", debt); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m.expectLives(m.read(nil))
-		m.FailNext(simulator.EndpointLogout, 2, status(500))
-		m.delete("sessions/monitoring")
-		for range 10 {
-			time.Sleep(time.Minute)
-			m.tick()
-		}
-		if open := m.OpenSessions(); open != 0 {
-			t.Errorf("%d sessions are open: their logout was never tried", open)
-		}
-	})
-}
-
-// One tick tries a bounded number of logouts of each config.
-func TestATickTriesABoundedNumberOfLogouts(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.storage.calls.Store(0)
-		for range 250 {
-			debt := store.PendingLogout{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", GrantedUntil: time.Now().Add(time.Hour)}
-			if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "worker", debt); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m.tick()
-		m.expectCalls(calls{simulator.EndpointLogout: 200})
-		m.tick()
-		m.expectCalls(calls{simulator.EndpointLogout: 50})
-	})
-}
-
-func TestLogoutThatFailsIsOwedAndPaidByTheTick(t *testing.T) {
+// A logout that fails is owed, which its caller is told, and the tick does it.
+func TestALogoutThatFailsIsDoneByTheTick(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointLogout, -1, status(500))
@@ -125,6 +47,7 @@ func TestLogoutThatFailsIsOwedAndPaidByTheTick(t *testing.T) {
 	})
 }
 
+// Whatever way the logout of a lease fails, it is owed until it is done, and status tells.
 func TestALogoutThatFailsIsOwedUntilItIsDone(t *testing.T) {
 	failures := map[string]simulator.Failure{
 		"500":   {Kind: simulator.FailureStatus, Status: 500},
@@ -161,45 +84,6 @@ func TestALogoutThatFailsIsOwedUntilItIsDone(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A revoke fails where its logout does and storage does not take it as owed.
-func TestALogoutOwedThatStorageRefusesFailsTheRevoke(t *testing.T) {
-	inDedicatedBubble(t, nil, func(m *mount) {
-		lease := m.open(nil)
-		m.server.Stop()
-		m.storage.refuses.Store(true)
-		if m.revoke(lease) == nil {
-			t.Error("the revoke succeeded, and the session is forgotten while it lives")
-		}
-	})
-}
-
-// A process that dies between the writing of a logout owed and the deletion of the session leaves a token that the tick logs out. Nobody gets it any more then.
-func TestATokenWhoseLogoutIsOwedIsHandedOutNoMore(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/older", map[string]any{"lease": false}) // which the tick asks after
-		m.readRole("older")
-		time.Sleep(time.Second)
-		m.read(nil)
-		session, err := m.storage.Get(context.Background(), "session/monitoring")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.FailNext(simulator.EndpointLogout, -1, hang)
-		m.begin(opDelete, "sessions/monitoring", nil)
-		synctest.Wait()
-		if err := m.storage.Put(context.Background(), session); err != nil {
-			t.Fatal(err)
-		}
-		m.start()
-		m.ClearFailures()
-		m.tick()
-		m.expectLives(m.read(nil))
-		if len(m.owedKeys()) != 0 {
-			t.Errorf("owed is %v", m.owedKeys())
-		}
-	})
 }
 
 // A process that dies while it logs out has written down what it owes.
@@ -252,21 +136,79 @@ func TestASessionThatCouldNotBeAnsweredIsOwedBeforeItIsEnded(t *testing.T) {
 	})
 }
 
-// A logout owed whose token died since it was written is struck without a call, within the same second too.
-func TestALogoutOwedWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
+// A process that dies between the writing of a logout owed and the deletion of the session leaves a token that the tick logs out. Nobody gets it any more then.
+func TestATokenWhoseLogoutIsOwedIsHandedOutNoMore(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		debt := store.PendingLogout{
-			Origin:      store.Origin{Config: "default", URL: m.server.URL},
-			AccessToken: "token", GrantedUntil: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
-		}
-		if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "monitoring", debt); err != nil {
+		m.write("roles/older", map[string]any{"lease": false}) // which the tick asks after
+		m.readRole("older")
+		time.Sleep(time.Second)
+		m.read(nil)
+		session, err := m.storage.Get(context.Background(), "session/monitoring")
+		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Until(debt.GrantedUntil) + 100*time.Millisecond)
+		m.FailNext(simulator.EndpointLogout, -1, hang)
+		m.begin(opDelete, "sessions/monitoring", nil)
+		synctest.Wait()
+		if err := m.storage.Put(context.Background(), session); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		m.ClearFailures()
 		m.tick()
-		m.expectCalls(nil)
-		if owed := m.owedKeys(); len(owed) != 0 {
-			t.Errorf("owed is %v", owed)
+		m.expectLives(m.read(nil))
+		if len(m.owedKeys()) != 0 {
+			t.Errorf("owed is %v", m.owedKeys())
+		}
+	})
+}
+
+// A logout whose config cannot be read is owed.
+func TestLogoutIsOwedWhenTheConfigCannotBeRead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.expectLives(m.read(nil))
+		storage := m.hooked()
+		m.get("roles/monitoring")
+		storage.failToRead("config/")
+		m.delete("sessions/monitoring")
+		storage.get.Store(nil)
+		m.tick()
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open: the logout was not written down as owed", open)
+		}
+	})
+}
+
+// A logout stays owed while its config cannot be read.
+func TestALogoutOwedOutlivesAStorageFailure(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, -1, status(500))
+		m.delete("sessions/monitoring")
+		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != 1 {
+			t.Fatalf("%v logouts are owed, want 1", owed)
+		}
+		m.ClearFailures()
+
+		storage := m.hooked() // so that the config is read from storage
+		storage.failToRead("config/")
+		_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: storage})
+		storage.get.Store(nil)
+		m.tick()
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open: the debt was struck for a failure of storage", open)
+		}
+	})
+}
+
+// A revoke fails where its logout does and storage does not take it as owed.
+func TestALogoutOwedThatStorageRefusesFailsTheRevoke(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		lease := m.open(nil)
+		m.server.Stop()
+		m.storage.refuses.Store(true)
+		if m.revoke(lease) == nil {
+			t.Error("the revoke succeeded, and the session is forgotten while it lives")
 		}
 	})
 }
@@ -295,6 +237,68 @@ func TestALogoutThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
 	})
 }
 
+// Logouts that cannot be done keep no others from being tried.
+func TestLogoutsOwedToADeadServerKeepNoOthersWaiting(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
+		entries := store.New(m.storage, hclog.NewNullLogger())
+		for range 200 {
+			debt := store.PendingLogout{
+				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", GrantedUntil: time.Now().Add(time.Hour),
+			}
+			if _, err := entries.PutPendingLogout(context.Background(), "a-role", debt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLogout, 2, status(500))
+		m.delete("sessions/monitoring")
+		for range 10 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if open := m.OpenSessions(); open != 0 {
+			t.Errorf("%d sessions are open: their logout was never tried", open)
+		}
+	})
+}
+
+// One tick tries a bounded number of logouts of each config.
+func TestATickTriesABoundedNumberOfLogouts(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.storage.calls.Store(0)
+		for range 250 {
+			debt := store.PendingLogout{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", GrantedUntil: time.Now().Add(time.Hour)}
+			if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "worker", debt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.tick()
+		m.expectCalls(calls{simulator.EndpointLogout: 200})
+		m.tick()
+		m.expectCalls(calls{simulator.EndpointLogout: 50})
+	})
+}
+
+// A logout owed whose token died since it was written is struck without a call, within the same second too.
+func TestALogoutOwedWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		debt := store.PendingLogout{
+			Origin:      store.Origin{Config: "default", URL: m.server.URL},
+			AccessToken: "token", GrantedUntil: time.Now().Truncate(time.Second).Add(1500 * time.Millisecond),
+		}
+		if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "monitoring", debt); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(debt.GrantedUntil) + 100*time.Millisecond)
+		m.tick()
+		m.expectCalls(nil)
+		if owed := m.owedKeys(); len(owed) != 0 {
+			t.Errorf("owed is %v", owed)
+		}
+	})
+}
+
 // A lease whose token has ended owes nothing, and its end is no news.
 func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
 	for left, owed := range map[time.Duration]bool{0: false, time.Nanosecond: true} {
@@ -312,7 +316,7 @@ func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
 	}
 }
 
-// One role's logouts that hang keep the tick from nothing.
+// Logouts of a deleted role that hang keep the tick from nothing.
 func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("config/default", map[string]any{"request_timeout": "20s"})
@@ -351,7 +355,7 @@ func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 	})
 }
 
-// Nor do those of tokens past their promise: what another config has is looked after at once.
+// Logouts of tokens past their promise that hang keep the tick from nothing: what another config has is looked after at once.
 func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
 		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token})
@@ -368,43 +372,6 @@ func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 		m.expectLives(m.read(nil))
 		ticked()
 	})
-}
-
-// A session that could not be answered when the backend ended is owed, and the log tells where it cannot be.
-func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
-	for _, refuses := range []bool{false, true} {
-		inDedicatedBubble(t, nil, func(m *mount) {
-			storage := m.hooked()
-			m.FailNext(simulator.EndpointServiceOrgs, -1, hang)
-			m.Change(func(k *simulator.Knobs) { k.Latency = time.Second })
-			reader := m.beginRead("worker", nil)
-			synctest.Wait()
-			goOn := make(chan struct{})
-			holds := func(key string) error {
-				if key == "role/worker" {
-					<-goOn
-				}
-				return nil
-			}
-			storage.get.Store(&holds)
-			m.backend.InvalidateKey(context.Background(), "role/worker")
-			time.Sleep(2 * time.Second) // the session is open, and the role is looked at again
-			if err := m.storage.Delete(context.Background(), "role/worker"); err != nil {
-				t.Fatal(err)
-			}
-			m.backend.Cleanup(context.Background())
-			m.storage.refuses.Store(refuses)
-			close(goOn)
-			if o := reader(); o.token() != "" {
-				t.Error("a token of a role that is no more was answered")
-			}
-			if owed := len(m.owedKeys()); refuses == (owed == 1) {
-				t.Errorf("storage refuses: %t; %d logouts are owed", refuses, owed)
-			}
-			m.expectLogged("a session that is not handed out could not be ended", refuses)
-			m.ClearFailures()
-		})
-	}
 }
 
 // A session that let a token past its promise go, though storage said that it did not, owes it.

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Every fault with every kind of role, held against the promises.
+
 package backend
 
 import (

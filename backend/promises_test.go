@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The witness: it holds what a world has seen against the promises.
+
 package backend
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A token from storage may be of the past: N-central is asked after one of its config first.
+
 package backend
 
 import (
@@ -131,7 +133,7 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 	})
 }
 
-// A node whose clock was ahead wrote it: at most its life is left, and it is validated first.
+// A token that a node whose clock was ahead has stored has no more than its life left, and is validated first.
 func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"lease": true, "ttl": "30m"})

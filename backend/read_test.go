@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What a read waits for, and for how long.
+
 package backend
 
 import (
@@ -81,53 +83,6 @@ func TestAReadEndsInTime(t *testing.T) {
 	}
 }
 
-// The end of the backend waits for nothing that N-central has to answer, and nothing begins after it.
-func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
-	tests := map[string]func(m *mount){
-		"a flight":     func(m *mount) { m.beginRead("monitoring", nil) },
-		"a validation": func(m *mount) { m.beginRead("monitoring", map[string]any{"validate": true}) },
-		"learning, before a rotation": func(m *mount) {
-			time.Sleep(54 * time.Minute)
-			m.read(nil)
-		},
-		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); m.begin(logical.RollbackOperation, "", nil) },
-		"a dedicated read":  func(m *mount) { m.beginRead("worker", nil) },
-		"its probe":         func(m *mount) { m.open(nil) },
-		"an end of a lease": func(m *mount) { lease := m.open(nil); go func() { _ = m.revoke(lease) }() },
-	}
-	for name, begin := range tests {
-		t.Run(name, func(t *testing.T) {
-			inDedicatedBubble(t, nil, func(m *mount) {
-				m.delete("roles/monitoring")
-				m.delete("roles/worker")
-				m.delete("config/default")
-				m.write("config/default", map[string]any{
-					"url": m.server.URL, "user_api_token": m.token, "verify": false, "request_timeout": "20s",
-				})
-				m.write("roles/monitoring", map[string]any{"lease": false})
-				m.write("roles/worker", map[string]any{"credential_type": "dedicated"})
-				if !strings.HasPrefix(name, "a flight") {
-					m.read(nil)
-				}
-				m.FailNext(simulator.EndpointServiceOrgs, -1, hang)
-				if !strings.Contains(name, "probe") && !strings.Contains(name, "lease") {
-					m.FailNext(simulator.AnyEndpoint, -1, hang)
-				}
-				m.FailNext(simulator.EndpointLogout, -1, hang)
-				begin(m)
-				synctest.Wait()
-				began := time.Now()
-				m.backend.Cleanup(context.Background())
-				if took := time.Since(began); took > time.Second {
-					t.Errorf("it waited %s for N-central", took)
-				}
-				m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
-				m.ClearFailures()
-			})
-		})
-	}
-}
-
 // A reader that looked before a token was obtained, and comes to ask for one after, looks again and asks for none.
 func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
@@ -147,7 +102,7 @@ func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 	})
 }
 
-// Readers start over once, and are told what it is where that is overtaken too.
+// Readers start over once. They are told the reason where that is superseded too.
 func TestReadersStartOverOnce(t *testing.T) {
 	for _, path := range []string{"creds/monitoring", "creds/worker"} {
 		inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 3 * time.Second }, func(m *mount) {

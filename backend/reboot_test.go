@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A reboot of N-central ends every session. The engine finds out, and takes nothing else for one.
+
 package backend
 
 import (
@@ -42,6 +44,37 @@ func TestTheTickFindsAReboot(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestTickReplacesADeadTokenAndSuspectsTheOthers(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		m.readRole("other")
+		m.Reboot()
+		m.tick()
+		m.expectLives(m.read(nil))
+		m.expectLives(m.readRole("other"))
+	})
+}
+
+// A suspect token that the tick finds dead makes every token of the config suspect, those included that were validated since.
+func TestASuspectTokenThatTheTickFindsDeadMakesAllSuspect(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		m.write("roles/third", map[string]any{"lease": false})
+		m.expectLives(m.readRole("other"))
+		time.Sleep(time.Second)
+		m.expectLives(m.read(nil)) // expires last, so the tick asks after this one
+		m.regenerate()
+		m.fails(400, opRead, "creds/third", nil) // 401: all are suspect
+		m.expectLives(m.readRole("other"))       // validated, trusted
+		time.Sleep(2 * time.Second)
+		m.Reboot()
+		m.tick()
+		// The token in hand is dead, and no new one can be had.
+		m.fails(400, opRead, "creds/other", nil, "refused the credential")
+	})
 }
 
 func TestALongOutageThatEndsInARebootIsFound(t *testing.T) {
@@ -217,7 +250,7 @@ func TestTheTickFindsARebootWhileASessionIsBeingOpened(t *testing.T) {
 }
 
 // A token that the engine itself logged out while its validation was under way is no sign of a reboot.
-func TestOwnLogoutIsNoReboot(t *testing.T) {
+func TestTheEnginesOwnLogoutIsNoReboot(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointValidate, 1, hang)
@@ -244,7 +277,7 @@ func TestOwnLogoutIsNoReboot(t *testing.T) {
 }
 
 // A token that the engine's own authenticate ended is no sign of a reboot, also while that authenticate is not yet answered.
-func TestDeadByOwnAuthenticateIsNoReboot(t *testing.T) {
+func TestTheEnginesOwnAuthenticateIsNoReboot(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
 		g := m.gated()
 		m.expectLives(m.read(nil))
@@ -263,36 +296,5 @@ func TestDeadByOwnAuthenticateIsNoReboot(t *testing.T) {
 		time.Sleep(56 * time.Minute)
 		m.expectLives(m.read(nil))
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 1}) // more: what was learnt was forgotten
-	})
-}
-
-// A suspect token that the tick finds dead makes every token of the config suspect, those included that were validated since.
-func TestASuspectTokenThatTheTickFindsDeadMakesAllSuspect(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/other", map[string]any{"lease": false})
-		m.write("roles/third", map[string]any{"lease": false})
-		m.expectLives(m.readRole("other"))
-		time.Sleep(time.Second)
-		m.expectLives(m.read(nil)) // expires last, so the tick asks after this one
-		m.regenerate()
-		m.fails(400, opRead, "creds/third", nil) // 401: all are suspect
-		m.expectLives(m.readRole("other"))       // validated, trusted
-		time.Sleep(2 * time.Second)
-		m.Reboot()
-		m.tick()
-		// The token in hand is dead, and no new one can be had.
-		m.fails(400, opRead, "creds/other", nil, "refused the credential")
-	})
-}
-
-func TestTickReplacesADeadTokenAndSuspectsTheOthers(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/other", map[string]any{"lease": false})
-		m.read(nil)
-		m.readRole("other")
-		m.Reboot()
-		m.tick()
-		m.expectLives(m.read(nil))
-		m.expectLives(m.readRole("other"))
 	})
 }

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// When a rotation refreshes, and when it authenticates.
+
 package backend
 
 import (
@@ -9,6 +11,63 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
+
+func TestRefreshRefusedLeadsToAuthenticate(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.FailNext(simulator.EndpointRefresh, -1, status(401))
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointRefresh: 1})
+	})
+}
+
+func TestWhereRefreshEndsThePredecessorRotationsAuthenticate(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
+		first := m.expectLives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 2})
+		if !m.AccessTokenLives(first) {
+			t.Error("the token that readers still hold was ended before its stated expiry")
+		}
+	})
+}
+
+// Where it is known that refresh harms nobody, and not whether authenticate ends earlier sessions, rotations refresh.
+func TestWhatIsKnownInPartIsUsed(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.unverified()
+		m.write("config/fresh", map[string]any{"max_retries": 0, "verify": false})
+		m.read(nil)
+		time.Sleep(56 * time.Minute)
+		m.ResetCounts()
+		m.FailNext(simulator.EndpointValidate, 1, status(500)) // whether the first of two sessions lives on
+		m.FailNext(simulator.EndpointServiceOrgs, 1, status(500))
+		m.read(nil)
+		known := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)
+		if _, told := known["authenticate_ends_earlier_sessions"]; told || known["refresh_ends_predecessor"] != false {
+			t.Fatalf("known is %v", known)
+		}
+		if refreshes, opened := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes != 2 || opened != 2 {
+			t.Errorf("%d refreshes and %d authenticates, of which one and two were to learn", refreshes, opened)
+		}
+	})
+}
+
+func TestServerThatRefusesRefreshPassesAndIsRotatedByAuthenticate(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointRefresh, -1, status(500))
+		if answer, _, _ := m.check(); answer["ok"] != true || answer["refresh_ends_predecessor"] != nil {
+			t.Error(answer["message"])
+		}
+		m.read(nil)
+		m.ResetCounts()
+		time.Sleep(56 * time.Minute)
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+	})
+}
 
 // A server that is known to refuse refresh is not asked to, though the token has died.
 func TestKnownRefusedRefreshIsNotTried(t *testing.T) {
@@ -39,28 +98,6 @@ func TestRefreshIsTriedAgainWhereAuthenticateIsRefused(t *testing.T) {
 	})
 }
 
-func TestRefreshRefusedLeadsToAuthenticate(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		time.Sleep(56 * time.Minute)
-		m.FailNext(simulator.EndpointRefresh, -1, status(401))
-		m.expectLives(m.read(nil))
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointRefresh: 1})
-	})
-}
-
-func TestWhereRefreshEndsThePredecessorRotationsAuthenticate(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, func(m *mount) {
-		first := m.expectLives(m.read(nil))
-		time.Sleep(56 * time.Minute)
-		m.expectLives(m.read(nil))
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 2})
-		if !m.AccessTokenLives(first) {
-			t.Error("the token that readers still hold was ended before its stated expiry")
-		}
-	})
-}
-
 // What outlives its promise is replaced by a token of another session, so that it can be ended alone.
 func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
@@ -74,27 +111,6 @@ func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
 		m.tick()
 		if m.AccessTokenLives(first) {
 			t.Error("the token lives past its promise")
-		}
-	})
-}
-
-// Where it is known that refresh harms nobody, and not whether authenticate ends earlier sessions, rotations refresh.
-func TestWhatIsKnownInPartIsUsed(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.unverified()
-		m.write("config/fresh", map[string]any{"max_retries": 0, "verify": false})
-		m.read(nil)
-		time.Sleep(56 * time.Minute)
-		m.ResetCounts()
-		m.FailNext(simulator.EndpointValidate, 1, status(500)) // whether the first of two sessions lives on
-		m.FailNext(simulator.EndpointServiceOrgs, 1, status(500))
-		m.read(nil)
-		known := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)
-		if _, told := known["authenticate_ends_earlier_sessions"]; told || known["refresh_ends_predecessor"] != false {
-			t.Fatalf("known is %v", known)
-		}
-		if refreshes, opened := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes != 2 || opened != 2 {
-			t.Errorf("%d refreshes and %d authenticates, of which one and two were to learn", refreshes, opened)
 		}
 	})
 }
@@ -124,19 +140,5 @@ func TestARefusedRefreshTokenIsNotTriedAgain(t *testing.T) {
 		if tried := m.all(simulator.EndpointRefresh); tried != 1 {
 			t.Errorf("it was tried %d times", tried)
 		}
-	})
-}
-
-func TestServerThatRefusesRefreshPassesAndIsRotatedByAuthenticate(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.FailNext(simulator.EndpointRefresh, -1, status(500))
-		if answer, _, _ := m.check(); answer["ok"] != true || answer["refresh_ends_predecessor"] != nil {
-			t.Error(answer["message"])
-		}
-		m.read(nil)
-		m.ResetCounts()
-		time.Sleep(56 * time.Minute)
-		m.expectLives(m.read(nil))
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
 }

@@ -1,13 +1,13 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// No token that is typed into the wrong place is quoted.
+
 package backend
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -66,65 +66,5 @@ func TestATokenThatIsTypedForANameIsNotQuoted(t *testing.T) {
 			}
 		}
 		m.write("roles/eyJ.a", nil)
-	})
-}
-
-func TestAWrongTypeIsToldWithWhatTheFieldTakes(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		for _, test := range []struct {
-			path, field string
-			value       any
-			want        string
-		}{
-			{"config/default", "max_retries", "abc", "max_retries: give a whole number"},
-			{"config/default", "verify", "perhaps", "verify: give true or false"},
-			{"config/default", "request_timeout", "soon", "request_timeout: give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h"},
-			{"config/default", "url", []any{"a"}, "url: give text"},
-			{"config/default", "user_api_token", 7, "user_api_token: give text"},
-			{"creds/monitoring", "validate", "x", "validate: give true or false"},
-		} {
-			if text := m.fails(400, opWrite, test.path, map[string]any{test.field: test.value}); text != test.want {
-				t.Errorf("%s: %s", test.field, text)
-			}
-		}
-	})
-}
-
-// By its answer Vault chooses whether a policy must allow create or update.
-func TestWhetherAnEntryExistsDoesNotDependOnWhatIsWritten(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		for path, exists := range map[string]bool{"roles/new": false, "roles/monitoring": true, "config/new": false, "config/default": true} {
-			for _, data := range []map[string]any{nil, {"ttl": "abc", "max_retries": "x"}, {"ttl": "5m", "max_retries": 3.0}} {
-				checked, found, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{
-					Operation: logical.CreateOperation, Path: path, Data: data, Storage: m.storage,
-				})
-				if !checked || found != exists || err != nil {
-					t.Errorf("%s with %v: %t %t %v", path, keys(data), checked, found, err)
-				}
-			}
-		}
-	})
-}
-
-// The document is completed in place: each request must have one of its own.
-func TestHelpIsAnsweredToManyAtOnce(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.system.PluginEnvironment = &logical.PluginEnvironment{}
-		var all sync.WaitGroup
-		for range 8 {
-			all.Go(func() {
-				for _, path := range []string{"", "config/", "config/a", "config/a/check", "roles/", "roles/a", "creds/a", "sessions/", "sessions/a", "status", "metrics"} {
-					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.HelpOperation, Path: path, Storage: m.storage})
-					if err != nil {
-						t.Errorf("%s: %v", path, err)
-						continue
-					}
-					if _, err := json.Marshal(response.Data["openapi"]); err != nil || response.Data["help"] == "" {
-						t.Errorf("%s: %v", path, err)
-					}
-				}
-			})
-		}
-		all.Wait()
 	})
 }

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What sessions/ and sessions/ROLE tell.
+
 package backend
 
 import (
@@ -10,20 +12,19 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// A token that lives past its promise is told of, among the earlier tokens or as the one in hand.
-func TestATokenPastItsPromiseIsToldOf(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
-		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
-		first := m.expectLives(m.read(nil))
-		time.Sleep(11 * time.Minute)
-		read := m.get("sessions/monitoring")
-		if m.AccessTokenLives(first) && read["expires_at"] == nil && read["earlier_tokens"] == 0 {
-			t.Errorf("a token of the role lives at N-central for 49 minutes more, and sessions/ROLE tells of none: %v", read)
+func TestASessionTellsWhenItsTokenIsReplaced(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		told := m.get("sessions/monitoring")
+		expires, _ := time.Parse(time.RFC3339, told["expires_at"].(string))
+		rotates, _ := time.Parse(time.RFC3339, told["rotates_at"].(string))
+		if left := expires.Sub(rotates); left != 5*time.Minute {
+			t.Errorf("it is replaced %s before its end", left)
 		}
 	})
 }
 
-// A role's answer tells when it was last read.
+// sessions/ROLE tells when the role was last read.
 func TestTheLastReadIsTold(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
@@ -64,6 +65,19 @@ func TestTheLastValidationIsToldOfTheTokenInHand(t *testing.T) {
 	})
 }
 
+// A token that lives past its promise is told of, among the earlier tokens or as the one in hand.
+func TestATokenPastItsPromiseIsToldOf(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
+		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
+		first := m.expectLives(m.read(nil))
+		time.Sleep(11 * time.Minute)
+		read := m.get("sessions/monitoring")
+		if m.AccessTokenLives(first) && read["expires_at"] == nil && read["earlier_tokens"] == 0 {
+			t.Errorf("a token of the role lives at N-central for 49 minutes more, and sessions/ROLE tells of none: %v", read)
+		}
+	})
+}
+
 // Of a dedicated role the prefix of its leases is told, and of no other.
 func TestWhereADedicatedRolesSessionsAreIsTold(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
@@ -71,18 +85,6 @@ func TestWhereADedicatedRolesSessionsAreIsTold(t *testing.T) {
 			if _, told := m.get("sessions/" + role)["leases"]; told != dedicated {
 				t.Errorf("%s: leases are told of: %t", role, told)
 			}
-		}
-	})
-}
-
-func TestASessionTellsWhenItsTokenIsReplaced(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		told := m.get("sessions/monitoring")
-		expires, _ := time.Parse(time.RFC3339, told["expires_at"].(string))
-		rotates, _ := time.Parse(time.RFC3339, told["rotates_at"].(string))
-		if left := expires.Sub(rotates); left != 5*time.Minute {
-			t.Errorf("it is replaced %s before its end", left)
 		}
 	})
 }

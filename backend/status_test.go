@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The state of a config, and what status says about it.
+
 package backend
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A token that something may have ended is suspect: it is validated before it is handed out again.
+
 package backend
 
 import (
@@ -17,6 +19,298 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
+
+func TestWhereAuthenticateEndsEarlierSessionsTokensAreValidatedFirst(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		first := m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		m.expectLives(m.readRole("other"))
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
+		if m.expectLives(m.read(nil)) == first {
+			t.Error("a token that another session ended was handed out")
+		}
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.expectLives(m.read(nil))
+		m.expectCalls(nil)
+	})
+}
+
+func TestRegeneratedTokenThatEndsSessionsLeavesNoDeadToken(t *testing.T) {
+	inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
+		m.read(nil)
+		m.regenerate()
+		time.Sleep(56 * time.Minute)
+		m.fails(400, opRead, "creds/monitoring", nil)
+	})
+}
+
+// One config's authenticate ends what another with the same user holds.
+func TestConfigsWithOneUserAreSuspectTogether(t *testing.T) {
+	for name, happens := range map[string]func(m *mount){
+		"a new session": func(m *mount) { m.readRole("cold") },
+		"a refused token": func(m *mount) {
+			m.Change(func(k *simulator.Knobs) { k.RegenerateEndsSessions = true })
+			m.regenerate()
+			m.fails(400, opRead, "creds/cold", nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, endsEarlier, func(m *mount) {
+				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				m.write("roles/cold", map[string]any{"lease": false, "config": "twin"})
+				first := m.expectLives(m.read(nil))
+				happens(m)
+				response, err := m.do(opRead, "creds/monitoring", nil)
+				if err == nil && !response.IsError() && response.Data["access_token"] == first {
+					t.Error("a dead token was handed out")
+				}
+			})
+		})
+	}
+}
+
+// A check, or a write with verification, that finds out that a new session ends the earlier ones has ended those of every
+// config with that user: none is handed out without having been validated.
+func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
+	for _, by := range []string{"check", "verification", "verification of a new config", "check of another config"} {
+		t.Run(by, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				roles := append(m.addRoles(2, nil), "twin")
+				m.write("roles/twin", map[string]any{"lease": false, "config": "twin"})
+				for _, role := range roles {
+					m.readRole(role)
+				}
+				m.Change(endsEarlier) // an upgrade, say
+				switch by {
+				case "check":
+					m.check()
+				case "verification":
+					m.write("config/default", map[string]any{"max_retries": 2})
+				case "verification of a new config":
+					m.write("config/third", map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				case "check of another config":
+					m.write("config/twin/check", nil)
+				}
+				for _, role := range roles {
+					m.expectLives(m.readRole(role))
+				}
+			})
+		})
+	}
+}
+
+// A check or a verification makes tokens suspect as soon as it may have opened a session, and not only when it is over.
+func TestCheckCastsSuspicionAtOnce(t *testing.T) {
+	for _, by := range []string{"check", "verify"} {
+		t.Run(by, func(t *testing.T) {
+			inBubble(t, endsEarlier, func(m *mount) {
+				m.expectLives(m.read(nil))
+				m.FailNext(simulator.EndpointServiceOrgs, 1, hang)
+				var finish func() outcome
+				if by == "check" {
+					finish = m.begin(opWrite, "config/default/check", nil)
+				} else {
+					finish = m.begin(opWrite, "config/default", map[string]any{"max_retries": 2})
+				}
+				synctest.Wait()
+				answer := m.read(nil)
+				if !m.AccessTokenLives(answer["access_token"].(string)) {
+					t.Error("a token that the check ended was handed out while the check ran")
+				}
+				m.ClearFailures()
+				finish()
+			})
+		})
+	}
+}
+
+// A verification that passed may have ended other sessions, whether or not its config could be stored.
+func TestAVerificationThatIsNotStoredMakesTokensSuspect(t *testing.T) {
+	for name, prefix := range map[string]string{"storage refuses all writes": "", "storage refuses the config": "config/"} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, endsEarlier, func(m *mount) {
+				storage := m.hooked()
+				m.expectLives(m.read(nil))
+				storage.failToWrite(prefix)
+				m.fails(500, opWrite, "config/default", map[string]any{"max_retries": 2})
+				storage.put.Store(nil)
+				m.expectLives(m.read(nil))
+			})
+		})
+	}
+}
+
+// A verification whose write of the config another one superseded may have ended other sessions all the same. The write is a conflict.
+func TestASupersededVerificationMakesTokensSuspect(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointLinks, 1, hang)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: opWrite, Path: "config/default", Storage: m.storage, Data: map[string]any{"max_retries": 1},
+			})
+			var coded logical.HTTPCodedError
+			if !errors.As(err, &coded) {
+				t.Error("no conflict: ", err)
+				return
+			}
+			t.Log("status of the overtaken write: ", coded.Code())
+		}()
+		time.Sleep(time.Second)
+		m.write("config/default", map[string]any{"max_retries": 2, "verify": false})
+		m.ClearFailures()
+		<-done
+		m.expectLives(m.read(nil))
+	})
+}
+
+// Of two authenticates that overlap, either may have ended the other's session: N-central may answer them in another order than it works on them.
+func TestOverlappingAuthenticatesMakeEachOthersTokensSuspect(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.write("roles/other", map[string]any{"lease": false})
+		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
+		a := m.beginRead("monitoring", nil) // begins first, is worked on last
+		synctest.Wait()
+		release := g.hold(toAuthenticate)
+		b := m.beginRead("other", nil) // worked on first, answered last
+		synctest.Wait()
+		m.ClearFailures()
+		a()
+		release()
+		if o := b(); o.token() == "" || !m.AccessTokenLives(o.token()) {
+			t.Error("the reader that waited for the later answer got a dead token")
+		}
+		m.expectLives(m.readRole("other"))
+	})
+}
+
+// An authenticate that is under way when its config is rewritten counts as one of the new version too.
+func TestAuthenticatesOverlapAcrossVersionsOfAConfig(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.write("roles/other", map[string]any{"lease": false})
+		release := g.hold(toAuthenticate)
+		a := m.beginRead("monitoring", nil) // worked on first, answered last
+		synctest.Wait()
+		m.write("config/default", map[string]any{"max_retries": 4, "verify": false})
+		m.expectLives(m.readRole("other"))
+		release()
+		if o := a(); o.token() == "" || !m.AccessTokenLives(o.token()) {
+			t.Error("a dead token was handed out", o.err)
+		}
+		m.expectLives(m.read(nil))
+	})
+}
+
+// An authenticate that another role makes while a refresh is being answered may have ended what the refresh brings.
+func TestATokenRefreshedDuringAnAuthenticateIsSuspect(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
+		time.Sleep(56 * time.Minute)
+		release := g.hold(toRefresh)
+		a := m.beginRead("monitoring", nil)
+		synctest.Wait()
+		m.readRole("other") // ends the session of monitoring
+		release()
+		a()
+		m.expectLives(m.read(nil))
+	})
+}
+
+// An authenticate whose session is of no use, or whose answer is lost, may have ended other sessions like any other.
+func TestAnAuthenticateThatBroughtNothingMakesTokensSuspectToo(t *testing.T) {
+	for name, failure := range map[string]simulator.Failure{
+		"no life":   {Kind: simulator.FailureExpiry, ExpirySeconds: "0"},
+		"truncated": {Kind: simulator.FailureTruncated},
+		"lost":      {Kind: simulator.FailureLostAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, endsEarlier, func(m *mount) {
+				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+				m.write("roles/other", map[string]any{"lease": false})
+				m.expectLives(m.read(nil))
+				m.FailNext(simulator.EndpointAuthenticate, 1, failure)
+				m.fails(anyStatus, opRead, "creds/other", nil)
+				time.Sleep(2 * time.Second)
+				m.expectLives(m.read(nil))
+			})
+		})
+	}
+}
+
+// An attempt whose answer was lost may have opened a session, though the attempts after it were refused.
+func TestAnAttemptWhoseAnswerWasLostMakesTokensSuspect(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureLostAnswer})
+		m.FailNext(simulator.EndpointAuthenticate, -1, status(503))
+		m.fails(503, opRead, "creds/other", nil)
+		m.ClearFailures()
+		time.Sleep(20 * time.Second)
+		m.expectLives(m.read(nil))
+	})
+}
+
+// An answer that may be a refusal in other words casts the suspicion that a refusal does.
+func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
+	for name, failure := range map[string]simulator.Failure{"hidden": {Kind: simulator.FailureErrorMessage}, "400": status(400)} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
+				m.read(nil)
+				m.regenerate()
+				time.Sleep(56 * time.Minute)
+				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
+				m.fails(502, opRead, "creds/monitoring", nil)
+			})
+		})
+	}
+}
+
+// A suspicion that arises while N-central is being asked is not answered by what it says.
+func TestASuspicionThatArisesMeanwhileStands(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		g := m.gated()
+		m.write("roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		release := g.hold(toValidate)
+		reader := m.beginRead("monitoring", map[string]any{"validate": true})
+		synctest.Wait()
+		m.regenerate()
+		m.fails(400, opRead, "creds/other", nil) // refused, which casts suspicion
+		release()
+		if o := reader(); !m.AccessTokenLives(o.token()) {
+			t.Error("a dead token was handed out")
+		}
+		m.ResetCounts()
+		m.expectLives(m.read(nil))
+		m.expectCalls(calls{simulator.EndpointValidate: 1})
+	})
+}
+
+// A suspicion is stored also where the time of the call that cast it has run out.
+func TestSuspicionIsStoredWhenTimeIsUp(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		g := m.gated()
+		m.write("roles/other", map[string]any{"lease": false})
+		m.expectLives(m.read(nil))
+		m.FailNext(simulator.EndpointAuthenticate, 2, hang)
+		o := m.beginRead("other", nil)
+		time.Sleep(21 * time.Second)
+		release := g.hold(toAuthenticate) // the third attempt opens a session, and its answer comes too late
+		o()
+		release()
+		m.start()
+		m.expectLives(m.read(nil))
+	})
+}
 
 // A cluster that gets a config anew from another node, whose clock is behind, serves it.
 func TestAConfigMadeAnewElsewhereIsServed(t *testing.T) {
@@ -53,7 +347,7 @@ func TestAConfigMadeAnewElsewhereIsServed(t *testing.T) {
 	})
 }
 
-// The count of suspicions only grows, also where a config is deleted and made anew.
+// The epoch that says which tokens are suspect only grows, also where a config is deleted and made anew.
 func TestSuspicionOutlivesTheConfig(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for range 3 { // tokens that die and are replaced raise the count
@@ -92,7 +386,7 @@ func TestAFailedReadLosesNoSuspicion(t *testing.T) {
 	})
 }
 
-// The same for a logout, which only learns that this server can.
+// A logout learns only that its server has one. It overwrites nothing else that could not be read for a moment.
 func TestALogoutLosesNoSuspicion(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -177,296 +471,4 @@ func TestASuspicionOutlivesAChangeOfURL(t *testing.T) {
 		}
 		m.expectLives(m.read(nil))
 	})
-}
-
-// A check or a verification makes tokens suspect as soon as it may have opened a session, and not only when it is over.
-func TestCheckCastsSuspicionAtOnce(t *testing.T) {
-	for _, by := range []string{"check", "verify"} {
-		t.Run(by, func(t *testing.T) {
-			inBubble(t, endsEarlier, func(m *mount) {
-				m.expectLives(m.read(nil))
-				m.FailNext(simulator.EndpointServiceOrgs, 1, hang)
-				var finish func() outcome
-				if by == "check" {
-					finish = m.begin(opWrite, "config/default/check", nil)
-				} else {
-					finish = m.begin(opWrite, "config/default", map[string]any{"max_retries": 2})
-				}
-				synctest.Wait()
-				answer := m.read(nil)
-				if !m.AccessTokenLives(answer["access_token"].(string)) {
-					t.Error("a token that the check ended was handed out while the check ran")
-				}
-				m.ClearFailures()
-				finish()
-			})
-		})
-	}
-}
-
-// A verification that passed may have ended other sessions, whether or not its config could be stored.
-func TestAVerificationThatIsNotStoredMakesTokensSuspect(t *testing.T) {
-	for name, prefix := range map[string]string{"storage refuses all writes": "", "storage refuses the config": "config/"} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, endsEarlier, func(m *mount) {
-				storage := m.hooked()
-				m.expectLives(m.read(nil))
-				storage.failToWrite(prefix)
-				m.fails(500, opWrite, "config/default", map[string]any{"max_retries": 2})
-				storage.put.Store(nil)
-				m.expectLives(m.read(nil))
-			})
-		})
-	}
-}
-
-// Of two authenticates that overlap, either may have ended the other's session: N-central may answer them in another order than it works on them.
-func TestOverlappingAuthenticatesMakeEachOthersTokensSuspect(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		g := m.gated()
-		m.write("roles/other", map[string]any{"lease": false})
-		m.FailNext(simulator.EndpointAuthenticate, 1, hang)
-		a := m.beginRead("monitoring", nil) // begins first, is worked on last
-		synctest.Wait()
-		release := g.hold(toAuthenticate)
-		b := m.beginRead("other", nil) // worked on first, answered last
-		synctest.Wait()
-		m.ClearFailures()
-		a()
-		release()
-		if o := b(); o.token() == "" || !m.AccessTokenLives(o.token()) {
-			t.Error("the reader that waited for the later answer got a dead token")
-		}
-		m.expectLives(m.readRole("other"))
-	})
-}
-
-// An authenticate that another role makes while a refresh is being answered may have ended what the refresh brings.
-func TestATokenRefreshedDuringAnAuthenticateIsSuspect(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		g := m.gated()
-		m.write("roles/other", map[string]any{"lease": false})
-		m.expectLives(m.read(nil))
-		time.Sleep(56 * time.Minute)
-		release := g.hold(toRefresh)
-		a := m.beginRead("monitoring", nil)
-		synctest.Wait()
-		m.readRole("other") // ends the session of monitoring
-		release()
-		a()
-		m.expectLives(m.read(nil))
-	})
-}
-
-// An authenticate whose session is of no use, or whose answer is lost, may have ended other sessions like any other.
-func TestAnAuthenticateThatBroughtNothingMakesTokensSuspectToo(t *testing.T) {
-	for name, failure := range map[string]simulator.Failure{
-		"no life":   {Kind: simulator.FailureExpiry, ExpirySeconds: "0"},
-		"truncated": {Kind: simulator.FailureTruncated},
-		"lost":      {Kind: simulator.FailureLostAnswer},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, endsEarlier, func(m *mount) {
-				m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-				m.write("roles/other", map[string]any{"lease": false})
-				m.expectLives(m.read(nil))
-				m.FailNext(simulator.EndpointAuthenticate, 1, failure)
-				m.fails(anyStatus, opRead, "creds/other", nil)
-				time.Sleep(2 * time.Second)
-				m.expectLives(m.read(nil))
-			})
-		})
-	}
-}
-
-// So may a verification whose write of the config another one superseded: that write is a conflict.
-func TestASupersededVerificationMakesTokensSuspect(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		m.expectLives(m.read(nil))
-		m.FailNext(simulator.EndpointLinks, 1, hang)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: opWrite, Path: "config/default", Storage: m.storage, Data: map[string]any{"max_retries": 1},
-			})
-			var coded logical.HTTPCodedError
-			if !errors.As(err, &coded) {
-				t.Error("no conflict: ", err)
-				return
-			}
-			t.Log("status of the overtaken write: ", coded.Code())
-		}()
-		time.Sleep(time.Second)
-		m.write("config/default", map[string]any{"max_retries": 2, "verify": false})
-		m.ClearFailures()
-		<-done
-		m.expectLives(m.read(nil))
-	})
-}
-
-// A suspicion is stored also where the time of the call that cast it has run out.
-func TestSuspicionIsStoredWhenTimeIsUp(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		g := m.gated()
-		m.write("roles/other", map[string]any{"lease": false})
-		m.expectLives(m.read(nil))
-		m.FailNext(simulator.EndpointAuthenticate, 2, hang)
-		o := m.beginRead("other", nil)
-		time.Sleep(21 * time.Second)
-		release := g.hold(toAuthenticate) // the third attempt opens a session, and its answer comes too late
-		o()
-		release()
-		m.start()
-		m.expectLives(m.read(nil))
-	})
-}
-
-// An authenticate that is under way when its config is rewritten counts as one of the new version too.
-func TestAuthenticatesOverlapAcrossVersionsOfAConfig(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		g := m.gated()
-		m.write("roles/other", map[string]any{"lease": false})
-		release := g.hold(toAuthenticate)
-		a := m.beginRead("monitoring", nil) // worked on first, answered last
-		synctest.Wait()
-		m.write("config/default", map[string]any{"max_retries": 4, "verify": false})
-		m.expectLives(m.readRole("other"))
-		release()
-		if o := a(); o.token() == "" || !m.AccessTokenLives(o.token()) {
-			t.Error("a dead token was handed out", o.err)
-		}
-		m.expectLives(m.read(nil))
-	})
-}
-
-// An attempt whose answer was lost may have opened a session, though the attempts after it were refused.
-func TestAnAttemptWhoseAnswerWasLostMakesTokensSuspect(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		m.write("roles/other", map[string]any{"lease": false})
-		m.expectLives(m.read(nil))
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureLostAnswer})
-		m.FailNext(simulator.EndpointAuthenticate, -1, status(503))
-		m.fails(503, opRead, "creds/other", nil)
-		m.ClearFailures()
-		time.Sleep(20 * time.Second)
-		m.expectLives(m.read(nil))
-	})
-}
-
-// A suspicion that arises while N-central is being asked is not answered by what it says.
-func TestASuspicionThatArisesMeanwhileStands(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		g := m.gated()
-		m.write("roles/other", map[string]any{"lease": false})
-		m.read(nil)
-		release := g.hold(toValidate)
-		reader := m.beginRead("monitoring", map[string]any{"validate": true})
-		synctest.Wait()
-		m.regenerate()
-		m.fails(400, opRead, "creds/other", nil) // refused, which casts suspicion
-		release()
-		if o := reader(); !m.AccessTokenLives(o.token()) {
-			t.Error("a dead token was handed out")
-		}
-		m.ResetCounts()
-		m.expectLives(m.read(nil))
-		m.expectCalls(calls{simulator.EndpointValidate: 1})
-	})
-}
-
-func TestWhereAuthenticateEndsEarlierSessionsTokensAreValidatedFirst(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		m.write("roles/other", map[string]any{"lease": false})
-		first := m.expectLives(m.read(nil))
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
-		m.expectLives(m.readRole("other"))
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
-		if m.expectLives(m.read(nil)) == first {
-			t.Error("a token that another session ended was handed out")
-		}
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
-		m.expectLives(m.read(nil))
-		m.expectCalls(nil)
-	})
-}
-
-func TestRegeneratedTokenThatEndsSessionsLeavesNoDeadToken(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
-		m.read(nil)
-		m.regenerate()
-		time.Sleep(56 * time.Minute)
-		m.fails(400, opRead, "creds/monitoring", nil)
-	})
-}
-
-// An answer that may be a refusal in other words casts the suspicion that a refusal does.
-func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
-	for name, failure := range map[string]simulator.Failure{"hidden": {Kind: simulator.FailureErrorMessage}, "400": status(400)} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
-				m.read(nil)
-				m.regenerate()
-				time.Sleep(56 * time.Minute)
-				m.FailNext(simulator.EndpointAuthenticate, -1, failure)
-				m.fails(502, opRead, "creds/monitoring", nil)
-			})
-		})
-	}
-}
-
-// A check, or a write with verification, that finds out that a new session ends the earlier ones has ended those of every
-// config with that user: none is handed out without having been validated.
-func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
-	for _, by := range []string{"check", "verification", "verification of a new config", "check of another config"} {
-		t.Run(by, func(t *testing.T) {
-			inBubble(t, nil, func(m *mount) {
-				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				roles := append(m.addRoles(2, nil), "twin")
-				m.write("roles/twin", map[string]any{"lease": false, "config": "twin"})
-				for _, role := range roles {
-					m.readRole(role)
-				}
-				m.Change(endsEarlier) // an upgrade, say
-				switch by {
-				case "check":
-					m.check()
-				case "verification":
-					m.write("config/default", map[string]any{"max_retries": 2})
-				case "verification of a new config":
-					m.write("config/third", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				case "check of another config":
-					m.write("config/twin/check", nil)
-				}
-				for _, role := range roles {
-					m.expectLives(m.readRole(role))
-				}
-			})
-		})
-	}
-}
-
-// One config's authenticate ends what another with the same user holds.
-func TestConfigsWithOneUserAreSuspectTogether(t *testing.T) {
-	for name, happens := range map[string]func(m *mount){
-		"a new session": func(m *mount) { m.readRole("cold") },
-		"a refused token": func(m *mount) {
-			m.Change(func(k *simulator.Knobs) { k.RegenerateEndsSessions = true })
-			m.regenerate()
-			m.fails(400, opRead, "creds/cold", nil)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, endsEarlier, func(m *mount) {
-				m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
-				m.write("roles/cold", map[string]any{"lease": false, "config": "twin"})
-				first := m.expectLives(m.read(nil))
-				happens(m)
-				response, err := m.do(opRead, "creds/monitoring", nil)
-				if err == nil && !response.IsError() && response.Data["access_token"] == first {
-					t.Error("a dead token was handed out")
-				}
-			})
-		})
-	}
 }

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What the tick rotates, validates, replaces and removes.
+
 package backend
 
 import (
@@ -12,11 +14,58 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
+
+func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		first := m.expectLives(m.read(nil))
+		time.Sleep(52 * time.Minute)
+		m.tick()
+		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		time.Sleep(time.Minute)
+		m.tick()
+		m.expectCalls(calls{simulator.EndpointRefresh: 1})
+		second := m.read(nil)["access_token"]
+		if second == first {
+			t.Error("the tick did not rotate a token that was read and is due")
+		}
+		time.Sleep(56 * time.Minute)
+		m.tick() // rotates, for the read above counts
+		m.expectCalls(calls{simulator.EndpointRefresh: 1})
+		time.Sleep(56 * time.Minute)
+		m.tick() // does not: nobody read since
+		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		time.Sleep(10 * time.Minute)
+		m.tick()
+		m.expectCalls(nil)
+		if sessions := m.must(opList, "sessions/", nil); sessions["keys"] != nil {
+			t.Error("the entry of an idle role that lapsed was kept: ", sessions)
+		}
+	})
+}
+
+// Tokens that are not due keep the tick from none that is.
+func TestTheTickRotatesAllThatIsDue(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		roles := m.addRoles(20, nil)
+		for _, role := range roles[:10] {
+			m.readRole(role)
+		}
+		time.Sleep(54 * time.Minute)
+		for _, role := range roles[10:] {
+			m.readRole(role)
+		}
+		m.ResetCounts()
+		m.tick()
+		synctest.Wait()
+		if refreshes := m.all(simulator.EndpointRefresh); refreshes != 10 {
+			t.Errorf("%d of 10 were rotated", refreshes)
+		}
+	})
+}
 
 // A token that one tick both rotates and validates is replaced once.
 func TestTickRotatesOnce(t *testing.T) {
@@ -37,6 +86,56 @@ func TestTickRotatesOnce(t *testing.T) {
 		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); n != 1 {
 			t.Errorf("the tick authenticated %d times for one rotation", n)
 		}
+	})
+}
+
+// The tick asks after the oldest token, whatever was obtained since.
+func TestTheTickAsksAfterTheOldestToken(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.Reboot()
+		for _, role := range m.addRoles(30, nil) {
+			time.Sleep(time.Second)
+			m.readRole(role)
+		}
+		m.tick()
+		m.expectLives(m.read(nil))
+	})
+}
+
+// What a new session may have ended is left to its readers: were the tick to replace it, two roles of a user whose sessions
+// end each other would take turns for ever.
+func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
+	inBubble(t, endsEarlier, func(m *mount) {
+		m.write("roles/other", map[string]any{"lease": false})
+		m.read(nil)
+		time.Sleep(time.Second)
+		token := m.expectLives(m.readRole("other"))
+		m.ResetCounts()
+		m.tick()
+		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		if !m.AccessTokenLives(token) {
+			t.Error("the tick ended a token that readers hold")
+		}
+	})
+}
+
+// A dead token that is read is replaced by the tick that finds it, not by the next reader.
+func TestTheTickReplacesWhatItFindsDead(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		time.Sleep(time.Minute)
+		m.Reboot()
+		m.ResetCounts()
+		m.tick()
+		synctest.Wait()
+		if opened := m.all(simulator.EndpointAuthenticate); opened == 0 {
+			t.Error("nothing was replaced")
+		}
+		m.expectLogged("a token died before its time and is replaced", true)
+		m.ResetCounts()
+		m.expectLives(m.read(nil))
+		m.expectCalls(nil)
 	})
 }
 
@@ -141,90 +240,6 @@ func TestTheTickRemovesNothingNew(t *testing.T) {
 		if m.expectLives(m.read(nil)) != token {
 			t.Error("the new session was removed")
 		}
-	})
-}
-
-// A disaster-recovery secondary and a standby leave the tick to others; a performance secondary does its own.
-func TestWhichNodesTick(t *testing.T) {
-	for state, ticks := range map[consts.ReplicationState]int{
-		consts.ReplicationDRSecondary: 0, consts.ReplicationPerformanceStandby: 0, consts.ReplicationPerformanceSecondary: 1,
-		consts.ReplicationPerformancePrimary | consts.ReplicationDRPrimary: 1,
-	} {
-		inBubble(t, nil, func(m *mount) {
-			m.read(nil)
-			m.ResetCounts()
-			m.system.ReplicationStateVal = state
-			time.Sleep(2 * time.Second) // for as long the state is not asked for again
-			m.tick()
-			m.expectCalls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks})
-		})
-	}
-}
-
-// Those that are not due stand in the way of none that is.
-func TestTheTickRotatesAllThatIsDue(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		roles := m.addRoles(20, nil)
-		for _, role := range roles[:10] {
-			m.readRole(role)
-		}
-		time.Sleep(54 * time.Minute)
-		for _, role := range roles[10:] {
-			m.readRole(role)
-		}
-		m.ResetCounts()
-		m.tick()
-		synctest.Wait()
-		if refreshes := m.all(simulator.EndpointRefresh); refreshes != 10 {
-			t.Errorf("%d of 10 were rotated", refreshes)
-		}
-	})
-}
-
-func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		first := m.expectLives(m.read(nil))
-		time.Sleep(52 * time.Minute)
-		m.tick()
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
-		time.Sleep(time.Minute)
-		m.tick()
-		m.expectCalls(calls{simulator.EndpointRefresh: 1})
-		second := m.read(nil)["access_token"]
-		if second == first {
-			t.Error("the tick did not rotate a token that was read and is due")
-		}
-		time.Sleep(56 * time.Minute)
-		m.tick() // rotates, for the read above counts
-		m.expectCalls(calls{simulator.EndpointRefresh: 1})
-		time.Sleep(56 * time.Minute)
-		m.tick() // does not: nobody read since
-		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
-		time.Sleep(10 * time.Minute)
-		m.tick()
-		m.expectCalls(nil)
-		if sessions := m.must(opList, "sessions/", nil); sessions["keys"] != nil {
-			t.Error("the entry of an idle role that lapsed was kept: ", sessions)
-		}
-	})
-}
-
-// A dead token that is read is replaced by the tick that finds it, not by the next reader.
-func TestTheTickReplacesWhatItFindsDead(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		time.Sleep(time.Minute)
-		m.Reboot()
-		m.ResetCounts()
-		m.tick()
-		synctest.Wait()
-		if opened := m.all(simulator.EndpointAuthenticate); opened == 0 {
-			t.Error("nothing was replaced")
-		}
-		m.expectLogged("a token died before its time and is replaced", true)
-		m.ResetCounts()
-		m.expectLives(m.read(nil))
-		m.expectCalls(nil)
 	})
 }
 
@@ -379,37 +394,6 @@ func TestTheLogTellsOfARotationThatFailed(t *testing.T) {
 		m.FailNext(simulator.AnyEndpoint, -1, status(503))
 		m.tick()
 		m.expectLogged("a token could not be rotated ahead of need", true)
-	})
-}
-
-// The tick asks after the oldest token, whatever was obtained since.
-func TestTheTickAsksAfterTheOldestToken(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		m.Reboot()
-		for _, role := range m.addRoles(30, nil) {
-			time.Sleep(time.Second)
-			m.readRole(role)
-		}
-		m.tick()
-		m.expectLives(m.read(nil))
-	})
-}
-
-// What a new session may have ended is left to its readers: were the tick to replace it, two roles of a user whose sessions
-// end each other would take turns for ever.
-func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
-	inBubble(t, endsEarlier, func(m *mount) {
-		m.write("roles/other", map[string]any{"lease": false})
-		m.read(nil)
-		time.Sleep(time.Second)
-		token := m.expectLives(m.readRole("other"))
-		m.ResetCounts()
-		m.tick()
-		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
-		if !m.AccessTokenLives(token) {
-			t.Error("the tick ended a token that readers hold")
-		}
 	})
 }
 

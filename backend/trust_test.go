@@ -1,11 +1,15 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Which server a config trusts, and that a token is sent to that one alone.
+
 package backend
 
 import (
 	"strings"
 	"testing"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
 // Declarative tools compare what they gave with what is answered. What changes no trust neither demands the token nor
@@ -51,7 +55,7 @@ func TestAnotherCACertDemandsTheTokenAndRetires(t *testing.T) {
 	})
 }
 
-// It would be stored, replicated, and answered to whoever may read the config.
+// A private key among the certificates would be stored, replicated, and answered to whoever may read the config.
 func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		certificate, withKey := bundle(t)
@@ -75,7 +79,7 @@ func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
 	})
 }
 
-// It is answered in clear, and sent in clear at each handshake: no token may get in.
+// tls_server_name is answered in clear, and sent in clear at each handshake: no token may get in.
 func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		label := strings.Repeat("a", 63)
@@ -97,6 +101,34 @@ func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
 			text, code := m.failure(opWrite, "config/default", map[string]any{"tls_server_name": given, "user_api_token": m.token})
 			if code != 400 || !strings.HasPrefix(text, "tls_server_name: not a host name") || strings.Contains(text, given) && len(given) > 5 {
 				t.Errorf("%q: %d %s", given, code, text)
+			}
+		}
+	})
+}
+
+func TestRepointedConfigSendsNothingOfTheOldServer(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		old := m.Secrets()
+		m.fails(400, opWrite, "config/default", map[string]any{"url": "http://localhost:81"}, "user_api_token")
+		// The in-memory network leads every address to one server: what it hears from now on, the new server hears.
+		other := simulator.New(simulator.DefaultKnobs())
+		token := other.AddUser("api-user")
+		m.server.Close()
+		m.server = simulator.ListenInMemory(other)
+		defer m.server.Close()
+		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": token})
+		answer := m.read(nil)
+		if answer["url"] != "http://localhost:81" || !other.AccessTokenLives(answer["access_token"].(string)) {
+			t.Error("the token is not of the new server")
+		}
+		response, err := m.do(opDelete, "sessions/monitoring", nil)
+		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "another url") {
+			t.Errorf("want a warning on the token of the old server, got %v %v", response, err)
+		}
+		for _, secret := range old {
+			if other.Received(secret) {
+				t.Fatal("a secret of the old server was sent to the new one")
 			}
 		}
 	})

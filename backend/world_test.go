@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The world of the model and the matrix: servers, nodes, storage, and what users do.
+
 package backend
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A Vault agent renders the tokens of a role, one after the other.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The audit log tells who took which token, and nothing that is written down holds a secret.
+
 package e2e
 
 import (

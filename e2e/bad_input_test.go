@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Wrong input is refused with a text that names the field, and changes nothing.
+
 package e2e
 
 import (

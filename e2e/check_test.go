@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What a check of a config finds and tells, and what a verification refuses to store.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Every node of a cluster serves, and a takeover costs no reader a token.
+
 package e2e
 
 import (

@@ -1,6 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What Vault does to leases, wrapped answers, names and files on their way between the engine and
+// its users.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A token that N-central has ended is found dead and replaced.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A dedicated session ends with its lease.
+
 package e2e
 
 import (

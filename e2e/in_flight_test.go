@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What is obtained for a config, role or session that is no more is ended, and nobody gets it.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What leased and unleased answers say, and what the mount itself does to them.
+
 package e2e
 
 import (

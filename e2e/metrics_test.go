@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The metrics as Prometheus scrapes them.
+
 package e2e
 
 import (

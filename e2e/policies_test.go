@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The policies of the documentation allow what they are for, and nothing else.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// A token is sent to the url that it came from, and nowhere else.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// The risks that remain, as docs/security.md names them.
+
 package e2e
 
 import (

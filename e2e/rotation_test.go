@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Tokens are replaced before their end, and no reader holds a dead one.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Blocks of commands of the runbook, run as they stand.
+
 package e2e
 
 import (

@@ -1,6 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// Whatever the servers of a run write down is searched for secrets.
+
 package e2e
 
 import (

@@ -1,16 +1,20 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
+// What the nodes of a cluster tell each other, hand on and leave to each other.
+
 package backend
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/hashicorp/vault/sdk/plugin"
 
@@ -135,5 +139,59 @@ func TestEventsOverTheGRPCBoundary(t *testing.T) {
 	want := []string{"ncentral/config-write", "ncentral/role-write", "ncentral/role-delete"}
 	if diff := cmp.Diff(want, typesOf(sentTo(n.events))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
+	inDedicatedBubble(t, nil, func(m *mount) {
+		m.write("roles/leased", nil)
+		m.read(nil)
+		m.ResetCounts()
+		m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+		time.Sleep(2 * time.Second) // the state is asked for once a second
+		handedOn := func(operation logical.Operation, path string, data map[string]any) bool {
+			_, err := m.do(operation, path, data)
+			return errors.Is(err, logical.ErrReadOnly)
+		}
+		m.expectLives(m.read(nil))
+		for _, path := range []string{"creds/worker", "creds/leased"} {
+			if !handedOn(opRead, path, nil) {
+				t.Errorf("%s was not handed on", path)
+			}
+		}
+		if !handedOn(opRead, "creds/monitoring", map[string]any{"validate": true}) {
+			t.Error("a read that needs N-central was not handed on")
+		}
+		for _, path := range []string{"config/default", "roles/monitoring", "config/default/check"} {
+			if !handedOn(opWrite, path, nil) {
+				t.Errorf("a write of %s was not handed on", path)
+			}
+		}
+		if !handedOn(opDelete, "sessions/monitoring", nil) {
+			t.Error("the end of sessions was not handed on")
+		}
+		time.Sleep(53*time.Minute + 30*time.Second)
+		if !handedOn(opRead, "creds/monitoring", nil) {
+			t.Error("a read that starts a rotation was not handed on")
+		}
+		m.tick()
+		m.expectCalls(nil)
+	})
+}
+
+// A disaster-recovery secondary and a standby leave the tick to others; a performance secondary does its own.
+func TestWhichNodesTick(t *testing.T) {
+	for state, ticks := range map[consts.ReplicationState]int{
+		consts.ReplicationDRSecondary: 0, consts.ReplicationPerformanceStandby: 0, consts.ReplicationPerformanceSecondary: 1,
+		consts.ReplicationPerformancePrimary | consts.ReplicationDRPrimary: 1,
+	} {
+		inBubble(t, nil, func(m *mount) {
+			m.read(nil)
+			m.ResetCounts()
+			m.system.ReplicationStateVal = state
+			time.Sleep(2 * time.Second) // for as long the state is not asked for again
+			m.tick()
+			m.expectCalls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks})
+		})
 	}
 }
