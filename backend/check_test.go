@@ -160,7 +160,8 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 	}
 }
 
-// A check makes its calls in a cool-down too. One that passes ends the cool-down, as a new User-API token does; one that fails does not.
+// A check makes its calls in a cool-down too. One that passes ends the cool-down, as a new User-API
+// token does; one that fails does not.
 func TestACheckThatPassesEndsTheCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		fresh := m.regenerate()
@@ -207,8 +208,8 @@ func TestFailedVerifyChangesNothing(t *testing.T) {
 	})
 }
 
-// The steps end within three times request_timeout, and the logouts have as much again. What merely finds out what the
-// server is like may lack the time.
+// The steps end within three times request_timeout, and the logouts have as much again. What merely
+// finds out what the server is like may lack the time.
 func TestACheckOfASlowServerPassesOnTheStepsThatCount(t *testing.T) {
 	for latency, missing := range map[time.Duration]bool{2500 * time.Millisecond: false, 3900 * time.Millisecond: true} {
 		inBubble(t, nil, func(m *mount) {
@@ -232,7 +233,8 @@ func TestACheckOfASlowServerPassesOnTheStepsThatCount(t *testing.T) {
 	}
 }
 
-// A credential that works is stored, also where its sessions cannot be logged out just now: that is owed.
+// A credential that works is stored, also where its sessions cannot be logged out just now: that is
+// owed.
 func TestAVerificationWhoseLogoutsFailPassesAndOwesThem(t *testing.T) {
 	for name, config := range map[string]string{"a new config": "fresh", "one that is there": "default"} {
 		t.Run(name, func(t *testing.T) {
@@ -337,7 +339,8 @@ func stepOf(answer map[string]any, name string) map[string]any {
 	return nil
 }
 
-// Who reads the report alone sees all that the answer tells: the steps in their order, what came of it, and the warnings.
+// Who reads the report alone sees all that the answer tells: the steps in their order, what came of
+// it, and the warnings.
 func TestTheReportHasALineAStep(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "48h"})
@@ -406,8 +409,8 @@ func TestALogoutThatIsListedIsKnownBeforeOneWasTried(t *testing.T) {
 	})
 }
 
-// A server, or what stands before it, that says of every token that it is dead tells nothing: neither that new sessions end
-// earlier ones, nor that there is nothing to end.
+// A server, or what stands before it, that says of every token that it is dead tells nothing:
+// neither that new sessions end earlier ones, nor that there is nothing to end.
 func TestAServerThatCallsEveryTokenDeadTeachesNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.FailNext(simulator.EndpointValidate, -1, status(401))

@@ -58,8 +58,8 @@ func TestMountsShareNothing(t *testing.T) {
 	})
 }
 
-// A reader who polls as fast as they can costs N-central a bounded number of calls, whatever they ask for, and nobody else
-// anything.
+// A reader who polls as fast as they can costs N-central a bounded number of calls, whatever they
+// ask for, and nobody else anything.
 func TestAReaderWhoPollsCostsLittle(t *testing.T) {
 	for name, test := range map[string]struct {
 		data map[string]any
@@ -146,7 +146,8 @@ func inBubbleOfManyRoles(t *testing.T, many int, value string, test func(m *moun
 
 const roleOfDefault = `{"config":"default","credential_type":"shared","ttl":0,"lease":true}`
 
-// Whoever may write roles can write very many. A request that is about some of them, and a tick, work on these alone.
+// Whoever may write roles can write very many. A request that is about some of them, and a tick,
+// work on these alone.
 func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 	inBubbleOfManyRoles(t, 100_000, roleOfDefault, func(m *mount) {
 		costs := func(what string, atMost int64, do func()) {
@@ -173,8 +174,8 @@ func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 	})
 }
 
-// The deletion of a config must look at every role, once, and keeps none of them in memory; its answer is no longer for
-// there being many.
+// The deletion of a config must look at every role, once, and keeps none of them in memory; its
+// answer is no longer for there being many.
 func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 	const many = 5000
 	for name, test := range map[string]struct {
@@ -209,7 +210,8 @@ func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 	}
 }
 
-// Of all that cannot be read, a list names every one, and warns of some and how many more there are.
+// Of all that cannot be read, a list names every one, and warns of some and how many more there
+// are.
 func TestAListOfManyDamagedRolesWarnsOfSome(t *testing.T) {
 	const many = 1000
 	inBubbleOfManyRoles(t, many, "{", func(m *mount) {

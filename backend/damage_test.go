@@ -28,7 +28,8 @@ func (m *mount) exists(path string) bool {
 	return found
 }
 
-// inDamagedBubble has the entries of those keys damaged, and a plugin that has seen none of them sound.
+// inDamagedBubble has the entries of those keys damaged, and a plugin that has seen none of them
+// sound.
 func inDamagedBubble(t *testing.T, keys []string, test func(m *mount)) {
 	t.Helper()
 	inBubble(t, nil, func(m *mount) {
@@ -115,7 +116,8 @@ func TestSessionsOfAnUnreadableRoleEnd(t *testing.T) {
 	})
 }
 
-// A role that cannot be read may name the config. It is said, and keeps no config from being deleted; one that can be read does.
+// A role that cannot be read may name the config. It is said, and keeps no config from being
+// deleted; one that can be read does.
 func TestAnUnreadableRoleKeepsNoConfig(t *testing.T) {
 	inDamagedBubble(t, []string{"role/damaged", "role/monitoring"}, func(m *mount) {
 		warnings := m.delete("config/default")
@@ -135,7 +137,8 @@ func TestARoleOfAnUnreadableConfigIsWritten(t *testing.T) {
 	})
 }
 
-// What cannot be read is listed, so that it can be found, and told of by a warning; all else goes on.
+// What cannot be read is listed, so that it can be found, and told of by a warning; all else goes
+// on.
 func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 	for key, leftOut := range map[string]map[string]string{
 		"config/default":     {"config/": "config/default", "sessions/": "config/default", "status": "config/default"},
@@ -173,7 +176,8 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 	}
 }
 
-// A role whose config is no more keeps no list from its answer: a role that cannot be read keeps no config, and may be restored after it.
+// A role whose config is no more keeps no list from its answer: a role that cannot be read keeps no
+// config, and may be restored after it.
 func TestARoleWithoutAConfigKeepsNoListFromItsAnswer(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
@@ -202,7 +206,8 @@ func TestStatusAndMetricsTellOfNothingWhereNothingCanBeRead(t *testing.T) {
 	})
 }
 
-// A stored config of which no client can be made is an error that names it, for readers of either kind.
+// A stored config of which no client can be made is an error that names it, for readers of either
+// kind.
 func TestAConfigOfWhichNoClientCanBeMadeIsNamed(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		entry, err := m.storage.Get(context.Background(), "config/default")

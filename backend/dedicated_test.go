@@ -91,7 +91,8 @@ func TestServerWithoutLogoutIsWarnedOfUntilALogoutSucceeds(t *testing.T) {
 	})
 }
 
-// A lease is as long as what was promised of its token. A min_ttl beyond that is refused, and leaves no session open.
+// A lease is as long as what was promised of its token. A min_ttl beyond that is refused, and
+// leaves no session open.
 func TestADedicatedLeaseIsAsLongAsThePromise(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute }, func(m *mount) {
 		m.write("roles/worker", map[string]any{"ttl": "30m"})
@@ -129,8 +130,8 @@ func TestDedicatedRoleNeedsALease(t *testing.T) {
 	})
 }
 
-// Of eight places two are kept for what readers share, and 64 reads may wait for each of the eight: the rest are told so at
-// once.
+// Of eight places two are kept for what readers share, and 64 reads may wait for each of the eight:
+// the rest are told so at once.
 func TestDedicatedReadsKeepToTheLimitInFlight(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 100 * time.Millisecond; k.MaxInFlight = 7 }, func(m *mount) {
 		tokens, failed, told := m.openMany(context.Background(), 600)()
@@ -191,7 +192,8 @@ func TestDedicatedReadsThatFindNoPlaceFailInTime(t *testing.T) {
 		if took := time.Since(began); took > 31*time.Second {
 			t.Errorf("the last reader waited for %s", took)
 		}
-		// Who has no turn after 20 s gives up: that does for four, the hourly data call and the question after the user.
+		// Who has no turn after 20 s gives up: that does for four, the hourly data call and the
+		// question after the user.
 		if tokens != 4 || failed != 16 {
 			t.Errorf("%d tokens, %d answers 503", tokens, failed)
 		}
@@ -221,8 +223,9 @@ func TestAReaderThatHangsUpLeavesNoSession(t *testing.T) {
 	})
 }
 
-// A lease keeps the config and url that its token came from, so that it is logged out as long as that config has that url,
-// whatever becomes of the role. Whoever changes the role is told that its leases go on.
+// A lease keeps the config and url that its token came from, so that it is logged out as long as
+// that config has that url, whatever becomes of the role. Whoever changes the role is told that its
+// leases go on.
 func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 	prefix := "lease revoke -prefix ncentral/creds/worker"
 	for name, change := range map[string]struct {
@@ -265,7 +268,8 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 	})
 }
 
-// A token is sent nowhere but to the url of the config that it came from. Whoever takes that away is told of what lives on.
+// A token is sent nowhere but to the url of the config that it came from. Whoever takes that away
+// is told of what lives on.
 func TestWhoStrandsTokensIsTold(t *testing.T) {
 	for name, strand := range map[string]func(m *mount) (warnings string){
 		"deletion": func(m *mount) string {
@@ -328,7 +332,8 @@ func TestReadsThatWereAnsweredKeepNobodyFromADedicatedRole(t *testing.T) {
 	})
 }
 
-// A session that another reader's ended before it could be answered is not answered: its reader gets another.
+// A session that another reader's ended before it could be answered is not answered: its reader
+// gets another.
 func TestADedicatedSessionThatAnotherEndedIsNotAnswered(t *testing.T) {
 	inDedicatedBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
@@ -399,7 +404,8 @@ func TestADedicatedReadEndsInTimeThoughItsTokenIsValidated(t *testing.T) {
 	})
 }
 
-// A session whose config storage does not tell any more, once it is opened, is ended when storage is well again.
+// A session whose config storage does not tell any more, once it is opened, is ended when storage
+// is well again.
 func TestASessionOpenedWhileStorageFailsIsEnded(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		storage := &hookedStorage{Storage: m.storage}

@@ -19,8 +19,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// The logouts are written down before anything is forgotten or sent. Where that cannot be done nothing is ended, and what
-// was is there still.
+// The logouts are written down before anything is forgotten or sent. Where that cannot be done
+// nothing is ended, and what was is there still.
 func TestAnEndOfSessionsThatStorageRefusesEndsNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		token := m.expectLives(m.read(nil))
@@ -39,7 +39,8 @@ func TestAnEndOfSessionsThatStorageRefusesEndsNothing(t *testing.T) {
 	})
 }
 
-// failingOnce is a storage of which one write or deletion fails, and may have been done all the same.
+// failingOnce is a storage of which one write or deletion fails, and may have been done all the
+// same.
 type failingOnce struct {
 	logical.Storage
 	fails, writes int
@@ -65,8 +66,8 @@ func (s *failingOnce) Delete(ctx context.Context, key string) error {
 	return s.write(func() error { return s.Storage.Delete(ctx, key) })
 }
 
-// Whichever write of an end of sessions fails, and whether it was done or not: either all is ended or owed, or nothing was
-// ended and nothing is owed.
+// Whichever write of an end of sessions fails, and whether it was done or not: either all is ended
+// or owed, or nothing was ended and nothing is owed.
 func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 	for fails := 1; fails <= 4; fails++ {
 		for _, done := range []bool{false, true} {
@@ -88,8 +89,9 @@ func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 	}
 }
 
-// A server that ignores the lifetime asked for leaves a token alive for an hour at each rotation. They are ended once the
-// promise to their readers is over, as far as that cannot end one that is promised, and never more than some are kept.
+// A server that ignores the lifetime asked for leaves a token alive for an hour at each rotation.
+// They are ended once the promise to their readers is over, as far as that cannot end one that is
+// promised, and never more than some are kept.
 func TestReplacedTokensDoNotPileUp(t *testing.T) {
 	for name, knobs := range map[string]func(k *simulator.Knobs){
 		"each has a session of its own": func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true },
@@ -121,7 +123,8 @@ func TestReplacedTokensDoNotPileUp(t *testing.T) {
 	}
 }
 
-// What outlives its promise is not ended as long as a token of the same session is promised: N-central may end both.
+// What outlives its promise is not ended as long as a token of the same session is promised:
+// N-central may end both.
 func TestATokenPastItsPromiseIsNotEndedBesideItsSuccessor(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true }, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
@@ -140,7 +143,8 @@ func TestATokenPastItsPromiseIsNotEndedBesideItsSuccessor(t *testing.T) {
 	})
 }
 
-// A lease is logged out within an hour past its end too: clocks differ, and the refresh token beside it lives longer.
+// A lease is logged out within an hour past its end too: clocks differ, and the refresh token
+// beside it lives longer.
 func TestALeaseIsLoggedOutPastItsEndToo(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		lease := m.open(nil)
@@ -178,8 +182,8 @@ func TestSessionsEndWhereThereIsNoTokenInHand(t *testing.T) {
 	})
 }
 
-// tokenPastItsPromise makes the backend anew on a storage with hooks, and leads the role's first token past its promise: the
-// server, which ignores overrides, accepts it still.
+// tokenPastItsPromise makes the backend anew on a storage with hooks, and leads the role's first
+// token past its promise: the server, which ignores overrides, accepts it still.
 func (m *mount) tokenPastItsPromise() (storage *hookedStorage, first string) {
 	storage = &hookedStorage{Storage: m.storage}
 	m.startOn(storage)
@@ -191,7 +195,8 @@ func (m *mount) tokenPastItsPromise() (storage *hookedStorage, first string) {
 	return storage, first
 }
 
-// What is past its promise stays in the session and is not ended as long as storage does not take its logout as owed, or does not let it go from the session.
+// What is past its promise stays in the session and is not ended as long as storage does not take
+// its logout as owed, or does not let it go from the session.
 func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	for _, what := range []string{"owed/", "session/"} {
 		inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
@@ -217,7 +222,8 @@ func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	}
 }
 
-// A session that is not handed out is ended also where storage does not take its logout as owed. The log tells where neither succeeds.
+// A session that is not handed out is ended also where storage does not take its logout as owed.
+// The log tells where neither succeeds.
 func TestASessionThatIsNotHandedOutIsEndedThoughStorageRefuses(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		inDedicatedBubble(t, nil, func(m *mount) {
@@ -261,8 +267,8 @@ func TestTheLogTellsOfSessionsOfDeletedRolesThatLiveOn(t *testing.T) {
 	})
 }
 
-// A logout may end all that was refreshed from one authenticate. What a refresh brings and nobody gets is ended when nothing
-// of its chain is promised any more.
+// A logout may end all that was refreshed from one authenticate. What a refresh brings and nobody
+// gets is ended when nothing of its chain is promised any more.
 func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
 	chained := func(k *simulator.Knobs) { k.LogoutEndsChain = true }
 	for name, inVain := range map[string]func(m *mount){
@@ -315,7 +321,8 @@ func TestWhatIsSetAsideEndsWithTheRolesSessions(t *testing.T) {
 	})
 }
 
-// Each refresh in vain is kept beside the token that readers hold: they must not pile up while no new session can be had.
+// Each refresh in vain is kept beside the token that readers hold: they must not pile up while no
+// new session can be had.
 func TestARefreshThatBroughtAGrantOfNoUseIsNotTriedAgain(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.expectLives(m.read(nil))

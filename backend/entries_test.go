@@ -60,7 +60,8 @@ func TestListsAnswerTheirEntriesByPage(t *testing.T) {
 	})
 }
 
-// Declarative tools cannot read the token back: without the hash they take a write of it that failed for done.
+// Declarative tools cannot read the token back: without the hash they take a write of it that
+// failed for done.
 func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		of := func(text string) string { sum := sha256.Sum256([]byte(text)); return hex.EncodeToString(sum[:]) }
@@ -356,7 +357,8 @@ func TestDeletedRoleStaysDeleted(t *testing.T) {
 	})
 }
 
-// What the OpenAPI document calls the default of a field is what a new entry has to which the field was not given.
+// What the OpenAPI document calls the default of a field is what a new entry has to which the field
+// was not given.
 func TestADeclaredDefaultIsWhatANewEntryHas(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		follows := map[string]bool{"user_api_token_sha256": true, "min_ttl": true} // from the token, and from the ttl
@@ -425,7 +427,8 @@ func TestAWrongTypeIsToldWithWhatTheFieldTakes(t *testing.T) {
 	})
 }
 
-// Whether an entry exists decides whether a policy must allow create or update. It does not depend on what is written.
+// Whether an entry exists decides whether a policy must allow create or update. It does not depend
+// on what is written.
 func TestWhetherAnEntryExistsDoesNotDependOnWhatIsWritten(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for path, exists := range map[string]bool{"roles/new": false, "roles/monitoring": true, "config/new": false, "config/default": true} {

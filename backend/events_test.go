@@ -220,7 +220,8 @@ func TestWhereThereAreNoEventsTheEngineIsSilent(t *testing.T) {
 	}
 }
 
-// A data call that fails after tokens could not be had is no turn for the worse, and is told of by status.
+// A data call that fails after tokens could not be had is no turn for the worse, and is told of by
+// status.
 func TestOutagesAreToldOfOnce(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.sent()
@@ -251,7 +252,8 @@ func TestARoleThatIsGoneIsToldOfThoughItsSessionsCouldNotBeEnded(t *testing.T) {
 	})
 }
 
-// What calls to the server or credential before this one come to is nothing to the config as it is now.
+// What calls to the server or credential before this one come to is nothing to the config as it is
+// now.
 func TestALateFailureOfTheConfigBeforeIsNotLaidToTheNewOne(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.FailNext(simulator.EndpointAuthenticate, 1, hang)

@@ -20,7 +20,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// readers starts concurrent reads of the role and answers a function that waits for them and answers their tokens.
+// readers starts concurrent reads of the role and answers a function that waits for them and
+// answers their tokens.
 func (m *mount) readers(count int) (tokens func() []string) {
 	var group sync.WaitGroup
 	answers := make([]string, count)
@@ -89,8 +90,8 @@ func TestAHangUpFailsNoOtherReader(t *testing.T) {
 	})
 }
 
-// whileInFlight begins a cold read on a slow server, makes the change while the call is under way, and answers the token
-// that the reader got in the end.
+// whileInFlight begins a cold read on a slow server, makes the change while the call is under way,
+// and answers the token that the reader got in the end.
 func (m *mount) whileInFlight(change func()) (token string) {
 	m.t.Helper()
 	m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })
@@ -104,7 +105,8 @@ func (m *mount) whileInFlight(change func()) (token string) {
 	return token
 }
 
-// A flight whose sessions are ended meanwhile is made anew for its readers, and leaves nothing open.
+// A flight whose sessions are ended meanwhile is made anew for its readers, and leaves nothing
+// open.
 func TestAFlightWhoseSessionsAreEndedIsMadeAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.onlySession(m.whileInFlight(func() { m.delete("sessions/monitoring") }))
@@ -156,7 +158,8 @@ func TestASupersededFlightLeavesTheNextOneToItsReaders(t *testing.T) {
 	})
 }
 
-// Where storage does not tell whether what a flight brought is still wanted, nobody gets it, and it is ended.
+// Where storage does not tell whether what a flight brought is still wanted, nobody gets it, and it
+// is ended.
 func TestWhatAFlightBringsIsEndedWhereStorageDoesNotTellWhetherItIsWanted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := &hookedStorage{Storage: m.storage}
@@ -174,7 +177,8 @@ func TestWhatAFlightBringsIsEndedWhereStorageDoesNotTellWhetherItIsWanted(t *tes
 	})
 }
 
-// A flight whose role or config was deleted on another node brings nobody anything, and leaves no session.
+// A flight whose role or config was deleted on another node brings nobody anything, and leaves no
+// session.
 func TestAFlightForWhatWasDeletedElsewhereLeavesNoSession(t *testing.T) {
 	for _, key := range []string{"role/monitoring", "config/default"} {
 		t.Run(key, func(t *testing.T) {
@@ -224,7 +228,8 @@ func TestAReaderWhoseNewTokenWasEndedStartsOver(t *testing.T) {
 	})
 }
 
-// A session that cannot be read when a new token comes is told of, for the tokens in it are not ended; one that can is not.
+// A session that cannot be read when a new token comes is told of, for the tokens in it are not
+// ended; one that can is not.
 func TestTheLogTellsOfTokensThatAreLeftToLapse(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		inBubble(t, nil, func(m *mount) {
@@ -246,8 +251,8 @@ func TestTheLogTellsOfTokensThatAreLeftToLapse(t *testing.T) {
 	}
 }
 
-// A role that was deleted and made anew while its logouts hang has one state: one flight serves its readers, and the end of
-// its sessions reaches it.
+// A role that was deleted and made anew while its logouts hang has one state: one flight serves its
+// readers, and the end of its sessions reaches it.
 func TestARoleMadeAnewHasOneFlight(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		g := m.gated()

@@ -19,8 +19,9 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// FuzzStorage changes one field of one stored entry to any value that JSON has, as damage and other versions of the engine
-// may. Whatever comes of that entry: what has nothing to do with it goes on, and it can be written anew and deleted.
+// FuzzStorage changes one field of one stored entry to any value that JSON has, as damage and other
+// versions of the engine may. Whatever comes of that entry: what has nothing to do with it goes on,
+// and it can be written anew and deleted.
 func FuzzStorage(f *testing.F) {
 	for seed := range uint8(5) {
 		for field := range uint8(16) {

@@ -29,8 +29,9 @@ var anyValues = []string{
 	`"https://[::1]:0/%zz"`, `"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"`,
 }
 
-// FuzzFields gives the fields of a config and a role any values, as the framework passes them on. Whatever comes of it is the
-// caller's mistake or is stored, and can then be read; after an error, what was stored is what it was.
+// FuzzFields gives the fields of a config and a role any values, as the framework passes them on.
+// Whatever comes of it is the caller's mistake or is stored, and can then be read; after an error,
+// what was stored is what it was.
 func FuzzFields(f *testing.F) {
 	for _, field := range []string{
 		"url", "user_api_token", "user_api_token_sha256", "ca_cert", "tls_server_name", "tls_skip_verify", "request_timeout", "max_retries", "max_requests_in_flight",

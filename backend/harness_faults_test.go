@@ -21,7 +21,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// countingStorage counts the calls that reach it, and refuses writes, and reads of keys that begin so, on demand.
+// countingStorage counts the calls that reach it, and refuses writes, and reads of keys that begin
+// so, on demand.
 type countingStorage struct {
 	logical.InmemStorage
 	calls        atomic.Int64
@@ -146,7 +147,8 @@ func (s *hookedStorage) failToReadOnce(key string) {
 	s.get.Store(&hook)
 }
 
-// holdLook holds up whoever looks at the key in storage, with what was read there, until the channel is closed.
+// holdLook holds up whoever looks at the key in storage, with what was read there, until the
+// channel is closed.
 func (m *mount) holdLook(storage *hookedStorage, key string) (goOn chan struct{}) {
 	goOn = make(chan struct{})
 	hook := func(looked string) {
@@ -255,7 +257,8 @@ func (m *mount) gatedOn(storage logical.Storage) *gates {
 	return g
 }
 
-// hangingAt makes the backend anew. Once what it answers is set, connections to an address that ends so are not made.
+// hangingAt makes the backend anew. Once what it answers is set, connections to an address that
+// ends so are not made.
 func (m *mount) hangingAt(address string) *atomic.Bool {
 	m.t.Helper()
 	hangs := &atomic.Bool{}
@@ -271,7 +274,8 @@ func (m *mount) hangingAt(address string) *atomic.Bool {
 	return hangs
 }
 
-// hold keeps back the answer to the next request that begins so, until the answered function is called.
+// hold keeps back the answer to the next request that begins so, until the answered function is
+// called.
 func (g *gates) hold(line string) (release func()) {
 	open := make(chan struct{})
 	g.mu.Lock()

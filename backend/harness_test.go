@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
 }
 
-// mount is the engine as Vault mounts it, on storage in memory, with the simulator behind it over connections in memory:
-// in a synctest bubble, its time is the test's.
+// mount is the engine as Vault mounts it, on storage in memory, with the simulator behind it over
+// connections in memory: in a synctest bubble, its time is the test's.
 type mount struct {
 	*simulator.Simulator
 	t       *testing.T
@@ -86,8 +86,9 @@ func (v *systemView) MaxLeaseTTL() time.Duration {
 	return v.StaticSystemView.MaxLeaseTTL()
 }
 
-// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased, whose tokens are replaced
-// 5m before their end. No secret may be in the log or the events at its end.
+// inBubble runs the test on a mount in a bubble, with config default and role monitoring unleased,
+// whose tokens are replaced 5m before their end. No secret may be in the log or the events at its
+// end.
 func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -165,7 +166,8 @@ const (
 	opDelete = logical.DeleteOperation
 )
 
-// do makes a request as core does and holds a good answer against the response that the path declares.
+// do makes a request as core does and holds a good answer against the response that the path
+// declares.
 func (m *mount) do(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	m.t.Helper()
 	response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
@@ -329,7 +331,8 @@ func (m *mount) beginAll(roles []string) (waits []func() outcome) {
 	return waits
 }
 
-// wire answers data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive as float64.
+// wire answers data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive
+// as float64.
 func wire(t *testing.T, data map[string]any) map[string]any {
 	t.Helper()
 	raw, err := json.Marshal(data)
@@ -386,8 +389,8 @@ func (m *mount) open(data map[string]any) *logical.Response {
 	return response
 }
 
-// openMany starts reads of the dedicated role and answers a function that waits for them and tells how many got a token,
-// how many a 503, and how many of those a text that names the limit.
+// openMany starts reads of the dedicated role and answers a function that waits for them and tells
+// how many got a token, how many a 503, and how many of those a text that names the limit.
 func (m *mount) openMany(ctx context.Context, count int) (wait func() (tokens, failed, told int)) {
 	return m.openManyOf(ctx, "worker", count)
 }
@@ -476,7 +479,8 @@ func (m *mount) metricsText() string {
 	return text
 }
 
-// metrics answers the metrics of config default by name and further labels, as in calls_total{call=links,outcome=success}.
+// metrics answers the metrics of config default by name and further labels, as in
+// calls_total{call=links,outcome=success}.
 func (m *mount) metrics() map[string]float64 {
 	m.t.Helper()
 	parser := expfmt.NewTextParser(model.LegacyValidation)
@@ -508,7 +512,8 @@ func (m *mount) metrics() map[string]float64 {
 
 func (m *mount) sent() []map[string]string { return sentTo(m.events) }
 
-// sentTo answers the events that were sent since the last look: each with its type under "type" among its metadata.
+// sentTo answers the events that were sent since the last look: each with its type under "type"
+// among its metadata.
 func sentTo(core *logical.MockEventSender) []map[string]string {
 	core.Lock()
 	defer core.Unlock()
@@ -586,7 +591,8 @@ func (m *mount) expectLives(answer map[string]any) string {
 	return token
 }
 
-// onlySession fails the test unless the token's session is the only one open at the simulator; none is for "".
+// onlySession fails the test unless the token's session is the only one open at the simulator; none
+// is for "".
 func (m *mount) onlySession(token string) {
 	m.t.Helper()
 	synctest.Wait()

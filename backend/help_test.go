@@ -35,7 +35,8 @@ func TestTheFactoryNeedsNoSystemView(t *testing.T) {
 	}
 }
 
-// Each request for the OpenAPI document gets one of its own, since the document is completed in place.
+// Each request for the OpenAPI document gets one of its own, since the document is completed in
+// place.
 func TestHelpIsAnsweredToManyAtOnce(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.system.PluginEnvironment = &logical.PluginEnvironment{}

@@ -17,8 +17,9 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// BenchmarkHotRead measures a read of a shared token that is in memory, from HandleRequest to its answer: without Vault, its
-// storage and gRPC. Beside it, as the floor, a handler that answers a constant in the same framework.
+// BenchmarkHotRead measures a read of a shared token that is in memory, from HandleRequest to its
+// answer: without Vault, its storage and gRPC. Beside it, as the floor, a handler that answers a
+// constant in the same framework.
 func BenchmarkHotRead(b *testing.B) {
 	engine := mountForBenchmark(b)
 	constant := constantBackend(b)

@@ -59,7 +59,8 @@ func TestLearningLeavesTimeForTheRotation(t *testing.T) {
 	})
 }
 
-// What must be learnt before the first rotation leaves a slow server the time to give a token for a min_ttl too.
+// What must be learnt before the first rotation leaves a slow server the time to give a token for a
+// min_ttl too.
 func TestLearningLeavesTimeForAReadersMinTTL(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.Latency = 4 * time.Second }, func(m *mount) {
 		m.unverified()
@@ -105,7 +106,8 @@ func TestWhatWasLearntElsewhereIsNotUsed(t *testing.T) {
 	})
 }
 
-// A reboot into another version while no token of the config lives is noticed before what was learnt is used.
+// A reboot into another version while no token of the config lives is noticed before what was
+// learnt is used.
 func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		inBubble(t, func(k *simulator.Knobs) { k.OmitStartTime = !told }, func(m *mount) {
@@ -152,7 +154,8 @@ func TestWhatWasLearntIsNotTrustedBeyondATimeWithoutTokens(t *testing.T) {
 	})
 }
 
-// What was learnt of a server is kept as long as storage does not tell whether its config is no more, and Vault is told.
+// What was learnt of a server is kept as long as storage does not tell whether its config is no
+// more, and Vault is told.
 func TestTheTickForgetsNoServerOfWhichItCannotTell(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()

@@ -20,7 +20,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// failures are the ways in which an attempt to obtain a token can fail, but for silence and a refusal.
+// failures are the ways in which an attempt to obtain a token can fail, but for silence and a
+// refusal.
 var failures = map[string]simulator.Failure{
 	"a failed login hidden in a 200":   {Kind: simulator.FailureErrorMessage},
 	"a login page":                     {Kind: simulator.FailureHTML},
@@ -63,7 +64,8 @@ func TestRefusedCredentialIsNotHammered(t *testing.T) {
 	})
 }
 
-// Whatever way obtaining a token fails, N-central is left alone for 1s, doubling to 15s: 7 times in a minute at most.
+// Whatever way obtaining a token fails, N-central is left alone for 1s, doubling to 15s: 7 times in
+// a minute at most.
 func TestWhateverFailsIsLeftAlone(t *testing.T) {
 	for name, failure := range failures {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +180,8 @@ func TestABlockPageIsNoRefusal(t *testing.T) {
 	}
 }
 
-// The cool-down is the credential's: of every config that has it, and beyond a version of the config.
+// The cool-down is the credential's: of every config that has it, and beyond a version of the
+// config.
 func TestConfigsWithOneCredentialShareItsCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("config/twin", map[string]any{"url": m.server.URL, "user_api_token": m.token})
@@ -238,7 +241,8 @@ func TestARefusedCheckLeavesTheCoolDownAsItIs(t *testing.T) {
 	})
 }
 
-// N-central is left alone for as long as it asks, beyond the call that it said so in, and for ten minutes at most.
+// N-central is left alone for as long as it asks, beyond the call that it said so in, and for ten
+// minutes at most.
 func TestRetryAfterIsHeeded(t *testing.T) {
 	for asked, waits := range map[int]time.Duration{40: 40 * time.Second, 600: 10 * time.Minute, 86400: 10 * time.Minute} {
 		inBubble(t, nil, func(m *mount) {
@@ -254,7 +258,8 @@ func TestRetryAfterIsHeeded(t *testing.T) {
 	}
 }
 
-// Who holds a token need not wait beyond its end, however long N-central is being left alone; others do.
+// Who holds a token need not wait beyond its end, however long N-central is being left alone;
+// others do.
 func TestNoPauseLastsPastTheEndOfATokenInHand(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/cold", map[string]any{"lease": false})
@@ -271,8 +276,8 @@ func TestNoPauseLastsPastTheEndOfATokenInHand(t *testing.T) {
 	})
 }
 
-// Readers of a dedicated role share no flight. They take their turns all the same: while N-central asks for patience, no more
-// of them try than it has places for, and then it is left alone.
+// Readers of a dedicated role share no flight. They take their turns all the same: while N-central
+// asks for patience, no more of them try than it has places for, and then it is left alone.
 func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
 	for _, code := range []int{429, 503} {
 		inDedicatedBubble(t, nil, func(m *mount) {
@@ -284,7 +289,8 @@ func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 			}
 			group.Wait()
-			// Rounds of six readers with four attempts each: 8 a minute at most, with the pauses of 1s doubling to 15s between them.
+			// Rounds of six readers with four attempts each: 8 a minute at most, with the pauses of
+			// 1s doubling to 15s between them.
 			if tried := m.all(simulator.EndpointAuthenticate); tried > 2*8*6*4 {
 				t.Errorf("%d: %d authenticates in two minutes", code, tried)
 			}
@@ -292,7 +298,8 @@ func TestReadersOfADedicatedRoleAreAsPatientAsOthers(t *testing.T) {
 	}
 }
 
-// A reader of a config's last version does not bring it back and lift the cool-down of the one that is in force.
+// A reader of a config's last version does not bring it back and lift the cool-down of the one that
+// is in force.
 func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -320,7 +327,8 @@ func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
 	})
 }
 
-// Of calls that were under way together, the first refusal begins the cool-down, and the others do not lengthen it.
+// Of calls that were under way together, the first refusal begins the cool-down, and the others do
+// not lengthen it.
 func TestCallsUnderWayTogetherBeginOnePause(t *testing.T) {
 	for name, failure := range map[string]simulator.Failure{"refused": status(401), "500": status(500)} {
 		t.Run(name, func(t *testing.T) {

@@ -90,7 +90,8 @@ func TestRotationStartsAheadOfNeed(t *testing.T) {
 	})
 }
 
-// A rotation is begun by the first read that comes no more than two minutes, or a tenth of the token's life, before it is due.
+// A rotation is begun by the first read that comes no more than two minutes, or a tenth of the
+// token's life, before it is due.
 func TestARotationBeginsATenthOfTheLifeAheadTwoMinutesAtMost(t *testing.T) {
 	for ttl, begins := range map[string]time.Duration{"1h": 53 * time.Minute, "10m": 4 * time.Minute} {
 		t.Run(ttl, func(t *testing.T) {
@@ -155,8 +156,8 @@ func TestARotationIsNotStartedForWhatWasRotated(t *testing.T) {
 	})
 }
 
-// What was deleted or changed, on this node or another, before a rotation ahead of need began is not rotated; nor is what
-// storage does not tell of. The reader has a good token either way.
+// What was deleted or changed, on this node or another, before a rotation ahead of need began is
+// not rotated; nor is what storage does not tell of. The reader has a good token either way.
 func TestNoRotationIsBegunForWhatIsNoMore(t *testing.T) {
 	elsewhere := func(m *mount, key string) {
 		if err := m.storage.Delete(context.Background(), key); err != nil {

@@ -148,8 +148,8 @@ func TestRefusedOverridesAreLearnt(t *testing.T) {
 	})
 }
 
-// One override at a time is left out: the one that N-central names, else the access token's. What another role asks for, and
-// what was not refused, is asked for all the same.
+// One override at a time is left out: the one that N-central names, else the access token's. What
+// another role asks for, and what was not refused, is asked for all the same.
 func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 	asked := func(m *mount) (all []string) {
 		for _, request := range m.Requests() {
@@ -247,7 +247,8 @@ func TestALifetimeOfNoUseIsNotAskedFor(t *testing.T) {
 	})
 }
 
-// A read whose token would be too short to hand out opens one session at most, and is told that reason.
+// A read whose token would be too short to hand out opens one session at most, and is told that
+// reason.
 func TestATokenTooShortToHandOutCostsOneSession(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "1s", "min_ttl": 0})
@@ -288,8 +289,8 @@ func TestATokenIsDeadBelowTwoSeconds(t *testing.T) {
 	})
 }
 
-// Where the time is no whole second, ttl is rounded up, so that nobody comes back before the rotation, and a lease down, so
-// that none outlives its token.
+// Where the time is no whole second, ttl is rounded up, so that nobody comes back before the
+// rotation, and a lease down, so that none outlives its token.
 func TestFractionsOfSecondsAreRoundedToTheSafeSide(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/leased", map[string]any{"ttl": "30m"})
@@ -342,8 +343,9 @@ func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
 	})
 }
 
-// What tokens of the role can live is known from the last one also when that is no more, so that a min_ttl beyond it is
-// refused without a call; once the role is another, it is to be found out anew.
+// What tokens of the role can live is known from the last one also when that is no more, so that a
+// min_ttl beyond it is refused without a call; once the role is another, it is to be found out
+// anew.
 func TestALimitThatIsKnownIsToldWithoutACall(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 30 * time.Minute }, func(m *mount) {
 		m.read(nil)

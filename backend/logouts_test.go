@@ -136,7 +136,8 @@ func TestASessionThatCouldNotBeAnsweredIsOwedBeforeItIsEnded(t *testing.T) {
 	})
 }
 
-// A process that dies between the writing of a logout owed and the deletion of the session leaves a token that the tick logs out. Nobody gets it any more then.
+// A process that dies between the writing of a logout owed and the deletion of the session leaves a
+// token that the tick logs out. Nobody gets it any more then.
 func TestATokenWhoseLogoutIsOwedIsHandedOutNoMore(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/older", map[string]any{"lease": false}) // which the tick asks after
@@ -280,7 +281,8 @@ func TestATickTriesABoundedNumberOfLogouts(t *testing.T) {
 	})
 }
 
-// A logout owed whose token died since it was written is struck without a call, within the same second too.
+// A logout owed whose token died since it was written is struck without a call, within the same
+// second too.
 func TestALogoutOwedWhoseTokenDiedIsStruckWithoutACall(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		debt := store.PendingLogout{
@@ -355,7 +357,8 @@ func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 	})
 }
 
-// Logouts of tokens past their promise that hang keep the tick from nothing: what another config has is looked after at once.
+// Logouts of tokens past their promise that hang keep the tick from nothing: what another config
+// has is looked after at once.
 func TestLogoutsPastThePromiseHoldTheTickUpForNobody(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
 		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token})

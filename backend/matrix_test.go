@@ -27,9 +27,9 @@ var (
 	matrixCell = flag.String("matrix.cell", "", "matrix: try only the cells whose name holds this")
 )
 
-// TestMatrixOfFaultsAndRoles leads a fixed life for every knob of the simulator and everything that can befall a server, a
-// node or the storage, alone and in pairs, with every kind of role, and holds each against the promises. A cell that fails
-// is tried again by its name: -matrix.cell.
+// TestMatrixOfFaultsAndRoles leads a fixed life for every knob of the simulator and everything that
+// can befall a server, a node or the storage, alone and in pairs, with every kind of role, and
+// holds each against the promises. A cell that fails is tried again by its name: -matrix.cell.
 func TestMatrixOfFaultsAndRoles(t *testing.T) {
 	cells := slices.DeleteFunc(allCells(t), func(c cell) bool { return !strings.Contains(c.String(), *matrixCell) })
 	if raceDetected && *matrixCell == "" { // a part of them, of all sorts
@@ -106,7 +106,8 @@ func (c cell) String() string {
 	return c.kind.String() + " | " + strings.Join(names, " + ")
 }
 
-// allKinds are shared and dedicated roles, with and without a lease, of all lifetimes; one of them, and then twelve.
+// allKinds are shared and dedicated roles, with and without a lease, of all lifetimes; one of them,
+// and then twelve.
 func allKinds() (kinds []kind) {
 	for _, count := range []int{1, 12} {
 		for _, ttl := range []time.Duration{0, 40 * time.Second, 2 * time.Hour} {
@@ -122,7 +123,8 @@ func allKinds() (kinds []kind) {
 	return kinds
 }
 
-// allCells are the factors alone with every kind of role, and the pairs that can meet, each with one kind after the other.
+// allCells are the factors alone with every kind of role, and the pairs that can meet, each with
+// one kind after the other.
 func allCells(t *testing.T) (cells []cell) {
 	kinds := allKinds()
 	ones, twelves := kinds[:len(kinds)/2], kinds[len(kinds)/2:]
@@ -201,7 +203,8 @@ func natures(t *testing.T) (all []factor) {
 	return all
 }
 
-// mishaps are what befalls servers, nodes, storage and definitions, in other ways than by calls that fail.
+// mishaps are what befalls servers, nodes, storage and definitions, in other ways than by calls
+// that fail.
 func mishaps() []factor {
 	all := map[string]func(w *world){
 		"reboot":  func(w *world) { w.reboot(w.sites[0], nil) },
@@ -325,8 +328,9 @@ func (c cell) try(t *testing.T) (story string, lived figures) {
 	return story, lived
 }
 
-// live is what happens in every cell: cold readers, reads at odd moments, and what befalls the mount twice: while its
-// tokens are good, and around the moment at which those that live as long as the server lets them are rotated.
+// live is what happens in every cell: cold readers, reads at odd moments, and what befalls the
+// mount twice: while its tokens are good, and around the moment at which those that live as long as
+// the server lets them are rotated.
 func (c cell) live(w *world, life time.Duration) {
 	roles := c.settle(w)
 	for _, role := range roles {
@@ -342,8 +346,9 @@ func (c cell) live(w *world, life time.Duration) {
 	w.readOn(roles, life+2*time.Minute)
 }
 
-// knobs are what the cell's servers are like. They let tokens live for an hour, as N-central does by default; where something
-// befalls the mount it is less, so that much can be tried, unless the servers keep to themselves how long it is.
+// knobs are what the cell's servers are like. They let tokens live for an hour, as N-central does
+// by default; where something befalls the mount it is less, so that much can be tried, unless the
+// servers keep to themselves how long it is.
 func (c cell) knobs() simulator.Knobs {
 	knobs := simulator.DefaultKnobs()
 	if slices.ContainsFunc(c.factors, func(f factor) bool { return f.event != nil }) {
@@ -360,7 +365,8 @@ func (c cell) knobs() simulator.Knobs {
 	return knobs
 }
 
-// settle writes the configs and roles: twelve roles share three configs, two of which are of one user.
+// settle writes the configs and roles: twelve roles share three configs, two of which are of one
+// user.
 func (c cell) settle(w *world) (roles []string) {
 	a := w.sites[0]
 	users := []string{"user-1", "user-1", "user-2"}

@@ -314,7 +314,8 @@ func (m *mount) gauges() map[string]float64 {
 	return values
 }
 
-// Label values come from what is stored alone, so that nobody fills the scraper's memory with names of their invention.
+// Label values come from what is stored alone, so that nobody fills the scraper's memory with names
+// of their invention.
 func TestMetricsNameStoredConfigsAlone(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.fails(400, opWrite, "config/refused", map[string]any{"url": m.server.URL, "user_api_token": m.token + "x"})
@@ -418,7 +419,8 @@ func TestMetricsForgetAConfigThatWasDeletedOnAnotherNode(t *testing.T) {
 	})
 }
 
-// Where a session ends the user's earlier ones, roles of one config end each other's tokens: the engine knows.
+// Where a session ends the user's earlier ones, roles of one config end each other's tokens: the
+// engine knows.
 func TestTokensThatTheEngineItselfEndedAreNotCountedAsDead(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})

@@ -20,9 +20,9 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// The histories that a run of the model tries unless -rapid.checks says another number, drawn from one seed unless -rapid.seed
-// says another, so that a change is held against the same histories as the one before it. No fail files are written: the seed that a
-// failure names repeats it.
+// The histories that a run of the model tries unless -rapid.checks says another number, drawn from
+// one seed unless -rapid.seed says another, so that a change is held against the same histories as
+// the one before it. No fail files are written: the seed that a failure names repeats it.
 func init() {
 	_ = flag.Set("rapid.seed", "1")
 	checks := "500"
@@ -41,8 +41,8 @@ type step struct {
 
 func (s step) GoString() string { return s.what } // as rapid writes what it drew
 
-// TestEveryHistoryKeepsThePromises lives through random histories of a mount and holds each against the promises. One that
-// fails is made as short as it can be; -rapid.seed repeats it.
+// TestEveryHistoryKeepsThePromises lives through random histories of a mount and holds each against
+// the promises. One that fails is made as short as it can be; -rapid.seed repeats it.
 func TestEveryHistoryKeepsThePromises(t *testing.T) {
 	var mu sync.Mutex
 	var total figures
@@ -110,7 +110,8 @@ func (l life) live(count func(figures)) (story string) {
 	return ""
 }
 
-// settleIn writes the configs and roles that every history begins with: two configs of one user, one of another.
+// settleIn writes the configs and roles that every history begins with: two configs of one user,
+// one of another.
 func (w *world) settleIn(verify bool) {
 	a := w.sites[0]
 	for _, config := range []struct{ name, user string }{{"a", "user-1"}, {"b", "user-1"}, {"c", "user-2"}} {

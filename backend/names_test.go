@@ -17,7 +17,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// The patterns of paths and the check of a name in a field must say the same: a role could else name what cannot be.
+// The patterns of paths and the check of a name in a field must say the same: a role could else
+// name what cannot be.
 func TestANameIsTheSameInAPathAndInAField(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, name := range []string{"@a", "a@", "a@.", ".a@b", "a+b@c", "a b", "a/b", "a:b", "bücher", "a%40b", "", strings.Repeat("a", 129), "a..b@c", "eyJ.a@b.c"} {
@@ -29,7 +30,8 @@ func TestANameIsTheSameInAPathAndInAField(t *testing.T) {
 	})
 }
 
-// Names may be e-mail addresses, so that one policy's template serves all whose Vault names are such.
+// Names may be e-mail addresses, so that one policy's template serves all whose Vault names are
+// such.
 func TestNamesMayBeEMailAddresses(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		const config, role = "reader@msp.example.com", "on-call.desk_2@example.co.uk"
@@ -123,7 +125,8 @@ func TestNamesThatLeadElsewhereLeadNowhere(t *testing.T) {
 	})
 }
 
-// A name with two dots, which storage takes for no key, is the caller's mistake and never a failure.
+// A name with two dots, which storage takes for no key, is the caller's mistake and never a
+// failure.
 func TestNamesWithTwoDotsAreTheCallersMistake(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.startOn(logical.NewStorageView(m.storage, ""))

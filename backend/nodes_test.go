@@ -72,8 +72,8 @@ func (n *node) do(operation logical.Operation, path string, data map[string]any)
 	return response.Data
 }
 
-// TestInvalidateOverTheGRPCBoundary writes on one node and reads on another, which keeps what it has read until Vault tells it
-// that the key changed, and then forgets that key and no other.
+// TestInvalidateOverTheGRPCBoundary writes on one node and reads on another, which keeps what it
+// has read until Vault tells it that the key changed, and then forgets that key and no other.
 func TestInvalidateOverTheGRPCBoundary(t *testing.T) {
 	ncentral := simulator.New(simulator.DefaultKnobs())
 	server := simulator.ListenInMemory(ncentral)
@@ -179,7 +179,8 @@ func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 	})
 }
 
-// A disaster-recovery secondary and a standby leave the tick to others; a performance secondary does its own.
+// A disaster-recovery secondary and a standby leave the tick to others; a performance secondary
+// does its own.
 func TestWhichNodesTick(t *testing.T) {
 	for state, ticks := range map[consts.ReplicationState]int{
 		consts.ReplicationDRSecondary: 0, consts.ReplicationPerformanceStandby: 0, consts.ReplicationPerformanceSecondary: 1,

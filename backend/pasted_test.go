@@ -19,7 +19,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// pasted is one form in which people give a value, and what the engine tells of it; nothing where it takes it.
+// pasted is one form in which people give a value, and what the engine tells of it; nothing where
+// it takes it.
 type pasted struct{ form, given, told string }
 
 // inUTF16 is the text as Windows saves it under the name of Unicode.
@@ -214,7 +215,8 @@ func pastedCertificates(certificate, token string) []pasted {
 	}
 }
 
-// TestWhatIsPastedIsTakenOrToldByItsName holds the engine's answers to each form, and the tables of docs/pasted.md to them.
+// TestWhatIsPastedIsTakenOrToldByItsName holds the engine's answers to each form, and the tables of
+// docs/pasted.md to them.
 func TestWhatIsPastedIsTakenOrToldByItsName(t *testing.T) {
 	page, err := os.ReadFile("../docs/pasted.md")
 	if err != nil {
@@ -241,7 +243,8 @@ func TestWhatIsPastedIsTakenOrToldByItsName(t *testing.T) {
 	})
 }
 
-// expectTold writes the value, which must be taken, or refused without anything of it in the error, and then not stored.
+// expectTold writes the value, which must be taken, or refused without anything of it in the error,
+// and then not stored.
 func (m *mount) expectTold(field string, form pasted) {
 	m.t.Helper()
 	data := map[string]any{"user_api_token": m.token}

@@ -22,8 +22,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// The promises of docs/design.md as a witness holds a world to them, by their numbers there. The matrix and the model share
-// them: neither expects anything else.
+// The promises of docs/design.md as a witness holds a world to them, by their numbers there. The
+// matrix and the model share them: neither expects anything else.
 const (
 	livesAsStated        = "1: a token handed out lives as long as its answer says"
 	deadIsNotHandedOut   = "1, 6, 7: a token that the server ended is handed out for 70 s at most, and not at all where the engine must know"
@@ -204,7 +204,8 @@ func (w *witness) isBroken() bool {
 	return len(w.broken) > 0
 }
 
-// changing runs what may end that a good token is served at once: reads that overlap it are judged with leniency.
+// changing runs what may end that a good token is served at once: reads that overlap it are judged
+// with leniency.
 func (w *witness) changing(change func()) {
 	w.mu.Lock()
 	w.changedAt = append(w.changedAt, time.Now())
@@ -325,8 +326,8 @@ func (w *world) fate(t *tokenRecord) string {
 	return fmt.Sprintf("was ended by %s at %s", t.EndedBy, clock(t.EndedAt.Sub(w.began)))
 }
 
-// mayBeDead says whether a dead token was ended before its time by what may end it: the server and its other clients, or
-// the engine where it was told to.
+// mayBeDead says whether a dead token was ended before its time by what may end it: the server and
+// its other clients, or the engine where it was told to.
 func (w *world) mayBeDead(t *tokenRecord) bool {
 	t.IssuedToken, _ = t.site.IssuedWith(t.Access)
 	switch t.EndedBy {
@@ -421,8 +422,8 @@ func (w *world) learntAt(s *site, user string) (at time.Time) {
 	return at
 }
 
-// wasLearnt says whether the engine knew so all the time since the token was obtained: else it asks after the token when
-// other sessions of the user were opened.
+// wasLearnt says whether the engine knew so all the time since the token was obtained: else it asks
+// after the token when other sessions of the user were opened.
 func (r *reading) wasLearnt(t *tokenRecord) bool { return !r.learntAt.After(t.IssuedAt) }
 
 // minTTLOf answers the role's min_ttl for a token, which is never more than half of its life.
@@ -482,7 +483,8 @@ func (a want) String() string {
 	return text
 }
 
-// mayHaveOpened says whether a session may have been opened for this reader alone, whatever came of it.
+// mayHaveOpened says whether a session may have been opened for this reader alone, whatever came of
+// it.
 func (r *reading) mayHaveOpened() bool {
 	return !r.known || r.hungUp || r.of.dedicated && (r.ok() || r.asks.minTTL > 0)
 }
@@ -673,8 +675,8 @@ func (w *world) judgeLife(r *reading, t *tokenRecord) {
 	}
 }
 
-// judgeGrace holds for how long a token that the server ended is handed out to what the tick, or a node that starts, must
-// find out, and to what the engine knows of its own sessions.
+// judgeGrace holds for how long a token that the server ended is handed out to what the tick, or a
+// node that starts, must find out, and to what the engine knows of its own sessions.
 func (w *world) judgeGrace(r *reading, t *tokenRecord) {
 	s := t.site
 	if !w.storageIsWell(r.storage) {
@@ -707,7 +709,8 @@ func (w *world) issuedBetween(s *site, from, to time.Time) bool {
 	return false
 }
 
-// judgeChoice holds which token was answered, and when, against the one in hand. Nothing changed meanwhile.
+// judgeChoice holds which token was answered, and when, against the one in hand. Nothing changed
+// meanwhile.
 func (w *world) judgeChoice(r *reading, t *tokenRecord) {
 	s := r.by.site
 	if !r.suffered && !r.beganAt.Before(s.patientTo) && r.by.token == s.tokens[r.by.user] && !r.of.dedicated {
@@ -746,8 +749,8 @@ func (w *world) judgeLeft(r *reading, t *tokenRecord) {
 	}
 }
 
-// firstAttempt is how long a reader may wait who is then answered the token in hand: for the first attempt at a new one,
-// and where the token came from storage for the question whether it lives.
+// firstAttempt is how long a reader may wait who is then answered the token in hand: for the first
+// attempt at a new one, and where the token came from storage for the question whether it lives.
 func (w *world) firstAttempt(r *reading, t *tokenRecord) time.Duration {
 	attempt := time.Second + 3*t.site.Knobs().Latency
 	if t.site.isSlow(r.beganAt) {
@@ -759,7 +762,8 @@ func (w *world) firstAttempt(r *reading, t *tokenRecord) time.Duration {
 	return attempt
 }
 
-// isRotatedAhead says whether a tick finds that the token will be due before it is: it was read, and there is a minute for it.
+// isRotatedAhead says whether a tick finds that the token will be due before it is: it was read,
+// and there is a minute for it.
 func (w *world) isRotatedAhead(t *tokenRecord) bool {
 	return windowOf(t) > time.Minute+2*requestTimeout && t.readAtActive
 }
@@ -796,8 +800,8 @@ func (w *world) judgeFailure(n *member, operation logical.Operation, path string
 	}
 }
 
-// judgeStored holds that a definition is stored or deleted where nothing is amiss. Where that failed, nobody knows what is
-// stored now.
+// judgeStored holds that a definition is stored or deleted where nothing is amiss. Where that
+// failed, nobody knows what is stored now.
 func (w *world) judgeStored(path string, a answer, mayFail bool) {
 	if a.ok() {
 		delete(w.unsure, path)
@@ -838,7 +842,8 @@ func (w *world) written(prefix string) string {
 	return all.String()
 }
 
-// judgeOpen holds what is open at the servers against what is written down. It is for a world in which nothing is under way.
+// judgeOpen holds what is open at the servers against what is written down. It is for a world in
+// which nothing is under way.
 func (w *world) judgeOpen() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -923,7 +928,8 @@ func (w *world) judgeSecrets() {
 
 // What the servers were asked.
 
-// judgeTraffic holds the calls that each server got in any minute against what the promises explain.
+// judgeTraffic holds the calls that each server got in any minute against what the promises
+// explain.
 func (w *world) judgeTraffic() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -955,7 +961,8 @@ func (w *world) judgeTraffic() {
 	}
 }
 
-// judgeStreams holds the calls with one secret to a limit for each minute, and tells of the worst one.
+// judgeStreams holds the calls with one secret to a limit for each minute, and tells of the worst
+// one.
 func (w *world) judgeStreams(s *site, call string, streams map[string][]time.Time, limit func(s *site, from, to time.Time) int) {
 	for secret, times := range streams {
 		worst, told, first := 0, "", 0
@@ -987,8 +994,9 @@ func (w *world) nameOf(secret string) string {
 	return "a User-API token"
 }
 
-// obtainingsExplained is how many authenticates with one User-API token a minute may bring: one for each time that a shared
-// role's token is due, one for each read of a dedicated role, what changes and checks lead to, and the attempts that fail.
+// obtainingsExplained is how many authenticates with one User-API token a minute may bring: one for
+// each time that a shared role's token is due, one for each read of a dedicated role, what changes
+// and checks lead to, and the attempts that fail.
 func (w *world) obtainingsExplained(s *site, from, to time.Time) int {
 	explained := 2
 	for _, life := range w.shortest {
@@ -1008,7 +1016,8 @@ func (w *world) obtainingsExplained(s *site, from, to time.Time) int {
 	return explained + s.failuresExplained(from, to, w.flightsOf(from, to))
 }
 
-// flightsOf is how many calls for tokens the readers of a stretch of time may have under way at a time.
+// flightsOf is how many calls for tokens the readers of a stretch of time may have under way at a
+// time.
 func (w *world) flightsOf(from, to time.Time) int {
 	flights := 0
 	for role, at := range w.readAt {
@@ -1037,7 +1046,8 @@ func countIn(times []time.Time, from, to time.Time) (count int) {
 	return count
 }
 
-// failuresExplained is how many attempts at obtaining a token a minute may see fail, of so many flights at a time.
+// failuresExplained is how many attempts at obtaining a token a minute may see fail, of so many
+// flights at a time.
 func (s *site) failuresExplained(from, to time.Time, flights int) int {
 	attempts := 0
 	if s.scarce {
@@ -1097,7 +1107,8 @@ func (w *world) passToQuiet() {
 	w.pass(2*time.Minute + 40*time.Second - sinceTick)
 }
 
-// becomeWell ends all faults, waits until nobody is patient any more, and gives every config the User-API token of its user.
+// becomeWell ends all faults, waits until nobody is patient any more, and gives every config the
+// User-API token of its user.
 func (w *world) becomeWell() {
 	for _, s := range w.sites {
 		w.heal(s)
@@ -1118,7 +1129,8 @@ func (w *world) becomeWell() {
 	w.pass(2 * time.Minute)
 }
 
-// makeSure writes every config whose User-API token is of yesterday, and every definition of which nobody knows what is stored.
+// makeSure writes every config whose User-API token is of yesterday, and every definition of which
+// nobody knows what is stored.
 func (w *world) makeSure() {
 	w.mu.Lock()
 	configs, roles := map[string]configModel{}, map[string]roleModel{}

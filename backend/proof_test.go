@@ -17,8 +17,9 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// What lies in storage may be of the past: a restored snapshot, or from before a reboot of N-central while Vault was
-// sealed. The first read after a start has one token of the config validated, for all who read meanwhile.
+// What lies in storage may be of the past: a restored snapshot, or from before a reboot of
+// N-central while Vault was sealed. The first read after a start has one token of the config
+// validated, for all who read meanwhile.
 func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 	t.Run("they live", func(t *testing.T) {
 		inBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
@@ -50,7 +51,8 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 					t.Errorf("role %d was answered a dead token, or none: %v", i, o.err)
 				}
 			}
-			// A reboot may have been an upgrade: whether new sessions end each other is not known any more, so they are validated too.
+			// A reboot may have been an upgrade: whether new sessions end each other is not known
+			// any more, so they are validated too.
 			if tried, opened := m.all(simulator.EndpointValidate), m.all(simulator.EndpointAuthenticate); tried > 24 || opened != 12 {
 				t.Errorf("%d validations, %d sessions", tried, opened)
 			}
@@ -133,7 +135,8 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 	})
 }
 
-// A token that a node whose clock was ahead has stored has no more than its life left, and is validated first.
+// A token that a node whose clock was ahead has stored has no more than its life left, and is
+// validated first.
 func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"lease": true, "ttl": "30m"})

@@ -83,7 +83,8 @@ func TestAReadEndsInTime(t *testing.T) {
 	}
 }
 
-// A reader that looked before a token was obtained, and comes to ask for one after, looks again and asks for none.
+// A reader that looked before a token was obtained, and comes to ask for one after, looks again and
+// asks for none.
 func TestAReaderWhoLookedBeforeIsServedWhatCameMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()

@@ -13,8 +13,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// A reboot of N-central ends every session. Whatever was obtained since then, and whatever rotates meanwhile, the first
-// tick after it finds out, and no dead token is handed out from then on.
+// A reboot of N-central ends every session. Whatever was obtained since then, and whatever rotates
+// meanwhile, the first tick after it finds out, and no dead token is handed out from then on.
 func TestTheTickFindsAReboot(t *testing.T) {
 	tests := map[string]func(m *mount){
 		"nothing happens meanwhile":          func(*mount) {},
@@ -58,7 +58,8 @@ func TestTickReplacesADeadTokenAndSuspectsTheOthers(t *testing.T) {
 	})
 }
 
-// A suspect token that the tick finds dead makes every token of the config suspect, those included that were validated since.
+// A suspect token that the tick finds dead makes every token of the config suspect, those included
+// that were validated since.
 func TestASuspectTokenThatTheTickFindsDeadMakesAllSuspect(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -148,8 +149,9 @@ func TestAnotherStartTimeIsAReboot(t *testing.T) {
 	}
 }
 
-// A refresh token that is refused before its time was forgotten by a reboot: what else was obtained before it is suspect,
-// and what was learnt of the server is forgotten, since an upgrade reboots it too.
+// A refresh token that is refused before its time was forgotten by a reboot: what else was obtained
+// before it is suspect, and what was learnt of the server is forgotten, since an upgrade reboots it
+// too.
 func TestARefusedRefreshIsAReboot(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -169,7 +171,8 @@ func TestARefusedRefreshIsAReboot(t *testing.T) {
 	})
 }
 
-// An answer to a refresh that was lost explains why its token is refused the next time: it may be good for once.
+// An answer to a refresh that was lost explains why its token is refused the next time: it may be
+// good for once.
 func TestARefreshTokenThatIsUsedUpIsNoReboot(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.SingleUseRefreshTokens = true }, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -186,7 +189,8 @@ func TestARefreshTokenThatIsUsedUpIsNoReboot(t *testing.T) {
 	})
 }
 
-// What the engine itself ended meanwhile is no sign of a reboot, and a rotation that nobody wants any more makes no calls.
+// What the engine itself ended meanwhile is no sign of a reboot, and a rotation that nobody wants
+// any more makes no calls.
 func TestAnEndOfSessionsDuringARotationIsNoReboot(t *testing.T) {
 	for _, at := range []string{toRefresh, "GET /api/server-info", toAuthenticate} {
 		t.Run(at, func(t *testing.T) {
@@ -219,8 +223,8 @@ func TestAnEndOfSessionsDuringARotationIsNoReboot(t *testing.T) {
 	}
 }
 
-// A token that the tick finds dead makes the others suspect also where an authenticate that may have ended it is under way:
-// that opens no session after all, and it was a reboot.
+// A token that the tick finds dead makes the others suspect also where an authenticate that may
+// have ended it is under way: that opens no session after all, and it was a reboot.
 func TestTheTickFindsARebootWhileASessionIsBeingOpened(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.unverified() // so that it is not known whether new sessions end earlier ones
@@ -249,7 +253,8 @@ func TestTheTickFindsARebootWhileASessionIsBeingOpened(t *testing.T) {
 	})
 }
 
-// A token that the engine itself logged out while its validation was under way is no sign of a reboot.
+// A token that the engine itself logged out while its validation was under way is no sign of a
+// reboot.
 func TestTheEnginesOwnLogoutIsNoReboot(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.expectLives(m.read(nil))
@@ -271,12 +276,14 @@ func TestTheEnginesOwnLogoutIsNoReboot(t *testing.T) {
 		m.ResetCounts()
 		time.Sleep(56 * time.Minute)
 		m.expectLives(m.read(nil))
-		// More would mean that what was learnt was forgotten. The start time is asked for, since no token was there meanwhile.
+		// More would mean that what was learnt was forgotten. The start time is asked for, since no
+		// token was there meanwhile.
 		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
 	})
 }
 
-// A token that the engine's own authenticate ended is no sign of a reboot, also while that authenticate is not yet answered.
+// A token that the engine's own authenticate ended is no sign of a reboot, also while that
+// authenticate is not yet answered.
 func TestTheEnginesOwnAuthenticateIsNoReboot(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
 		g := m.gated()

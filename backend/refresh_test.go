@@ -34,7 +34,8 @@ func TestWhereRefreshEndsThePredecessorRotationsAuthenticate(t *testing.T) {
 	})
 }
 
-// Where it is known that refresh harms nobody, and not whether authenticate ends earlier sessions, rotations refresh.
+// Where it is known that refresh harms nobody, and not whether authenticate ends earlier sessions,
+// rotations refresh.
 func TestWhatIsKnownInPartIsUsed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.unverified()
@@ -82,7 +83,8 @@ func TestKnownRefusedRefreshIsNotTried(t *testing.T) {
 	})
 }
 
-// A refresh token whose refresh failed for a moment is tried again where the User-API token is refused.
+// A refresh token whose refresh failed for a moment is tried again where the User-API token is
+// refused.
 func TestRefreshIsTriedAgainWhereAuthenticateIsRefused(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.expectLives(m.read(nil))
@@ -98,7 +100,8 @@ func TestRefreshIsTriedAgainWhereAuthenticateIsRefused(t *testing.T) {
 	})
 }
 
-// What outlives its promise is replaced by a token of another session, so that it can be ended alone.
+// What outlives its promise is replaced by a token of another session, so that it can be ended
+// alone.
 func TestWhatOutlivesItsPromiseIsNotRefreshed(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides = true }, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "10m"})

@@ -13,7 +13,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// The framework quotes what it cannot convert, and Vault writes to its logs in clear what fails in the existence check.
+// The framework quotes what it cannot convert, and Vault writes to its logs in clear what fails in
+// the existence check.
 func TestATokenThatIsTypedIntoAnyFieldIsNotQuoted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, path := range []string{"config/default", "roles/monitoring", "creds/monitoring"} {

@@ -18,7 +18,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// The end of the backend waits for nothing that N-central has to answer, and nothing begins after it.
+// The end of the backend waits for nothing that N-central has to answer, and nothing begins after
+// it.
 func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 	tests := map[string]func(m *mount){
 		"a flight":     func(m *mount) { m.beginRead("monitoring", nil) },
@@ -86,7 +87,8 @@ func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
 	})
 }
 
-// The tick is over when all its work is, so that the end of the backend breaks off nothing that it does not know of.
+// The tick is over when all its work is, so that the end of the backend breaks off nothing that it
+// does not know of.
 func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
@@ -103,7 +105,8 @@ func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
 	})
 }
 
-// A session that could not be answered when the backend ended is owed, and the log tells where it cannot be.
+// A session that could not be answered when the backend ended is owed, and the log tells where it
+// cannot be.
 func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		inDedicatedBubble(t, nil, func(m *mount) {
@@ -140,7 +143,8 @@ func TestASessionThatIsLeftAtTheEndIsOwed(t *testing.T) {
 	}
 }
 
-// What is asked of the engine after its end is refused, so that Vault tries it again with the next process.
+// What is asked of the engine after its end is refused, so that Vault tries it again with the next
+// process.
 func TestNothingIsEndedAfterTheEnd(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		m.read(nil)

@@ -63,7 +63,8 @@ func TestRefusedCredentialServesTheLiveTokenOnceValidated(t *testing.T) {
 	})
 }
 
-// A reader with a live token waits for the first attempt at most, whatever must be learnt before it.
+// A reader with a live token waits for the first attempt at most, whatever must be learnt before
+// it.
 func TestStaleReaderWaitsForOneAttempt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.delete("roles/monitoring")
@@ -81,7 +82,8 @@ func TestStaleReaderWaitsForOneAttempt(t *testing.T) {
 	})
 }
 
-// A reader with a live token waits no longer for the turn of its call behind others that N-central does not answer.
+// A reader with a live token waits no longer for the turn of its call behind others that N-central
+// does not answer.
 func TestStaleReaderDoesNotQueue(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("config/default", map[string]any{"max_requests_in_flight": 1})
@@ -145,7 +147,8 @@ func TestAReaderOfAStaleTokenWhoHangsUpWaitsForNothing(t *testing.T) {
 	})
 }
 
-// A flight that ends in the moment in which its readers' wait ends leaves every reader with a token.
+// A flight that ends in the moment in which its readers' wait ends leaves every reader with a
+// token.
 func TestAFlightThatEndsAsItsReadersWaitDoesFailsNobody(t *testing.T) {
 	for range 20 {
 		inBubble(t, nil, func(m *mount) {

@@ -425,7 +425,8 @@ func TestUserWhoCannotBeAskedAfterIsNotWellAgain(t *testing.T) {
 	}
 }
 
-// Whoever gets a token of a user that does not work is told so with it, shared or dedicated, until that is mended.
+// Whoever gets a token of a user that does not work is told so with it, shared or dedicated, until
+// that is mended.
 func TestReadersAreToldOfAUserThatDoesNotWork(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/own", map[string]any{"credential_type": "dedicated"})

@@ -70,8 +70,8 @@ func TestConfigsWithOneUserAreSuspectTogether(t *testing.T) {
 	}
 }
 
-// A check, or a write with verification, that finds out that a new session ends the earlier ones has ended those of every
-// config with that user: none is handed out without having been validated.
+// A check, or a write with verification, that finds out that a new session ends the earlier ones
+// has ended those of every config with that user: none is handed out without having been validated.
 func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
 	for _, by := range []string{"check", "verification", "verification of a new config", "check of another config"} {
 		t.Run(by, func(t *testing.T) {
@@ -101,7 +101,8 @@ func TestWhoFindsOutThatSessionsEndEachOtherSaysSo(t *testing.T) {
 	}
 }
 
-// A check or a verification makes tokens suspect as soon as it may have opened a session, and not only when it is over.
+// A check or a verification makes tokens suspect as soon as it may have opened a session, and not
+// only when it is over.
 func TestCheckCastsSuspicionAtOnce(t *testing.T) {
 	for _, by := range []string{"check", "verify"} {
 		t.Run(by, func(t *testing.T) {
@@ -126,7 +127,8 @@ func TestCheckCastsSuspicionAtOnce(t *testing.T) {
 	}
 }
 
-// A verification that passed may have ended other sessions, whether or not its config could be stored.
+// A verification that passed may have ended other sessions, whether or not its config could be
+// stored.
 func TestAVerificationThatIsNotStoredMakesTokensSuspect(t *testing.T) {
 	for name, prefix := range map[string]string{"storage refuses all writes": "", "storage refuses the config": "config/"} {
 		t.Run(name, func(t *testing.T) {
@@ -142,7 +144,8 @@ func TestAVerificationThatIsNotStoredMakesTokensSuspect(t *testing.T) {
 	}
 }
 
-// A verification whose write of the config another one superseded may have ended other sessions all the same. The write is a conflict.
+// A verification whose write of the config another one superseded may have ended other sessions all
+// the same. The write is a conflict.
 func TestASupersededVerificationMakesTokensSuspect(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.expectLives(m.read(nil))
@@ -168,7 +171,8 @@ func TestASupersededVerificationMakesTokensSuspect(t *testing.T) {
 	})
 }
 
-// Of two authenticates that overlap, either may have ended the other's session: N-central may answer them in another order than it works on them.
+// Of two authenticates that overlap, either may have ended the other's session: N-central may
+// answer them in another order than it works on them.
 func TestOverlappingAuthenticatesMakeEachOthersTokensSuspect(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
@@ -189,7 +193,8 @@ func TestOverlappingAuthenticatesMakeEachOthersTokensSuspect(t *testing.T) {
 	})
 }
 
-// An authenticate that is under way when its config is rewritten counts as one of the new version too.
+// An authenticate that is under way when its config is rewritten counts as one of the new version
+// too.
 func TestAuthenticatesOverlapAcrossVersionsOfAConfig(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
@@ -207,7 +212,8 @@ func TestAuthenticatesOverlapAcrossVersionsOfAConfig(t *testing.T) {
 	})
 }
 
-// An authenticate that another role makes while a refresh is being answered may have ended what the refresh brings.
+// An authenticate that another role makes while a refresh is being answered may have ended what the
+// refresh brings.
 func TestATokenRefreshedDuringAnAuthenticateIsSuspect(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		g := m.gated()
@@ -224,7 +230,8 @@ func TestATokenRefreshedDuringAnAuthenticateIsSuspect(t *testing.T) {
 	})
 }
 
-// An authenticate whose session is of no use, or whose answer is lost, may have ended other sessions like any other.
+// An authenticate whose session is of no use, or whose answer is lost, may have ended other
+// sessions like any other.
 func TestAnAuthenticateThatBroughtNothingMakesTokensSuspectToo(t *testing.T) {
 	for name, failure := range map[string]simulator.Failure{
 		"no life":   {Kind: simulator.FailureExpiry, ExpirySeconds: "0"},
@@ -245,7 +252,8 @@ func TestAnAuthenticateThatBroughtNothingMakesTokensSuspectToo(t *testing.T) {
 	}
 }
 
-// An attempt whose answer was lost may have opened a session, though the attempts after it were refused.
+// An attempt whose answer was lost may have opened a session, though the attempts after it were
+// refused.
 func TestAnAttemptWhoseAnswerWasLostMakesTokensSuspect(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -347,7 +355,8 @@ func TestAConfigMadeAnewElsewhereIsServed(t *testing.T) {
 	})
 }
 
-// The epoch that says which tokens are suspect only grows, also where a config is deleted and made anew.
+// The epoch that says which tokens are suspect only grows, also where a config is deleted and made
+// anew.
 func TestSuspicionOutlivesTheConfig(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for range 3 { // tokens that die and are replaced raise the count
@@ -371,7 +380,8 @@ func TestSuspicionOutlivesTheConfig(t *testing.T) {
 	})
 }
 
-// What was learnt is not overwritten, suspicions included, because it could not be read for a moment.
+// What was learnt is not overwritten, suspicions included, because it could not be read for a
+// moment.
 func TestAFailedReadLosesNoSuspicion(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -386,7 +396,8 @@ func TestAFailedReadLosesNoSuspicion(t *testing.T) {
 	})
 }
 
-// A logout learns only that its server has one. It overwrites nothing else that could not be read for a moment.
+// A logout learns only that its server has one. It overwrites nothing else that could not be read
+// for a moment.
 func TestALogoutLosesNoSuspicion(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -414,7 +425,8 @@ func TestATokenOfWhichNoSuspicionCanBeReadIsNotHandedOut(t *testing.T) {
 	})
 }
 
-// What was found of a token counts also where storage refuses to take it, and where it takes it there is no word of that.
+// What was found of a token counts also where storage refuses to take it, and where it takes it
+// there is no word of that.
 func TestWhatWasFoundOfATokenCountsWhereStorageRefusesIt(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		inBubble(t, nil, func(m *mount) {

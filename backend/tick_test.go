@@ -103,8 +103,8 @@ func TestTheTickAsksAfterTheOldestToken(t *testing.T) {
 	})
 }
 
-// What a new session may have ended is left to its readers: were the tick to replace it, two roles of a user whose sessions
-// end each other would take turns for ever.
+// What a new session may have ended is left to its readers: were the tick to replace it, two roles
+// of a user whose sessions end each other would take turns for ever.
 func TestTheTickAsksAfterNoSuspectToken(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.write("roles/other", map[string]any{"lease": false})
@@ -188,7 +188,8 @@ func TestTheTickOpensNoSessionAfterAnEndOfSessions(t *testing.T) {
 	})
 }
 
-// The tick leaves the token alone that a reader's rotation obtained while the one before was being validated.
+// The tick leaves the token alone that a reader's rotation obtained while the one before was being
+// validated.
 func TestTheTickLeavesATokenThatAReaderRotatedMeanwhile(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
 		m.expectLives(m.read(nil))
@@ -341,7 +342,8 @@ func TestTheTickLeavesOutWhatIsDeletedMeanwhile(t *testing.T) {
 	})
 }
 
-// A dead token that was replaced, or whose role was deleted, before the tick came to replace it is not replaced again.
+// A dead token that was replaced, or whose role was deleted, before the tick came to replace it is
+// not replaced again.
 func TestTheTickReplacesNothingThatChangedMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()
@@ -367,7 +369,8 @@ func TestTheTickReplacesNothingThatChangedMeanwhile(t *testing.T) {
 	})
 }
 
-// A config that was rewritten when the tick comes to ask after its oldest token is left to the next tick.
+// A config that was rewritten when the tick comes to ask after its oldest token is left to the next
+// tick.
 func TestTheTickLeavesAConfigThatWasRewrittenMeanwhile(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()
@@ -397,7 +400,8 @@ func TestTheLogTellsOfARotationThatFailed(t *testing.T) {
 	})
 }
 
-// What storage refused is in memory alone: the tick looks after it all the same, and stores it once it can.
+// What storage refused is in memory alone: the tick looks after it all the same, and stores it once
+// it can.
 func TestTheTickLooksAfterWhatStorageRefused(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.refuses.Store(true)

@@ -12,8 +12,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// Declarative tools compare what they gave with what is answered. What changes no trust neither demands the token nor
-// retires a session.
+// Declarative tools compare what they gave with what is answered. What changes no trust neither
+// demands the token nor retires a session.
 func TestCACertIsAnsweredAsItWasGivenWhateverItsWhiteSpace(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		certificate, _ := bundle(t)
@@ -55,7 +55,8 @@ func TestAnotherCACertDemandsTheTokenAndRetires(t *testing.T) {
 	})
 }
 
-// A private key among the certificates would be stored, replicated, and answered to whoever may read the config.
+// A private key among the certificates would be stored, replicated, and answered to whoever may
+// read the config.
 func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		certificate, withKey := bundle(t)
@@ -111,7 +112,8 @@ func TestRepointedConfigSendsNothingOfTheOldServer(t *testing.T) {
 		m.read(nil)
 		old := m.Secrets()
 		m.fails(400, opWrite, "config/default", map[string]any{"url": "http://localhost:81"}, "user_api_token")
-		// The in-memory network leads every address to one server: what it hears from now on, the new server hears.
+		// The in-memory network leads every address to one server: what it hears from now on, the
+		// new server hears.
 		other := simulator.New(simulator.DefaultKnobs())
 		token := other.AddUser("api-user")
 		m.server.Close()

@@ -116,8 +116,8 @@ func TestSlowValidationHandsOutNoDeadToken(t *testing.T) {
 	})
 }
 
-// A token that is put out of use while it is being validated is not answered, though N-central calls
-// it alive.
+// A token that is put out of use while it is being validated is not answered, though N-central
+// calls it alive.
 func TestAValidationAnswersNoTokenThatWasPutOutOfUseMeanwhile(t *testing.T) {
 	for name, test := range map[string]struct {
 		knobs   func(*simulator.Knobs)
@@ -149,7 +149,8 @@ func TestAValidationAnswersNoTokenThatWasPutOutOfUseMeanwhile(t *testing.T) {
 	}
 }
 
-// A validation that comes to a config which was rewritten meanwhile is made anew, and tells nothing of the token.
+// A validation that comes to a config which was rewritten meanwhile is made anew, and tells nothing
+// of the token.
 func TestAValidationThatARewriteSupersededIsMadeAnew(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()
@@ -169,7 +170,8 @@ func TestAValidationThatARewriteSupersededIsMadeAnew(t *testing.T) {
 	})
 }
 
-// A server without validate works: roles share nothing that they should not, rotations refresh, and it is asked once.
+// A server without validate works: roles share nothing that they should not, rotations refresh, and
+// it is asked once.
 func TestAServerWithoutValidateWorks(t *testing.T) {
 	for _, verify := range []bool{true, false} {
 		t.Run(fmt.Sprintf("verify=%t", verify), func(t *testing.T) {
@@ -275,7 +277,8 @@ func TestTheDataCallTellsWhereValidateDoesNot(t *testing.T) {
 	}
 }
 
-// A data call that is answered is not repeated before an hour, whatever the answer, and the state tells.
+// A data call that is answered is not repeated before an hour, whatever the answer, and the state
+// tells.
 func TestADataCallThatIsAnsweredStandsForAnHour(t *testing.T) {
 	for _, code := range []int{401, 404, 400, 500} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
@@ -336,7 +339,8 @@ func TestADataCallWithATokenThatWasEndedTellsNothing(t *testing.T) {
 	}
 }
 
-// Where all roles of a config are dedicated the tick holds no token: the data call is made with one that was just opened.
+// Where all roles of a config are dedicated the tick holds no token: the data call is made with one
+// that was just opened.
 func TestTheDataCallIsMadeWithADedicatedSessionToo(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		if err := m.SetPasswordExpired("api-user", true); err != nil {

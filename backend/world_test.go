@@ -29,9 +29,10 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// world is a mount's life as Vault leads it, on storage in memory and in the time of a synctest bubble: an active node,
-// a standby where one is asked for, a tick a minute, leases that end, and readers. Two N-centrals stand behind it. What
-// happens in it, its witness holds against the promises.
+// world is a mount's life as Vault leads it, on storage in memory and in the time of a synctest
+// bubble: an active node, a standby where one is asked for, a tick a minute, leases that end, and
+// readers. Two N-centrals stand behind it. What happens in it, its witness holds against the
+// promises.
 type world struct {
 	witness
 	sites    []*site
@@ -126,7 +127,8 @@ const (
 	usualPatience   = 16 * time.Second
 )
 
-// newWorld makes a life that has begun: two servers, each with two users, and an active node that has nothing in storage.
+// newWorld makes a life that has begun: two servers, each with two users, and an active node that
+// has nothing in storage.
 func newWorld(knobs simulator.Knobs) *world {
 	w := &world{ground: &ground{}, configs: map[string]*configModel{}, roles: map[string]*roleModel{}, unsure: map[string]bool{}, over: make(chan struct{})}
 	w.witness.begin()
@@ -310,8 +312,8 @@ func (w *world) restart() {
 	})
 }
 
-// kill takes the active node out of the cluster without a word to it, and starts another in its place: a crash, or a
-// takeover by another node.
+// kill takes the active node out of the cluster without a word to it, and starts another in its
+// place: a crash, or a takeover by another node.
 func (w *world) kill() {
 	w.note("kill")
 	w.changing(func() {
@@ -518,7 +520,8 @@ func (w *world) noteConfig(name string, c configModel, verified bool, a answer) 
 	w.judgeStored("config/"+name, a, verified && (c.site.suffers(a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]))
 }
 
-// learntOf is since when the engine knows what the server of a config is like that is written in this one's place.
+// learntOf is since when the engine knows what the server of a config is like that is written in
+// this one's place.
 func (c *configModel) learntOf(next *configModel, verified bool) time.Time {
 	at := never
 	if c != nil && c.site == next.site {
@@ -600,7 +603,8 @@ func (w *world) deleteRole(name string) {
 	})
 }
 
-// endSessions deletes what ends the role's sessions, and notes what came of it under the witness's lock.
+// endSessions deletes what ends the role's sessions, and notes what came of it under the witness's
+// lock.
 func (w *world) endSessions(role, path string, note func(answer)) {
 	w.changing(func() {
 		w.mayEnd(role)
@@ -690,7 +694,8 @@ type lease struct {
 	ended    bool
 }
 
-// keepLocked keeps the lease of an answer, as Vault does: until its end, within the mount's max_lease_ttl.
+// keepLocked keeps the lease of an answer, as Vault does: until its end, within the mount's
+// max_lease_ttl.
 func (w *world) keepLocked(role string, token *tokenRecord, secret *logical.Secret) {
 	internal, err := json.Marshal(secret.InternalData)
 	if err != nil {
@@ -926,7 +931,8 @@ func (s *site) suffers(at time.Time) bool {
 	return s.faults > 0 || slices.ContainsFunc(s.troubles, func(t span) bool { return t.has(at) })
 }
 
-// lies says whether a token that was issued at that time may have lived on after a logout that was answered.
+// lies says whether a token that was issued at that time may have lived on after a logout that was
+// answered.
 func (s *site) lies(issued time.Time) bool {
 	return slices.ContainsFunc(s.liesAt, func(l span) bool { return l.to.IsZero() || !issued.After(l.to) })
 }
@@ -1097,7 +1103,8 @@ func (w *world) anySuffers() bool {
 	return slices.ContainsFunc(w.sites, func(s *site) bool { return s.faults > 0 })
 }
 
-// damage spoils the so-manieth entry below a prefix, as a faulty disk does, and lets the nodes see it.
+// damage spoils the so-manieth entry below a prefix, as a faulty disk does, and lets the nodes see
+// it.
 func (w *world) damage(prefix string, number int) {
 	keys := w.ground.keysBelow(prefix)
 	if len(keys) == 0 {
@@ -1139,8 +1146,9 @@ func (w *world) leaseFromEnd(number int) *lease {
 	return nil
 }
 
-// waysToFail are all the ways in which a simulator's call can fail, save two: answers of many megabytes are dear and belong to
-// the client's own tests, and a server that answers one session twice keeps no promise of its own.
+// waysToFail are all the ways in which a simulator's call can fail, save two: answers of many
+// megabytes are dear and belong to the client's own tests, and a server that answers one session
+// twice keeps no promise of its own.
 func waysToFail() []simulator.Failure {
 	var all []simulator.Failure
 	for _, code := range []int{400, 401, 403, 404, 405, 409, 429, 500, 501, 502, 503, 504} {
@@ -1177,7 +1185,8 @@ func callsOfTheEngine() []simulator.Endpoint {
 	}
 }
 
-// raceDetected says whether the race detector runs, under which everything takes several times as long.
+// raceDetected says whether the race detector runs, under which everything takes several times as
+// long.
 var raceDetected = func() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" })

@@ -124,8 +124,8 @@ func (a *agent) run(directory, configuration string) {
 	})
 }
 
-// expectLivingTokens looks at the rendered file until it has shown that many tokens one after the other. N-central must
-// accept what it shows at every look.
+// expectLivingTokens looks at the rendered file until it has shown that many tokens one after the
+// other. N-central must accept what it shows at every look.
 func (a *agent) expectLivingTokens(count int) {
 	a.t.Helper()
 	var shown []string
@@ -168,7 +168,8 @@ func (a *agent) stop() {
 	}
 }
 
-// expectReadsApart fails the test where a read failed, or came sooner after the answer before it than the function says.
+// expectReadsApart fails the test where a read failed, or came sooner after the answer before it
+// than the function says.
 func (a *agent) expectReadsApart(atLeast func(answer *api.Secret) time.Duration) {
 	a.t.Helper()
 	reads := a.reads.all()

@@ -14,7 +14,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// tokensOverTwoRotations are how many tokens an agent renders one after the other while its token is rotated twice.
+// tokensOverTwoRotations are how many tokens an agent renders one after the other while its token
+// is rotated twice.
 const tokensOverTwoRotations = 3
 
 func TestAgentRendersAnUnleasedRole(t *testing.T) {

@@ -38,9 +38,9 @@ const (
 	opDelete operation = "delete"
 )
 
-// do makes a request and answers what the server answered: nil without an error where that is nothing, or where there is
-// nothing at the path. Every answer of the engine that the tests see passes through here. It may be called from any
-// goroutine.
+// do makes a request and answers what the server answered: nil without an error where that is
+// nothing, or where there is nothing at the path. Every answer of the engine that the tests see
+// passes through here. It may be called from any goroutine.
 func (m *mount) do(r request) (*api.Secret, error) {
 	secret, err := m.send(context.Background(), r)
 	m.expectNoSecrets(r, secret, err)
@@ -85,7 +85,8 @@ func (m *mount) must(r request) *api.Secret {
 	return secret
 }
 
-// fails is do for requests that are to fail with the status and a text that holds all of the parts, in any case.
+// fails is do for requests that are to fail with the status and a text that holds all of the parts,
+// in any case.
 func (m *mount) fails(status int, r request, parts ...string) {
 	m.t.Helper()
 	_, err := m.do(r)

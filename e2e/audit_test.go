@@ -84,7 +84,8 @@ func (m *mount) auditHash(text string) string {
 	return hash
 }
 
-// TestAuditLogTellsWhoTookWhichToken follows a token from the audit log to who read it, as after a leak.
+// TestAuditLogTellsWhoTookWhichToken follows a token from the audit log to who read it, as after a
+// leak.
 func TestAuditLogTellsWhoTookWhichToken(t *testing.T) {
 	t.Parallel()
 	m := newMountOn(t, startRaft(t), api.MountConfigInput{}, nil)
@@ -118,9 +119,9 @@ func TestAuditLogTellsWhoTookWhichToken(t *testing.T) {
 	number(t, m.audited("creds/unleased")[0].Response.Data, "ttl")
 }
 
-// TestNothingSecretIsLeftBehindInClear does with secrets all that users do, the wrong things too, on a server whose log,
-// audit log and storage are searched when it ends, as those of every server are. The test itself proves that what is
-// searched holds what it should.
+// TestNothingSecretIsLeftBehindInClear does with secrets all that users do, the wrong things too,
+// on a server whose log, audit log and storage are searched when it ends, as those of every server
+// are. The test itself proves that what is searched holds what it should.
 func TestNothingSecretIsLeftBehindInClear(t *testing.T) {
 	t.Parallel()
 	m := newMountOn(t, startRaft(t), api.MountConfigInput{}, nil)
@@ -139,7 +140,8 @@ func TestNothingSecretIsLeftBehindInClear(t *testing.T) {
 	})
 }
 
-// typeSecretsWrongly gives secrets in forms that are refused, and that no answer or audit entry may quote.
+// typeSecretsWrongly gives secrets in forms that are refused, and that no answer or audit entry may
+// quote.
 func (m *mount) typeSecretsWrongly() {
 	m.t.Helper()
 	token, noJWT := m.userAPIToken, rand.Text()+rand.Text()
@@ -172,7 +174,8 @@ func (m *mount) typeSecretsWrongly() {
 	}
 }
 
-// expectHashed fails the test where a value in an audit entry is not hashed in all that it consists of.
+// expectHashed fails the test where a value in an audit entry is not hashed in all that it consists
+// of.
 func (m *mount) expectHashed(value any) {
 	m.t.Helper()
 	switch value := value.(type) {
@@ -193,7 +196,8 @@ func (m *mount) expectHashed(value any) {
 	}
 }
 
-// configureAnEchoingServer has a server answer every authenticate with an error that repeats what it was sent.
+// configureAnEchoingServer has a server answer every authenticate with an error that repeats what
+// it was sent.
 func (m *mount) configureAnEchoingServer() {
 	m.t.Helper()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -221,7 +225,8 @@ func (m *mount) configureAnEchoingServer() {
 	m.write("config/echoing/check", nil)
 }
 
-// readInEveryWay leaves the roles "unleased", "leased" and "dedicated" behind, each read in every way that there is.
+// readInEveryWay leaves the roles "unleased", "leased" and "dedicated" behind, each read in every
+// way that there is.
 func (m *mount) readInEveryWay() {
 	m.t.Helper()
 	m.role("unleased", "0")
@@ -263,7 +268,8 @@ func (m *mount) readInEveryWay() {
 	m.write("config/default/check", nil)
 }
 
-// endInEveryWay ends sessions where that succeeds and where it does not, and leaves one of the role "unleased".
+// endInEveryWay ends sessions where that succeeds and where it does not, and leaves one of the role
+// "unleased".
 func (m *mount) endInEveryWay() {
 	m.t.Helper()
 	m.FailNext(simulator.EndpointLogout, -1, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
@@ -293,7 +299,8 @@ func (m *mount) endInEveryWay() {
 	}
 }
 
-// expectLogOfThePlugin proves that what the plugin logs is in the log that is searched, and that it is written at trace.
+// expectLogOfThePlugin proves that what the plugin logs is in the log that is searched, and that it
+// is written at trace.
 func (m *mount) expectLogOfThePlugin() {
 	m.t.Helper()
 	eventually(m.t, 10*time.Second, func() error {
@@ -307,8 +314,8 @@ func (m *mount) expectLogOfThePlugin() {
 	})
 }
 
-// expectSessionInStorage proves that the storage on disk, which is searched, has the role's session: Vault encrypts what is
-// stored, and not its name.
+// expectSessionInStorage proves that the storage on disk, which is searched, has the role's
+// session: Vault encrypts what is stored, and not its name.
 func (m *mount) expectSessionInStorage(role string) {
 	m.t.Helper()
 	path := filepath.Join(m.testbed.Directory, "raft", "vault.db")

@@ -41,7 +41,8 @@ func with(fields map[string]any, field string, value any) map[string]any {
 	return changed
 }
 
-// TestBadConfig writes each wrong value to a new config and to one that exists, as POST and as PATCH.
+// TestBadConfig writes each wrong value to a new config and to one that exists, as POST and as
+// PATCH.
 func TestBadConfig(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)

@@ -13,7 +13,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// TestConfigOfABadServerIsNotStored writes a config, with verify, whose server answers what no N-central does.
+// TestConfigOfABadServerIsNotStored writes a config, with verify, whose server answers what no
+// N-central does.
 func TestConfigOfABadServerIsNotStored(t *testing.T) {
 	t.Parallel()
 	for name, failure := range map[string]simulator.Failure{
@@ -74,7 +75,8 @@ func TestConfigOfAnUnreachableOrUntrustedServerIsNotStored(t *testing.T) {
 
 var allSteps = []string{"links", "authenticate", "authenticate_again", "validate", "user", "data", "refresh", "server_info", "logout"}
 
-// check asks for a check and answers its data and warnings. Whatever it finds, it must leave no session of its own open.
+// check asks for a check and answers its data and warnings. Whatever it finds, it must leave no
+// session of its own open.
 func (m *mount) check(openBefore int) (map[string]any, []string) {
 	m.t.Helper()
 	secret := m.must(request{operation: opWrite, path: "config/default/check"})

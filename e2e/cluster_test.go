@@ -19,12 +19,12 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// takeoverPatience bounds how long reads may fail after the active node was killed: Raft's election and the new active
-// node's start take a few seconds, on a busy machine more.
+// takeoverPatience bounds how long reads may fail after the active node was killed: Raft's election
+// and the new active node's start take a few seconds, on a busy machine more.
 const takeoverPatience = 30 * time.Second
 
-// startCluster starts a Raft cluster of three nodes with the plugin registered, and mounts the engine through the active
-// one.
+// startCluster starts a Raft cluster of three nodes with the plugin registered, and mounts the
+// engine through the active one.
 func startCluster(t *testing.T, change func(*simulator.Knobs)) (*testbed.Cluster, *mount) {
 	t.Helper()
 	cluster, err := testbed.StartCluster(t.Context(), serverOptions(), 3)
@@ -93,8 +93,9 @@ func TestEveryNodeOfAClusterServes(t *testing.T) {
 	}
 }
 
-// expectStandbyToAnswerItself tells by the active node's last_read_at whether it saw an unleased read through the standby.
-// OpenBao's standbys answer such reads themselves; Vault's hand on every request, save those of its Enterprise edition.
+// expectStandbyToAnswerItself tells by the active node's last_read_at whether it saw an unleased
+// read through the standby. OpenBao's standbys answer such reads themselves; Vault's hand on every
+// request, save those of its Enterprise edition.
 func expectStandbyToAnswerItself(t *testing.T, active, standby *mount, want bool) {
 	t.Helper()
 	lastRead := func() any { return active.get("sessions/unleased")["last_read_at"] }
@@ -106,8 +107,9 @@ func expectStandbyToAnswerItself(t *testing.T, active, standby *mount, want bool
 	}
 }
 
-// TestTakeover kills the active node under load. The role "long" needs one authenticate for the whole test; "short" is
-// rotated over and over, so that the takeover meets it at any point of its life.
+// TestTakeover kills the active node under load. The role "long" needs one authenticate for the
+// whole test; "short" is rotated over and over, so that the takeover meets it at any point of its
+// life.
 func TestTakeover(t *testing.T) {
 	t.Parallel()
 	cluster, m := startCluster(t, nil)
@@ -157,8 +159,8 @@ func TestTakeover(t *testing.T) {
 	if count := m.Count(simulator.EndpointAuthenticate, simulator.OutcomeOK); count != 2 {
 		t.Errorf("%d authenticates for two roles over the whole cluster", count)
 	}
-	// A token of 16 s is due after 8, and rotated ahead of that from 6.4 s on. What the killed node had obtained and not stored
-	// yet is obtained once more.
+	// A token of 16 s is due after 8, and rotated ahead of that from 6.4 s on. What the killed node
+	// had obtained and not stored yet is obtained once more.
 	var last time.Time
 	for _, issued := range m.Issued() {
 		if issued.Endpoint != simulator.EndpointRefresh {

@@ -23,7 +23,8 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// The tests of this file hold docs/consumers.md and docs/setup.md to what they say of the server around the engine.
+// The tests of this file hold docs/consumers.md and docs/setup.md to what they say of the server
+// around the engine.
 
 // clientWith is clientFor with a token of the caller's making.
 func (m *mount) clientWith(rules string, token api.TokenCreateRequest) *api.Client {

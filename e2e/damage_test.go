@@ -18,8 +18,9 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// TestAFlippedBitStaysWhereItIs damages entries on the disk of a server that does not run. Vault's seal finds that before the
-// engine sees it; the engine is to take it for damage all the same, and not for an outage.
+// TestAFlippedBitStaysWhereItIs damages entries on the disk of a server that does not run. Vault's
+// seal finds that before the engine sees it; the engine is to take it for damage all the same, and
+// not for an outage.
 func TestAFlippedBitStaysWhereItIs(t *testing.T) {
 	t.Parallel()
 	server := startRaft(t)
@@ -50,8 +51,8 @@ func TestAFlippedBitStaysWhereItIs(t *testing.T) {
 		"the stored entry role/damaged cannot be read: it is damaged")
 }
 
-// flipBits flips a bit in each copy of the value that the server's database has of the entry. In its file, a value stands
-// behind its key.
+// flipBits flips a bit in each copy of the value that the server's database has of the entry. In
+// its file, a value stands behind its key.
 func flipBits(t *testing.T, server *testbed.Server, key string) {
 	t.Helper()
 	path := filepath.Join(server.Directory, "raft", "vault.db")

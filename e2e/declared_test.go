@@ -19,8 +19,9 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// The engine's OpenAPI document, as the shared server draws it: every answer that the tests see is held against it. It is
-// read once, for the server fails to draw it while another test unmounts. Set by TestMain.
+// The engine's OpenAPI document, as the shared server draws it: every answer that the tests see is
+// held against it. It is read once, for the server fails to draw it while another test unmounts.
+// Set by TestMain.
 var (
 	wholeDocument *openapi3.T                    // that of all the server's mounts
 	declared      map[string]*openapi3.Operation // the engine's operations by method and path, without that of the mount
@@ -54,8 +55,8 @@ func readDeclared(ctx context.Context, server *testbed.Server) error {
 	return server.Client().Sys().UnmountWithContext(ctx, declaredMount)
 }
 
-// closeAnswers has the operation's answers hold no field that is not declared. The document does not say so itself: who
-// reads an answer must bear that a later version adds to it.
+// closeAnswers has the operation's answers hold no field that is not declared. The document does
+// not say so itself: who reads an answer must bear that a later version adds to it.
 func closeAnswers(operation *openapi3.Operation) {
 	for _, response := range operation.Responses.Map() {
 		for _, content := range response.Value.Content {
@@ -79,8 +80,9 @@ func closeObjects(schema *openapi3.SchemaRef) {
 	}
 }
 
-// expectDeclared fails the test where an answer is not as it is declared: a status, field or type that is not, or a required
-// field that is missing. Errors are in Vault's own form; nothing at a path is Vault's own 404; a wrapped answer is not here.
+// expectDeclared fails the test where an answer is not as it is declared: a status, field or type
+// that is not, or a required field that is missing. Errors are in Vault's own form; nothing at a
+// path is Vault's own 404; a wrapped answer is not here.
 func (m *mount) expectDeclared(r request, secret *api.Secret) {
 	if secret == nil && (r.operation == opRead || r.operation == opList) || secret != nil && secret.WrapInfo != nil {
 		return
@@ -114,7 +116,8 @@ func holdAgainstDeclared(r request, secret *api.Secret) error {
 	return holdAgainst(content.Schema.Value, data)
 }
 
-// holdAgainst checks the data. The schema's own errors quote what they find, so tokens are taken out of it before.
+// holdAgainst checks the data. The schema's own errors quote what they find, so tokens are taken
+// out of it before.
 func holdAgainst(schema *openapi3.Schema, data map[string]any) error {
 	if token, ok := data["access_token"].(string); ok {
 		data["access_token"] = fingerprint(token)

@@ -34,7 +34,8 @@ func (m *mount) openMany(role string, count int) []credentials {
 	return answers
 }
 
-// givePatience lets reads wait for their turn for a minute: many at once take long on a machine that does other work too.
+// givePatience lets reads wait for their turn for a minute: many at once take long on a machine
+// that does other work too.
 func (m *mount) givePatience() {
 	m.t.Helper()
 	m.write("config/default", map[string]any{"request_timeout": "20s", "verify": false})

@@ -93,16 +93,17 @@ func TestWritesChangeTheFieldsGivenAndNoOther(t *testing.T) {
 	}
 }
 
-// resets are fields with a value that is not the default, and what a read answers after null: nil for nothing.
+// resets are fields with a value that is not the default, and what a read answers after null: nil
+// for nothing.
 type resets []struct {
 	field string
 	value any
 	want  any
 }
 
-// expectNullResets patches each field of the entry to null, which resets it and leaves all others as they are, and then back
-// to its value. What must be patched along with a field comes from the function. No field of the entry may be forgotten, save
-// those that are named as derived.
+// expectNullResets patches each field of the entry to null, which resets it and leaves all others
+// as they are, and then back to its value. What must be patched along with a field comes from the
+// function. No field of the entry may be forgotten, save those that are named as derived.
 func (m *mount) expectNullResets(path string, fields resets, along func(field string) map[string]any, derived ...string) {
 	m.t.Helper()
 	read := func() map[string]any {
@@ -239,7 +240,8 @@ func TestConfigInUseIsNotDeleted(t *testing.T) {
 	}
 }
 
-// TestRetiredTokensLapseUnlessTheSessionsAreDeleted changes what retires a role's token, and ends all in one move.
+// TestRetiredTokensLapseUnlessTheSessionsAreDeleted changes what retires a role's token, and ends
+// all in one move.
 func TestRetiredTokensLapseUnlessTheSessionsAreDeleted(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
@@ -284,8 +286,8 @@ func TestRetiredTokensLapseUnlessTheSessionsAreDeleted(t *testing.T) {
 	})
 }
 
-// TestDeclaredDefaultsAreTheRealOnes holds the defaults of the OpenAPI document against what entries have that were written
-// without those fields.
+// TestDeclaredDefaultsAreTheRealOnes holds the defaults of the OpenAPI document against what
+// entries have that were written without those fields.
 func TestDeclaredDefaultsAreTheRealOnes(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)

@@ -15,7 +15,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// readStale reads the role until the answer comes with a warning, and fails the test if it is another token.
+// readStale reads the role until the answer comes with a warning, and fails the test if it is
+// another token.
 func (m *mount) readStale(role, token string, patience time.Duration) credentials {
 	m.t.Helper()
 	var answer credentials
@@ -32,8 +33,8 @@ func (m *mount) readStale(role, token string, patience time.Duration) credential
 	return answer
 }
 
-// readUntilDead reads the role until the read fails. It must answer the token until then, and fail no earlier than 2 s
-// before the token's end, when it counts as dead.
+// readUntilDead reads the role until the read fails. It must answer the token until then, and fail
+// no earlier than 2 s before the token's end, when it counts as dead.
 func (m *mount) readUntilDead(role string, last credentials) (failure error) {
 	m.t.Helper()
 	eventually(m.t, time.Until(last.expiresAt)+2*time.Second, func() error {
@@ -100,7 +101,8 @@ func TestFailuresOfNCentralAreToldApart(t *testing.T) {
 		"forbidden":     {status(403), badRequest},
 		"other-request": {status(400), badGateway},
 	} {
-		// A config of its own, so that no other's failure makes the engine leave this one's server alone.
+		// A config of its own, so that no other's failure makes the engine leave this one's server
+		// alone.
 		m.write("config/"+name, m.config())
 		m.write("roles/"+name, map[string]any{"config": name})
 		m.FailNext(simulator.EndpointAuthenticate, -1, test.failure)

@@ -1,8 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package e2e tests the engine as users meet it: a real Vault or OpenBao server process that runs the plugin's binary,
-// over HTTP, with a simulated N-central behind it over TLS.
+// Package e2e tests the engine as users meet it: a real Vault or OpenBao server process that runs
+// the plugin's binary, over HTTP, with a simulated N-central behind it over TLS.
 package e2e
 
 import (
@@ -28,7 +28,8 @@ var (
 	serverBinary    string
 	pluginDirectory string
 	plugin          testbed.Plugin
-	// sharedServer runs most tests' mounts. A test that seals, restarts or kills starts a server of its own.
+	// sharedServer runs most tests' mounts. A test that seals, restarts or kills starts a server of
+	// its own.
 	sharedServer *testbed.Server
 )
 
@@ -83,13 +84,14 @@ func allowParallelTests() error {
 	return flag.Set("test.parallel", strconv.Itoa(testsAtATime))
 }
 
-// serverOptions have all written down that a server can tell, what the plugin writes to its standard error included: that
-// is where the race detector reports.
+// serverOptions have all written down that a server can tell, what the plugin writes to its
+// standard error included: that is where the race detector reports.
 func serverOptions() testbed.Options {
 	return testbed.Options{Binary: serverBinary, PluginDirectory: pluginDirectory, LogLevel: "trace", Audit: true}
 }
 
-// startRaft starts a server of the test's own, on storage that outlives a restart, with the plugin registered.
+// startRaft starts a server of the test's own, on storage that outlives a restart, with the plugin
+// registered.
 func startRaft(t *testing.T) *testbed.Server {
 	t.Helper()
 	server, err := testbed.StartRaft(t.Context(), serverOptions())
@@ -117,7 +119,8 @@ type ncentral struct {
 // userName is the user whose User-API token the configs have.
 const userName = "api-user"
 
-// newNCentral starts a simulated N-central. The function changes its knobs; nil leaves all at their default.
+// newNCentral starts a simulated N-central. The function changes its knobs; nil leaves all at their
+// default.
 func newNCentral(t *testing.T, change func(*simulator.Knobs)) *ncentral {
 	t.Helper()
 	knobs := simulator.DefaultKnobs()
@@ -134,8 +137,8 @@ func newNCentral(t *testing.T, change func(*simulator.Knobs)) *ncentral {
 	return &ncentral{Simulator: simulated, server: server, userAPIToken: simulated.AddUser(userName)}
 }
 
-// config is what to write to a config for this server: never tried again, patient enough for a busy machine, and with a
-// password that does not expire.
+// config is what to write to a config for this server: never tried again, patient enough for a busy
+// machine, and with a password that does not expire.
 func (n *ncentral) config() map[string]any {
 	return map[string]any{
 		"url":              n.server.URL,
@@ -147,7 +150,8 @@ func (n *ncentral) config() map[string]any {
 	}
 }
 
-// mount is the engine mounted for one test, with a simulated N-central of its own behind the config "default".
+// mount is the engine mounted for one test, with a simulated N-central of its own behind the config
+// "default".
 type mount struct {
 	*ncentral
 	t       *testing.T
@@ -158,8 +162,8 @@ type mount struct {
 
 var mounts atomic.Int64
 
-// newMount mounts the engine on the shared server and writes the config "default". All the calls that this took are
-// counted no more.
+// newMount mounts the engine on the shared server and writes the config "default". All the calls
+// that this took are counted no more.
 func newMount(t *testing.T, change func(*simulator.Knobs)) *mount {
 	t.Helper()
 	m := newMountOn(t, sharedServer, api.MountConfigInput{}, change)
@@ -167,8 +171,8 @@ func newMount(t *testing.T, change func(*simulator.Knobs)) *mount {
 	return m
 }
 
-// newMountOn is newMount on a server of the caller's choice and with a mount configuration. The mount is left where it
-// is.
+// newMountOn is newMount on a server of the caller's choice and with a mount configuration. The
+// mount is left where it is.
 func newMountOn(t *testing.T, server *testbed.Server, config api.MountConfigInput, change func(*simulator.Knobs)) *mount {
 	t.Helper()
 	return newMountAt(t, server, "ncentral-"+strconv.FormatInt(mounts.Add(1), 10), config, change)
@@ -199,8 +203,8 @@ func (m *mount) unmount() {
 	}
 }
 
-// clientFor answers a client with a token of the policy, which is given as its rules. MOUNT in them stands for the
-// mount's path.
+// clientFor answers a client with a token of the policy, which is given as its rules. MOUNT in them
+// stands for the mount's path.
 func (m *mount) clientFor(rules string) *api.Client {
 	m.t.Helper()
 	policy := m.path + "-" + strconv.FormatInt(mounts.Add(1), 10)
@@ -233,8 +237,9 @@ func (m *mount) calls() calls {
 	return made
 }
 
-// expectCalls fails the test unless N-central was called so often since the last look, and not at all at endpoints that
-// are not named. The engine's tick may add, once a minute, a validation, a data call and a question after the user.
+// expectCalls fails the test unless N-central was called so often since the last look, and not at
+// all at endpoints that are not named. The engine's tick may add, once a minute, a validation, a
+// data call and a question after the user.
 func (m *mount) expectCalls(want calls) {
 	m.t.Helper()
 	got := m.calls()
@@ -256,7 +261,8 @@ func (m *mount) expectCalls(want calls) {
 	}
 }
 
-// eventually waits until the condition answers nil, and fails the test with its last error when the time is over.
+// eventually waits until the condition answers nil, and fails the test with its last error when the
+// time is over.
 func eventually(t *testing.T, patience time.Duration, condition func() error) {
 	t.Helper()
 	deadline := time.Now().Add(patience)

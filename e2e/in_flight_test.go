@@ -20,8 +20,8 @@ type inFlight struct {
 	err    error
 }
 
-// startRead starts a read of the cold role and returns when its authenticate has reached the server, which answers it two
-// seconds later, and everything after it at once.
+// startRead starts a read of the cold role and returns when its authenticate has reached the
+// server, which answers it two seconds later, and everything after it at once.
 func (m *mount) startRead(role string) <-chan inFlight {
 	m.t.Helper()
 	m.Change(func(k *simulator.Knobs) { k.Latency = 2 * time.Second })
@@ -110,7 +110,8 @@ func (m *mount) expectLanded(reader inFlight, user string, atMost time.Duration,
 	}
 }
 
-// expectEnded fails the test unless all sessions since the first so many were ended at N-central, save the one kept.
+// expectEnded fails the test unless all sessions since the first so many were ended at N-central,
+// save the one kept.
 func (m *mount) expectEnded(before int, kept string) {
 	m.t.Helper()
 	eventually(m.t, 10*time.Second, func() error {

@@ -15,8 +15,8 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 )
 
-// TestOpenAPIDocumentIsValid is about the engine's paths. They refer to no components, and Vault's own are not valid: they
-// have numbers as the defaults of durations, which are strings.
+// TestOpenAPIDocumentIsValid is about the engine's paths. They refer to no components, and Vault's
+// own are not valid: they have numbers as the defaults of durations, which are strings.
 func TestOpenAPIDocumentIsValid(t *testing.T) {
 	t.Parallel()
 	own := *wholeDocument
@@ -64,7 +64,8 @@ func TestOpenAPIDocumentDescribesEveryOperation(t *testing.T) {
 	}
 }
 
-// expectForm holds what is sent against what a form needs: a label and a group for every field, and words of its own.
+// expectForm holds what is sent against what a form needs: a label and a group for every field, and
+// words of its own.
 func expectForm(t *testing.T, name string, schema *openapi3.Schema) {
 	t.Helper()
 	if len(schema.Properties) == 0 {
@@ -78,7 +79,8 @@ func expectForm(t *testing.T, name string, schema *openapi3.Schema) {
 	}
 }
 
-// expectTypedAnswers holds an operation's answers to having types, save those that hold nothing but warnings.
+// expectTypedAnswers holds an operation's answers to having types, save those that hold nothing but
+// warnings.
 func expectTypedAnswers(t *testing.T, name string, operation *openapi3.Operation) {
 	t.Helper()
 	answers := operation.Responses.Map()
@@ -98,7 +100,8 @@ func expectTypedAnswers(t *testing.T, name string, operation *openapi3.Operation
 	}
 }
 
-// expectTyped holds every field of an object to having a type and a description, whatever it holds in turn too.
+// expectTyped holds every field of an object to having a type and a description, whatever it holds
+// in turn too.
 func expectTyped(t *testing.T, name string, schema *openapi3.Schema) {
 	t.Helper()
 	if schema.Type == nil || schema.Type.Is("object") && len(schema.Properties) == 0 && schema.AdditionalProperties.Schema == nil {
@@ -179,8 +182,9 @@ func TestOpenAPIDocumentTellsHowParametersAreSent(t *testing.T) {
 	}
 }
 
-// TestTokensComeFirstInAnExplorer puts the operations into the order of Vault's web UI, which is Swagger UI's: the groups as
-// they appear in the document, whose paths are sorted; in each, the operations by path.
+// TestTokensComeFirstInAnExplorer puts the operations into the order of Vault's web UI, which is
+// Swagger UI's: the groups as they appear in the document, whose paths are sorted; in each, the
+// operations by path.
 func TestTokensComeFirstInAnExplorer(t *testing.T) {
 	t.Parallel()
 	var tags []string

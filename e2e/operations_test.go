@@ -19,8 +19,8 @@ import (
 )
 
 // runbookTests follow the procedures of docs/operations.md, by the names that their markers have.
-// Most procedures are followed one after the other, for each has a server of its own. Those that wait for the engine's tick
-// are followed at once.
+// Most procedures are followed one after the other, for each has a server of its own. Those that
+// wait for the engine's tick are followed at once.
 var (
 	runbookTests = map[string]func(t *testing.T, blocks []block){
 		"look":                  followLook,
@@ -40,7 +40,8 @@ var (
 	}
 )
 
-// TestRunbook runs every block of commands in docs/operations.md as it stands, with TestRunbookWithTick.
+// TestRunbook runs every block of commands in docs/operations.md as it stands, with
+// TestRunbookWithTick.
 func TestRunbook(t *testing.T) {
 	t.Parallel()
 	procedures := readRunbook(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// TestStorageOfThePastHandsOutNoDeadToken puts Vault's storage behind what has happened at N-central, as a restored snapshot
-// does, and a reboot of N-central while Vault is sealed.
+// TestStorageOfThePastHandsOutNoDeadToken puts Vault's storage behind what has happened at
+// N-central, as a restored snapshot does, and a reboot of N-central while Vault is sealed.
 func TestStorageOfThePastHandsOutNoDeadToken(t *testing.T) {
 	t.Parallel()
 	server := startRaft(t)

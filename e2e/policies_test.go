@@ -32,8 +32,8 @@ func documentedPolicy(t *testing.T, heading string) string {
 	return policy
 }
 
-// TestDocumentedPolicies tries the three policies of docs/security.md as they stand there, each on an engine that is
-// mounted where they expect it.
+// TestDocumentedPolicies tries the three policies of docs/security.md as they stand there, each on
+// an engine that is mounted where they expect it.
 func TestDocumentedPolicies(t *testing.T) {
 	t.Parallel()
 	for heading, try := range map[string]func(*mount, string){
@@ -43,8 +43,8 @@ func TestDocumentedPolicies(t *testing.T) {
 	}
 }
 
-// documentedMount mounts the engine at ncentral/, with a shared role "monitoring", another "reporting", and a dedicated
-// one "worker".
+// documentedMount mounts the engine at ncentral/, with a shared role "monitoring", another
+// "reporting", and a dedicated one "worker".
 func documentedMount(t *testing.T) *mount {
 	t.Helper()
 	m := &mount{ncentral: newNCentral(t, nil), t: t, testbed: sharedServer, client: sharedServer.Client(), path: "ncentral"}
@@ -124,7 +124,8 @@ func tryReader(m *mount, policy string) {
 	m.expectLeaseIDIsWorthLittle(reader)
 }
 
-// expectParametersDenied tries validate and min_ttl in every place and form in which Vault takes parameters.
+// expectParametersDenied tries validate and min_ttl in every place and form in which Vault takes
+// parameters.
 func (m *mount) expectParametersDenied(reader *api.Client) {
 	m.t.Helper()
 	for field, values := range map[string][]any{
@@ -188,7 +189,8 @@ func (m *mount) expectNoOtherPath(reader *api.Client) {
 	)
 }
 
-// expectLeaseIDIsWorthLittle tries what Vault's own policy "default", which every token has, allows with another's lease.
+// expectLeaseIDIsWorthLittle tries what Vault's own policy "default", which every token has, allows
+// with another's lease.
 func (m *mount) expectLeaseIDIsWorthLittle(other *api.Client) {
 	m.t.Helper()
 	leased := m.read("worker")
@@ -325,7 +327,8 @@ func (m *mount) expectEntriesKept(administrator *api.Client) {
 	)
 }
 
-// expectVerificationKept tries to switch off the verification of certificates, in every form in which Vault takes it.
+// expectVerificationKept tries to switch off the verification of certificates, in every form in
+// which Vault takes it.
 func (m *mount) expectVerificationKept(client *api.Client) {
 	m.t.Helper()
 	for _, value := range []any{true, false, nil, "true", "True", "TRUE", "t", "T", "1", "", 1, 1.5, 2, -1} {

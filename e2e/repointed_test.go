@@ -49,8 +49,8 @@ func TestRepointedURLNeedsTheUserAPIToken(t *testing.T) {
 	}
 }
 
-// TestRepointedURLGetsNoTokenOfTheOldServer leaves all kinds of tokens of the old server behind: one in hand, a retired
-// one, one of a flight, and one whose logout is owed.
+// TestRepointedURLGetsNoTokenOfTheOldServer leaves all kinds of tokens of the old server behind:
+// one in hand, a retired one, one of a flight, and one whose logout is owed.
 func TestRepointedURLGetsNoTokenOfTheOldServer(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)

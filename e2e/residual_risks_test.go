@@ -17,8 +17,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// The tests of this file hold docs/security.md to what it says that the engine does not protect from. Where one fails
-// because the engine does better, the page is to say so.
+// The tests of this file hold docs/security.md to what it says that the engine does not protect
+// from. Where one fails because the engine does better, the page is to say so.
 
 func TestRefreshTokenOutlivesASessionThatWasEndedTooLate(t *testing.T) {
 	t.Parallel()

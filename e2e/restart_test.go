@@ -13,7 +13,8 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// TestStoredTokenOutlivesProcesses reads one token on, whatever is restarted, without a call to N-central.
+// TestStoredTokenOutlivesProcesses reads one token on, whatever is restarted, without a call to
+// N-central.
 func TestStoredTokenOutlivesProcesses(t *testing.T) {
 	t.Parallel()
 	server := startRaft(t)

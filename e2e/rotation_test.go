@@ -54,13 +54,15 @@ func TestRefusedRefreshLeadsToAuthenticate(t *testing.T) {
 	first := m.read("monitoring")
 	m.FailNext(simulator.EndpointRefresh, -1, refused)
 	m.readAnother("monitoring", first.token, 10*time.Second)
-	// The refusal makes the first token suspect: whoever reads it before the second is there has it validated.
+	// The refusal makes the first token suspect: whoever reads it before the second is there has it
+	// validated.
 	if made := m.calls(); made[simulator.EndpointAuthenticate] != 2 || made[simulator.EndpointRefresh] != 1 {
 		t.Errorf("calls: %v", made)
 	}
 }
 
-// TestNoReaderHoldsADeadToken reads over several rotations on servers that end tokens in different ways.
+// TestNoReaderHoldsADeadToken reads over several rotations on servers that end tokens in different
+// ways.
 func TestNoReaderHoldsADeadToken(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -100,7 +102,8 @@ func TestNoReaderHoldsADeadToken(t *testing.T) {
 	}
 }
 
-// hammer reads the role for that long. N-central must accept every answer at once and, just before it expires, again.
+// hammer reads the role for that long. N-central must accept every answer at once and, just before
+// it expires, again.
 func (m *mount) hammer(role string, duration time.Duration) {
 	var checks sync.WaitGroup
 	defer checks.Wait()
@@ -127,8 +130,8 @@ func (m *mount) hammer(role string, duration time.Duration) {
 	}
 }
 
-// expectLives fails the test if N-central does not accept the token though it was promised to live until then. It looks at
-// the clock last, so that a pause between the two looks does no harm.
+// expectLives fails the test if N-central does not accept the token though it was promised to live
+// until then. It looks at the clock last, so that a pause between the two looks does no harm.
 func (m *mount) expectLives(role, token string, promised time.Time) {
 	lives := m.AccessTokenLives(token)
 	if left := time.Until(promised); !lives && left > 0 {
@@ -158,7 +161,8 @@ func TestRefusedOverrideIsRepeatedWithout(t *testing.T) {
 	m.expectCalls(calls{simulator.EndpointAuthenticate: 1}) // it was learnt
 }
 
-// expectOverrides fails the test unless the last authenticates asked for these lifetimes; the empty string is none.
+// expectOverrides fails the test unless the last authenticates asked for these lifetimes; the empty
+// string is none.
 func (m *mount) expectOverrides(want ...string) {
 	m.t.Helper()
 	var asked []string

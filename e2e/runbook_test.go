@@ -61,8 +61,8 @@ func readRunbook(t *testing.T) map[string][]block {
 	return procedures
 }
 
-// procedure is one procedure of the runbook, followed on a server of its own where the engine is mounted at ncentral/, with
-// a shared role "monitoring" and a dedicated role "worker".
+// procedure is one procedure of the runbook, followed on a server of its own where the engine is
+// mounted at ncentral/, with a shared role "monitoring" and a dedicated role "worker".
 type procedure struct {
 	*mount
 	left        []block
@@ -114,8 +114,8 @@ func (p *procedure) file(name, content string) {
 	}
 }
 
-// step runs the next block, which must be the one of that name, as it stands, and holds what it prints against what the
-// runbook shows.
+// step runs the next block, which must be the one of that name, as it stands, and holds what it
+// prints against what the runbook shows.
 func (p *procedure) step(name string) {
 	p.t.Helper()
 	p.paste(name, "")
@@ -160,8 +160,9 @@ func (p *procedure) run(name, input string) (output string, err error) {
 
 var instant = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 
-// showsExcerpt says whether the excerpt is in the output: "…" stands for anything, a time for any time. White space does not
-// count: how wide columns are and where lines break is the command line's own business.
+// showsExcerpt says whether the excerpt is in the output: "…" stands for anything, a time for any
+// time. White space does not count: how wide columns are and where lines break is the command
+// line's own business.
 func showsExcerpt(output, excerpt string) bool {
 	pattern := regexp.QuoteMeta(withoutSpace(excerpt))
 	pattern = instant.ReplaceAllLiteralString(pattern, instant.String())
@@ -171,7 +172,8 @@ func showsExcerpt(output, excerpt string) bool {
 
 func withoutSpace(text string) string { return strings.Join(strings.Fields(text), "") }
 
-// keepReading reads the roles all the time until stop is called. No read may fail or answer a dead token.
+// keepReading reads the roles all the time until stop is called. No read may fail or answer a dead
+// token.
 func (p *procedure) keepReading(lives func(token string) bool, roles ...string) (stop func()) {
 	done := make(chan struct{})
 	var readers sync.WaitGroup

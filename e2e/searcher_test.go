@@ -17,7 +17,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// TestASecretIsFoundInEachOfItsForms plants a secret, in a file of its own for each way in which it could be written.
+// TestASecretIsFoundInEachOfItsForms plants a secret, in a file of its own for each way in which it
+// could be written.
 func TestASecretIsFoundInEachOfItsForms(t *testing.T) {
 	t.Parallel()
 	simulated := simulator.New(simulator.DefaultKnobs())

@@ -27,8 +27,8 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// secrets are those of the whole run. All that a server leaves behind is searched for them when it ends, and all answers
-// when the run ends.
+// secrets are those of the whole run. All that a server leaves behind is searched for them when it
+// ends, and all answers when the run ends.
 var secrets secretsOfRun
 
 type secretsOfRun struct {
@@ -48,7 +48,8 @@ func (s *secretsOfRun) addSimulator(simulated *simulator.Simulator) {
 	s.simulators = append(s.simulators, simulated)
 }
 
-// addTyped has all searched for what somebody gave as a secret, be it right or wrong: every string in the value.
+// addTyped has all searched for what somebody gave as a secret, be it right or wrong: every string
+// in the value.
 func (s *secretsOfRun) addTyped(value any) {
 	switch value := value.(type) {
 	case string:
@@ -109,7 +110,8 @@ func (s *secretsOfRun) searchShown() error {
 	return found
 }
 
-// expectNoSecrets sees to it that the run fails where the answer or error holds a secret in any place but access_token.
+// expectNoSecrets sees to it that the run fails where the answer or error holds a secret in any
+// place but access_token.
 func (m *mount) expectNoSecrets(r request, secret *api.Secret, err error) {
 	secrets.addTyped(r.body["user_api_token"])
 	var text strings.Builder
@@ -128,8 +130,9 @@ func (m *mount) expectNoSecrets(r request, secret *api.Secret, err error) {
 	secrets.addShown(fmt.Sprintf("%s: the answer to %s %s", m.t.Name(), r.operation, r.path), text.String())
 }
 
-// endServer ends a server and looks through all that it leaves behind: its log, in which the plugin's standard error is,
-// its audit log and its storage. The files stay where there is something in them that should not be.
+// endServer ends a server and looks through all that it leaves behind: its log, in which the
+// plugin's standard error is, its audit log and its storage. The files stay where there is
+// something in them that should not be.
 func endServer(server *testbed.Server) error {
 	server.Shutdown()
 	if err := secrets.searcher().searchDirectory(server.Directory); err != nil {
@@ -155,19 +158,20 @@ func inspectLog(path string) error {
 	return nil
 }
 
-// part is a part of a secret that is looked for: short enough to be in a secret that was cut, and long enough to stand
-// nowhere by chance.
+// part is a part of a secret that is looked for: short enough to be in a secret that was cut, and
+// long enough to stand nowhere by chance.
 type part [16]byte
 
-// searcher finds secrets, whole or in part, as they are and in the forms that they could be written in unseen.
+// searcher finds secrets, whole or in part, as they are and in the forms that they could be written
+// in unseen.
 type searcher struct {
 	known map[string]bool
 	parts map[part]string // of what it is a part, or common
 	sieve []bool          // whether a part may begin so: much faster to look into, for there are many
 }
 
-// common is what the searcher says of a part that several secrets have, like the beginning of a JWT, as of any other text:
-// it is no secret.
+// common is what the searcher says of a part that several secrets have, like the beginning of a
+// JWT, as of any other text: it is no secret.
 const common = ""
 
 func newSearcher() *searcher {
@@ -195,7 +199,8 @@ func (s *searcher) add(kind, secret string) {
 	}
 }
 
-// addVariant has a secret searched for that may be another with a mistake in it. It comes after those.
+// addVariant has a secret searched for that may be another with a mistake in it. It comes after
+// those.
 func (s *searcher) addVariant(kind, secret string) {
 	for piece, of := range partsOf(kind, secret) {
 		if _, ok := s.parts[piece]; !ok {
@@ -238,8 +243,8 @@ func formsOf(secret string) []form {
 		{" in hexadecimal", strings.ToUpper(hex.EncodeToString([]byte(secret))), coarse},
 		{" as Go prints bytes", strings.Trim(fmt.Sprint([]byte(secret)), "[]"), coarse},
 	}
-	// What stands before the secret in an encoded text moves it by no, one or two of three bytes. The characters at either
-	// end also depend on what is beside the secret.
+	// What stands before the secret in an encoded text moves it by no, one or two of three bytes.
+	// The characters at either end also depend on what is beside the secret.
 	for before, mixed := range []int{0, 2, 3} {
 		encoded := base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("-", before) + secret))
 		forms = append(forms, form{" in base64", encoded[mixed : len(encoded)-1], coarse})
