@@ -29,17 +29,28 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 		canLogOut, refreshEnds, sessionEnds bool
 		warning                             string
 	}{
-		"today's server":              {canLogOut: true},
-		"without logout":              {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }},
-		"refresh ends predecessor":    {knobs: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, canLogOut: true, refreshEnds: true},
-		"authenticate ends earlier":   {knobs: endsEarlier, canLogOut: true, sessionEnds: true, warning: "every role needs an N-central user"},
-		"403 on the data call":        {knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, canLogOut: true},
-		"links nested, single use":    {knobs: func(k *simulator.Knobs) { k.LinksNested, k.SingleUseRefreshTokens = true, true }, canLogOut: true},
-		"no expirySeconds, no start":  {knobs: func(k *simulator.Knobs) { k.OmitExpirySeconds, k.OmitStartTime = true, true }, canLogOut: true},
-		"a clock that is a day ahead": {knobs: func(k *simulator.Knobs) { k.ClockOffset = 24 * time.Hour }, canLogOut: true, warning: "clock was 24h0m0s ahead"},
-		"three links":                 {knobs: func(k *simulator.Knobs) { k.ThreeLinks = true }, canLogOut: true},
-		"no users/me":                 {knobs: func(k *simulator.Knobs) { k.UserAbsent = true }, canLogOut: true},
-		"403 on users/me":             {knobs: func(k *simulator.Knobs) { k.UserForbidden = true }, canLogOut: true},
+		"today's server": {canLogOut: true},
+		"without logout": {knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true }},
+		"refresh ends predecessor": {
+			knobs: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, canLogOut: true, refreshEnds: true,
+		},
+		"authenticate ends earlier": {
+			knobs: endsEarlier, canLogOut: true, sessionEnds: true, warning: "every role needs an N-central user",
+		},
+		"403 on the data call": {knobs: func(k *simulator.Knobs) { k.DataForbidden = true }, canLogOut: true},
+		"links nested, single use": {
+			knobs: func(k *simulator.Knobs) { k.LinksNested, k.SingleUseRefreshTokens = true, true }, canLogOut: true,
+		},
+		"no expirySeconds, no start": {
+			knobs: func(k *simulator.Knobs) { k.OmitExpirySeconds, k.OmitStartTime = true, true }, canLogOut: true,
+		},
+		"a clock that is a day ahead": {
+			knobs: func(k *simulator.Knobs) { k.ClockOffset = 24 * time.Hour }, canLogOut: true,
+			warning: "clock was 24h0m0s ahead",
+		},
+		"three links":     {knobs: func(k *simulator.Knobs) { k.ThreeLinks = true }, canLogOut: true},
+		"no users/me":     {knobs: func(k *simulator.Knobs) { k.UserAbsent = true }, canLogOut: true},
+		"403 on users/me": {knobs: func(k *simulator.Knobs) { k.UserForbidden = true }, canLogOut: true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -91,15 +102,26 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 		step   string
 		remedy string
 	}{
-		"down":         {func(m *mount) { m.server.Stop() }, "links", "check that url is right"},
-		"a login page": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureHTML}) }, "links", "without /api"},
+		"down": {func(m *mount) { m.server.Stop() }, "links", "check that url is right"},
+		"a login page": {
+			func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureHTML}) },
+			"links", "without /api",
+		},
 		"a redirect": {func(m *mount) {
 			m.FailNext(simulator.EndpointLinks, 1, simulator.Failure{Kind: simulator.FailureRedirect})
 		}, "links", "without /api"},
-		"http to TLS": {func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "write url with https"},
+		"http to TLS": {
+			func(m *mount) { m.FailNext(simulator.EndpointLinks, 1, status(400)) }, "links", "write url with https",
+		},
 		"refused JWT": {func(m *mount) { m.regenerate() }, "authenticate", "write the token that the user has now"},
-		"rate limit":  {func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate", "max_requests_in_flight"},
-		"password":    {func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "user", "the API user's password has expired: set a new one"},
+		"rate limit": {
+			func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }, "authenticate",
+			"max_requests_in_flight",
+		},
+		"password": {
+			func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "user",
+			"the API user's password has expired: set a new one",
+		},
 		"password, on an older server": {func(m *mount) {
 			_ = m.SetPasswordExpired("api-user", true)
 			m.Change(func(k *simulator.Knobs) { k.UserAbsent = true })
@@ -122,7 +144,10 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 			_ = m.SetPasswordResetRequired("api-user", true)
 			m.FailNext(simulator.EndpointServiceOrgs, -1, status(500))
 		}, "data", "requires the API user to set a new password: set it"},
-		"data, of a user who is well": {func(m *mount) { m.FailNext(simulator.EndpointServiceOrgs, -1, status(500)) }, "data", "the API user's password has not expired"},
+		"data, of a user who is well": {
+			func(m *mount) { m.FailNext(simulator.EndpointServiceOrgs, -1, status(500)) }, "data",
+			"the API user's password has not expired",
+		},
 		"locked": {func(m *mount) {
 			m.Change(func(k *simulator.Knobs) { k.BarredUsersAuthenticate = true })
 			_ = m.SetUserLocked("api-user", true)
@@ -195,7 +220,10 @@ func TestFailedVerifyChangesNothing(t *testing.T) {
 		if err := m.SetPasswordExpired("api-user", true); err != nil {
 			t.Fatal(err)
 		}
-		m.fails(400, opWrite, "config/default", map[string]any{"max_retries": 1}, "step user: the API user's password has expired")
+		m.fails(
+			400, opWrite, "config/default", map[string]any{"max_retries": 1},
+			"step user: the API user's password has expired",
+		)
 		if diff := cmp.Diff(before, m.get("config/default")); diff != "" {
 			t.Error(diff)
 		}
@@ -211,7 +239,9 @@ func TestFailedVerifyChangesNothing(t *testing.T) {
 // The steps end within three times request_timeout, and the logouts have as much again. What merely
 // finds out what the server is like may lack the time.
 func TestACheckOfASlowServerPassesOnTheStepsThatCount(t *testing.T) {
-	for latency, missing := range map[time.Duration]bool{2500 * time.Millisecond: false, 3900 * time.Millisecond: true} {
+	for latency, missing := range map[time.Duration]bool{
+		2500 * time.Millisecond: false, 3900 * time.Millisecond: true,
+	} {
 		inBubble(t, nil, func(m *mount) {
 			m.Change(func(k *simulator.Knobs) { k.Latency = latency })
 			m.write("config/default", map[string]any{"max_retries": 2})
@@ -240,18 +270,22 @@ func TestAVerificationWhoseLogoutsFailPassesAndOwesThem(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
 				m.FailNext(simulator.EndpointLogout, -1, status(403))
-				response, err := m.do(opWrite, "config/"+config, map[string]any{"url": m.server.URL, "user_api_token": m.token})
+				response, err := m.do(opWrite, "config/"+config, map[string]any{
+					"url": m.server.URL, "user_api_token": m.token,
+				})
 				if err != nil || response.IsError() {
 					t.Fatal(response, err)
 				}
-				if warnings := strings.Join(response.Warnings, "\n"); !strings.Contains(warnings, "could not be logged out: 3") {
+				warnings := strings.Join(response.Warnings, "\n")
+				if !strings.Contains(warnings, "could not be logged out: 3") {
 					t.Errorf("warnings %q", warnings)
 				}
 				synctest.Wait()
 				if len(m.owedKeys()) != 3 {
 					t.Errorf("owed is %v", m.owedKeys())
 				}
-				if answer, _, warnings := m.check(); answer["ok"] != true || !strings.Contains(warnings, "could not be logged out") {
+				answer, _, warnings := m.check()
+				if answer["ok"] != true || !strings.Contains(warnings, "could not be logged out") {
 					t.Errorf("ok %v, warnings %q", answer["ok"], warnings)
 				}
 				m.ClearFailures()
@@ -278,7 +312,8 @@ func TestCheckWarnsOfOneTokenForSeveralSessions(t *testing.T) {
 
 func TestCheckTellsWhatNCentralTellsOfTheUser(t *testing.T) {
 	well := map[string]any{
-		"name": "api-user", "enabled": true, "locked": false, "password_expired": false, "password_reset_required": false, "two_factor": "NONE",
+		"name": "api-user", "enabled": true, "locked": false, "password_expired": false,
+		"password_reset_required": false, "two_factor": "NONE",
 	}
 	tests := map[string]struct {
 		spoil   func(m *mount)
@@ -286,18 +321,40 @@ func TestCheckTellsWhatNCentralTellsOfTheUser(t *testing.T) {
 		message string         // of the step
 		warning string
 	}{
-		"well":           {func(*mount) {}, map[string]any{}, "api-user", ""},
-		"reset required": {func(m *mount) { _ = m.SetPasswordResetRequired("api-user", true) }, map[string]any{"password_reset_required": true}, "api-user", "set a new password: set it"},
+		"well": {func(*mount) {}, map[string]any{}, "api-user", ""},
+		"reset required": {
+			func(m *mount) { _ = m.SetPasswordResetRequired("api-user", true) },
+			map[string]any{"password_reset_required": true},
+			"api-user", "set a new password: set it",
+		},
 		"two-factor": {func(m *mount) {
 			m.Change(func(k *simulator.Knobs) { k.BarredUsersAuthenticate = true })
 			_ = m.SetTwoFactorType("api-user", "TOTP")
 		}, map[string]any{"two_factor": "TOTP"}, "api-user", "switch it off for this user"},
-		"403":          {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserForbidden = true }) }, nil, "lacks the permission USERS_VIEW", ""},
-		"404":          {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserAbsent = true }) }, nil, "as none before 2026 does", ""},
-		"401":          {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(401)) }, nil, "not told (user: N-central refused", ""},
-		"500":          {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(500)) }, nil, "not told (user: N-central failed", ""},
-		"no answer":    {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, hang) }, nil, "not told (user: N-central did not answer in time", ""},
-		"a login page": {func(m *mount) { m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureHTML}) }, nil, "not told (user: the answer is not one", ""},
+		"403": {
+			func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserForbidden = true }) }, nil,
+			"lacks the permission USERS_VIEW", "",
+		},
+		"404": {
+			func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserAbsent = true }) }, nil,
+			"as none before 2026 does", "",
+		},
+		"401": {
+			func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(401)) }, nil,
+			"not told (user: N-central refused", "",
+		},
+		"500": {
+			func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(500)) }, nil,
+			"not told (user: N-central failed", "",
+		},
+		"no answer": {
+			func(m *mount) { m.FailNext(simulator.EndpointUser, 1, hang) }, nil,
+			"not told (user: N-central did not answer in time", "",
+		},
+		"a login page": {
+			func(m *mount) { m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureHTML}) },
+			nil, "not told (user: the answer is not one", "",
+		},
 		"another's JSON": {func(m *mount) {
 			m.FailNext(simulator.EndpointUser, 1, simulator.Failure{Kind: simulator.FailureMessage, Message: "x"})
 		}, nil, "not told (user: the answer is not one", ""},
@@ -343,7 +400,9 @@ func stepOf(answer map[string]any, name string) map[string]any {
 // it, and the warnings.
 func TestTheReportHasALineAStep(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.write("config/default", map[string]any{"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "48h"})
+		m.write("config/default", map[string]any{
+			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "48h",
+		})
 		answer, steps, _ := m.check()
 		lines := strings.Split(answer["report"].(string), "\n")
 		if len(lines) != len(steps)+2 {
@@ -354,7 +413,8 @@ func TestTheReportHasALineAStep(t *testing.T) {
 				t.Errorf("step %s: %q", step, lines[i])
 			}
 		}
-		if line := lines[len(steps)]; !strings.HasPrefix(line, `warning config "default": the API user's password expires at `) {
+		line := lines[len(steps)]
+		if !strings.HasPrefix(line, `warning config "default": the API user's password expires at `) {
 			t.Error(line)
 		}
 		if line := lines[len(steps)+1]; line != "the credential is alive" {
@@ -364,7 +424,8 @@ func TestTheReportHasALineAStep(t *testing.T) {
 		answer, steps, _ = m.check()
 		lines = strings.Split(answer["report"].(string), "\n")
 		failed := slices.Index(steps, "user")
-		if !strings.HasPrefix(lines[failed], "FAILED  user ") || !strings.HasSuffix(lines[failed], answer["message"].(string)) {
+		if !strings.HasPrefix(lines[failed], "FAILED  user ") ||
+			!strings.HasSuffix(lines[failed], answer["message"].(string)) {
 			t.Error(lines[failed])
 		}
 		if line := lines[len(lines)-1]; line != "failed at step user" {
@@ -391,7 +452,10 @@ func TestALogoutThatIsListedIsKnownBeforeOneWasTried(t *testing.T) {
 				m.FailNext(simulator.EndpointAuthenticate, 1, status(500))
 				checked := m.must(opWrite, "config/fresh/check", nil)
 				if checked["failed_step"] != "authenticate" || checked["can_log_out"] != test.want {
-					t.Errorf("failed at %v, can_log_out is %v, want %v", checked["failed_step"], checked["can_log_out"], test.want)
+					t.Errorf(
+						"failed at %v, can_log_out is %v, want %v", checked["failed_step"], checked["can_log_out"],
+						test.want,
+					)
 				}
 			})
 		})

@@ -36,7 +36,9 @@ func TestMountsShareNothing(t *testing.T) {
 		defer other.Cleanup(context.Background())
 		request := func(operation logical.Operation, path string, data map[string]any) *logical.Response {
 			t.Helper()
-			response, err := other.HandleRequest(context.Background(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: storage})
+			response, err := other.HandleRequest(context.Background(), &logical.Request{
+				Operation: operation, Path: path, Data: data, Storage: storage,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -114,7 +116,8 @@ func TestInventedNamesLeaveNothingInMemory(t *testing.T) {
 					for i := from; i < from+names; i++ {
 						name := fmt.Sprintf("%s-%d", strings.Repeat("a", 120), i)
 						_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
-							Operation: invented.operation, Path: fmt.Sprintf(invented.path, name), Storage: m.storage, Data: map[string]any{},
+							Operation: invented.operation, Path: fmt.Sprintf(invented.path, name), Storage: m.storage,
+							Data: map[string]any{},
 						})
 					}
 				}
@@ -135,7 +138,10 @@ func inBubbleOfManyRoles(t *testing.T, many int, value string, test func(m *moun
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		for i := range many {
-			if err := m.storage.Put(m.t.Context(), &logical.StorageEntry{Key: fmt.Sprintf("role/r%06d", i), Value: []byte(value)}); err != nil {
+			err := m.storage.Put(m.t.Context(), &logical.StorageEntry{
+				Key: fmt.Sprintf("role/r%06d", i), Value: []byte(value),
+			})
+			if err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -189,7 +195,9 @@ func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubbleOfManyRoles(t, many, test.role, func(m *mount) {
-				m.write("config/unused", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false})
+				m.write("config/unused", map[string]any{
+					"url": m.server.URL, "user_api_token": m.token, "verify": false,
+				})
 				calls, before := m.storage.calls.Load(), heap()
 				response, err := m.do(opDelete, test.config, nil)
 				if err != nil || response.IsError() != test.isRefused {
@@ -216,7 +224,8 @@ func TestAListOfManyDamagedRolesWarnsOfSome(t *testing.T) {
 	const many = 1000
 	inBubbleOfManyRoles(t, many, "{", func(m *mount) {
 		response, err := m.do(opList, "roles/", nil)
-		if err != nil || len(response.Data["keys"].([]string)) != many+1 || len(response.Warnings) != 51 || response.Warnings[50] != fmt.Sprint(many-50, " more such") {
+		if err != nil || len(response.Data["keys"].([]string)) != many+1 || len(response.Warnings) != 51 ||
+			response.Warnings[50] != fmt.Sprint(many-50, " more such") {
 			t.Error(err, len(response.Warnings))
 		}
 	})

@@ -33,7 +33,9 @@ func (m *mount) exists(path string) bool {
 func inDamagedBubble(t *testing.T, keys []string, test func(m *mount)) {
 	t.Helper()
 	inBubble(t, nil, func(m *mount) {
-		m.write("config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other"), "password_max_age": 0})
+		m.write("config/other", map[string]any{
+			"url": m.server.URL, "user_api_token": m.AddUser("other"), "password_max_age": 0,
+		})
 		m.write("roles/other", map[string]any{"config": "other", "lease": false})
 		m.expectLives(m.readRole("other"))
 		m.expectLives(m.read(nil))
@@ -50,8 +52,9 @@ func inDamagedBubble(t *testing.T, keys []string, test func(m *mount)) {
 func TestAnUnreadableEntryIsAnErrorThatNamesItAndTheRemedy(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default", "role/other"}, func(m *mount) {
 		for path, key := range map[string]string{
-			"config/default": "config/default", "creds/monitoring": "config/default", "sessions/monitoring": "config/default",
-			"roles/other": "role/other", "creds/other": "role/other", "sessions/other": "role/other",
+			"config/default": "config/default", "creds/monitoring": "config/default",
+			"sessions/monitoring": "config/default",
+			"roles/other":         "role/other", "creds/other": "role/other", "sessions/other": "role/other",
 		} {
 			m.fails(500, opRead, path, nil, "the stored entry "+key+" cannot be read: it is damaged", "delete it")
 		}
@@ -83,9 +86,14 @@ func TestAnUnreadableEntryIsReplacedByAFullWriteAlone(t *testing.T) {
 			{opPatch, "roles/monitoring", map[string]any{"config": "default"}},
 			{opWrite, "roles/monitoring", map[string]any{"lease": false}},
 		} {
-			m.fails(400, write.operation, write.path, write.data, "cannot be read: it is damaged: restore it, write it again with all that a new one needs, or delete it")
+			m.fails(
+				400, write.operation, write.path, write.data,
+				"cannot be read: it is damaged: restore it, write it again with all that a new one needs, or delete it",
+			)
 		}
-		for path, data := range map[string]map[string]any{"config/default": full, "roles/monitoring": {"config": "default", "lease": false}} {
+		for path, data := range map[string]map[string]any{
+			"config/default": full, "roles/monitoring": {"config": "default", "lease": false},
+		} {
 			if warnings := m.write(path, data); !strings.Contains(warnings, "the entry before could not be read") {
 				t.Errorf("%s: %s", path, warnings)
 			}
@@ -96,7 +104,9 @@ func TestAnUnreadableEntryIsReplacedByAFullWriteAlone(t *testing.T) {
 
 func TestAnUnreadableEntryIsDeleted(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default", "role/monitoring", "session/monitoring"}, func(m *mount) {
-		for path, event := range map[string]string{"config/default": "ncentral/config-delete", "roles/monitoring": "ncentral/role-delete"} {
+		for path, event := range map[string]string{
+			"config/default": "ncentral/config-delete", "roles/monitoring": "ncentral/role-delete",
+		} {
 			m.delete(path)
 			if m.exists(path) || m.must(opRead, path, nil) != nil {
 				t.Errorf("%s is still there", path)
@@ -131,7 +141,8 @@ func TestAnUnreadableRoleKeepsNoConfig(t *testing.T) {
 // A role is changed beside a config that cannot be read: it exists.
 func TestARoleOfAnUnreadableConfigIsWritten(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default"}, func(m *mount) {
-		if _, warnings := m.answer(opPatch, "roles/monitoring", map[string]any{"ttl": "20m"}); !strings.Contains(warnings, "config/default cannot be read") {
+		_, warnings := m.answer(opPatch, "roles/monitoring", map[string]any{"ttl": "20m"})
+		if !strings.Contains(warnings, "config/default cannot be read") {
 			t.Error(warnings)
 		}
 	})
@@ -149,7 +160,8 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 		t.Run(key, func(t *testing.T) {
 			inDamagedBubble(t, []string{key}, func(m *mount) {
 				for path, names := range map[string][]string{
-					"config/": {"default", "other"}, "roles/": {"monitoring", "other"}, "sessions/": {"monitoring", "other"},
+					"config/": {"default", "other"}, "roles/": {"monitoring", "other"},
+					"sessions/": {"monitoring", "other"},
 				} {
 					answer, warnings := m.answer(opList, path, nil)
 					info, _ := answer["key_info"].(map[string]any)
@@ -161,15 +173,20 @@ func TestAnswersGoOnAndSayWhatTheyLeaveOut(t *testing.T) {
 					}
 				}
 				answer, warnings := m.answer(opRead, "status", nil)
-				if named := leftOut["status"]; answer["configs"].(map[string]any)["other"] == nil || (warnings == "") != (named == "") || !strings.Contains(warnings, named) {
+				named := leftOut["status"]
+				if answer["configs"].(map[string]any)["other"] == nil || (warnings == "") != (named == "") ||
+					!strings.Contains(warnings, named) {
 					t.Errorf("status: %v %q", answer, warnings)
 				}
 				metrics := m.metrics()
-				if metrics["config_state{config=other,state=unknown}"] != 1 || (metrics["unreadable_configs"] == 1) != (key == "config/default") {
+				if metrics["config_state{config=other,state=unknown}"] != 1 ||
+					(metrics["unreadable_configs"] == 1) != (key == "config/default") {
 					t.Errorf("metrics: %v", metrics)
 				}
 				m.Reboot()
-				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+					Operation: logical.RollbackOperation, Storage: m.storage,
+				})
 				m.expectLives(m.readRole("other")) // found dead and replaced by the tick
 			})
 		})
@@ -197,7 +214,8 @@ func TestARoleWithoutAConfigKeepsNoListFromItsAnswer(t *testing.T) {
 
 func TestStatusAndMetricsTellOfNothingWhereNothingCanBeRead(t *testing.T) {
 	inDamagedBubble(t, []string{"config/default", "config/other"}, func(m *mount) {
-		if answer, warnings := m.answer(opRead, "status", nil); len(answer["configs"].(map[string]any)) != 0 || strings.Count(warnings, "left out: ") != 2 {
+		answer, warnings := m.answer(opRead, "status", nil)
+		if len(answer["configs"].(map[string]any)) != 0 || strings.Count(warnings, "left out: ") != 2 {
 			t.Errorf("%v %s", answer, warnings)
 		}
 		if unreadable := m.metrics()["unreadable_configs"]; unreadable != 2 {

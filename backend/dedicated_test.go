@@ -20,13 +20,18 @@ import (
 func TestDedicatedReadsOpenSessionsThatEndWithTheirLeases(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		first, second := m.open(nil), m.open(map[string]any{"validate": true})
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 2, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1}) // the hourly questions
-		if m.OpenSessions() != 2 || first.Secret.Renewable || first.Secret.TTL != time.Hour || first.Secret.MaxTTL != time.Hour {
+		// The hourly questions.
+		m.expectCalls(calls{
+			simulator.EndpointAuthenticate: 2, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1,
+		})
+		if m.OpenSessions() != 2 || first.Secret.Renewable || first.Secret.TTL != time.Hour ||
+			first.Secret.MaxTTL != time.Hour {
 			t.Errorf("%d sessions, lease %+v", m.OpenSessions(), first.Secret.LeaseOptions)
 		}
 		m.mustRevoke(first)
 		m.expectCalls(calls{simulator.EndpointLogout: 1})
-		if m.AccessTokenLives(first.Data["access_token"].(string)) || !m.AccessTokenLives(second.Data["access_token"].(string)) {
+		if m.AccessTokenLives(first.Data["access_token"].(string)) ||
+			!m.AccessTokenLives(second.Data["access_token"].(string)) {
 			t.Error("revoking one lease ends that lease's session and no other")
 		}
 		m.mustRevoke(first)
@@ -46,13 +51,18 @@ func TestRevokeSucceedsWhereNothingCanBeEnded(t *testing.T) {
 			m.delete("config/default")
 		}, 0},
 		"the config points elsewhere": {func(m *mount) {
-			m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
+			m.write("config/default", map[string]any{
+				"url": "http://localhost:81", "user_api_token": m.token, "verify": false,
+			})
 		}, 0},
-		"after a restart":          {func(m *mount) { m.start() }, 1},
-		"the token expired":        {func(*mount) { time.Sleep(time.Hour) }, 1}, // the clocks may differ, and the refresh token lives longer
-		"it expired an hour ago":   {func(*mount) { time.Sleep(2 * time.Hour) }, 0},
-		"N-central was rebooted":   {func(m *mount) { m.Reboot() }, 1},
-		"the server has no logout": {func(m *mount) { m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true }) }, 1},
+		"after a restart": {func(m *mount) { m.start() }, 1},
+		// The clocks may differ, and the refresh token lives longer.
+		"the token expired":      {func(*mount) { time.Sleep(time.Hour) }, 1},
+		"it expired an hour ago": {func(*mount) { time.Sleep(2 * time.Hour) }, 0},
+		"N-central was rebooted": {func(m *mount) { m.Reboot() }, 1},
+		"the server has no logout": {
+			func(m *mount) { m.Change(func(k *simulator.Knobs) { k.LogoutAbsent = true }) }, 1,
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +107,8 @@ func TestADedicatedLeaseIsAsLongAsThePromise(t *testing.T) {
 	inDedicatedBubble(t, func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute }, func(m *mount) {
 		m.write("roles/worker", map[string]any{"ttl": "30m"})
 		lease := m.open(map[string]any{"min_ttl": "30m"})
-		if lease.Secret.TTL != 30*time.Minute || !strings.Contains(strings.Join(lease.Warnings, " "), "granted more than is promised") {
+		if lease.Secret.TTL != 30*time.Minute ||
+			!strings.Contains(strings.Join(lease.Warnings, " "), "granted more than is promised") {
 			t.Errorf("lease of %s, warnings %v", lease.Secret.TTL, lease.Warnings)
 		}
 		time.Sleep(30 * time.Minute)
@@ -106,10 +117,16 @@ func TestADedicatedLeaseIsAsLongAsThePromise(t *testing.T) {
 			t.Error("the session outlives what was promised")
 		}
 		m.ResetCounts()
-		m.fails(400, opRead, "creds/worker", map[string]any{"min_ttl": "31m"}, "31m0s is more than the 30m0s that a token of this role lives")
+		m.fails(
+			400, opRead, "creds/worker", map[string]any{"min_ttl": "31m"},
+			"31m0s is more than the 30m0s that a token of this role lives",
+		)
 		m.expectCalls(nil)
 		m.write("roles/worker", map[string]any{"ttl": 0})
-		m.fails(400, opRead, "creds/worker", map[string]any{"min_ttl": "61m"}, "more than the 1h0m0s that a token of this role lives: ask for less")
+		m.fails(
+			400, opRead, "creds/worker", map[string]any{"min_ttl": "61m"},
+			"more than the 1h0m0s that a token of this role lives: ask for less",
+		)
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointLogout: 1})
 		if m.OpenSessions() != 0 {
 			t.Error("a session that was not answered stays open")
@@ -124,7 +141,8 @@ func TestDedicatedRoleNeedsALease(t *testing.T) {
 				t.Error(text)
 			}
 		}
-		if text := m.fails(400, opWrite, "roles/monitoring", map[string]any{"credential_type": "dedicated"}); !strings.HasPrefix(text, "lease") {
+		text := m.fails(400, opWrite, "roles/monitoring", map[string]any{"credential_type": "dedicated"})
+		if !strings.HasPrefix(text, "lease") {
 			t.Error(text)
 		}
 	})
@@ -133,13 +151,17 @@ func TestDedicatedRoleNeedsALease(t *testing.T) {
 // Of eight places two are kept for what readers share, and 64 reads may wait for each of the eight:
 // the rest are told so at once.
 func TestDedicatedReadsKeepToTheLimitInFlight(t *testing.T) {
-	inDedicatedBubble(t, func(k *simulator.Knobs) { k.Latency = 100 * time.Millisecond; k.MaxInFlight = 7 }, func(m *mount) {
+	knobs := func(k *simulator.Knobs) { k.Latency = 100 * time.Millisecond; k.MaxInFlight = 7 }
+	inDedicatedBubble(t, knobs, func(m *mount) {
 		tokens, failed, told := m.openMany(context.Background(), 600)()
 		if tokens != 512 || failed != 88 || told != 88 || m.MaxInFlight(simulator.EndpointAuthenticate) != 6 {
-			t.Errorf("%d of 600 reads got a token, %d were answered 503, %d of which name the limit, with %d requests in flight",
+			t.Errorf("%d of 600 reads got a token, %d were answered 503, %d of which name the limit, with %d "+
+				"requests in flight",
 				tokens, failed, told, m.MaxInFlight(simulator.EndpointAuthenticate))
 		}
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 512, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(calls{
+			simulator.EndpointAuthenticate: 512, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1,
+		})
 	})
 }
 
@@ -241,9 +263,11 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 				m.write("config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other")})
 				lease := m.open(nil)
 				response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
-					Operation: change.operation, Path: "roles/worker", Data: change.data, Storage: m.storage, MountPoint: "ncentral/",
+					Operation: change.operation, Path: "roles/worker", Data: change.data, Storage: m.storage,
+					MountPoint: "ncentral/",
 				})
-				if err != nil || response == nil || response.IsError() || !strings.Contains(strings.Join(response.Warnings, "\n"), prefix) {
+				if err != nil || response == nil || response.IsError() ||
+					!strings.Contains(strings.Join(response.Warnings, "\n"), prefix) {
 					t.Errorf("%v %v", response, err)
 				}
 				token := m.expectLives(lease.Data)
@@ -256,7 +280,9 @@ func TestLeasesOutliveTheirRoleAndItIsTold(t *testing.T) {
 	}
 	t.Run("changed in what leaves its leases alone", func(t *testing.T) {
 		inDedicatedBubble(t, nil, func(m *mount) {
-			for _, data := range []map[string]any{{"ttl": "20m"}, {"config": "default", "credential_type": "dedicated"}} {
+			for _, data := range []map[string]any{
+				{"ttl": "20m"}, {"config": "default", "credential_type": "dedicated"},
+			} {
 				if warnings := m.write("roles/worker", data); warnings != "" {
 					t.Error(warnings)
 				}
@@ -310,7 +336,9 @@ func TestWhoStrandsTokensIsTold(t *testing.T) {
 	}
 	t.Run("nobody else", func(t *testing.T) {
 		inDedicatedBubble(t, nil, func(m *mount) {
-			for _, data := range []map[string]any{{"user_api_token": m.token}, {"url": m.server.URL + "/", "user_api_token": m.token}, {"max_retries": 1}} {
+			for _, data := range []map[string]any{
+				{"user_api_token": m.token}, {"url": m.server.URL + "/", "user_api_token": m.token}, {"max_retries": 1},
+			} {
 				if warnings := m.write("config/default", data); warnings != "" {
 					t.Error(warnings)
 				}

@@ -80,7 +80,8 @@ func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 					m.startOn(&failingOnce{Storage: m.storage, fails: fails, done: done})
 					_, err := m.do(opDelete, "sessions/monitoring", nil)
 					_, there := m.get("sessions/monitoring")["issued_at"]
-					if owed := len(m.owedKeys()); there && (err == nil || owed != 0) || !there && (err != nil || owed != 2) {
+					owed := len(m.owedKeys())
+					if there && (err == nil || owed != 0) || !there && (err != nil || owed != 2) {
 						t.Errorf("the session is there: %t; owed: %d; %v", there, owed, err)
 					}
 				})
@@ -94,8 +95,12 @@ func TestAnEndOfSessionsIsDoneOrNotDoneWhateverStorageFailsAt(t *testing.T) {
 // promised, and never more than some are kept.
 func TestReplacedTokensDoNotPileUp(t *testing.T) {
 	for name, knobs := range map[string]func(k *simulator.Knobs){
-		"each has a session of its own": func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true },
-		"they were refreshed":           func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true },
+		"each has a session of its own": func(k *simulator.Knobs) {
+			k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true
+		},
+		"they were refreshed": func(k *simulator.Knobs) {
+			k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, knobs, func(m *mount) {
@@ -126,7 +131,8 @@ func TestReplacedTokensDoNotPileUp(t *testing.T) {
 // What outlives its promise is not ended as long as a token of the same session is promised:
 // N-central may end both.
 func TestATokenPastItsPromiseIsNotEndedBesideItsSuccessor(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true }, func(m *mount) {
+	knobs := func(k *simulator.Knobs) { k.IgnoreOverrides, k.AuthenticateEndsEarlierSessions = true, true }
+	inBubble(t, knobs, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
 		first := m.expectLives(m.read(nil))
 		time.Sleep(9 * time.Minute)
@@ -199,7 +205,8 @@ func (m *mount) tokenPastItsPromise() (storage *hookedStorage, first string) {
 // its logout as owed, or does not let it go from the session.
 func TestATokenPastItsPromiseIsNotLostWhereStorageRefuses(t *testing.T) {
 	for _, what := range []string{"owed/", "session/"} {
-		inBubble(t, func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+		knobs := func(k *simulator.Knobs) { k.IgnoreOverrides, k.RefreshEndsPredecessor = true, true }
+		inBubble(t, knobs, func(m *mount) {
 			storage, first := m.tokenPastItsPromise()
 			refuses := func(key string) error {
 				if strings.HasPrefix(key, what) {
@@ -273,7 +280,9 @@ func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
 	chained := func(k *simulator.Knobs) { k.LogoutEndsChain = true }
 	for name, inVain := range map[string]func(m *mount){
 		"a lifetime of no use": func(m *mount) {
-			m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "1"})
+			m.FailNext(simulator.EndpointRefresh, 1, simulator.Failure{
+				Kind: simulator.FailureExpiry, ExpirySeconds: "1",
+			})
 			m.read(nil)
 		},
 		"a role that was changed meanwhile": func(m *mount) {
@@ -296,7 +305,9 @@ func TestWhatARefreshBringsInVainEndsNoTokenThatReadersHold(t *testing.T) {
 					t.Fatal("no other token came")
 				}
 				if !m.AccessTokenLives(first) || m.OpenSessions() != 3 {
-					t.Errorf("readers' token lives: %t; %d sessions are open", m.AccessTokenLives(first), m.OpenSessions())
+					t.Errorf(
+						"readers' token lives: %t; %d sessions are open", m.AccessTokenLives(first), m.OpenSessions(),
+					)
 				}
 				time.Sleep(3 * time.Minute)
 				m.tick()
@@ -357,7 +368,8 @@ func TestServerWithoutLogoutIsToldOf(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.LogoutAbsent = true }, func(m *mount) {
 		m.read(nil)
 		response, err := m.do(opDelete, "sessions/monitoring", nil)
-		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "has no logout") {
+		if err != nil || response == nil || len(response.Warnings) != 1 ||
+			!strings.Contains(response.Warnings[0], "has no logout") {
 			t.Fatalf("want a warning that the server has no logout, got %v %v", response, err)
 		}
 	})

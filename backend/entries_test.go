@@ -76,7 +76,8 @@ func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
 		} {
 			m.write("config/default", data)
 			m.must(opPatch, "config/default", data)
-			if told := m.get("config/default")["user_api_token_sha256"]; data["user_api_token"] != nil && told != data["user_api_token_sha256"] {
+			told := m.get("config/default")["user_api_token_sha256"]
+			if data["user_api_token"] != nil && told != data["user_api_token_sha256"] {
 				t.Errorf("%v is read, %v was written", told, data["user_api_token_sha256"])
 			}
 		}
@@ -86,13 +87,25 @@ func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
 			data map[string]any
 			told string
 		}{
-			"of another than the stored": {map[string]any{"user_api_token_sha256": of(other)}, "the stored User-API token"},
-			"of another than the given":  {map[string]any{"user_api_token_sha256": of(m.token), "user_api_token": other}, "the User-API token beside it"},
-			"with the line end":          {map[string]any{"user_api_token_sha256": of(m.token + "\n")}, "with a line end"},
-			"of a file of Windows":       {map[string]any{"user_api_token_sha256": of(other + "\r\n"), "user_api_token": other + "\r\n"}, "with a line end"},
-			"no hash":                    {map[string]any{"user_api_token_sha256": of(m.token)[:63]}, "not a SHA-256"},
-			"nothing":                    {map[string]any{"user_api_token_sha256": ""}, "not a SHA-256"},
-			"as sha256sum prints it":     {map[string]any{"user_api_token_sha256": of(m.token) + "  -"}, "not a SHA-256"},
+			"of another than the stored": {
+				map[string]any{"user_api_token_sha256": of(other)}, "the stored User-API token",
+			},
+			"of another than the given": {
+				map[string]any{"user_api_token_sha256": of(m.token), "user_api_token": other},
+				"the User-API token beside it",
+			},
+			"with the line end": {
+				map[string]any{"user_api_token_sha256": of(m.token + "\n")}, "with a line end",
+			},
+			"of a file of Windows": {
+				map[string]any{"user_api_token_sha256": of(other + "\r\n"), "user_api_token": other + "\r\n"},
+				"with a line end",
+			},
+			"no hash": {map[string]any{"user_api_token_sha256": of(m.token)[:63]}, "not a SHA-256"},
+			"nothing": {map[string]any{"user_api_token_sha256": ""}, "not a SHA-256"},
+			"as sha256sum prints it": {
+				map[string]any{"user_api_token_sha256": of(m.token) + "  -"}, "not a SHA-256",
+			},
 		} {
 			for _, operation := range []logical.Operation{opWrite, opPatch} {
 				text := m.fails(400, operation, "config/default", test.data)
@@ -111,22 +124,27 @@ func TestAGivenSHA256MustBeThatOfTheUserAPIToken(t *testing.T) {
 func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.must(opPatch, "config/default", map[string]any{
-			"request_timeout": "5s", "max_retries": 1, "password_changed_at": "2000-01-01T00:00:00Z", "password_max_age": "10d", "verify": false,
+			"request_timeout": "5s", "max_retries": 1, "password_changed_at": "2000-01-01T00:00:00Z",
+			"password_max_age": "10d", "verify": false,
 		})
 		config := m.get("config/default")
-		if config["request_timeout"] != int64(5) || config["max_retries"] != 1 || config["password_expires_at"] != "2000-01-11T00:00:00Z" {
+		if config["request_timeout"] != int64(5) || config["max_retries"] != 1 ||
+			config["password_expires_at"] != "2000-01-11T00:00:00Z" {
 			t.Errorf("%v", config)
 		}
 		m.must(opPatch, "config/default", map[string]any{
 			"request_timeout": nil, "max_retries": nil, "password_changed_at": nil, "verify": false,
 		})
 		config = m.get("config/default")
-		if config["request_timeout"] != int64(10) || config["max_retries"] != 3 || config["password_changed_at"] != nil || config["password_max_age"] != int64(864000) {
+		if config["request_timeout"] != int64(10) || config["max_retries"] != 3 ||
+			config["password_changed_at"] != nil || config["password_max_age"] != int64(864000) {
 			t.Errorf("%v", config)
 		}
 		m.must(opPatch, "roles/monitoring", map[string]any{"lease": nil, "ttl": "20m", "min_ttl": "10m"})
 		m.must(opPatch, "roles/monitoring", map[string]any{"min_ttl": nil})
-		want := map[string]any{"config": "default", "credential_type": "shared", "ttl": int64(1200), "min_ttl": int64(300), "lease": true}
+		want := map[string]any{
+			"config": "default", "credential_type": "shared", "ttl": int64(1200), "min_ttl": int64(300), "lease": true,
+		}
 		if diff := cmp.Diff(want, m.get("roles/monitoring")); diff != "" {
 			t.Error(diff)
 		}
@@ -134,7 +152,8 @@ func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
 			m.fails(404, opPatch, path, map[string]any{})
 		}
 		for _, field := range []string{"url", "user_api_token"} {
-			if text := m.fails(400, opPatch, "config/default", map[string]any{field: nil}); !strings.HasPrefix(text, field) {
+			text := m.fails(400, opPatch, "config/default", map[string]any{field: nil})
+			if !strings.HasPrefix(text, field) {
 				t.Errorf("null %s: %s", field, text)
 			}
 		}
@@ -145,14 +164,16 @@ func TestWarningsOfExpiry(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		token := m.AddUserExpiring("other", 10*24*time.Hour)
 		m.write("config/other", map[string]any{
-			"url": m.server.URL, "user_api_token": token, "password_changed_at": time.Now().Add(-80 * 24 * time.Hour).Format(time.RFC3339),
+			"url": m.server.URL, "user_api_token": token,
+			"password_changed_at": time.Now().Add(-80 * 24 * time.Hour).Format(time.RFC3339),
 		})
 		response, err := m.do(opRead, "config/other", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		warnings := strings.Join(response.Warnings, "\n")
-		if !strings.Contains(warnings, "the API user's password expires at 2000-01-11") || !strings.Contains(warnings, "the User-API token expires at 2000-01-11") {
+		if !strings.Contains(warnings, "the API user's password expires at 2000-01-11") ||
+			!strings.Contains(warnings, "the User-API token expires at 2000-01-11") {
 			t.Error(warnings)
 		}
 		if response.Data["user_api_token_expires_at"] != "2000-01-11T00:00:00Z" {
@@ -170,7 +191,9 @@ func TestPasswordChangedAtTakesDaysOfOurTimeAlone(t *testing.T) {
 				t.Errorf("%v became %v", value, got)
 			}
 		}
-		for _, value := range []any{"-62167219201", -1e14, 5.0, "20261103", "0001-01-01", "1969-12-31T23:59:59Z", "2000-13-01", ""} {
+		for _, value := range []any{
+			"-62167219201", -1e14, 5.0, "20261103", "0001-01-01", "1969-12-31T23:59:59Z", "2000-13-01", "",
+		} {
 			text := m.fails(400, opWrite, "config/default", map[string]any{"password_changed_at": value})
 			if !strings.HasPrefix(text, "password_changed_at: ") {
 				t.Errorf("%v: %s", value, text)
@@ -185,7 +208,8 @@ func TestAPasswordChangedAtInMillisecondsIsToldSo(t *testing.T) {
 		yesterday := time.Now().Add(-24 * time.Hour).UnixMilli()
 		for _, value := range []any{yesterday, fmt.Sprint(yesterday)} {
 			text := m.fails(400, opWrite, "config/default", wire(t, map[string]any{"password_changed_at": value}))
-			if text != "password_changed_at: it is Unix time in milliseconds: give it in seconds, without the last three digits" {
+			if text != "password_changed_at: it is Unix time in milliseconds: give it in seconds, without the last "+
+				"three digits" {
 				t.Errorf("%T: %s", value, text)
 			}
 		}
@@ -199,14 +223,17 @@ func TestAPasswordChangedAtInMillisecondsIsToldSo(t *testing.T) {
 func TestDurationsOfDaysTakeDaysAndNoFewSeconds(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, field := range []string{"expiry_warning", "password_max_age"} {
-			for given, want := range map[any]int64{"14d": 14 * 86400, "1d": 86400, "24h": 86400, 86400: 86400, 0: 0, "0": 0} {
+			for given, want := range map[any]int64{
+				"14d": 14 * 86400, "1d": 86400, "24h": 86400, 86400: 86400, 0: 0, "0": 0,
+			} {
 				m.write("config/default", map[string]any{field: given})
 				if got := m.get("config/default")[field]; got != want {
 					t.Errorf("%s: %v became %v", field, given, got)
 				}
 			}
 			for _, given := range []any{14, "90", "23h59m59s"} {
-				if text := m.fails(400, opWrite, "config/default", map[string]any{field: given}); !strings.HasSuffix(text, "like 14d") {
+				text := m.fails(400, opWrite, "config/default", map[string]any{field: given})
+				if !strings.HasSuffix(text, "like 14d") {
 					t.Errorf("%s=%v: %s", field, given, text)
 				}
 			}
@@ -218,7 +245,9 @@ func TestDurationsOfDaysTakeDaysAndNoFewSeconds(t *testing.T) {
 func TestAConfigWhoseFirstVerificationFailsWasNotStored(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.server.Stop()
-		for path, want := range map[string]string{"config/new": `config "new" was not stored`, "config/default": `config "default" was not changed`} {
+		for path, want := range map[string]string{
+			"config/new": `config "new" was not stored`, "config/default": `config "default" was not changed`,
+		} {
 			text := m.fails(400, opWrite, path, map[string]any{"url": m.server.URL, "user_api_token": m.token})
 			if !strings.HasPrefix(text, want+", because its verification failed at step links: ") {
 				t.Error(text)
@@ -265,7 +294,8 @@ func TestAnEmptyValueIsNoFalseAndNoZero(t *testing.T) {
 			{"roles/monitoring", "min_ttl"},
 			{"creds/monitoring", "validate"},
 		} {
-			if text := m.fails(400, opWrite, given.path, map[string]any{given.field: ""}); !strings.HasPrefix(text, given.field+": give ") {
+			text := m.fails(400, opWrite, given.path, map[string]any{given.field: ""})
+			if !strings.HasPrefix(text, given.field+": give ") {
 				t.Errorf("%s of %s: %s", given.field, given.path, text)
 			}
 		}
@@ -398,7 +428,8 @@ func TestTheLeastAndTheMostThatAreAllowedAreTaken(t *testing.T) {
 				m.write("config/default", map[string]any{test.field: value})
 			}
 			for _, value := range test.refused {
-				if text := m.fails(400, opWrite, "config/default", map[string]any{test.field: value}); !strings.HasPrefix(text, test.field+": ") {
+				text := m.fails(400, opWrite, "config/default", map[string]any{test.field: value})
+				if !strings.HasPrefix(text, test.field+": ") {
 					t.Errorf("%s %v: %s", test.field, value, text)
 				}
 			}
@@ -415,7 +446,11 @@ func TestAWrongTypeIsToldWithWhatTheFieldTakes(t *testing.T) {
 		}{
 			{"config/default", "max_retries", "abc", "max_retries: give a whole number"},
 			{"config/default", "verify", "perhaps", "verify: give true or false"},
-			{"config/default", "request_timeout", "soon", "request_timeout: give a duration that is not negative: whole seconds, or a number with a unit like 90s, 5m or 1h"},
+			{
+				"config/default", "request_timeout", "soon",
+				"request_timeout: give a duration that is not negative: whole seconds, or a number with a unit " +
+					"like 90s, 5m or 1h",
+			},
 			{"config/default", "url", []any{"a"}, "url: give text"},
 			{"config/default", "user_api_token", 7, "user_api_token: give text"},
 			{"creds/monitoring", "validate", "x", "validate: give true or false"},
@@ -431,8 +466,12 @@ func TestAWrongTypeIsToldWithWhatTheFieldTakes(t *testing.T) {
 // on what is written.
 func TestWhetherAnEntryExistsDoesNotDependOnWhatIsWritten(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		for path, exists := range map[string]bool{"roles/new": false, "roles/monitoring": true, "config/new": false, "config/default": true} {
-			for _, data := range []map[string]any{nil, {"ttl": "abc", "max_retries": "x"}, {"ttl": "5m", "max_retries": 3.0}} {
+		for path, exists := range map[string]bool{
+			"roles/new": false, "roles/monitoring": true, "config/new": false, "config/default": true,
+		} {
+			for _, data := range []map[string]any{
+				nil, {"ttl": "abc", "max_retries": "x"}, {"ttl": "5m", "max_retries": 3.0},
+			} {
 				checked, found, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{
 					Operation: logical.CreateOperation, Path: path, Data: data, Storage: m.storage,
 				})

@@ -36,7 +36,11 @@ func TestChangesAskedForSendEvents(t *testing.T) {
 		}{
 			{opWrite, "config/default", map[string]any{"max_retries": 1}, "ncentral/config-write"},
 			{opPatch, "config/default", map[string]any{"max_retries": 2}, "ncentral/config-write"},
-			{logical.CreateOperation, "config/other", map[string]any{"url": m.server.URL, "user_api_token": m.token}, "ncentral/config-write"},
+			{
+				logical.CreateOperation, "config/other",
+				map[string]any{"url": m.server.URL, "user_api_token": m.token},
+				"ncentral/config-write",
+			},
 			{opDelete, "config/other", nil, "ncentral/config-delete"},
 			{logical.CreateOperation, "roles/other", nil, "ncentral/role-write"},
 			{opDelete, "roles/other", nil, "ncentral/role-delete"},
@@ -45,7 +49,8 @@ func TestChangesAskedForSendEvents(t *testing.T) {
 		for _, change := range changes {
 			m.must(change.operation, change.path, change.data)
 			want := []map[string]string{{
-				"type": change.event, "path": change.path, "data_path": change.path, "operation": string(change.operation), "modified": "true",
+				"type": change.event, "path": change.path, "data_path": change.path,
+				"operation": string(change.operation), "modified": "true",
 			}}
 			if diff := cmp.Diff(want, m.sent()); diff != "" {
 				t.Errorf("%s %s: %s", change.operation, change.path, diff)
@@ -84,11 +89,13 @@ func TestARefusedCredentialSendsEvents(t *testing.T) {
 			m.fails(400, opRead, "creds/monitoring", nil)
 		}
 		sent := m.sent()
-		if diff := cmp.Diff([]string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}, typesOf(sent)); diff != "" {
+		diff := cmp.Diff([]string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}, typesOf(sent))
+		if diff != "" {
 			t.Fatal(diff)
 		}
 		for _, event := range sent {
-			if event["path"] != "config/default" || event["config"] != "default" || !strings.Contains(event["reason"], "write the token that the user has now") {
+			if event["path"] != "config/default" || event["config"] != "default" ||
+				!strings.Contains(event["reason"], "write the token that the user has now") {
 				t.Errorf("%v", event)
 			}
 		}
@@ -99,7 +106,8 @@ func TestARefusedCredentialSendsEvents(t *testing.T) {
 		}
 		m.write("config/default", map[string]any{"user_api_token": fresh})
 		m.read(nil)
-		if diff := cmp.Diff([]string{"ncentral/credential-recover", "ncentral/config-write"}, typesOf(m.sent())); diff != "" {
+		diff = cmp.Diff([]string{"ncentral/credential-recover", "ncentral/config-write"}, typesOf(m.sent()))
+		if diff != "" {
 			t.Errorf("after the new token: %s", diff)
 		}
 	})
@@ -129,7 +137,8 @@ func TestAnExpiredPasswordSendsAnEventOnceAndAnotherWhenItIsWellAgain(t *testing
 		m.read(nil)
 		m.tick()
 		if diff := cmp.Diff([]map[string]string{{
-			"type": "ncentral/credential-recover", "path": "config/default", "data_path": "config/default", "config": "default",
+			"type": "ncentral/credential-recover", "path": "config/default", "data_path": "config/default",
+			"config": "default",
 		}}, m.sent()); diff != "" {
 			t.Error(diff)
 		}
@@ -140,7 +149,8 @@ func TestANearExpiryIsToldOnceADayAndWhenItIsThere(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		expires := time.Now().Add(400 * time.Hour)
 		m.write("config/default", map[string]any{
-			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "400h", "expiry_warning": "340h",
+			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "400h",
+			"expiry_warning": "340h",
 		})
 		m.sent()
 		logged := func() int { return strings.Count(m.log.String(), "the API user's password expire") }
@@ -150,7 +160,8 @@ func TestANearExpiryIsToldOnceADayAndWhenItIsThere(t *testing.T) {
 				for _, event := range m.sent() {
 					told++
 					if event["type"] != "ncentral/credential-expire" || event["config"] != "default" ||
-						event["expires_at"] != expires.UTC().Format(time.RFC3339) || !strings.Contains(event["reason"], "the API user's password expire") {
+						event["expires_at"] != expires.UTC().Format(time.RFC3339) ||
+						!strings.Contains(event["reason"], "the API user's password expire") {
 						t.Errorf("%v", event)
 					}
 				}
@@ -166,7 +177,10 @@ func TestANearExpiryIsToldOnceADayAndWhenItIsThere(t *testing.T) {
 		}
 		before := logged()
 		if told := ticks(316 * time.Hour); told != 14 || logged()-before != 14 {
-			t.Errorf("told %d times until a day after the end, %d in the log, want 13 and one at the end", told, logged()-before)
+			t.Errorf(
+				"told %d times until a day after the end, %d in the log, want 13 and one at the end", told,
+				logged()-before,
+			)
 		}
 		if !strings.Contains(m.log.String(), "the API user's password expired at") {
 			t.Error("the end itself is not told of")
@@ -232,7 +246,8 @@ func TestOutagesAreToldOfOnce(t *testing.T) {
 		}
 		m.ClearFailures()
 		m.read(nil)
-		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/credential-degrade", "ncentral/credential-recover"}) {
+		sent := typesOf(m.sent())
+		if !slices.Equal(sent, []string{"ncentral/credential-degrade", "ncentral/credential-recover"}) {
 			t.Error(sent)
 		}
 		if told := strings.Count(m.log.String(), "new tokens cannot be had"); told != 1 {
@@ -318,7 +333,9 @@ func TestTheTickWorksThoughTheEventSystemIsSlow(t *testing.T) {
 		if took := time.Since(began); took > time.Minute {
 			t.Errorf("a tick took %s", took)
 		}
-		m.expectCalls(map[simulator.Endpoint]int{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(map[simulator.Endpoint]int{
+			simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1,
+		})
 	})
 }
 
@@ -330,7 +347,9 @@ func TestALateFailureOfADeletedConfigIsNotLaidToItsNamesake(t *testing.T) {
 		m.regenerate()
 		m.delete("roles/monitoring")
 		m.delete("config/default")
-		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("new-user"), "password_max_age": 0})
+		m.write("config/default", map[string]any{
+			"url": m.server.URL, "user_api_token": m.AddUser("new-user"), "password_max_age": 0,
+		})
 		m.sent()
 		m.ClearFailures()
 		time.Sleep(time.Minute)
@@ -349,7 +368,8 @@ func TestANewCredentialThatIsRefusedTooIsToldOf(t *testing.T) {
 		_, _ = m.RegenerateUserAPIToken("other-user")
 		m.sent()
 		m.fails(400, opRead, "creds/monitoring", nil)
-		if sent := typesOf(m.sent()); !slices.Equal(sent, []string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}) {
+		sent := typesOf(m.sent())
+		if !slices.Equal(sent, []string{"ncentral/authenticate-refuse", "ncentral/credential-degrade"}) {
 			t.Error(sent)
 		}
 	})

@@ -72,7 +72,9 @@ func TestAHangUpFailsNoOtherReader(t *testing.T) {
 		ctx, hangUp := context.WithCancel(context.Background())
 		gone := make(chan error)
 		go func() {
-			_, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
+			_, err := m.backend.HandleRequest(ctx, &logical.Request{
+				Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+			})
 			gone <- err
 		}()
 		synctest.Wait()
@@ -276,7 +278,8 @@ func TestARoleMadeAnewHasOneFlight(t *testing.T) {
 		m.delete("sessions/monitoring")
 		release()
 		for _, o := range []outcome{first(), second()} {
-			if !slices.ContainsFunc(m.Issued()[before:], func(i simulator.IssuedToken) bool { return i.Access == o.token() }) {
+			isAnswer := func(issued simulator.IssuedToken) bool { return issued.Access == o.token() }
+			if !slices.ContainsFunc(m.Issued()[before:], isAnswer) {
 				t.Errorf("a token was answered that was asked for before the sessions were ended: %v", o.err)
 			}
 		}

@@ -33,7 +33,9 @@ func FuzzStorage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, entry, field, kind uint8, text string, number float64) {
 		inBubble(t, nil, func(m *mount) {
-			m.write("config/other", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("other"), "verify": false})
+			m.write("config/other", map[string]any{
+				"url": m.server.URL, "user_api_token": m.AddUser("other"), "verify": false,
+			})
 			m.write("roles/other", map[string]any{"config": "other", "lease": false})
 			m.expectLives(m.readRole("other"))
 			m.read(nil)
@@ -42,22 +44,34 @@ func FuzzStorage(f *testing.F) {
 			m.write("roles/deleted", nil)
 			m.readRole("deleted")
 			m.delete("roles/deleted")
-			m.changeStored([]string{"config/default", "role/monitoring", "session/monitoring", "learnt/default", "owed/"}[entry%5], field, jsonValue(kind, text, number))
+			m.changeStored(
+				[]string{"config/default", "role/monitoring", "session/monitoring", "learnt/default", "owed/"}[entry%5],
+				field, jsonValue(kind, text, number),
+			)
 			m.start()
-			for _, path := range []string{"config/default", "roles/monitoring", "sessions/monitoring", "creds/monitoring"} {
-				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: opRead, Path: path, Storage: m.storage})
+			for _, path := range []string{
+				"config/default", "roles/monitoring", "sessions/monitoring", "creds/monitoring",
+			} {
+				_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+					Operation: opRead, Path: path, Storage: m.storage,
+				})
 			}
 			for _, path := range []string{"config/", "roles/", "sessions/"} {
 				m.must(opList, path, nil)
 			}
 			m.get("status")
 			m.get("metrics")
-			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+				Operation: logical.RollbackOperation, Storage: m.storage,
+			})
 			m.expectLives(m.readRole("other"))
 			m.write("config/default", map[string]any{
-				"url": m.server.URL, "user_api_token": m.token, "max_retries": 3, "max_requests_in_flight": 8, "request_timeout": 10,
+				"url": m.server.URL, "user_api_token": m.token, "max_retries": 3, "max_requests_in_flight": 8,
+				"request_timeout": 10,
 			})
-			m.write("roles/monitoring", map[string]any{"config": "default", "credential_type": "shared", "ttl": 0, "lease": false, "min_ttl": 60})
+			m.write("roles/monitoring", map[string]any{
+				"config": "default", "credential_type": "shared", "ttl": 0, "lease": false, "min_ttl": 60,
+			})
 			m.delete("sessions/monitoring")
 			m.expectLives(m.read(nil))
 			m.delete("roles/monitoring")

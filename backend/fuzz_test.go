@@ -24,8 +24,10 @@ const aUserAPIToken = "eyJhbGciOiJub25lIn0.e30.c2lnbmF0dXJlLW9mLW5vYm9keQ"
 
 // anyValues are JSON values that a field may be given.
 var anyValues = []string{
-	`null`, `true`, `""`, `" "`, `"\u0000"`, `"\ud800"`, `"eyJ.eyJ.x"`, `"0"`, `"-1"`, `"1e309"`, `"14d"`, `"3h"`, `"9223372036854775807s"`, `"2562048h"`,
-	`0`, `-0.0`, `0.5`, `-1`, `1e300`, `9223372036854775808`, `[]`, `[1,"a"]`, `{}`, `{"a":null}`, `"9999-12-31T23:59:59Z"`, `253402300800000`,
+	`null`, `true`, `""`, `" "`, `"\u0000"`, `"\ud800"`, `"eyJ.eyJ.x"`, `"0"`, `"-1"`, `"1e309"`, `"14d"`, `"3h"`,
+	`"9223372036854775807s"`, `"2562048h"`,
+	`0`, `-0.0`, `0.5`, `-1`, `1e300`, `9223372036854775808`, `[]`, `[1,"a"]`, `{}`, `{"a":null}`,
+	`"9999-12-31T23:59:59Z"`, `253402300800000`,
 	`"https://[::1]:0/%zz"`, `"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"`,
 }
 
@@ -34,8 +36,10 @@ var anyValues = []string{
 // what was stored is what it was.
 func FuzzFields(f *testing.F) {
 	for _, field := range []string{
-		"url", "user_api_token", "user_api_token_sha256", "ca_cert", "tls_server_name", "tls_skip_verify", "request_timeout", "max_retries", "max_requests_in_flight",
-		"refresh_token_ttl", "password_changed_at", "password_max_age", "expiry_warning", "config", "credential_type", "ttl", "min_ttl", "lease", "name",
+		"url", "user_api_token", "user_api_token_sha256", "ca_cert", "tls_server_name", "tls_skip_verify",
+		"request_timeout", "max_retries", "max_requests_in_flight",
+		"refresh_token_ttl", "password_changed_at", "password_max_age", "expiry_warning", "config", "credential_type",
+		"ttl", "min_ttl", "lease", "name",
 	} {
 		for _, value := range anyValues {
 			f.Add([]byte(`{"` + field + `":` + value + `}`))
@@ -48,7 +52,9 @@ func FuzzFields(f *testing.F) {
 		}
 		m := &mount{t: t, storage: &countingStorage{}}
 		m.startAlone()
-		config := map[string]any{"url": "https://ncentral.example.com", "user_api_token": aUserAPIToken, "verify": false}
+		config := map[string]any{
+			"url": "https://ncentral.example.com", "user_api_token": aUserAPIToken, "verify": false,
+		}
 		m.write("config/patched", config)
 		m.write("roles/patched", map[string]any{"config": "patched"})
 		for path, whole := range map[string]map[string]any{"config/": config, "roles/": {"config": "patched"}} {
@@ -68,8 +74,15 @@ func FuzzFields(f *testing.F) {
 // startAlone makes the backend without an N-central behind it.
 func (m *mount) startAlone() {
 	m.t.Helper()
-	m.system = &systemView{StaticSystemView: logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour}}
-	backend, err := newBackend(m.t.Context(), &logical.BackendConfig{Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage}, nil)
+	m.system = &systemView{
+		StaticSystemView: logical.StaticSystemView{
+			MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour,
+		},
+	}
+	backend, err := newBackend(
+		m.t.Context(), &logical.BackendConfig{Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage},
+		nil,
+	)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -54,7 +54,10 @@ func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, er
 // damage puts an entry in the place of another that the engine cannot read.
 func (m *mount) damage(key string) {
 	m.t.Helper()
-	if err := m.storage.Put(context.Background(), &logical.StorageEntry{Key: key, Value: []byte(`{"url": 1, "current": 1, "config": `)}); err != nil {
+	err := m.storage.Put(context.Background(), &logical.StorageEntry{
+		Key: key, Value: []byte(`{"url": 1, "current": 1, "config": `),
+	})
+	if err != nil {
 		m.t.Fatal(err)
 	}
 }

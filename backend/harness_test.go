@@ -96,9 +96,16 @@ func inBubble(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) 
 		if change != nil {
 			change(&knobs)
 		}
-		m := &mount{Simulator: simulator.New(knobs), t: t, storage: &countingStorage{}, events: logical.NewMockEventSender(), log: &logBuffer{}}
+		m := &mount{
+			Simulator: simulator.New(knobs), t: t, storage: &countingStorage{}, events: logical.NewMockEventSender(),
+			log: &logBuffer{},
+		}
 		m.core = m.events
-		m.system = &systemView{StaticSystemView: logical.StaticSystemView{MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour}}
+		m.system = &systemView{
+			StaticSystemView: logical.StaticSystemView{
+				MaxLeaseTTLVal: 768 * time.Hour, DefaultLeaseTTLVal: 768 * time.Hour,
+			},
+		}
 		m.server = simulator.ListenInMemory(m.Simulator)
 		defer m.server.Close()
 		m.token = m.AddUser("api-user")
@@ -244,7 +251,9 @@ const anyStatus = 0
 
 // fails is do for requests that are to fail with the status and a text that holds all of the parts.
 // It returns the text.
-func (m *mount) fails(status int, operation logical.Operation, path string, data map[string]any, parts ...string) string {
+func (m *mount) fails(
+	status int, operation logical.Operation, path string, data map[string]any, parts ...string,
+) string {
 	m.t.Helper()
 	text, got := m.failure(operation, path, data)
 	if status != anyStatus && got != status {
@@ -277,7 +286,9 @@ func (m *mount) failure(operation logical.Operation, path string, data map[strin
 
 func (m *mount) tick() {
 	m.t.Helper()
-	_, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+	_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+		Operation: logical.RollbackOperation, Storage: m.storage,
+	})
 	if err != nil && !errors.Is(err, logical.ErrUnsupportedOperation) {
 		m.t.Fatal(err)
 	}
@@ -301,7 +312,9 @@ func (m *mount) begin(operation logical.Operation, path string, data map[string]
 	done := make(chan outcome, 1)
 	began := time.Now()
 	go func() {
-		response, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: m.storage})
+		response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+			Operation: operation, Path: path, Data: data, Storage: m.storage,
+		})
 		done <- outcome{response, err, time.Since(began)}
 	}()
 	return func() outcome { return <-done }
@@ -401,7 +414,9 @@ func (m *mount) openManyOf(ctx context.Context, role string, count int) (wait fu
 	tokens, failed, told := 0, 0, 0
 	for range count {
 		group.Go(func() {
-			response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: opRead, Path: "creds/" + role, Storage: m.storage})
+			response, err := m.backend.HandleRequest(ctx, &logical.Request{
+				Operation: opRead, Path: "creds/" + role, Storage: m.storage,
+			})
 			var coded logical.HTTPCodedError
 			mu.Lock()
 			defer mu.Unlock()
@@ -471,7 +486,8 @@ func (m *mount) status() map[string]any {
 func (m *mount) metricsText() string {
 	m.t.Helper()
 	answer := m.get("metrics")
-	if answer[logical.HTTPContentType] != "text/plain; version=0.0.4; charset=utf-8" || answer[logical.HTTPStatusCode] != 200 {
+	if answer[logical.HTTPContentType] != "text/plain; version=0.0.4; charset=utf-8" ||
+		answer[logical.HTTPStatusCode] != 200 {
 		m.t.Errorf("%v %v", answer[logical.HTTPContentType], answer[logical.HTTPStatusCode])
 	}
 	text := string(answer[logical.HTTPRawBody].([]byte))

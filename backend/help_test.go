@@ -43,8 +43,13 @@ func TestHelpIsAnsweredToManyAtOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() {
-				for _, path := range []string{"", "config/", "config/a", "config/a/check", "roles/", "roles/a", "creds/a", "sessions/", "sessions/a", "status", "metrics"} {
-					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.HelpOperation, Path: path, Storage: m.storage})
+				for _, path := range []string{
+					"", "config/", "config/a", "config/a/check", "roles/", "roles/a", "creds/a", "sessions/",
+					"sessions/a", "status", "metrics",
+				} {
+					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+						Operation: logical.HelpOperation, Path: path, Storage: m.storage,
+					})
 					if err != nil {
 						t.Errorf("%s: %v", path, err)
 						continue

@@ -76,7 +76,10 @@ func mountForBenchmark(b testing.TB) logical.Backend {
 	b.Cleanup(func() { backend.Cleanup(context.Background()) })
 
 	for _, request := range []logical.Request{
-		{Operation: opWrite, Path: "config/default", Data: map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("benchmark")}},
+		{
+			Operation: opWrite, Path: "config/default",
+			Data: map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("benchmark")},
+		},
 		{Operation: opWrite, Path: "roles/unleased", Data: map[string]any{"lease": false}},
 		{Operation: opWrite, Path: "roles/leased"},
 		{Operation: opRead, Path: "creds/unleased"},
@@ -98,7 +101,8 @@ func constantBackend(b *testing.B) logical.Backend {
 			"expires_at": "2030-01-01T00:00:00Z", "expires_at_seconds": int64(1893456000),
 		}
 		if req.Path == "creds/unleased" {
-			answer["ttl"], answer["rotation_period"], answer["last_vault_rotation"] = int64(3300), int64(3300), "2029-12-31T23:00:00Z"
+			answer["ttl"], answer["rotation_period"] = int64(3300), int64(3300)
+			answer["last_vault_rotation"] = "2029-12-31T23:00:00Z"
 			return &logical.Response{Data: answer}, nil
 		}
 		return &logical.Response{Data: answer, Secret: &logical.Secret{
@@ -109,9 +113,11 @@ func constantBackend(b *testing.B) logical.Backend {
 	backend := &framework.Backend{
 		BackendType: logical.TypeLogical,
 		Paths: []*framework.Path{{
-			Pattern:    "creds/" + framework.GenericNameWithAtRegex("name"),
-			Fields:     map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
-			Operations: map[logical.Operation]framework.OperationHandler{opRead: &framework.PathOperation{Callback: read}},
+			Pattern: "creds/" + framework.GenericNameWithAtRegex("name"),
+			Fields:  map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				opRead: &framework.PathOperation{Callback: read},
+			},
 		}},
 	}
 	if err := backend.Setup(b.Context(), benchmarkConfig()); err != nil {

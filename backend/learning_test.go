@@ -35,7 +35,10 @@ func TestWhatVerifyDidNotTeachIsLearntBeforeTheFirstRotation(t *testing.T) {
 		if m.OpenSessions() != 2 {
 			t.Errorf("%d sessions are open, want the role's two: learning left some", m.OpenSessions())
 		}
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1, simulator.EndpointLogout: 2})
+		m.expectCalls(calls{
+			simulator.EndpointAuthenticate: 3, simulator.EndpointValidate: 3, simulator.EndpointRefresh: 1,
+			simulator.EndpointServerInfo: 1, simulator.EndpointLogout: 2,
+		})
 	})
 }
 
@@ -78,7 +81,9 @@ func TestLearningThatWasSupersededIsMadeAgain(t *testing.T) {
 		m.unverified()
 		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureSlow, Delay: simulator.Delay(time.Second)})
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{
+			Kind: simulator.FailureSlow, Delay: simulator.Delay(time.Second),
+		})
 		m.read(nil) // starts the rotation
 		synctest.Wait()
 		m.delete("sessions/monitoring")
@@ -96,7 +101,9 @@ func TestLearningThatWasSupersededIsMadeAgain(t *testing.T) {
 func TestWhatWasLearntElsewhereIsNotUsed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.Change(func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }) // to the engine it is another server
-		m.write("config/default", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "verify": false})
+		m.write("config/default", map[string]any{
+			"url": "http://localhost:81", "user_api_token": m.token, "verify": false,
+		})
 		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
 		m.expectLives(m.read(nil))
@@ -160,10 +167,12 @@ func TestTheTickForgetsNoServerOfWhichItCannotTell(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		storage := m.hooked()
 		storage.failToRead("config/default")
-		if o := m.begin(logical.RollbackOperation, "", nil)(); o.err == nil || !strings.Contains(o.err.Error(), "storage is not there") {
+		o := m.begin(logical.RollbackOperation, "", nil)()
+		if o.err == nil || !strings.Contains(o.err.Error(), "storage is not there") {
 			t.Errorf("the tick answered %v", o.err)
 		}
-		if learnt, err := m.storage.InmemStorage.Get(context.Background(), "learnt/default"); learnt == nil || err != nil {
+		learnt, err := m.storage.InmemStorage.Get(context.Background(), "learnt/default")
+		if learnt == nil || err != nil {
 			t.Errorf("what was learnt was forgotten: %v", err)
 		}
 	})
@@ -180,7 +189,8 @@ func TestTheTickForgetsServersWithoutAConfig(t *testing.T) {
 			m.backend.InvalidateKey(context.Background(), "config/"+name)
 		}
 		m.tick()
-		if names, err := m.storage.List(context.Background(), "learnt/"); err != nil || len(names) != 1 || names[0] != "default" {
+		names, err := m.storage.List(context.Background(), "learnt/")
+		if err != nil || len(names) != 1 || names[0] != "default" {
 			t.Errorf("storage has what was learnt of %v: %v", names, err)
 		}
 	})

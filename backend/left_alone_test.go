@@ -123,7 +123,8 @@ func TestWhoQueuedDoesNotAskASilentServer(t *testing.T) {
 		m.ResetCounts()
 		for _, wait := range m.beginAll(roles) {
 			if o := wait(); o.took != 10*time.Second || strings.Contains(o.err.Error(), "2000-01-01T00:00:10Z") {
-				t.Errorf("after %s: %v", o.took, o.err) // its own request_timeout, or another's, and no next attempt that is past
+				// Its own request_timeout, or another's, and no next attempt that is past.
+				t.Errorf("after %s: %v", o.took, o.err)
 			}
 		}
 		m.ClearFailures()
@@ -151,8 +152,11 @@ func TestARotationAheadOfNeedThatFailsIsLeftAlone(t *testing.T) {
 					synctest.Wait()
 				}
 				// A 429 or a 500 is tried again within the call.
-				if refreshes, authenticates := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes > 4 || authenticates > 2 {
-					t.Errorf("100 reads of a good token made %d refreshes and %d authenticates", refreshes, authenticates)
+				refreshes, authenticates := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate)
+				if refreshes > 4 || authenticates > 2 {
+					t.Errorf(
+						"100 reads of a good token made %d refreshes and %d authenticates", refreshes, authenticates,
+					)
 				}
 			})
 		})
@@ -190,12 +194,14 @@ func TestConfigsWithOneCredentialShareItsCoolDown(t *testing.T) {
 		m.ResetCounts()
 		m.fails(400, opRead, "creds/monitoring", nil)
 		// Each is told under its own name.
-		if text := m.fails(400, opRead, "creds/twin", nil); !strings.HasPrefix(text, `config "twin": authenticate: not tried`) {
+		text := m.fails(400, opRead, "creds/twin", nil)
+		if !strings.HasPrefix(text, `config "twin": authenticate: not tried`) {
 			t.Error(text)
 		}
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 		for name, state := range m.get("status")["configs"].(map[string]any) {
-			if state := state.(map[string]any); state["state"] != "failing" || !strings.Contains(fmt.Sprint(state["reasons"]), "refused") {
+			if state := state.(map[string]any); state["state"] != "failing" ||
+				!strings.Contains(fmt.Sprint(state["reasons"]), "refused") {
 				t.Errorf("%s is %v: %v", name, state["state"], state["reasons"])
 			}
 		}
@@ -244,9 +250,13 @@ func TestARefusedCheckLeavesTheCoolDownAsItIs(t *testing.T) {
 // N-central is left alone for as long as it asks, beyond the call that it said so in, and for ten
 // minutes at most.
 func TestRetryAfterIsHeeded(t *testing.T) {
-	for asked, waits := range map[int]time.Duration{40: 40 * time.Second, 600: 10 * time.Minute, 86400: 10 * time.Minute} {
+	for asked, waits := range map[int]time.Duration{
+		40: 40 * time.Second, 600: 10 * time.Minute, 86400: 10 * time.Minute,
+	} {
 		inBubble(t, nil, func(m *mount) {
-			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: asked})
+			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{
+				Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: asked,
+			})
 			m.fails(503, opRead, "creds/monitoring", nil)
 			m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 			time.Sleep(waits - time.Second)
@@ -265,7 +275,9 @@ func TestNoPauseLastsPastTheEndOfATokenInHand(t *testing.T) {
 		m.write("roles/cold", map[string]any{"lease": false})
 		m.read(nil)
 		time.Sleep(59 * time.Minute)
-		m.FailNext(simulator.AnyEndpoint, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: 600})
+		m.FailNext(simulator.AnyEndpoint, 1, simulator.Failure{
+			Kind: simulator.FailureStatus, Status: 503, RetryAfterSeconds: 600,
+		})
 		m.expectLives(m.read(nil)) // stale
 		time.Sleep(58 * time.Second)
 		m.fails(503, opRead, "creds/cold", nil)
@@ -341,7 +353,9 @@ func TestCallsUnderWayTogetherBeginOnePause(t *testing.T) {
 					wait = time.Second
 				}
 				if next := m.status()["next_attempt"]; next != time.Now().Add(wait).UTC().Format(time.RFC3339) {
-					t.Errorf("at %s: next attempt at %v, want %s later", time.Now().UTC().Format(time.RFC3339), next, wait)
+					t.Errorf(
+						"at %s: next attempt at %v, want %s later", time.Now().UTC().Format(time.RFC3339), next, wait,
+					)
 				}
 			})
 		})

@@ -152,7 +152,8 @@ func TestARotationIsNotStartedForWhatWasRotated(t *testing.T) {
 		synctest.Wait()
 		close(goOn)
 		late()
-		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1}) // of which nothing is known since the start
+		// Of which nothing is known since the start.
+		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointServerInfo: 1})
 	})
 }
 

@@ -28,19 +28,28 @@ func TestTheLifetimeThatIsAskedForAndPromised(t *testing.T) {
 		"none asked for":            {asked: "", lifetime: time.Hour},
 		"the role's ttl":            {role: map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute},
 		"the mount's max_lease_ttl": {maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute},
-		"a ttl above max_lease_ttl": {role: map[string]any{"ttl": "30m"}, maxLease: 20 * time.Minute, asked: "1200s", lifetime: 20 * time.Minute, warning: "max_lease_ttl"},
-		"clamped":                   {role: map[string]any{"ttl": "2h"}, asked: "7200s", lifetime: time.Hour, warning: "granted 1h0m0s, not the 2h0m0s"},
+		"a ttl above max_lease_ttl": {
+			role: map[string]any{"ttl": "30m"}, maxLease: 20 * time.Minute, asked: "1200s", lifetime: 20 * time.Minute,
+			warning: "max_lease_ttl",
+		},
+		"clamped": {
+			role: map[string]any{"ttl": "2h"}, asked: "7200s", lifetime: time.Hour,
+			warning: "granted 1h0m0s, not the 2h0m0s",
+		},
 		"granted longer": {
 			knobs: func(k *simulator.Knobs) { k.GrantLongerBy = 10 * time.Minute },
-			role:  map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute, warning: "granted more than is promised",
+			role:  map[string]any{"ttl": "30m"}, asked: "1800s", lifetime: 30 * time.Minute,
+			warning: "granted more than is promised",
 		},
 		"ignored, and max_lease_ttl shorter": {
 			knobs:    func(k *simulator.Knobs) { k.IgnoreOverrides = true },
-			maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute, warning: "granted more than is promised",
+			maxLease: 10 * time.Minute, asked: "600s", lifetime: 10 * time.Minute,
+			warning: "granted more than is promised",
 		},
 		"a min_ttl above half of the grant": {
 			knobs: func(k *simulator.Knobs) { k.AccessLimit = 30 * time.Minute },
-			role:  map[string]any{"min_ttl": "20m"}, asked: "", lifetime: 30 * time.Minute, warning: "half of it, 15m0s, stands",
+			role:  map[string]any{"min_ttl": "20m"}, asked: "", lifetime: 30 * time.Minute,
+			warning: "half of it, 15m0s, stands",
 		},
 		"refused": {
 			knobs: func(k *simulator.Knobs) { k.RefuseLongOverrides = true },
@@ -64,7 +73,8 @@ func TestTheLifetimeThatIsAskedForAndPromised(t *testing.T) {
 				if expires := response.Data["expires_at_seconds"].(int64); expires != began.Add(test.lifetime).Unix() {
 					t.Errorf("promised for %s, want %s", time.Unix(expires, 0).Sub(began), test.lifetime)
 				}
-				if warnings := strings.Join(response.Warnings, "\n"); !strings.Contains(warnings, test.warning) || test.warning == "" && warnings != "" {
+				warnings := strings.Join(response.Warnings, "\n")
+				if !strings.Contains(warnings, test.warning) || test.warning == "" && warnings != "" {
 					t.Errorf("warnings %q, want %q", warnings, test.warning)
 				}
 				requests := m.Requests()
@@ -103,7 +113,8 @@ func TestNoPromiseIsBeyondMaxLeaseTTL(t *testing.T) {
 		for ttl, cut := range map[string]bool{"2h": false, "121m": true} {
 			m.write("roles/leased", map[string]any{"ttl": ttl})
 			response, err := m.do(opRead, "creds/leased", nil)
-			if err != nil || response.IsError() || strings.Contains(strings.Join(response.Warnings, "\n"), "is cut to the mount's max_lease_ttl") != cut {
+			if err != nil || response.IsError() ||
+				strings.Contains(strings.Join(response.Warnings, "\n"), "is cut to the mount's max_lease_ttl") != cut {
 				t.Errorf("ttl %s: %v %v", ttl, response, err)
 			}
 		}
@@ -173,7 +184,8 @@ func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, test.names }, func(m *mount) {
+			knobs := func(k *simulator.Knobs) { k.RefuseLongOverrides, k.OverrideErrorsNameField = true, test.names }
+			inBubble(t, knobs, func(m *mount) {
 				m.write("config/default", map[string]any{"refresh_token_ttl": test.refresh, "verify": false})
 				m.write("roles/monitoring", map[string]any{"ttl": test.ttl})
 				before := len(asked(m))
@@ -200,7 +212,8 @@ func TestOnlyTheRefusedOverrideIsLeftOut(t *testing.T) {
 func TestRefusedRefreshOverrideWarns(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.RefuseLongOverrides = true }, func(m *mount) {
 		m.write("config/default", map[string]any{"refresh_token_ttl": "48h"})
-		if warnings := m.warnings(); !strings.Contains(warnings, "refuses to be asked for a refresh-token lifetime of 48h0m0s") {
+		warnings := m.warnings()
+		if !strings.Contains(warnings, "refuses to be asked for a refresh-token lifetime of 48h0m0s") {
 			t.Errorf("warnings %q", warnings)
 		}
 	})
@@ -212,7 +225,9 @@ func TestAShorterGrantIsToldOfBesideARefusedRefreshOverride(t *testing.T) {
 		m.write("roles/monitoring", map[string]any{"ttl": "20m"})
 		m.read(nil)
 		m.write("roles/monitoring", map[string]any{"ttl": "10m"})
-		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: "300"})
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{
+			Kind: simulator.FailureExpiry, ExpirySeconds: "300",
+		})
 		warnings := m.warnings()
 		for _, part := range []string{"granted 5m0s, not the 10m0s", "refresh-token lifetime of 48h0m0s"} {
 			if !strings.Contains(warnings, part) {
@@ -226,7 +241,9 @@ func TestAbsurdLifetimesAreRefusedAndTheirSessionsEnded(t *testing.T) {
 	for _, lifetime := range []json.Number{"0", "-60", "1", "9000000000"} {
 		t.Run(lifetime.String(), func(t *testing.T) {
 			inBubble(t, nil, func(m *mount) {
-				m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureExpiry, ExpirySeconds: lifetime})
+				m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{
+					Kind: simulator.FailureExpiry, ExpirySeconds: lifetime,
+				})
 				m.fails(502, opRead, "creds/monitoring", nil, "lifetime")
 				m.onlySession("")
 				time.Sleep(time.Second) // for as long N-central is left alone
@@ -302,7 +319,8 @@ func TestFractionsOfSecondsAreRoundedToTheSafeSide(t *testing.T) {
 			t.Errorf("ttl %v", ttl)
 		}
 		response, err := m.do(opRead, "creds/leased", nil)
-		if err != nil || response.Secret.TTL != 30*time.Minute-time.Second || response.Secret.MaxTTL != response.Secret.TTL {
+		if err != nil || response.Secret.TTL != 30*time.Minute-time.Second ||
+			response.Secret.MaxTTL != response.Secret.TTL {
 			t.Errorf("%v %v", response, err)
 		}
 	})
@@ -336,7 +354,10 @@ func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
 		m.write("config/default", map[string]any{"request_timeout": "20s"})
 		m.write("roles/monitoring", map[string]any{"ttl": "30s", "min_ttl": "15s"})
 		m.Change(func(k *simulator.Knobs) { k.Latency = 18 * time.Second })
-		m.fails(503, opRead, "creds/monitoring", map[string]any{"min_ttl": "15s"}, "12s left, less than the 15s that were asked for")
+		m.fails(
+			503, opRead, "creds/monitoring", map[string]any{"min_ttl": "15s"},
+			"12s left, less than the 15s that were asked for",
+		)
 		m.delete("sessions/monitoring")
 		m.Change(func(k *simulator.Knobs) { k.Latency = 15 * time.Second })
 		m.read(map[string]any{"min_ttl": "15s"}) // to the second

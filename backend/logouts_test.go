@@ -26,7 +26,8 @@ func TestALogoutThatFailsIsDoneByTheTick(t *testing.T) {
 		first := m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointLogout, -1, status(500))
 		response, err := m.do(opDelete, "sessions/monitoring", nil)
-		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "owed") {
+		if err != nil || response == nil || len(response.Warnings) != 1 ||
+			!strings.Contains(response.Warnings[0], "owed") {
 			t.Fatalf("want a warning that a logout is owed, got %v %v", response, err)
 		}
 		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != 1 {
@@ -193,7 +194,9 @@ func TestALogoutOwedOutlivesAStorageFailure(t *testing.T) {
 
 		storage := m.hooked() // so that the config is read from storage
 		storage.failToRead("config/")
-		_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: storage})
+		_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
+			Operation: logical.RollbackOperation, Storage: storage,
+		})
 		storage.get.Store(nil)
 		m.tick()
 		if open := m.OpenSessions(); open != 0 {
@@ -241,11 +244,14 @@ func TestALogoutThatStorageDoesNotLetGoIsTriedOnceMore(t *testing.T) {
 // Logouts that cannot be done keep no others from being tried.
 func TestLogoutsOwedToADeadServerKeepNoOthersWaiting(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.write("config/down", map[string]any{"url": "https://down.example.com", "user_api_token": m.token, "verify": false})
+		m.write("config/down", map[string]any{
+			"url": "https://down.example.com", "user_api_token": m.token, "verify": false,
+		})
 		entries := store.New(m.storage, hclog.NewNullLogger())
 		for range 200 {
 			debt := store.PendingLogout{
-				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token", GrantedUntil: time.Now().Add(time.Hour),
+				Origin: store.Origin{Config: "down", URL: "https://down.example.com"}, AccessToken: "access-token",
+				GrantedUntil: time.Now().Add(time.Hour),
 			}
 			if _, err := entries.PutPendingLogout(context.Background(), "a-role", debt); err != nil {
 				t.Fatal(err)
@@ -269,7 +275,10 @@ func TestATickTriesABoundedNumberOfLogouts(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.storage.calls.Store(0)
 		for range 250 {
-			debt := store.PendingLogout{Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token", GrantedUntil: time.Now().Add(time.Hour)}
+			debt := store.PendingLogout{
+				Origin: store.Origin{Config: "default", URL: m.server.URL}, AccessToken: "token",
+				GrantedUntil: time.Now().Add(time.Hour),
+			}
 			if _, err := store.New(m.storage, nil).PutPendingLogout(context.Background(), "worker", debt); err != nil {
 				t.Fatal(err)
 			}
@@ -322,7 +331,9 @@ func TestALeaseWhoseTokenHasEndedOwesNothing(t *testing.T) {
 func TestLogoutsOfDeletedRolesHoldTheTickUpForNobody(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("config/default", map[string]any{"request_timeout": "20s"})
-		m.write("config/slow", map[string]any{"url": m.server.URL, "user_api_token": m.token, "request_timeout": "20s", "max_retries": 10})
+		m.write("config/slow", map[string]any{
+			"url": m.server.URL, "user_api_token": m.token, "request_timeout": "20s", "max_retries": 10,
+		})
 		roles := m.addRoles(20, map[string]any{"config": "slow"})
 		for _, role := range roles {
 			m.readRole(role)

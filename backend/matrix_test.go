@@ -23,7 +23,9 @@ import (
 )
 
 var (
-	matrixFull = flag.Bool("matrix.full", false, "matrix: try every pair of faults with every kind of role, which takes long")
+	matrixFull = flag.Bool(
+		"matrix.full", false, "matrix: try every pair of faults with every kind of role, which takes long",
+	)
 	matrixCell = flag.String("matrix.cell", "", "matrix: try only the cells whose name holds this")
 )
 
@@ -170,14 +172,16 @@ func allCells(t *testing.T) (cells []cell) {
 // natures are all knobs of the simulator, each at another value than its default.
 func natures(t *testing.T) (all []factor) {
 	others := map[string][]func(*simulator.Knobs){
-		"GrantLongerBy":     {func(k *simulator.Knobs) { k.GrantLongerBy = 7 * time.Minute }},
-		"AccessLimit":       {func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute }},
-		"RefreshLimit":      {func(k *simulator.Knobs) { k.RefreshLimit = 30 * time.Minute }},
-		"ServerVersion":     {func(k *simulator.Knobs) { k.ServerVersion = "" }},
-		"HiddenErrorKey":    {func(k *simulator.Knobs) { k.HideCoreErrors, k.HiddenErrorKey = true, "error message" }},
-		"MaxInFlight":       {func(k *simulator.Knobs) { k.MaxInFlight, k.Latency = 2, 300*time.Millisecond }},
-		"RetryAfterSeconds": {func(k *simulator.Knobs) { k.MaxInFlight, k.RetryAfterSeconds, k.Latency = 2, 3, 300*time.Millisecond }},
-		"Latency":           {func(k *simulator.Knobs) { k.Latency = 700 * time.Millisecond }},
+		"GrantLongerBy":  {func(k *simulator.Knobs) { k.GrantLongerBy = 7 * time.Minute }},
+		"AccessLimit":    {func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute }},
+		"RefreshLimit":   {func(k *simulator.Knobs) { k.RefreshLimit = 30 * time.Minute }},
+		"ServerVersion":  {func(k *simulator.Knobs) { k.ServerVersion = "" }},
+		"HiddenErrorKey": {func(k *simulator.Knobs) { k.HideCoreErrors, k.HiddenErrorKey = true, "error message" }},
+		"MaxInFlight":    {func(k *simulator.Knobs) { k.MaxInFlight, k.Latency = 2, 300*time.Millisecond }},
+		"RetryAfterSeconds": {
+			func(k *simulator.Knobs) { k.MaxInFlight, k.RetryAfterSeconds, k.Latency = 2, 3, 300*time.Millisecond },
+		},
+		"Latency": {func(k *simulator.Knobs) { k.Latency = 700 * time.Millisecond }},
 		"ClockOffset": {
 			func(k *simulator.Knobs) { k.ClockOffset = 10 * time.Minute },
 			func(k *simulator.Knobs) { k.ClockOffset = -10 * time.Minute },
@@ -224,22 +228,30 @@ func mishaps() []factor {
 		"retune config":  func(w *world) { w.rewriteConfigs(false) },
 		"verify config":  func(w *world) { w.rewriteConfigs(true) },
 		"rewrite role": func(w *world) {
-			w.rewriteRole(func(r *roleModel) { r.ttl = (50*time.Minute - r.ttl%(50*time.Minute)/2).Truncate(time.Second) })
+			w.rewriteRole(
+				func(r *roleModel) { r.ttl = (50*time.Minute - r.ttl%(50*time.Minute)/2).Truncate(time.Second) },
+			)
 		},
-		"change of type":        func(w *world) { w.rewriteRole(func(r *roleModel) { r.dedicated, r.lease = !r.dedicated, true }) },
-		"delete sessions":       func(w *world) { w.deleteSessions("r0") },
-		"delete role, anew":     (*world).makeRoleAnew,
-		"storage refuses":       func(w *world) { w.storageFails(&w.ground.refusesWrites, 90*time.Second) },
-		"storage is mute":       func(w *world) { w.storageFails(&w.ground.refusesReads, 90*time.Second) },
-		"short max_lease_ttl":   func(w *world) { w.tune(2 * time.Minute) },
-		"damaged session":       func(w *world) { w.damage("session/", 0) },
-		"damaged learnt":        func(w *world) { w.damage("learnt/", 0) },
-		"damaged logout owed":   func(w *world) { w.damage("owed/", 0) },
-		"readers that hang up":  func(w *world) { w.reads("r0", 3, want{minTTL: 50 * time.Minute, hangUp: time.Millisecond}) },
-		"storm that validates":  func(w *world) { w.storm("r0", want{validate: true}, 5*time.Second) },
-		"a standby beside":      (*world).haveStandby,
-		"all leases are ended":  (*world).endLeases,
-		"upgrade of the server": func(w *world) { w.reboot(w.sites[0], func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }) },
+		"change of type": func(w *world) {
+			w.rewriteRole(func(r *roleModel) { r.dedicated, r.lease = !r.dedicated, true })
+		},
+		"delete sessions":     func(w *world) { w.deleteSessions("r0") },
+		"delete role, anew":   (*world).makeRoleAnew,
+		"storage refuses":     func(w *world) { w.storageFails(&w.ground.refusesWrites, 90*time.Second) },
+		"storage is mute":     func(w *world) { w.storageFails(&w.ground.refusesReads, 90*time.Second) },
+		"short max_lease_ttl": func(w *world) { w.tune(2 * time.Minute) },
+		"damaged session":     func(w *world) { w.damage("session/", 0) },
+		"damaged learnt":      func(w *world) { w.damage("learnt/", 0) },
+		"damaged logout owed": func(w *world) { w.damage("owed/", 0) },
+		"readers that hang up": func(w *world) {
+			w.reads("r0", 3, want{minTTL: 50 * time.Minute, hangUp: time.Millisecond})
+		},
+		"storm that validates": func(w *world) { w.storm("r0", want{validate: true}, 5*time.Second) },
+		"a standby beside":     (*world).haveStandby,
+		"all leases are ended": (*world).endLeases,
+		"upgrade of the server": func(w *world) {
+			w.reboot(w.sites[0], func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true })
+		},
 	}
 	return sortedFactors(all)
 }
@@ -371,7 +383,11 @@ func (c cell) settle(w *world) (roles []string) {
 	a := w.sites[0]
 	users := []string{"user-1", "user-1", "user-2"}
 	for i := range min(c.kind.count, 3) {
-		w.writeConfig(configNames[i], configModel{site: a, user: users[i], token: w.tokenOf(a, users[i]), timeout: requestTimeout, retries: 3}, i != 1)
+		w.writeConfig(
+			configNames[i],
+			configModel{site: a, user: users[i], token: w.tokenOf(a, users[i]), timeout: requestTimeout, retries: 3},
+			i != 1,
+		)
 	}
 	for i := range c.kind.count {
 		r := c.kind.role

@@ -143,25 +143,32 @@ func TestMetricsCountReadsBySource(t *testing.T) {
 		m.read(nil)
 		m.read(nil)
 		m.read(map[string]any{"validate": true})
-		m.counted(before, map[string]float64{"token_reads_total{source=authenticate}": 1, "token_reads_total{source=memory}": 2})
+		m.counted(before, map[string]float64{
+			"token_reads_total{source=authenticate}": 1, "token_reads_total{source=memory}": 2,
+		})
 
 		m.start()
 		before = m.metrics()
 		m.read(nil)
 		m.read(nil)
-		m.counted(before, map[string]float64{"token_reads_total{source=storage}": 1, "token_reads_total{source=memory}": 1})
+		m.counted(before, map[string]float64{
+			"token_reads_total{source=storage}": 1, "token_reads_total{source=memory}": 1,
+		})
 
 		before = m.metrics()
 		time.Sleep(56 * time.Minute)
 		m.read(nil)
 		m.counted(before, map[string]float64{
-			"token_reads_total{source=refresh}": 1, "calls_total{call=refresh,outcome=success}": 1, "call_duration_seconds{call=refresh}": 1,
+			"token_reads_total{source=refresh}": 1, "calls_total{call=refresh,outcome=success}": 1,
+			"call_duration_seconds{call=refresh}": 1,
 		})
 
 		m.write("roles/own", map[string]any{"credential_type": "dedicated"})
 		before = m.metrics()
 		m.readRole("own")
-		m.counted(before, map[string]float64{"token_reads_total{source=authenticate}": 1, "calls_total{call=authenticate,outcome=success}": 1})
+		m.counted(before, map[string]float64{
+			"token_reads_total{source=authenticate}": 1, "calls_total{call=authenticate,outcome=success}": 1,
+		})
 	})
 }
 
@@ -178,15 +185,17 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			answers(m, simulator.EndpointAuthenticate, 503, 1)
 			m.read(nil)
 		}, map[string]float64{
-			"call_retries_total{call=authenticate,reason=unavailable}": 1, "calls_total{call=authenticate,outcome=success}": 1,
-			"failed_token_reads_total{reason=unavailable}": 0,
+			"call_retries_total{call=authenticate,reason=unavailable}": 1,
+			"calls_total{call=authenticate,outcome=success}":           1,
+			"failed_token_reads_total{reason=unavailable}":             0,
 		}},
 		"429": {nil, func(m *mount) {
 			answers(m, simulator.EndpointAuthenticate, 429, 4)
 			m.fails(503, opRead, "creds/monitoring", nil)
 		}, map[string]float64{
-			"call_retries_total{call=authenticate,reason=rate_limited}": 3, "calls_total{call=authenticate,outcome=rate_limited}": 1,
-			"failed_token_reads_total{reason=rate_limited}": 1,
+			"call_retries_total{call=authenticate,reason=rate_limited}": 3,
+			"calls_total{call=authenticate,outcome=rate_limited}":       1,
+			"failed_token_reads_total{reason=rate_limited}":             1,
 		}},
 		"refresh refused": {nil, func(m *mount) {
 			m.read(nil)
@@ -194,7 +203,8 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 			time.Sleep(56 * time.Minute)
 			m.read(nil)
 		}, map[string]float64{
-			"refresh_fallbacks_total": 1, "calls_total{call=refresh,outcome=refused}": 1, "token_reads_total{source=authenticate}": 2,
+			"refresh_fallbacks_total": 1, "calls_total{call=refresh,outcome=refused}": 1,
+			"token_reads_total{source=authenticate}": 2,
 		}},
 		"no refresh, for N-central is down": {nil, func(m *mount) {
 			m.read(nil)
@@ -211,12 +221,16 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 		"no tokens in the answer": {nil, func(m *mount) {
 			m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureNoTokens})
 			m.fails(502, opRead, "creds/monitoring", nil)
-		}, map[string]float64{"calls_total{call=authenticate,outcome=malformed}": 1, "failed_token_reads_total{reason=malformed}": 1}},
+		}, map[string]float64{
+			"calls_total{call=authenticate,outcome=malformed}": 1, "failed_token_reads_total{reason=malformed}": 1,
+		}},
 		"User-API token refused": {nil, func(m *mount) {
 			m.regenerate()
 			m.fails(400, opRead, "creds/monitoring", nil)
 			m.fails(400, opRead, "creds/monitoring", nil)
-		}, map[string]float64{"calls_total{call=authenticate,outcome=refused}": 1, "failed_token_reads_total{reason=refused}": 2}},
+		}, map[string]float64{
+			"calls_total{call=authenticate,outcome=refused}": 1, "failed_token_reads_total{reason=refused}": 2,
+		}},
 		"reboot": {nil, func(m *mount) {
 			m.read(nil)
 			m.Reboot()
@@ -271,16 +285,20 @@ func TestMetricsCountWhatGoesWrong(t *testing.T) {
 func TestMetricsTellWhatStatusTells(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		if diff := cmp.Diff(map[string]float64{
-			"config_state{state=unknown}": 0, "config_state{state=ok}": 1, "config_state{state=degraded}": 0, "config_state{state=failing}": 0,
-			"password_changed_at_missing": 0, "password_expired": 0, "logouts_owed": 0, "last_success_timestamp_seconds": float64(time.Now().Unix()), "requests_in_flight": 0,
-			"server_can_log_out": 1, "server_can_validate": 1, "server_refresh_ends_predecessor": 0, "server_authenticate_ends_earlier_sessions": 0,
-			"build_info{version=" + Version() + "}": 1, "unreadable_configs": 0,
+			"config_state{state=unknown}": 0, "config_state{state=ok}": 1, "config_state{state=degraded}": 0,
+			"config_state{state=failing}": 0,
+			"password_changed_at_missing": 0, "password_expired": 0, "logouts_owed": 0,
+			"last_success_timestamp_seconds": float64(time.Now().Unix()), "requests_in_flight": 0,
+			"server_can_log_out": 1, "server_can_validate": 1, "server_refresh_ends_predecessor": 0,
+			"server_authenticate_ends_earlier_sessions": 0,
+			"build_info{version=" + Version() + "}":     1, "unreadable_configs": 0,
 		}, m.gauges()); diff != "" {
 			t.Error(diff)
 		}
 		m.token = m.AddUserExpiring("expiring", 200*time.Hour)
 		m.write("config/default", map[string]any{
-			"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "100h",
+			"user_api_token": m.token, "password_changed_at": time.Now().Format(time.RFC3339),
+			"password_max_age": "100h",
 		})
 		m.read(nil)
 		m.FailNext(simulator.EndpointLogout, 1, status(403))
@@ -372,7 +390,8 @@ func TestWhatAlertsAskTheIncreaseOfIsThereBeforeItCounts(t *testing.T) {
 		metrics := m.metrics()
 		for _, name := range []string{
 			"failed_token_reads_total{reason=refused}", "failed_token_reads_total{reason=storage}", "dead_tokens_total",
-			"call_retries_total{call=authenticate,reason=rate_limited}", "calls_total{call=authenticate,outcome=rate_limited}",
+			"call_retries_total{call=authenticate,reason=rate_limited}",
+			"calls_total{call=authenticate,outcome=rate_limited}",
 		} {
 			if _, there := metrics[name]; !there {
 				t.Errorf("%s is absent until it first counts", name)
@@ -391,11 +410,15 @@ func TestAReaderWhoHangsUpIsNoFailureOfNCentral(t *testing.T) {
 		time.Sleep(time.Second)
 		reader, hangUp := context.WithTimeout(context.Background(), time.Second)
 		defer hangUp()
-		_, _ = m.backend.HandleRequest(reader, &logical.Request{Operation: opRead, Path: "creds/own", Storage: m.storage})
+		_, _ = m.backend.HandleRequest(reader, &logical.Request{
+			Operation: opRead, Path: "creds/own", Storage: m.storage,
+		})
 		m.counted(before, map[string]float64{"failed_token_reads_total{reason=reader_gone}": 1})
 		gone, leave := context.WithCancel(context.Background())
 		time.AfterFunc(time.Second, leave)
-		_, _ = m.backend.HandleRequest(gone, &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
+		_, _ = m.backend.HandleRequest(gone, &logical.Request{
+			Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+		})
 		m.counted(before, map[string]float64{"failed_token_reads_total{reason=reader_gone}": 2})
 		m.ClearFailures()
 		synctest.Wait()

@@ -57,7 +57,10 @@ func TestEveryHistoryKeepsThePromises(t *testing.T) {
 					}
 					life := drawLife(rt)
 					var story string
-					rapid.SyncTest(rt, func(*rapid.T) { story = life.live(func(f figures) { mu.Lock(); total.add(f); mu.Unlock() }) })
+					rapid.SyncTest(
+						rt,
+						func(*rapid.T) { story = life.live(func(f figures) { mu.Lock(); total.add(f); mu.Unlock() }) },
+					)
 					histories.Add(1)
 					if story != "" {
 						rt.Fatalf("%s\n\nthe history: %s", story, life)
@@ -115,7 +118,13 @@ func (l life) live(count func(figures)) (story string) {
 func (w *world) settleIn(verify bool) {
 	a := w.sites[0]
 	for _, config := range []struct{ name, user string }{{"a", "user-1"}, {"b", "user-1"}, {"c", "user-2"}} {
-		w.writeConfig(config.name, configModel{site: a, user: config.user, token: w.tokenOf(a, config.user), timeout: requestTimeout, retries: 3}, verify)
+		w.writeConfig(
+			config.name,
+			configModel{
+				site: a, user: config.user, token: w.tokenOf(a, config.user), timeout: requestTimeout, retries: 3,
+			},
+			verify,
+		)
 	}
 	for _, name := range roleNames {
 		w.writeRole(name, firstRoles()[name])
@@ -163,16 +172,28 @@ func (u upgrade) GoString() string { return u.what }
 
 func upgrades() []upgrade {
 	return []upgrade{
-		{"single-use refresh tokens", func(k *simulator.Knobs) { k.SingleUseRefreshTokens = !k.SingleUseRefreshTokens }},
-		{"refresh ends the predecessor", func(k *simulator.Knobs) { k.RefreshEndsPredecessor = !k.RefreshEndsPredecessor }},
-		{"authenticate ends earlier sessions", func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = !k.AuthenticateEndsEarlierSessions }},
+		{
+			"single-use refresh tokens",
+			func(k *simulator.Knobs) { k.SingleUseRefreshTokens = !k.SingleUseRefreshTokens },
+		},
+		{
+			"refresh ends the predecessor",
+			func(k *simulator.Knobs) { k.RefreshEndsPredecessor = !k.RefreshEndsPredecessor },
+		},
+		{
+			"authenticate ends earlier sessions",
+			func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = !k.AuthenticateEndsEarlierSessions },
+		},
 		{"regenerate ends sessions", func(k *simulator.Knobs) { k.RegenerateEndsSessions = !k.RegenerateEndsSessions }},
 		{"logout ends the chain", func(k *simulator.Knobs) { k.LogoutEndsChain = !k.LogoutEndsChain }},
 		{"no users/me", func(k *simulator.Knobs) { k.UserAbsent = !k.UserAbsent }},
 		{"no logout", func(k *simulator.Knobs) { k.LogoutAbsent = !k.LogoutAbsent }},
 		{"hidden errors", func(k *simulator.Knobs) { k.HideCoreErrors = !k.HideCoreErrors }},
 		{"overrides ignored", func(k *simulator.Knobs) { k.IgnoreOverrides = !k.IgnoreOverrides }},
-		{"long overrides refused", func(k *simulator.Knobs) { k.RefuseLongOverrides, k.AccessLimit = true, 15*time.Minute }},
+		{
+			"long overrides refused",
+			func(k *simulator.Knobs) { k.RefuseLongOverrides, k.AccessLimit = true, 15*time.Minute },
+		},
 		{"longer grants", func(k *simulator.Knobs) { k.GrantLongerBy = 7 * time.Minute }},
 		{"short refresh tokens", func(k *simulator.Knobs) { k.RefreshLimit = 30 * time.Minute }},
 		{"latency", func(k *simulator.Knobs) { k.Latency = 700 * time.Millisecond }},
@@ -187,14 +208,19 @@ func drawStep(rt *rapid.T) step {
 	draw := rapid.SampledFrom([]func(*rapid.T) step{
 		drawPass, drawPass, drawPass, drawPass, drawRead, drawRead, drawRead, drawRead, drawBurst, drawBurst, drawStorm,
 		drawFault, drawFault, drawFault, drawDown, drawReboot, drawReboot, drawRegenerate, drawForeign,
-		drawWriteConfig, drawWriteRole, drawDelete, drawEnd, drawCheck, drawNode, drawNode, drawStorage, drawDamage, drawTune, drawLook,
+		drawWriteConfig, drawWriteRole, drawDelete, drawEnd, drawCheck, drawNode, drawNode, drawStorage, drawDamage,
+		drawTune, drawLook,
 	}).Draw(rt, "kind")
 	return draw(rt)
 }
 
 func drawPass(rt *rapid.T) step {
-	longest := rapid.SampledFrom([]time.Duration{3 * time.Second, 70 * time.Second, 15 * time.Minute, 65 * time.Minute}).Draw(rt, "scale")
-	d := time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(longest)).Draw(rt, "time")).Truncate(time.Millisecond)
+	longest := rapid.SampledFrom(
+		[]time.Duration{3 * time.Second, 70 * time.Second, 15 * time.Minute, 65 * time.Minute},
+	).Draw(rt, "scale")
+	d := time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(longest)).Draw(rt, "time")).Truncate(
+		time.Millisecond,
+	)
 	return step{fmt.Sprintf("%s pass", d), func(w *world) {
 		for d > 0 && !w.isBroken() {
 			w.pass(min(d, 5*time.Minute))
@@ -211,9 +237,13 @@ func drawWant(rt *rapid.T) want {
 	case 3:
 		asks.validate = true
 	case 4:
-		asks.minTTL = rapid.SampledFrom([]time.Duration{15 * time.Second, 2 * time.Minute, 9 * time.Minute, 28 * time.Minute}).Draw(rt, "min_ttl")
+		asks.minTTL = rapid.SampledFrom(
+			[]time.Duration{15 * time.Second, 2 * time.Minute, 9 * time.Minute, 28 * time.Minute},
+		).Draw(rt, "min_ttl")
 	case 5:
-		asks.hangUp = rapid.SampledFrom([]time.Duration{time.Millisecond, 800 * time.Millisecond, 12 * time.Second}).Draw(rt, "hang-up")
+		asks.hangUp = rapid.SampledFrom(
+			[]time.Duration{time.Millisecond, 800 * time.Millisecond, 12 * time.Second},
+		).Draw(rt, "hang-up")
 	}
 	return asks
 }
@@ -235,7 +265,9 @@ func drawBurst(rt *rapid.T) step {
 
 func drawStorm(rt *rapid.T) step {
 	role, asks := drawRole(rt), want{validate: rapid.IntRange(0, 3).Draw(rt, "validate") == 3}
-	return step{fmt.Sprintf("a storm of readers of %s%s", role, asks), func(w *world) { w.storm(role, asks, 20*time.Second) }}
+	return step{
+		fmt.Sprintf("a storm of readers of %s%s", role, asks), func(w *world) { w.storm(role, asks, 20*time.Second) },
+	}
 }
 
 // drawSite draws one of the two servers, of which the second is used by few configs.
@@ -245,8 +277,12 @@ func drawFault(rt *rapid.T) step {
 	site, endpoint := drawSite(rt), rapid.SampledFrom(callsOfTheEngine()).Draw(rt, "endpoint")
 	failure := rapid.SampledFrom(waysToFail()).Draw(rt, "failure")
 	count := rapid.SampledFrom([]int{1, 2, -1}).Draw(rt, "count")
-	lasts := rapid.SampledFrom([]time.Duration{time.Second, 20 * time.Second, 2 * time.Minute, 11 * time.Minute}).Draw(rt, "lasts")
-	return step{fmt.Sprintf("site %d: %d of %s fail with %+v within %s", site, count, endpoint, failure, lasts), func(w *world) {
+	lasts := rapid.SampledFrom([]time.Duration{time.Second, 20 * time.Second, 2 * time.Minute, 11 * time.Minute}).Draw(
+		rt, "lasts",
+	)
+	return step{fmt.Sprintf(
+		"site %d: %d of %s fail with %+v within %s", site, count, endpoint, failure, lasts,
+	), func(w *world) {
 		w.suffer(w.sites[site], endpoint, count, failure, lasts)
 	}}
 }
@@ -272,7 +308,11 @@ func drawRegenerate(rt *rapid.T) step {
 		w.regenerate(s, user)
 		for _, name := range configNames {
 			if c, there := w.configOf(name); written && there && c.site == s && c.user == user {
-				w.writeConfig(name, configModel{site: s, user: user, token: w.tokenOf(s, user), timeout: c.timeout, retries: c.retries}, false)
+				w.writeConfig(
+					name,
+					configModel{site: s, user: user, token: w.tokenOf(s, user), timeout: c.timeout, retries: c.retries},
+					false,
+				)
 			}
 		}
 	}}
@@ -280,19 +320,30 @@ func drawRegenerate(rt *rapid.T) step {
 
 func drawForeign(rt *rapid.T) step {
 	site, user := drawSite(rt), rapid.SampledFrom(userNames).Draw(rt, "user")
-	return step{fmt.Sprintf("site %d: another client of %s", site, user), func(w *world) { w.foreignSession(w.sites[site], user) }}
+	return step{
+		fmt.Sprintf("site %d: another client of %s", site, user),
+		func(w *world) { w.foreignSession(w.sites[site], user) },
+	}
 }
 
 func drawWriteConfig(rt *rapid.T) step {
-	name, site, user := rapid.SampledFrom(configNames).Draw(rt, "config"), drawSite(rt), rapid.SampledFrom(userNames).Draw(rt, "user")
+	name, site, user := rapid.SampledFrom(
+		configNames,
+	).Draw(rt, "config"), drawSite(rt), rapid.SampledFrom(userNames).Draw(rt, "user")
 	keeps := rapid.Bool().Draw(rt, "keeps server and user")
 	retries, verify := rapid.SampledFrom([]int{0, 3}).Draw(rt, "retries"), rapid.Bool().Draw(rt, "verify")
-	return step{fmt.Sprintf("write config %s: site %d, user %s, keeps=%t, retries %d, verify=%t", name, site, user, keeps, retries, verify), func(w *world) {
+	return step{fmt.Sprintf(
+		"write config %s: site %d, user %s, keeps=%t, retries %d, verify=%t", name, site, user, keeps, retries, verify,
+	), func(w *world) {
 		s := w.sites[site]
 		if c, there := w.configOf(name); there && keeps {
 			s, user = c.site, c.user
 		}
-		w.writeConfig(name, configModel{site: s, user: user, token: w.tokenOf(s, user), timeout: requestTimeout, retries: retries}, verify)
+		w.writeConfig(
+			name,
+			configModel{site: s, user: user, token: w.tokenOf(s, user), timeout: requestTimeout, retries: retries},
+			verify,
+		)
 	}}
 }
 
@@ -302,8 +353,10 @@ func drawWriteRole(rt *rapid.T) step {
 		config:    rapid.SampledFrom(configNames).Draw(rt, "config"),
 		dedicated: rapid.IntRange(0, 3).Draw(rt, "type") == 3,
 		lease:     rapid.Bool().Draw(rt, "lease"),
-		ttl:       rapid.SampledFrom([]time.Duration{0, 30 * time.Second, 5 * time.Minute, 20 * time.Minute, 2 * time.Hour}).Draw(rt, "ttl"),
-		minTTL:    rapid.SampledFrom([]time.Duration{-1, 0, 10 * time.Second}).Draw(rt, "min_ttl"),
+		ttl: rapid.SampledFrom(
+			[]time.Duration{0, 30 * time.Second, 5 * time.Minute, 20 * time.Minute, 2 * time.Hour},
+		).Draw(rt, "ttl"),
+		minTTL: rapid.SampledFrom([]time.Duration{-1, 0, 10 * time.Second}).Draw(rt, "min_ttl"),
 	}
 	r.lease = r.lease || r.dedicated
 	return step{fmt.Sprintf("write role %s: %s", name, r), func(w *world) {
@@ -386,12 +439,16 @@ func drawStorage(rt *rapid.T) step {
 }
 
 func drawDamage(rt *rapid.T) step {
-	prefix, number := rapid.SampledFrom([]string{"session/", "learnt/", "owed/"}).Draw(rt, "prefix"), rapid.IntRange(0, 3).Draw(rt, "number")
+	prefix, number := rapid.SampledFrom(
+		[]string{"session/", "learnt/", "owed/"},
+	).Draw(rt, "prefix"), rapid.IntRange(0, 3).Draw(rt, "number")
 	return step{fmt.Sprintf("damage %d of %s", number, prefix), func(w *world) { w.damage(prefix, number) }}
 }
 
 func drawTune(rt *rapid.T) step {
-	maxLease := rapid.SampledFrom([]time.Duration{768 * time.Hour, 30 * time.Minute, 2 * time.Minute}).Draw(rt, "max_lease_ttl")
+	maxLease := rapid.SampledFrom([]time.Duration{768 * time.Hour, 30 * time.Minute, 2 * time.Minute}).Draw(
+		rt, "max_lease_ttl",
+	)
 	return step{fmt.Sprintf("max_lease_ttl is %s", maxLease), func(w *world) { w.tune(maxLease) }}
 }
 

@@ -21,8 +21,12 @@ import (
 // name what cannot be.
 func TestANameIsTheSameInAPathAndInAField(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		for _, name := range []string{"@a", "a@", "a@.", ".a@b", "a+b@c", "a b", "a/b", "a:b", "bücher", "a%40b", "", strings.Repeat("a", 129), "a..b@c", "eyJ.a@b.c"} {
-			if text := m.fails(400, opWrite, "roles/monitoring", map[string]any{"config": name}); !strings.HasPrefix(text, "config: ") {
+		for _, name := range []string{
+			"@a", "a@", "a@.", ".a@b", "a+b@c", "a b", "a/b", "a:b", "bücher", "a%40b", "", strings.Repeat("a", 129),
+			"a..b@c", "eyJ.a@b.c",
+		} {
+			text := m.fails(400, opWrite, "roles/monitoring", map[string]any{"config": name})
+			if !strings.HasPrefix(text, "config: ") {
 				t.Errorf("%q: %s", name, text)
 			}
 			m.fails(anyStatus, opWrite, "roles/"+name, map[string]any{})
@@ -68,7 +72,9 @@ func TestNamesMayBeEMailAddresses(t *testing.T) {
 
 // Names that are those of the engine's own prefixes, paths and keys are names like any other.
 func TestNamesThatLookLikeTheEnginesOwn(t *testing.T) {
-	names := []string{"config", "role", "session", "owed", "learnt", "default", "check", "status", "metrics", "creds", "0", "_"}
+	names := []string{
+		"config", "role", "session", "owed", "learnt", "default", "check", "status", "metrics", "creds", "0", "_",
+	}
 	inBubble(t, nil, func(m *mount) {
 		tokens := map[string]string{}
 		for _, name := range names {
@@ -103,13 +109,17 @@ func TestNamesThatLookLikeTheEnginesOwn(t *testing.T) {
 func TestNamesThatLeadElsewhereLeadNowhere(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		before, _ := logical.CollectKeys(context.Background(), &m.storage.InmemStorage)
-		for _, name := range []string{"..", "a..b", "a/../b", "../config/default", ".", "a.", "-a", "a b", "a%2fb", "a\x00b"} {
+		for _, name := range []string{
+			"..", "a..b", "a/../b", "../config/default", ".", "a.", "-a", "a b", "a%2fb", "a\x00b",
+		} {
 			for _, path := range []string{"config/", "roles/", "creds/", "sessions/", "config/%s/check"} {
 				path += name
 				for _, operation := range []logical.Operation{opWrite, opRead, opDelete, opPatch} {
 					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
 						Operation: operation, Path: path, Storage: m.storage,
-						Data: map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "config": "default"},
+						Data: map[string]any{
+							"url": m.server.URL, "user_api_token": m.token, "verify": false, "config": "default",
+						},
 					})
 					if response != nil && !response.IsError() && len(response.Data) > 0 {
 						t.Errorf("%s %q was answered %v", operation, path, keys(response.Data))

@@ -62,7 +62,9 @@ func newNode(t *testing.T, storage *countingStorage, server *simulator.Server) *
 
 func (n *node) do(operation logical.Operation, path string, data map[string]any) map[string]any {
 	n.t.Helper()
-	response, err := n.backend.HandleRequest(n.t.Context(), &logical.Request{Operation: operation, Path: path, Data: data, Storage: n.storage})
+	response, err := n.backend.HandleRequest(n.t.Context(), &logical.Request{
+		Operation: operation, Path: path, Data: data, Storage: n.storage,
+	})
 	if err != nil || response.IsError() {
 		n.t.Fatal(operation, path, err, response)
 	}
@@ -183,7 +185,8 @@ func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 // does its own.
 func TestWhichNodesTick(t *testing.T) {
 	for state, ticks := range map[consts.ReplicationState]int{
-		consts.ReplicationDRSecondary: 0, consts.ReplicationPerformanceStandby: 0, consts.ReplicationPerformanceSecondary: 1,
+		consts.ReplicationDRSecondary: 0, consts.ReplicationPerformanceStandby: 0,
+		consts.ReplicationPerformanceSecondary:                             1,
 		consts.ReplicationPerformancePrimary | consts.ReplicationDRPrimary: 1,
 	} {
 		inBubble(t, nil, func(m *mount) {
@@ -192,7 +195,9 @@ func TestWhichNodesTick(t *testing.T) {
 			m.system.ReplicationStateVal = state
 			time.Sleep(2 * time.Second) // for as long the state is not asked for again
 			m.tick()
-			m.expectCalls(calls{simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks})
+			m.expectCalls(calls{
+				simulator.EndpointValidate: ticks, simulator.EndpointServiceOrgs: ticks, simulator.EndpointUser: ticks,
+			})
 		})
 	}
 }

@@ -25,8 +25,9 @@ import (
 // The promises of docs/design.md as a witness holds a world to them, by their numbers there. The
 // matrix and the model share them: neither expects anything else.
 const (
-	livesAsStated        = "1: a token handed out lives as long as its answer says"
-	deadIsNotHandedOut   = "1, 6, 7: a token that the server ended is handed out for 70 s at most, and not at all where the engine must know"
+	livesAsStated      = "1: a token handed out lives as long as its answer says"
+	deadIsNotHandedOut = "1, 6, 7: a token that the server ended is handed out for 70 s at most, and not at all " +
+		"where the engine must know"
 	promisesNoMore       = "1: no more is promised than was asked, nor than max_lease_ttl"
 	leaseIsWithinToken   = "1: a lease is longer than 0 and never outlives its token"
 	oneFlight            = "2: concurrent readers of a shared role cause one obtaining"
@@ -106,7 +107,10 @@ func (f *figures) add(other figures) {
 }
 
 func (f figures) String() string {
-	return fmt.Sprintf("%d reads, %d tokens answered, %d uses tried, %d changes and faults, %d ticks", f.reads, f.answers, f.uses, f.faults, f.ticks)
+	return fmt.Sprintf(
+		"%d reads, %d tokens answered, %d uses tried, %d changes and faults, %d ticks", f.reads, f.answers, f.uses,
+		f.faults, f.ticks,
+	)
 }
 
 // tokenRecord is what is known of a token that a server issued.
@@ -314,7 +318,9 @@ func (w *world) judgeUse(t *tokenRecord, now time.Time) {
 	if t.EndedBy == simulator.EndedByRefresh {
 		promise = predecessorsLive
 	}
-	w.breaksLocked(promise, "%s of role %s was promised until %s, and %s", t, t.role, clock(t.statedEnd.Sub(w.began)), w.fate(t))
+	w.breaksLocked(
+		promise, "%s of role %s was promised until %s, and %s", t, t.role, clock(t.statedEnd.Sub(w.began)), w.fate(t),
+	)
 }
 
 // fate tells what became of a token.
@@ -386,7 +392,9 @@ func (w *world) definition(role string) string {
 }
 
 func (w *world) beginRead(role string, asks want) *reading {
-	r := &reading{role: role, asks: asks, beganAt: time.Now(), changes: w.changes.Load(), storage: w.storageFailures.Load()}
+	r := &reading{
+		role: role, asks: asks, beganAt: time.Now(), changes: w.changes.Load(), storage: w.storageFailures.Load(),
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.figures.reads++
@@ -394,12 +402,15 @@ func (w *world) beginRead(role string, asks want) *reading {
 	w.begun++
 	w.readAt[role] = append(w.readAt[role], r.beganAt)
 	r.begun, r.alone = w.begun, w.reading == 1
-	if model := w.roles[role]; model != nil && w.configs[model.config] != nil && !w.unsure["roles/"+role] && !w.unsure["config/"+model.config] {
+	model := w.roles[role]
+	if model != nil && w.configs[model.config] != nil && !w.unsure["roles/"+role] && !w.unsure["config/"+model.config] {
 		r.known, r.of, r.by, r.definition = true, *model, *w.configs[model.config], w.definition(role)
 		r.suffered, r.muted = r.by.site.suffers(r.beganAt), r.by.site.mute
 		r.learntAt = w.learntAt(r.by.site, r.by.user)
 	}
-	if t := w.inHand[role]; t != nil && r.known && t.definition == r.definition && t.site.AccessTokenLives(t.Access) && !t.site.denied(t.IssuedAt) {
+	t := w.inHand[role]
+	if t != nil && r.known && t.definition == r.definition && t.site.AccessTokenLives(t.Access) &&
+		!t.site.denied(t.IssuedAt) {
 		r.inHand = t
 		r.inHandGood = t.statedEnd.Sub(r.beganAt) > max(minTTLOf(r.of, t), asks.minTTL)+windowOf(t)
 	}
@@ -492,7 +503,10 @@ func (r *reading) mayHaveOpened() bool {
 // judgeWait holds how long a reader waited against promise 2.
 func (w *world) judgeWait(r *reading) {
 	if r.known && r.took() > 3*r.by.timeout && !r.hungUp {
-		w.breaksLocked(nobodyWaits, "the read of %s took %s: more than three times request_timeout (%s)", r.role, r.took(), r.by.timeout)
+		w.breaksLocked(
+			nobodyWaits, "the read of %s took %s: more than three times request_timeout (%s)", r.role, r.took(),
+			r.by.timeout,
+		)
 	}
 }
 
@@ -501,9 +515,13 @@ func (w *world) judgeRefusal(r *reading, alone bool) {
 	s := r.by.site
 	plain := r.asks.minTTL == 0 && !r.asks.validate
 	refused := r.by.token != s.tokens[r.by.user]
-	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow && !(r.muted && s.doubt) && !s.everEnds &&
+	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow &&
+		!(r.muted && s.doubt) && !s.everEnds &&
 		r.wasLearnt(t) && !w.mayNotBeStored(t) {
-		w.breaksLocked(staleBeatsDown, "the read of %s failed, while %s, which is in hand, lives until %s: %d %s", r.role, t, clock(t.statedEnd.Sub(w.began)), r.status, r.text)
+		w.breaksLocked(
+			staleBeatsDown, "the read of %s failed, while %s, which is in hand, lives until %s: %d %s", r.role, t,
+			clock(t.statedEnd.Sub(w.began)), r.status, r.text,
+		)
 		return
 	}
 	switch {
@@ -513,7 +531,9 @@ func (w *world) judgeRefusal(r *reading, alone bool) {
 	case !refused:
 		w.breaksLocked(wellIsServed, "the read of %s%s failed: %d %s", r.role, r.asks, r.status, r.text)
 	case r.status != http.StatusBadRequest && !s.everHides:
-		w.breaksLocked(errorsAreTold, "the read of %s, whose User-API token is refused, is a %d: %s", r.role, r.status, r.text)
+		w.breaksLocked(
+			errorsAreTold, "the read of %s, whose User-API token is refused, is a %d: %s", r.role, r.status, r.text,
+		)
 	}
 }
 
@@ -561,7 +581,8 @@ func (w *world) judgeAnswer(r *reading, unchanged, stored bool) {
 	if first {
 		w.inUse = append(w.inUse, t)
 	}
-	if r.known && !r.of.dedicated && unchanged && (w.inHand[r.role] == nil || !w.inHand[r.role].IssuedAt.After(t.IssuedAt)) {
+	if r.known && !r.of.dedicated && unchanged &&
+		(w.inHand[r.role] == nil || !w.inHand[r.role].IssuedAt.After(t.IssuedAt)) {
 		w.inHand[r.role] = t
 	}
 	if secret := r.response.Secret; secret != nil {
@@ -577,15 +598,23 @@ func (w *world) judgeEnd(r *reading, t *tokenRecord, unchanged bool) time.Time {
 	// Where a server states no lifetime, the engine goes by N-central's default.
 	told := !t.site.everOmits || t.site.Knobs().AccessLimit >= defaultLifetime
 	if told && end.After(t.ExpiresAt) {
-		w.breaksLocked(livesAsStated, "%s of %s is said to live until %s and dies at %s", t, r.role, clock(end.Sub(w.began)), clock(t.ExpiresAt.Sub(w.began)))
+		w.breaksLocked(
+			livesAsStated, "%s of %s is said to live until %s and dies at %s", t, r.role, clock(end.Sub(w.began)),
+			clock(t.ExpiresAt.Sub(w.began)),
+		)
 	}
 	if secret := r.response.Secret; secret != nil {
 		leaseEnd := r.ended.Add(secret.TTL)
 		if secret.TTL <= 0 || secret.Renewable || told && leaseEnd.After(t.ExpiresAt) || secret.MaxTTL > secret.TTL {
-			w.breaksLocked(leaseIsWithinToken, "the lease of %s of %s: %+v, though the token has %s", t, r.role, secret.LeaseOptions, t.ExpiresAt.Sub(r.ended))
+			w.breaksLocked(
+				leaseIsWithinToken, "the lease of %s of %s: %+v, though the token has %s", t, r.role,
+				secret.LeaseOptions, t.ExpiresAt.Sub(r.ended),
+			)
 		}
 		if secret.TTL < r.asks.minTTL-time.Second {
-			w.breaksLocked(livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, secret.TTL, r.asks.minTTL)
+			w.breaksLocked(
+				livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, secret.TTL, r.asks.minTTL,
+			)
 		}
 		end = later(end, leaseEnd)
 	} else {
@@ -595,7 +624,9 @@ func (w *world) judgeEnd(r *reading, t *tokenRecord, unchanged bool) time.Time {
 			w.breaksLocked(livesAsStated, "%s of %s is answered with ttl %d, and has %s left", t, r.role, ttl, left)
 		}
 		if left < r.asks.minTTL-time.Second {
-			w.breaksLocked(livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, left, r.asks.minTTL)
+			w.breaksLocked(
+				livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, left, r.asks.minTTL,
+			)
 		}
 	}
 	if !told {
@@ -603,10 +634,14 @@ func (w *world) judgeEnd(r *reading, t *tokenRecord, unchanged bool) time.Time {
 	}
 	promised := end.Sub(t.IssuedAt)
 	if unchanged && r.of.ttl > 0 && promised > r.of.ttl {
-		w.breaksLocked(promisesNoMore, "%s of %s is promised for %s, and %s were asked for", t, r.role, promised, r.of.ttl)
+		w.breaksLocked(
+			promisesNoMore, "%s of %s is promised for %s, and %s were asked for", t, r.role, promised, r.of.ttl,
+		)
 	}
 	if limit := w.longestLease(t.IssuedAt); promised > limit {
-		w.breaksLocked(promisesNoMore, "%s of %s is promised for %s, and max_lease_ttl was %s at most", t, r.role, promised, limit)
+		w.breaksLocked(
+			promisesNoMore, "%s of %s is promised for %s, and max_lease_ttl was %s at most", t, r.role, promised, limit,
+		)
 	}
 	return end
 }
@@ -637,11 +672,17 @@ func (w *world) judgeIdentity(r *reading, t *tokenRecord, unchanged bool) {
 		w.breaksLocked(endedIsGone, "%s, which was handed out to role %s, is handed out to %s", t, t.role, r.role)
 	}
 	if t.definition != "" && r.known && unchanged && t.definition != r.definition {
-		w.breaksLocked(endedIsGone, "%s of %s was obtained for %q and is handed out for %q", t, r.role, t.definition, r.definition)
+		w.breaksLocked(
+			endedIsGone, "%s of %s was obtained for %q and is handed out for %q", t, r.role, t.definition, r.definition,
+		)
 	}
 	for _, e := range w.endings {
-		if e.role == r.role && !e.ended.IsZero() && t.IssuedAt.Before(e.began) && !r.beganAt.Before(e.ended) && !t.dedicated {
-			w.breaksLocked(endedIsGone, "%s of %s is handed out, though the role's sessions were ended at %s", t, r.role, clock(e.ended.Sub(w.began)))
+		if e.role == r.role && !e.ended.IsZero() && t.IssuedAt.Before(e.began) && !r.beganAt.Before(e.ended) &&
+			!t.dedicated {
+			w.breaksLocked(
+				endedIsGone, "%s of %s is handed out, though the role's sessions were ended at %s", t, r.role,
+				clock(e.ended.Sub(w.began)),
+			)
 		}
 	}
 	if r.known && unchanged {
@@ -649,7 +690,9 @@ func (w *world) judgeIdentity(r *reading, t *tokenRecord, unchanged bool) {
 		delete(facts, "ttl")
 		facts["role"] = fmt.Sprint(r.of.lease, r.of.minTTL) // whose change may change the answer
 		if t.facts != nil && t.facts["role"] == facts["role"] && !maps.Equal(facts, t.facts) {
-			w.breaksLocked(answersAgree, "%s of %s: %v, and before %v", t, r.role, secretless(facts), secretless(t.facts))
+			w.breaksLocked(
+				answersAgree, "%s of %s: %v, and before %v", t, r.role, secretless(facts), secretless(t.facts),
+			)
 		}
 		t.facts = facts
 	}
@@ -683,10 +726,16 @@ func (w *world) judgeGrace(r *reading, t *tokenRecord) {
 		return
 	}
 	switch {
-	case r.node != nil && r.node.began.After(t.EndedAt) && s.healedAt.Before(r.node.began) && !w.issuedBetween(s, t.EndedAt, r.node.began):
-		w.breaksLocked(deadIsNotHandedOut, "%s of %s %s, before the node started, and is handed out unasked", t, r.role, w.fate(t))
+	case r.node != nil && r.node.began.After(t.EndedAt) && s.healedAt.Before(r.node.began) &&
+		!w.issuedBetween(s, t.EndedAt, r.node.began):
+		w.breaksLocked(
+			deadIsNotHandedOut, "%s of %s %s, before the node started, and is handed out unasked", t, r.role, w.fate(t),
+		)
 	case t.EndedBy == simulator.EndedByAuthenticate && r.wasLearnt(t) && !slices.Contains(s.foreignAt, t.EndedAt):
-		w.breaksLocked(deadIsNotHandedOut, "%s of %s %s, which the engine knows to end it, and is handed out", t, r.role, w.fate(t))
+		w.breaksLocked(
+			deadIsNotHandedOut, "%s of %s %s, which the engine knows to end it, and is handed out", t, r.role,
+			w.fate(t),
+		)
 	}
 	if t.EndedBy == simulator.EndedByAuthenticate && t.EndedAt.Sub(t.IssuedAt) <= s.Knobs().Latency {
 		return // by one that was opened at the same time: nobody can tell which of them is older
@@ -721,13 +770,18 @@ func (w *world) judgeChoice(r *reading, t *tokenRecord) {
 		return
 	}
 	if t != before && r.inHandGood && !r.suffered {
-		w.breaksLocked(goodTokensStay, "the read of %s%s was answered %s, though %s lives until %s", r.role, r.asks, t, before, clock(before.statedEnd.Sub(w.began)))
+		w.breaksLocked(
+			goodTokensStay, "the read of %s%s was answered %s, though %s lives until %s", r.role, r.asks, t, before,
+			clock(before.statedEnd.Sub(w.began)),
+		)
 	}
 	if r.asks != (want{standby: r.asks.standby}) || !r.wasLearnt(before) {
 		return
 	}
 	if t == before && !s.doubt && r.took() > w.firstAttempt(r, t) {
-		w.breaksLocked(staleBeatsDown, "the read of %s was answered %s, which was in hand, after %s", r.role, t, r.took())
+		w.breaksLocked(
+			staleBeatsDown, "the read of %s was answered %s, which was in hand, after %s", r.role, t, r.took(),
+		)
 	}
 	if r.took() > 0 && !r.suffered && w.isCalmSince(before) && (r.inHandGood || w.isRotatedAhead(before)) {
 		w.breaksLocked(nobodyWaits, "the read of %s waited %s, though %s was in hand", r.role, r.took(), before)
@@ -745,7 +799,9 @@ func (w *world) judgeLeft(r *reading, t *tokenRecord) {
 		least = min(r.of.minTTL, life/2)
 	}
 	if left := t.statedEnd.Sub(r.ended); left < min(least, w.surelyGranted(r)/2)-time.Second {
-		w.breaksLocked(livesAsStated, "the read of %s was answered %s, which has %s left; min_ttl is %s", r.role, t, left, least)
+		w.breaksLocked(
+			livesAsStated, "the read of %s was answered %s, which has %s left; min_ttl is %s", r.role, t, left, least,
+		)
 	}
 }
 
@@ -769,7 +825,9 @@ func (w *world) isRotatedAhead(t *tokenRecord) bool {
 }
 
 func (w *world) mayNotBeStored(t *tokenRecord) bool {
-	return slices.ContainsFunc(w.unstored, func(s span) bool { return s.has(t.IssuedAt) || s.from.After(t.IssuedAt) }) || w.damaged > 0
+	return slices.ContainsFunc(
+		w.unstored, func(s span) bool { return s.has(t.IssuedAt) || s.from.After(t.IssuedAt) },
+	) || w.damaged > 0
 }
 
 // isCalmSince says whether nothing changed since the token was obtained.
@@ -790,7 +848,8 @@ func (w *world) judgeFailure(n *member, operation logical.Operation, path string
 		}
 	}
 	switch a.status {
-	case http.StatusOK, http.StatusBadRequest, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusNotFound, http.StatusConflict:
+	case http.StatusOK, http.StatusBadRequest, http.StatusBadGateway, http.StatusServiceUnavailable,
+		http.StatusNotFound, http.StatusConflict:
 	case forwarded:
 		if !n.standby {
 			w.breaks(errorsAreTold, "%s: the active node hands it to another", what)
@@ -823,11 +882,14 @@ func (w *world) leaseEnded(l *lease, began time.Time) {
 	defer w.mu.Unlock()
 	l.ended = true
 	t := l.token
-	if !t.dedicated || !t.site.AccessTokenLives(t.Access) || t.lost != "" || t.site.Knobs().LogoutAbsent || t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt) {
+	if !t.dedicated || !t.site.AccessTokenLives(t.Access) || t.lost != "" || t.site.Knobs().LogoutAbsent ||
+		t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt) {
 		return
 	}
 	if !strings.Contains(w.written("owed/"), t.Access) {
-		w.breaksLocked(dedicatedEnd, "the lease of %s of %s ended, and the session lives on: no logout is owed", t, l.role)
+		w.breaksLocked(
+			dedicatedEnd, "the lease of %s of %s ended, and the session lives on: no logout is owed", t, l.role,
+		)
 	}
 }
 
@@ -856,11 +918,16 @@ func (w *world) judgeOpen() {
 	for _, t := range w.sortedTokens() {
 		t.IssuedToken, _ = t.site.IssuedWith(t.Access)
 		switch {
-		case !t.site.AccessTokenLives(t.Access) || t.lost != "" || t.Lost || leased[t] || strings.Contains(kept, t.Access):
-		case t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt) || w.mayNotBeStored(t) || slices.ContainsFunc(t.site.losesAt, func(s span) bool { return s.has(t.IssuedAt) }):
+		case !t.site.AccessTokenLives(t.Access) || t.lost != "" || t.Lost || leased[t] ||
+			strings.Contains(kept, t.Access):
+		case t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt) || w.mayNotBeStored(t) ||
+			slices.ContainsFunc(t.site.losesAt, func(s span) bool { return s.has(t.IssuedAt) }):
 		case t.site.everAbsent || w.youngerThan(t) >= replacedKept:
 		default:
-			w.breaksLocked(nothingLeaks, "%s, issued at %s by %s, lives and is written down nowhere (handed out to %q)", t, clock(t.IssuedAt.Sub(w.began)), t.Endpoint, t.role)
+			w.breaksLocked(
+				nothingLeaks, "%s, issued at %s by %s, lives and is written down nowhere (handed out to %q)", t,
+				clock(t.IssuedAt.Sub(w.began)), t.Endpoint, t.role,
+			)
 		}
 	}
 }
@@ -903,9 +970,15 @@ func (w *world) judgeLogouts() {
 	for _, l := range w.leases {
 		t := l.token
 		t.IssuedToken, _ = t.site.IssuedWith(t.Access)
-		amiss := t.site.suffers(l.endsAt) || slices.ContainsFunc(w.unstored, func(s span) bool { return s.has(l.endsAt) }) // then it is owed until it lapses
+		// Then it is owed until it lapses.
+		amiss := t.site.suffers(l.endsAt) || slices.ContainsFunc(
+			w.unstored, func(s span) bool { return s.has(l.endsAt) },
+		)
 		if t.dedicated && l.ended && t.lost == "" && t.EndedBy == "" && !amiss && !sent[t.Access] {
-			w.breaksLocked(dedicatedEnd, "the lease of %s of %s ended at %s, and no logout was sent", t, l.role, clock(l.endsAt.Sub(w.began)))
+			w.breaksLocked(
+				dedicatedEnd, "the lease of %s of %s ended at %s, and no logout was sent", t, l.role,
+				clock(l.endsAt.Sub(w.began)),
+			)
 		}
 	}
 }
@@ -957,13 +1030,18 @@ func (w *world) judgeTraffic() {
 				return validatesAMinute * (1 + s.failuresExplained(from, to, 1)/attemptsAMinute)
 			})
 		}
-		w.judgeStreams(s, "logout", calls[simulator.EndpointLogout], func(*site, time.Time, time.Time) int { return 3 * attemptsOfACall })
+		w.judgeStreams(
+			s, "logout", calls[simulator.EndpointLogout],
+			func(*site, time.Time, time.Time) int { return 3 * attemptsOfACall },
+		)
 	}
 }
 
 // judgeStreams holds the calls with one secret to a limit for each minute, and tells of the worst
 // one.
-func (w *world) judgeStreams(s *site, call string, streams map[string][]time.Time, limit func(s *site, from, to time.Time) int) {
+func (w *world) judgeStreams(
+	s *site, call string, streams map[string][]time.Time, limit func(s *site, from, to time.Time) int,
+) {
 	for secret, times := range streams {
 		worst, told, first := 0, "", 0
 		for last, at := range times {
@@ -976,7 +1054,10 @@ func (w *world) judgeStreams(s *site, call string, streams map[string][]time.Tim
 			}
 			if explained := limit(s, times[first], at); made > explained {
 				worst = made
-				told = fmt.Sprintf("%d calls of %s with %s in a minute, from %s, and %d are explained", made, call, w.nameOf(secret), clock(times[first].Sub(w.began)), explained)
+				told = fmt.Sprintf(
+					"%d calls of %s with %s in a minute, from %s, and %d are explained", made, call, w.nameOf(secret),
+					clock(times[first].Sub(w.began)), explained,
+				)
 			}
 		}
 		if worst > 0 {

@@ -53,7 +53,8 @@ func TestStoredTokensAreProvenAfterAStart(t *testing.T) {
 			}
 			// A reboot may have been an upgrade: whether new sessions end each other is not known
 			// any more, so they are validated too.
-			if tried, opened := m.all(simulator.EndpointValidate), m.all(simulator.EndpointAuthenticate); tried > 24 || opened != 12 {
+			tried, opened := m.all(simulator.EndpointValidate), m.all(simulator.EndpointAuthenticate)
+			if tried > 24 || opened != 12 {
 				t.Errorf("%d validations, %d sessions", tried, opened)
 			}
 		})
@@ -149,7 +150,10 @@ func TestATokenFromTheFutureHasNoMoreThanItsLife(t *testing.T) {
 		if err := entry.DecodeJSON(&session); err != nil {
 			t.Fatal(err)
 		}
-		for _, at := range []*time.Time{&session.Current.IssuedAt, &session.Current.ExpiresAt, &session.Current.GrantedUntil, &session.Current.RefreshExpiresAt} {
+		for _, at := range []*time.Time{
+			&session.Current.IssuedAt, &session.Current.ExpiresAt, &session.Current.GrantedUntil,
+			&session.Current.RefreshExpiresAt,
+		} {
 			*at = at.Add(20 * time.Minute)
 		}
 		changed, err := logical.StorageEntryJSON("session/monitoring", session)

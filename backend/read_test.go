@@ -62,7 +62,9 @@ func TestAReadEndsInTime(t *testing.T) {
 		},
 		"everything hangs": func(m *mount) { m.FailNext(simulator.AnyEndpoint, -1, hang) },
 		"a server that drips": func(m *mount) {
-			m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{Kind: simulator.FailureDrip, Delay: simulator.Delay(time.Second)})
+			m.FailNext(simulator.AnyEndpoint, -1, simulator.Failure{
+				Kind: simulator.FailureDrip, Delay: simulator.Delay(time.Second),
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +76,8 @@ func TestAReadEndsInTime(t *testing.T) {
 				if o.took > time.Minute {
 					t.Errorf("one read took %s", o.took)
 				}
-				if o.err != nil && !strings.Contains(o.err.Error(), "config") && !strings.Contains(o.err.Error(), "request_timeout") {
+				if o.err != nil && !strings.Contains(o.err.Error(), "config") &&
+					!strings.Contains(o.err.Error(), "request_timeout") {
 					t.Error(o.err)
 				}
 				m.ClearFailures()
@@ -114,7 +117,8 @@ func TestReadersStartOverOnce(t *testing.T) {
 				role := strings.TrimPrefix(path, "creds/")
 				m.write("roles/"+role, map[string]any{"ttl": fmt.Sprintf("%dm", 20+i)})
 			}
-			if o := reader(); o.err == nil || !strings.Contains(o.err.Error(), "changed again and again") || o.took > 8*time.Second {
+			o := reader()
+			if o.err == nil || !strings.Contains(o.err.Error(), "changed again and again") || o.took > 8*time.Second {
 				t.Errorf("%s: after %s: %v", path, o.took, o.err)
 			}
 			if tried := m.all(simulator.EndpointAuthenticate); tried != 2 {
@@ -126,7 +130,8 @@ func TestReadersStartOverOnce(t *testing.T) {
 
 // Readers of one token do not share the array of its warnings.
 func TestWarningsAreNotShared(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute; k.RefuseLongOverrides = true }, func(m *mount) {
+	knobs := func(k *simulator.Knobs) { k.AccessLimit = 10 * time.Minute; k.RefuseLongOverrides = true }
+	inBubble(t, knobs, func(m *mount) {
 		m.system.MaxLeaseTTLVal = 40 * time.Minute
 		m.write("roles/monitoring", map[string]any{"ttl": "50m", "min_ttl": "20m"})
 		t.Log(m.warnings())
@@ -136,7 +141,8 @@ func TestWarningsAreNotShared(t *testing.T) {
 			group.Go(func() {
 				for range 50 {
 					response, err := m.backend.HandleRequest(context.Background(), &logical.Request{
-						Operation: opRead, Path: "creds/monitoring", Storage: m.storage, Data: map[string]any{fmt.Sprint("unknown", i): "x"},
+						Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+						Data: map[string]any{fmt.Sprint("unknown", i): "x"},
 					})
 					if err != nil || response.IsError() {
 						t.Error(err, response)

@@ -17,9 +17,11 @@ import (
 // meanwhile, the first tick after it finds out, and no dead token is handed out from then on.
 func TestTheTickFindsAReboot(t *testing.T) {
 	tests := map[string]func(m *mount){
-		"nothing happens meanwhile":          func(*mount) {},
-		"a cold role is read after it":       func(m *mount) { m.readRole("cold") },
-		"another role is validated after it": func(m *mount) { m.must(opRead, "creds/role-0", map[string]any{"validate": true}) },
+		"nothing happens meanwhile":    func(*mount) {},
+		"a cold role is read after it": func(m *mount) { m.readRole("cold") },
+		"another role is validated after it": func(m *mount) {
+			m.must(opRead, "creds/role-0", map[string]any{"validate": true})
+		},
 		"a role is read that rotates in time": func(m *mount) {
 			m.write("roles/short", map[string]any{"lease": false, "ttl": "2m"})
 			m.readRole("short")
@@ -114,7 +116,9 @@ func TestALongOutageThatEndsInARebootIsFound(t *testing.T) {
 func TestARebootIsFoundThoughAnotherServerHangs(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		hangs := m.hangingAt(":81")
-		m.write("config/aaa", map[string]any{"url": "http://localhost:81", "user_api_token": m.token, "request_timeout": "20s"})
+		m.write("config/aaa", map[string]any{
+			"url": "http://localhost:81", "user_api_token": m.token, "request_timeout": "20s",
+		})
 		for _, role := range m.addRoles(16, map[string]any{"config": "aaa"}) {
 			m.readRole(role)
 		}
@@ -270,7 +274,10 @@ func TestTheEnginesOwnLogoutIsNoReboot(t *testing.T) {
 		}
 		m.read(nil)
 		// The validation in flight and at most one of the new token.
-		if n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome) + m.Count(simulator.EndpointRefresh, simulator.AnyOutcome); n != 0 {
+		n := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome) + m.Count(
+			simulator.EndpointRefresh, simulator.AnyOutcome,
+		)
+		if n != 0 {
 			t.Errorf("%d needless tokens were obtained", n)
 		}
 		m.ResetCounts()
@@ -285,7 +292,8 @@ func TestTheEnginesOwnLogoutIsNoReboot(t *testing.T) {
 // A token that the engine's own authenticate ended is no sign of a reboot, also while that
 // authenticate is not yet answered.
 func TestTheEnginesOwnAuthenticateIsNoReboot(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+	knobs := func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }
+	inBubble(t, knobs, func(m *mount) {
 		g := m.gated()
 		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)

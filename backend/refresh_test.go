@@ -50,7 +50,8 @@ func TestWhatIsKnownInPartIsUsed(t *testing.T) {
 		if _, told := known["authenticate_ends_earlier_sessions"]; told || known["refresh_ends_predecessor"] != false {
 			t.Fatalf("known is %v", known)
 		}
-		if refreshes, opened := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate); refreshes != 2 || opened != 2 {
+		refreshes, opened := m.all(simulator.EndpointRefresh), m.all(simulator.EndpointAuthenticate)
+		if refreshes != 2 || opened != 2 {
 			t.Errorf("%d refreshes and %d authenticates, of which one and two were to learn", refreshes, opened)
 		}
 	})

@@ -19,7 +19,10 @@ func TestATokenThatIsTypedIntoAnyFieldIsNotQuoted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		for _, path := range []string{"config/default", "roles/monitoring", "creds/monitoring"} {
 			for field := range m.backend.Route(path).Fields {
-				for form, value := range map[string]any{"text": m.token, "object": map[string]any{"token": m.token}, "list": []any{m.token, 1, map[string]any{m.token: 1}}} {
+				for form, value := range map[string]any{
+					"text": m.token, "object": map[string]any{"token": m.token},
+					"list": []any{m.token, 1, map[string]any{m.token: 1}},
+				} {
 					if field == "name" || field == "user_api_token" && form == "text" {
 						continue
 					}
@@ -31,7 +34,9 @@ func TestATokenThatIsTypedIntoAnyFieldIsNotQuoted(t *testing.T) {
 					}
 					text, code := m.failure(opWrite, path, request.Data)
 					if code != 400 || !strings.HasPrefix(text, field+": ") || strings.Contains(text, m.token) {
-						t.Errorf("%s of %s as %s: %d, or the field is not named, or the token is", field, path, form, code)
+						t.Errorf(
+							"%s of %s as %s: %d, or the field is not named, or the token is", field, path, form, code,
+						)
 					}
 				}
 			}
@@ -42,13 +47,19 @@ func TestATokenThatIsTypedIntoAnyFieldIsNotQuoted(t *testing.T) {
 // A token that is typed in a name's place goes no further than the first look at the request.
 func TestATokenThatIsTypedForANameIsNotQuoted(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		for form, token := range map[string]string{"of a user": m.token, "short enough for a name": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"} {
-			for _, path := range []string{"config/%", "config/%/check", "roles/%", "creds/%", "sessions/%", "%", "config/%/%", "roles/a/%"} {
+		for form, token := range map[string]string{
+			"of a user": m.token, "short enough for a name": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbmF0dXJl",
+		} {
+			for _, path := range []string{
+				"config/%", "config/%/check", "roles/%", "creds/%", "sessions/%", "%", "config/%/%", "roles/a/%",
+			} {
 				for _, operation := range []logical.Operation{
 					logical.CreateOperation, opRead, opWrite, opPatch, opDelete,
 					opList, logical.HelpOperation,
 				} {
-					full := map[string]any{"url": m.server.URL, "user_api_token": m.token, "config": "default", "verify": false}
+					full := map[string]any{
+						"url": m.server.URL, "user_api_token": m.token, "config": "default", "verify": false,
+					}
 					text, code := m.failure(operation, strings.ReplaceAll(path, "%", token), full)
 					if code != 400 || strings.Contains(text, token) || !strings.Contains(text, "looks like a token") {
 						t.Errorf("%s %s, %s: %d, or the token is quoted", operation, path, form, code)
@@ -56,9 +67,11 @@ func TestATokenThatIsTypedForANameIsNotQuoted(t *testing.T) {
 				}
 			}
 			for path, data := range map[string]map[string]any{
-				"roles/other": {"config": token}, "roles/monitoring": {token: ""}, "config/default": {token: token}, "creds/monitoring": {token: true},
+				"roles/other": {"config": token}, "roles/monitoring": {token: ""}, "config/default": {token: token},
+				"creds/monitoring": {token: true},
 			} {
-				if text := m.fails(400, opWrite, path, data); strings.Contains(text, token) || !strings.Contains(text, "looks like a token") {
+				if text := m.fails(400, opWrite, path, data); strings.Contains(text, token) ||
+					!strings.Contains(text, "looks like a token") {
 					t.Errorf("%s, %s: the token is quoted, or not taken for one", path, form)
 				}
 			}

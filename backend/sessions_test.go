@@ -73,7 +73,9 @@ func TestATokenPastItsPromiseIsToldOf(t *testing.T) {
 		time.Sleep(11 * time.Minute)
 		read := m.get("sessions/monitoring")
 		if m.AccessTokenLives(first) && read["expires_at"] == nil && read["earlier_tokens"] == 0 {
-			t.Errorf("a token of the role lives at N-central for 49 minutes more, and sessions/ROLE tells of none: %v", read)
+			t.Errorf(
+				"a token of the role lives at N-central for 49 minutes more, and sessions/ROLE tells of none: %v", read,
+			)
 		}
 	})
 }

@@ -28,7 +28,10 @@ func TestTheEndOfTheBackendWaitsForNobody(t *testing.T) {
 			time.Sleep(54 * time.Minute)
 			m.read(nil)
 		},
-		"a tick":            func(m *mount) { time.Sleep(54 * time.Minute); m.begin(logical.RollbackOperation, "", nil) },
+		"a tick": func(m *mount) {
+			time.Sleep(54 * time.Minute)
+			m.begin(logical.RollbackOperation, "", nil)
+		},
 		"a dedicated read":  func(m *mount) { m.beginRead("worker", nil) },
 		"its probe":         func(m *mount) { m.open(nil) },
 		"an end of a lease": func(m *mount) { lease := m.open(nil); go func() { _ = m.revoke(lease) }() },
@@ -80,7 +83,8 @@ func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
 		reader := m.beginRead("monitoring", nil)
 		synctest.Wait()
 		m.backend.Cleanup(context.Background())
-		if stored, err := m.storage.InmemStorage.Get(context.Background(), "session/monitoring"); stored == nil || err != nil {
+		stored, err := m.storage.InmemStorage.Get(context.Background(), "session/monitoring")
+		if stored == nil || err != nil {
 			t.Errorf("the session was not stored when the backend had ended: %v", err)
 		}
 		reader()
@@ -92,7 +96,8 @@ func TestTheEndWaitsForWhatIsBeingStored(t *testing.T) {
 func TestTheTickWaitsForTheLogoutsOfDeletedRoles(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
-		if err := m.storage.Delete(context.Background(), "role/monitoring"); err != nil { // deleted on the primary cluster
+		// Deleted on the primary cluster.
+		if err := m.storage.Delete(context.Background(), "role/monitoring"); err != nil {
 			t.Fatal(err)
 		}
 		m.backend.InvalidateKey(context.Background(), "role/monitoring")

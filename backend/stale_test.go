@@ -59,7 +59,9 @@ func TestRefusedCredentialServesTheLiveTokenOnceValidated(t *testing.T) {
 				t.Fatal("another token")
 			}
 		}
-		m.expectCalls(calls{simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1})
+		m.expectCalls(calls{
+			simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1,
+		})
 	})
 }
 
@@ -69,7 +71,9 @@ func TestStaleReaderWaitsForOneAttempt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.delete("roles/monitoring")
 		m.delete("config/default")
-		m.write("config/default", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": false, "password_max_age": 0})
+		m.write("config/default", map[string]any{
+			"url": m.server.URL, "user_api_token": m.token, "verify": false, "password_max_age": 0,
+		})
 		m.write("roles/monitoring", map[string]any{"lease": false})
 		first := m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
@@ -139,7 +143,9 @@ func TestAReaderOfAStaleTokenWhoHangsUpWaitsForNothing(t *testing.T) {
 		ctx, hangUp := context.WithTimeout(context.Background(), time.Second)
 		defer hangUp()
 		began := time.Now()
-		response, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
+		response, err := m.backend.HandleRequest(ctx, &logical.Request{
+			Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+		})
 		if took := time.Since(began); err == nil || took > time.Second {
 			t.Errorf("after %s: %v %v", took, response, err)
 		}
@@ -162,7 +168,9 @@ func TestAFlightThatEndsAsItsReadersWaitDoesFailsNobody(t *testing.T) {
 				wait.Add(1)
 				go func() {
 					defer wait.Done()
-					r, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: opRead, Path: "creds/monitoring", Storage: m.storage})
+					r, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+						Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+					})
 					if err != nil || r.IsError() {
 						failed.Add(1)
 						return
@@ -230,7 +238,10 @@ func TestAStaleAnswerSendsNobodyAwayUntilItsEnd(t *testing.T) {
 		m.read(nil)
 		m.server.Stop()
 		for _, test := range []struct{ after, want time.Duration }{
-			{56 * time.Minute, 15 * time.Second}, {210 * time.Second, 15 * time.Second}, {20 * time.Second, 5 * time.Second}, {5 * time.Second, 2 * time.Second},
+			{56 * time.Minute, 15 * time.Second},
+			{210 * time.Second, 15 * time.Second},
+			{20 * time.Second, 5 * time.Second},
+			{5 * time.Second, 2 * time.Second},
 		} {
 			time.Sleep(test.after)
 			if ttl := m.read(nil)["ttl"].(int64); time.Duration(ttl)*time.Second != test.want {

@@ -130,7 +130,9 @@ func TestCheckCastsSuspicionAtOnce(t *testing.T) {
 // A verification that passed may have ended other sessions, whether or not its config could be
 // stored.
 func TestAVerificationThatIsNotStoredMakesTokensSuspect(t *testing.T) {
-	for name, prefix := range map[string]string{"storage refuses all writes": "", "storage refuses the config": "config/"} {
+	for name, prefix := range map[string]string{
+		"storage refuses all writes": "", "storage refuses the config": "config/",
+	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, endsEarlier, func(m *mount) {
 				storage := m.hooked()
@@ -269,7 +271,9 @@ func TestAnAttemptWhoseAnswerWasLostMakesTokensSuspect(t *testing.T) {
 
 // An answer that may be a refusal in other words casts the suspicion that a refusal does.
 func TestAHiddenRefusalMakesTokensSuspect(t *testing.T) {
-	for name, failure := range map[string]simulator.Failure{"hidden": {Kind: simulator.FailureErrorMessage}, "400": status(400)} {
+	for name, failure := range map[string]simulator.Failure{
+		"hidden": {Kind: simulator.FailureErrorMessage}, "400": status(400),
+	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }, func(m *mount) {
 				m.read(nil)

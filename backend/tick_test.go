@@ -24,7 +24,10 @@ func TestTickRotatesWhatIsReadAndLeavesTheIdle(t *testing.T) {
 		first := m.expectLives(m.read(nil))
 		time.Sleep(52 * time.Minute)
 		m.tick()
-		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointUser: 1})
+		m.expectCalls(calls{
+			simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1,
+			simulator.EndpointUser: 1,
+		})
 		time.Sleep(time.Minute)
 		m.tick()
 		m.expectCalls(calls{simulator.EndpointRefresh: 1})
@@ -69,7 +72,8 @@ func TestTheTickRotatesAllThatIsDue(t *testing.T) {
 
 // A token that one tick both rotates and validates is replaced once.
 func TestTickRotatesOnce(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+	knobs := func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }
+	inBubble(t, knobs, func(m *mount) {
 		m.expectLives(m.read(nil))
 		time.Sleep(54 * time.Minute)
 		m.ResetCounts()
@@ -142,7 +146,9 @@ func TestTheTickReplacesWhatItFindsDead(t *testing.T) {
 // A tick ends when its time is over. What it did not come to is begun by no later part of it.
 func TestTickStopsWhenItsTimeIsOver(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
-		m.write("config/default", map[string]any{"request_timeout": "20s", "max_retries": 10, "max_requests_in_flight": 50})
+		m.write("config/default", map[string]any{
+			"request_timeout": "20s", "max_retries": 10, "max_requests_in_flight": 50,
+		})
 		for _, role := range m.addRoles(30, nil) {
 			m.readRole(role)
 		}
@@ -191,7 +197,8 @@ func TestTheTickOpensNoSessionAfterAnEndOfSessions(t *testing.T) {
 // The tick leaves the token alone that a reader's rotation obtained while the one before was being
 // validated.
 func TestTheTickLeavesATokenThatAReaderRotatedMeanwhile(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }, func(m *mount) {
+	knobs := func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions, k.RefreshEndsPredecessor = true, true }
+	inBubble(t, knobs, func(m *mount) {
 		m.expectLives(m.read(nil))
 		time.Sleep(52*time.Minute + 59*time.Second) // due ahead at 53m
 		m.ResetCounts()

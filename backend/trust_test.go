@@ -45,7 +45,8 @@ func TestAnotherCACertDemandsTheTokenAndRetires(t *testing.T) {
 		other, _ := bundle(t)
 		m.write("config/default", map[string]any{"ca_cert": certificate, "user_api_token": m.token})
 		token := m.expectLives(m.read(nil))
-		if text := m.fails(400, opWrite, "config/default", map[string]any{"ca_cert": certificate + other}); !strings.HasPrefix(text, "ca_cert: ") {
+		text := m.fails(400, opWrite, "config/default", map[string]any{"ca_cert": certificate + other})
+		if !strings.HasPrefix(text, "ca_cert: ") {
 			t.Error(text)
 		}
 		m.write("config/default", map[string]any{"ca_cert": certificate + other, "user_api_token": m.token})
@@ -69,8 +70,11 @@ func TestAPrivateKeyIsNeitherStoredNorQuoted(t *testing.T) {
 			"without its beginning":  certificate + strings.TrimPrefix(key, "-----BEGIN PRIVATE KEY-----\n"),
 			"with Windows's lines":   strings.ReplaceAll(withKey, "\n", "\r\n"),
 		} {
-			text, code := m.failure(opWrite, "config/default", map[string]any{"ca_cert": given, "user_api_token": m.token})
-			if code != 400 || !strings.HasPrefix(text, "ca_cert: ") || !strings.Contains(text, "leave the key out") || strings.Contains(text, secret) {
+			text, code := m.failure(opWrite, "config/default", map[string]any{
+				"ca_cert": given, "user_api_token": m.token,
+			})
+			if code != 400 || !strings.HasPrefix(text, "ca_cert: ") || !strings.Contains(text, "leave the key out") ||
+				strings.Contains(text, secret) {
 				t.Errorf("%s: %d %s", name, code, text)
 			}
 		}
@@ -86,7 +90,8 @@ func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
 		label := strings.Repeat("a", 63)
 		longest := label + "." + label + "." + label + "." + strings.Repeat("a", 61)
 		for _, name := range []string{
-			"ncentral", "ncentral.example.com", "N-Central.Example.COM", "1.example.com", "ncentral.example.com.", "xn--bcher-kva.example",
+			"ncentral", "ncentral.example.com", "N-Central.Example.COM", "1.example.com", "ncentral.example.com.",
+			"xn--bcher-kva.example",
 			longest, "192.0.2.1", "2001:db8::1", "",
 		} {
 			m.write("config/default", map[string]any{"tls_server_name": name, "user_api_token": m.token})
@@ -95,12 +100,17 @@ func TestTLSServerNameTakesHostNamesAlone(t *testing.T) {
 			}
 		}
 		for _, given := range []string{
-			m.token, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbmF0dXJl", label + "a.example.com", longest + "a", "https://ncentral.example.com",
-			"ncentral.example.com:443", "ncentral.example.com/", "user@example.com", "a b", "a..b", ".a", "-a.example.com", "a-.example.com", "a_b.example.com",
+			m.token, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.c2lnbmF0dXJl", label + "a.example.com", longest + "a",
+			"https://ncentral.example.com",
+			"ncentral.example.com:443", "ncentral.example.com/", "user@example.com", "a b", "a..b", ".a",
+			"-a.example.com", "a-.example.com", "a_b.example.com",
 			"[2001:db8::1]", "fe80::1%eth0", "*.example.com", "bücher.example", "a\x00b", ".",
 		} {
-			text, code := m.failure(opWrite, "config/default", map[string]any{"tls_server_name": given, "user_api_token": m.token})
-			if code != 400 || !strings.HasPrefix(text, "tls_server_name: not a host name") || strings.Contains(text, given) && len(given) > 5 {
+			text, code := m.failure(opWrite, "config/default", map[string]any{
+				"tls_server_name": given, "user_api_token": m.token,
+			})
+			if code != 400 || !strings.HasPrefix(text, "tls_server_name: not a host name") ||
+				strings.Contains(text, given) && len(given) > 5 {
 				t.Errorf("%q: %d %s", given, code, text)
 			}
 		}
@@ -125,7 +135,8 @@ func TestRepointedConfigSendsNothingOfTheOldServer(t *testing.T) {
 			t.Error("the token is not of the new server")
 		}
 		response, err := m.do(opDelete, "sessions/monitoring", nil)
-		if err != nil || response == nil || len(response.Warnings) != 1 || !strings.Contains(response.Warnings[0], "another url") {
+		if err != nil || response == nil || len(response.Warnings) != 1 ||
+			!strings.Contains(response.Warnings[0], "another url") {
 			t.Errorf("want a warning on the token of the old server, got %v %v", response, err)
 		}
 		for _, secret := range old {

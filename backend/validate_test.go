@@ -47,12 +47,16 @@ func TestAValidationStandsForASecondWhateverCameOfIt(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.read(nil)
 		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-		m.FailNext(simulator.AnyEndpoint, -1, status(500)) // answers that tell nothing, after which other calls are made
+		// Answers that tell nothing, after which other calls are made.
+		m.FailNext(simulator.AnyEndpoint, -1, status(500))
 		m.ResetCounts()
 		for range 20 {
 			_, _ = m.do(opRead, "creds/monitoring", map[string]any{"validate": true})
 		}
-		m.expectCalls(calls{simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1})
+		m.expectCalls(calls{
+			simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1,
+			simulator.EndpointAuthenticate: 1,
+		})
 	})
 	inBubble(t, nil, func(m *mount) { // of a suspect token too
 		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
@@ -176,11 +180,14 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 	for _, verify := range []bool{true, false} {
 		t.Run(fmt.Sprintf("verify=%t", verify), func(t *testing.T) {
 			inBubble(t, func(k *simulator.Knobs) { k.ValidateAbsent = true }, func(m *mount) {
-				response, err := m.do(opWrite, "config/fresh", map[string]any{"url": m.server.URL, "user_api_token": m.token, "verify": verify, "password_max_age": 0})
+				response, err := m.do(opWrite, "config/fresh", map[string]any{
+					"url": m.server.URL, "user_api_token": m.token, "verify": verify, "password_max_age": 0,
+				})
 				if err != nil || response.IsError() {
 					t.Fatal(response, err)
 				}
-				if warned := response != nil && strings.Contains(strings.Join(response.Warnings, "\n"), "has no validate"); warned != verify {
+				warned := response != nil && strings.Contains(strings.Join(response.Warnings, "\n"), "has no validate")
+				if warned != verify {
 					t.Errorf("warned: %t", warned)
 				}
 				roles := m.addRoles(2, map[string]any{"config": "fresh"})
@@ -188,7 +195,8 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 				for _, role := range roles {
 					tokens[role] = m.expectLives(m.readRole(role))
 				}
-				for _, role := range roles { // whether its session ended the other's is not known where nothing was tried
+				// Whether its session ended the other's is not known where nothing was tried.
+				for _, role := range roles {
 					m.readRole(role)
 				}
 				m.ResetCounts()
@@ -212,7 +220,8 @@ func TestAServerWithoutValidateWorks(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				m.expectLives(m.must(opRead, "creds/role-0", map[string]any{"validate": true}))
 				m.expectCalls(calls{simulator.EndpointServiceOrgs: 1})
-				if can := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)["can_validate"]; can != false {
+				can := m.get("status")["configs"].(map[string]any)["fresh"].(map[string]any)["can_validate"]
+				if can != false {
 					t.Errorf("can_validate: %v", can)
 				}
 			})
@@ -261,7 +270,8 @@ func TestTheDataCallTellsWhereValidateDoesNot(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				m.tick()
-				if status := m.status(); status["state"] != "degraded" || !strings.Contains(fmt.Sprint(status["reasons"]), "validate") {
+				status := m.status()
+				if status["state"] != "degraded" || !strings.Contains(fmt.Sprint(status["reasons"]), "validate") {
 					t.Errorf("%v %v", status["state"], status["reasons"])
 				}
 				m.ClearFailures()

@@ -79,24 +79,25 @@ type site struct {
 	url    string
 	tokens map[string]string // the User-API tokens by user
 
-	faults      int         // that stand just now
-	healedAt    time.Time   // when the last one ended
-	patientTo   time.Time   // until when what was suffered may still be a reason to be left alone
-	settled     int         // how many requests had come when the mount was set up
-	known       int         // how many of the tokens that it issued the witness knows
-	foreignAt   []time.Time // when other clients opened sessions
-	losesAt     []span      // when answers may have been lost
-	deniesAt    []span      // when a token that lives may have been said to be dead
-	liesAt      []span      // when a logout may have been answered that was not done
-	troubles    []span      // when anything was suffered
-	doubt       bool        // whether anything said since the site was last calm may have made live tokens suspect
-	mute        bool        // whether a fault that stands keeps tokens from being asked after
-	everEnds    bool        // whether a new session ever ended earlier ones
-	scarce      bool        // whether it answers 429 in the normal course of things
-	everAbsent  bool        // whether it ever had no logout
-	everOmits   bool        // whether it ever left open how long a token lives, and the engine went by what it asked for
-	everRefuses bool        // whether it ever refused lifetimes that are too long
-	everHides   bool        // whether it ever hid a refusal in a 200
+	faults     int         // that stand just now
+	healedAt   time.Time   // when the last one ended
+	patientTo  time.Time   // until when what was suffered may still be a reason to be left alone
+	settled    int         // how many requests had come when the mount was set up
+	known      int         // how many of the tokens that it issued the witness knows
+	foreignAt  []time.Time // when other clients opened sessions
+	losesAt    []span      // when answers may have been lost
+	deniesAt   []span      // when a token that lives may have been said to be dead
+	liesAt     []span      // when a logout may have been answered that was not done
+	troubles   []span      // when anything was suffered
+	doubt      bool        // whether anything said since the site was last calm may have made live tokens suspect
+	mute       bool        // whether a fault that stands keeps tokens from being asked after
+	everEnds   bool        // whether a new session ever ended earlier ones
+	scarce     bool        // whether it answers 429 in the normal course of things
+	everAbsent bool        // whether it ever had no logout
+	// Whether it ever left open how long a token lives, and the engine went by what it asked for.
+	everOmits   bool
+	everRefuses bool // whether it ever refused lifetimes that are too long
+	everHides   bool // whether it ever hid a refusal in a 200
 }
 
 // noteKnobs keeps what the site's knobs may have led to, whatever they become.
@@ -130,11 +131,17 @@ const (
 // newWorld makes a life that has begun: two servers, each with two users, and an active node that
 // has nothing in storage.
 func newWorld(knobs simulator.Knobs) *world {
-	w := &world{ground: &ground{}, configs: map[string]*configModel{}, roles: map[string]*roleModel{}, unsure: map[string]bool{}, over: make(chan struct{})}
+	w := &world{
+		ground: &ground{}, configs: map[string]*configModel{}, roles: map[string]*roleModel{},
+		unsure: map[string]bool{}, over: make(chan struct{}),
+	}
 	w.witness.begin()
 	w.maxLease.Store(int64(768 * time.Hour))
 	for i := range 2 {
-		s := &site{Simulator: simulator.New(knobs), url: fmt.Sprintf("http://localhost:%d", 8001+i), tokens: map[string]string{}}
+		s := &site{
+			Simulator: simulator.New(knobs), url: fmt.Sprintf("http://localhost:%d", 8001+i),
+			tokens: map[string]string{},
+		}
 		s.server = simulator.ListenInMemory(s.Simulator)
 		s.noteKnobs()
 		for _, user := range []string{"user-1", "user-2"} {
@@ -258,13 +265,20 @@ func (v *nodeView) ReplicationState() consts.ReplicationState { return v.state }
 
 func (w *world) newNode(standby bool) *member {
 	w.nodes++
-	n := &member{number: w.nodes, standby: standby, reach: &reach{ground: w.ground, standby: standby, wrote: w.tellStandby}, began: time.Now()}
-	view := &nodeView{maxLease: &w.maxLease, StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: 768 * time.Hour}}
+	n := &member{
+		number: w.nodes, standby: standby, reach: &reach{ground: w.ground, standby: standby, wrote: w.tellStandby},
+		began: time.Now(),
+	}
+	view := &nodeView{
+		maxLease: &w.maxLease, StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: 768 * time.Hour},
+	}
 	if standby {
 		view.state = consts.ReplicationPerformanceStandby
 	}
 	logger := hclog.New(&hclog.LoggerOptions{Output: &w.log, Level: hclog.Trace})
-	backend, err := newBackend(context.Background(), &logical.BackendConfig{Logger: logger, System: view, StorageView: n.reach},
+	backend, err := newBackend(context.Background(), &logical.BackendConfig{
+		Logger: logger, System: view, StorageView: n.reach,
+	},
 		func(ctx context.Context, _, address string) (net.Conn, error) { return w.dial(ctx, n, address) })
 	if err != nil {
 		panic(err) // it makes no call that could fail
@@ -370,8 +384,11 @@ func (w *world) tick() {
 	n, began := w.active.Load(), time.Now()
 	storage := w.storageFailures.Load()
 	defer w.recovered("the tick")
-	_, err := n.HandleRequest(context.Background(), &logical.Request{Operation: logical.RollbackOperation, Storage: n.reach})
-	if err != nil && !errors.Is(err, logical.ErrUnsupportedOperation) && w.storageIsWell(storage) && !n.reach.cut.Load() && !w.isDamaged() {
+	_, err := n.HandleRequest(context.Background(), &logical.Request{
+		Operation: logical.RollbackOperation, Storage: n.reach,
+	})
+	if err != nil && !errors.Is(err, logical.ErrUnsupportedOperation) && w.storageIsWell(storage) &&
+		!n.reach.cut.Load() && !w.isDamaged() {
 		w.breaks(errorsAreTold, "a tick failed: %v", err)
 	}
 	if took := time.Since(began); took > 55*time.Second {
@@ -399,7 +416,9 @@ func (a answer) ok() bool { return a.status == http.StatusOK }
 func (a answer) took() time.Duration { return a.ended.Sub(a.began) }
 
 // request makes a request as core does, and holds a failure against the promises.
-func (w *world) request(ctx context.Context, n *member, operation logical.Operation, path string, data map[string]any) (a answer) {
+func (w *world) request(
+	ctx context.Context, n *member, operation logical.Operation, path string, data map[string]any,
+) (a answer) {
 	a.began = time.Now()
 	storage := w.storageFailures.Load()
 	defer w.recovered(string(operation) + " " + path)
@@ -517,7 +536,9 @@ func (w *world) noteConfig(name string, c configModel, verified bool, a answer) 
 		c.learntAt = before.learntOf(&c, verified)
 		w.configs[name] = &c
 	}
-	w.judgeStored("config/"+name, a, verified && (c.site.suffers(a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]))
+	w.judgeStored(
+		"config/"+name, a, verified && (c.site.suffers(a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]),
+	)
 }
 
 // learntOf is since when the engine knows what the server of a config is like that is written in
@@ -543,7 +564,9 @@ func (w *world) noteFailureLocked(a answer) {
 func (w *world) writeRole(name string, r roleModel) {
 	w.note("write role %s: %s", name, r)
 	w.changing(func() {
-		data := map[string]any{"config": r.config, "lease": r.lease, "ttl": r.ttl.String(), "credential_type": "shared", "min_ttl": nil}
+		data := map[string]any{
+			"config": r.config, "lease": r.lease, "ttl": r.ttl.String(), "credential_type": "shared", "min_ttl": nil,
+		}
 		if r.dedicated {
 			data["credential_type"] = "dedicated"
 		}
@@ -817,7 +840,9 @@ func (w *world) read(role string, asks want) answer {
 // What befalls the servers.
 
 // suffer makes a site fail for some time. The faults that overlap end together.
-func (w *world) suffer(s *site, endpoint simulator.Endpoint, count int, failure simulator.Failure, lasts time.Duration) {
+func (w *world) suffer(
+	s *site, endpoint simulator.Endpoint, count int, failure simulator.Failure, lasts time.Duration,
+) {
 	w.note("%s fails: %s %+v, %d times in %s", s.url, endpoint, failure, count, lasts)
 	w.befall(s, lasts, effectOf(endpoint, failure), func() { s.FailNext(endpoint, count, failure) })
 }
@@ -847,10 +872,12 @@ func effectOf(endpoint simulator.Endpoint, failure simulator.Failure) effect {
 	asks, logsOut := of(simulator.EndpointValidate, simulator.EndpointServiceOrgs), of(simulator.EndpointLogout)
 	e := effect{mutes: asks, long: failure.RetryAfterSeconds > 0}
 	switch failure.Kind {
-	case simulator.FailureTruncated, simulator.FailureOversized, simulator.FailureLostAnswer, simulator.FailureHang, simulator.FailureExpiry,
+	case simulator.FailureTruncated, simulator.FailureOversized, simulator.FailureLostAnswer, simulator.FailureHang,
+		simulator.FailureExpiry,
 		simulator.FailureSlow, simulator.FailureDrip, simulator.FailureGzipBomb:
 		e.loses = true
-	case simulator.FailureNoTokens, simulator.FailureLineFeedToken, simulator.FailureControlToken, simulator.FailureMessage:
+	case simulator.FailureNoTokens, simulator.FailureLineFeedToken, simulator.FailureControlToken,
+		simulator.FailureMessage:
 		e.lies, e.once = logsOut, true
 	case simulator.FailureHTML, simulator.FailureRedirect:
 		e.once = failure.Status < 500
@@ -863,7 +890,12 @@ func effectOf(endpoint simulator.Endpoint, failure simulator.Failure) effect {
 		e.doubts, e.once = true, true
 	}
 	e.long = e.long || e.doubts
-	e.slow = slices.Contains([]simulator.FailureKind{simulator.FailureHang, simulator.FailureSlow, simulator.FailureDrip, simulator.FailureGzipBomb}, failure.Kind)
+	e.slow = slices.Contains(
+		[]simulator.FailureKind{
+			simulator.FailureHang, simulator.FailureSlow, simulator.FailureDrip, simulator.FailureGzipBomb,
+		},
+		failure.Kind,
+	)
 	return e
 }
 
@@ -1057,7 +1089,8 @@ func (w *world) burst(role string, readers int) {
 	}
 	done.Wait()
 	c, configured := w.configOf(r.config)
-	if !there || r.dedicated || !configured || !w.storageIsWell(storage) || changes != w.changes.Load() || ticks != w.tickCount() {
+	if !there || r.dedicated || !configured || !w.storageIsWell(storage) || changes != w.changes.Load() ||
+		ticks != w.tickCount() {
 		return
 	}
 	allowed := 1
@@ -1161,8 +1194,10 @@ func waysToFail() []simulator.Failure {
 		all = append(all, simulator.Failure{Kind: simulator.FailureHTML, Status: code})
 	}
 	for _, kind := range []simulator.FailureKind{
-		simulator.FailureHang, simulator.FailureReset, simulator.FailureRedirect, simulator.FailureNoTokens, simulator.FailureLineFeedToken,
-		simulator.FailureControlToken, simulator.FailureErrorMessage, simulator.FailureTruncated, simulator.FailureOversized, simulator.FailureLostAnswer,
+		simulator.FailureHang, simulator.FailureReset, simulator.FailureRedirect, simulator.FailureNoTokens,
+		simulator.FailureLineFeedToken,
+		simulator.FailureControlToken, simulator.FailureErrorMessage, simulator.FailureTruncated,
+		simulator.FailureOversized, simulator.FailureLostAnswer,
 	} {
 		all = append(all, simulator.Failure{Kind: kind})
 	}
@@ -1180,8 +1215,10 @@ func waysToFail() []simulator.Failure {
 // callsOfTheEngine are the endpoints at which calls can be made to fail.
 func callsOfTheEngine() []simulator.Endpoint {
 	return []simulator.Endpoint{
-		simulator.EndpointAuthenticate, simulator.EndpointRefresh, simulator.EndpointValidate, simulator.EndpointLogout, simulator.EndpointServiceOrgs,
-		simulator.EndpointUser, simulator.EndpointServerInfo, simulator.EndpointLinks, simulator.EndpointHealth, simulator.AnyEndpoint,
+		simulator.EndpointAuthenticate, simulator.EndpointRefresh, simulator.EndpointValidate, simulator.EndpointLogout,
+		simulator.EndpointServiceOrgs,
+		simulator.EndpointUser, simulator.EndpointServerInfo, simulator.EndpointLinks, simulator.EndpointHealth,
+		simulator.AnyEndpoint,
 	}
 }
 
@@ -1189,5 +1226,7 @@ func callsOfTheEngine() []simulator.Endpoint {
 // long.
 var raceDetected = func() bool {
 	info, ok := debug.ReadBuildInfo()
-	return ok && slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" })
+	return ok && slices.ContainsFunc(
+		info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" },
+	)
 }()

@@ -43,7 +43,9 @@ func TestAgentRendersALeasedRole(t *testing.T) {
 	agent.stop()
 	agent.expectReadsApart(func(answer *api.Secret) time.Duration {
 		if answer.LeaseID == "" || answer.Renewable {
-			t.Errorf("lease %t, renewable %t: want a lease that is not renewable", answer.LeaseID != "", answer.Renewable)
+			t.Errorf(
+				"lease %t, renewable %t: want a lease that is not renewable", answer.LeaseID != "", answer.Renewable,
+			)
 		}
 		return time.Duration(answer.LeaseDuration) * time.Second * 85 / 100
 	})

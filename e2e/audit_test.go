@@ -99,7 +99,9 @@ func TestAuditLogTellsWhoTookWhichToken(t *testing.T) {
 		if entry.Request.Operation != "read" || !slices.ContainsFunc(entry.Auth.Policies, func(policy string) bool {
 			return strings.HasPrefix(policy, m.path)
 		}) {
-			t.Errorf("the entry tells of %q by somebody with the policies %q", entry.Request.Operation, entry.Auth.Policies)
+			t.Errorf(
+				"the entry tells of %q by somebody with the policies %q", entry.Request.Operation, entry.Auth.Policies,
+			)
 		}
 		token := answer.Data["access_token"].(string)
 		hash, _ := entry.Response.Data["access_token"].(string)
@@ -159,10 +161,25 @@ func (m *mount) typeSecretsWrongly() {
 		m.fails(badRequest, request{operation: opWrite, path: "config/typed", body: body}, "user_api_token")
 		m.fails(badRequest, request{operation: opPatch, path: "config/default", body: body}, "user_api_token")
 	}
-	m.fails(badRequest, request{operation: opPatch, path: "config/default", body: with(m.config(), "user_api_token", nil)}, "user_api_token")
-	for _, field := range []string{"url", "ca_cert", "tls_server_name", "max_retries", "request_timeout", "password_changed_at", "verify"} {
-		m.fails(badRequest, request{operation: opWrite, path: "config/default", body: with(m.config(), field, token)}, field)
-		m.fails(badRequest, request{operation: opWrite, path: "config/default", body: with(m.config(), field, []any{token, map[string]any{"token": token}})}, field)
+	m.fails(
+		badRequest, request{operation: opPatch, path: "config/default", body: with(m.config(), "user_api_token", nil)},
+		"user_api_token",
+	)
+	for _, field := range []string{
+		"url", "ca_cert", "tls_server_name", "max_retries", "request_timeout", "password_changed_at", "verify",
+	} {
+		m.fails(
+			badRequest, request{operation: opWrite, path: "config/default", body: with(m.config(), field, token)},
+			field,
+		)
+		m.fails(
+			badRequest,
+			request{
+				operation: opWrite, path: "config/default",
+				body: with(m.config(), field, []any{token, map[string]any{"token": token}}),
+			},
+			field,
+		)
 	}
 	password := rand.Text()
 	secrets.addTyped(password)
@@ -209,7 +226,8 @@ func (m *mount) configureAnEchoingServer() {
 		sent := r.Header.Get("Authorization")
 		w.WriteHeader(http.StatusInternalServerError)
 		_ = json.NewEncoder(w).Encode(map[string]any{
-			"status": 500, "message": fmt.Sprintf("no session for %s, %s", sent, base64.StdEncoding.EncodeToString([]byte(sent))),
+			"status":  500,
+			"message": fmt.Sprintf("no session for %s, %s", sent, base64.StdEncoding.EncodeToString([]byte(sent))),
 		})
 	}))
 	m.t.Cleanup(server.Close)
@@ -294,8 +312,11 @@ func (m *mount) endInEveryWay() {
 	m.write("config/default", m.config())
 	m.read("unleased")
 	entries := m.audited("sessions/unleased")
-	if ended := entries[len(entries)-1]; ended.Request.Operation != "delete" || !warns(ended.Response.Warnings, "owed") {
-		m.t.Errorf("the audit log does not tell of the warnings of a %s: %q", ended.Request.Operation, ended.Response.Warnings)
+	ended := entries[len(entries)-1]
+	if ended.Request.Operation != "delete" || !warns(ended.Response.Warnings, "owed") {
+		m.t.Errorf(
+			"the audit log does not tell of the warnings of a %s: %q", ended.Request.Operation, ended.Response.Warnings,
+		)
 	}
 }
 
@@ -305,7 +326,9 @@ func (m *mount) expectLogOfThePlugin() {
 	m.t.Helper()
 	eventually(m.t, 10*time.Second, func() error {
 		log, err := os.ReadFile(m.testbed.LogFile)
-		for _, line := range []string{"sessions were ended by hand", "N-central refused the User-API token", "[TRACE]"} {
+		for _, line := range []string{
+			"sessions were ended by hand", "N-central refused the User-API token", "[TRACE]",
+		} {
 			if err == nil && !bytes.Contains(log, []byte(line)) {
 				err = fmt.Errorf("the log has no %q", line)
 			}

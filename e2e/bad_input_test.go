@@ -104,7 +104,10 @@ func TestBadConfig(t *testing.T) {
 		body := m.config()
 		delete(body, needed)
 		m.fails(badRequest, request{operation: opWrite, path: "config/new", body: body}, needed)
-		m.fails(badRequest, request{operation: opPatch, path: "config/default", body: with(m.config(), needed, nil)}, needed)
+		m.fails(
+			badRequest, request{operation: opPatch, path: "config/default", body: with(m.config(), needed, nil)},
+			needed,
+		)
 	}
 	expectSame(t, before, m.everything())
 	m.expectCalls(nil)
@@ -193,7 +196,11 @@ func TestBadParametersOfARead(t *testing.T) {
 		{"validate", "perhaps"},
 	} {
 		m.fails(badRequest, credsRequest("monitoring", bad.field, bad.value), bad.field)
-		m.fails(badRequest, request{operation: opWrite, path: "creds/monitoring", body: map[string]any{bad.field: bad.value}}, bad.field)
+		m.fails(
+			badRequest,
+			request{operation: opWrite, path: "creds/monitoring", body: map[string]any{bad.field: bad.value}},
+			bad.field,
+		)
 	}
 	m.expectCalls(nil)
 	for range 3 {
@@ -204,6 +211,8 @@ func TestBadParametersOfARead(t *testing.T) {
 		t.Error("the token lives no 30m")
 	}
 	for _, kind := range []string{"config", "roles", "sessions"} {
-		m.fails(badRequest, request{operation: opList, path: kind, query: map[string][]string{"limit": {"-1"}}}, "limit")
+		m.fails(
+			badRequest, request{operation: opList, path: kind, query: map[string][]string{"limit": {"-1"}}}, "limit",
+		)
 	}
 }

@@ -73,7 +73,9 @@ func TestConfigOfAnUnreachableOrUntrustedServerIsNotStored(t *testing.T) {
 	}
 }
 
-var allSteps = []string{"links", "authenticate", "authenticate_again", "validate", "user", "data", "refresh", "server_info", "logout"}
+var allSteps = []string{
+	"links", "authenticate", "authenticate_again", "validate", "user", "data", "refresh", "server_info", "logout",
+}
 
 // check asks for a check and answers its data and warnings. Whatever it finds, it must leave no
 // session of its own open.
@@ -110,9 +112,11 @@ func TestCheckOfAGoodServer(t *testing.T) {
 	delete(found, "clock_offset_seconds")
 	expectSame(t, map[string]any{
 		"ok": true, "failed_step": "", "message": found["message"], "server_version": m.Knobs().ServerVersion,
-		"can_log_out": true, "can_validate": true, "refresh_ends_predecessor": false, "authenticate_ends_earlier_sessions": false,
+		"can_log_out": true, "can_validate": true, "refresh_ends_predecessor": false,
+		"authenticate_ends_earlier_sessions": false,
 		"user": map[string]any{
-			"name": userName, "enabled": true, "locked": false, "password_expired": false, "password_reset_required": false, "two_factor": "NONE",
+			"name": userName, "enabled": true, "locked": false, "password_expired": false,
+			"password_reset_required": false, "two_factor": "NONE",
 		},
 	}, found)
 	if len(warnings) > 0 {
@@ -124,8 +128,10 @@ func TestCheckTellsWhatTheServerIsLike(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
 	for field, change := range map[string]func(*simulator.Knobs, bool){
-		"refresh_ends_predecessor":           func(k *simulator.Knobs, on bool) { k.RefreshEndsPredecessor = on },
-		"authenticate_ends_earlier_sessions": func(k *simulator.Knobs, on bool) { k.AuthenticateEndsEarlierSessions = on },
+		"refresh_ends_predecessor": func(k *simulator.Knobs, on bool) { k.RefreshEndsPredecessor = on },
+		"authenticate_ends_earlier_sessions": func(k *simulator.Knobs, on bool) {
+			k.AuthenticateEndsEarlierSessions = on
+		},
 	} {
 		m.Change(func(k *simulator.Knobs) { change(k, true) })
 		if found, _ := m.check(0); found["ok"] != true || found[field] != true {
@@ -154,15 +160,24 @@ func TestCheckOfABadServer(t *testing.T) {
 		"no N-central": {"links", "login page", func(m *mount) {
 			m.FailNext(simulator.EndpointLinks, -1, simulator.Failure{Kind: simulator.FailureHTML})
 		}},
-		"refused":           {"authenticate", "user_api_token", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, refused) }},
-		"overloaded":        {"authenticate", "429", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) }},
-		"validation broken": {"validate", "500", func(m *mount) { m.FailNext(simulator.EndpointValidate, -1, status(500)) }},
-		"password expired":  {"user", "the API user's password has expired", expirePassword},
+		"refused": {
+			"authenticate", "user_api_token",
+			func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, refused) },
+		},
+		"overloaded": {
+			"authenticate", "429", func(m *mount) { m.FailNext(simulator.EndpointAuthenticate, -1, status(429)) },
+		},
+		"validation broken": {
+			"validate", "500", func(m *mount) { m.FailNext(simulator.EndpointValidate, -1, status(500)) },
+		},
+		"password expired": {"user", "the API user's password has expired", expirePassword},
 		"password expired, and nobody tells": {"data", "password has most likely expired", func(m *mount) {
 			expirePassword(m)
 			m.Change(func(k *simulator.Knobs) { k.UserAbsent = true })
 		}},
-		"refresh overloaded": {"refresh", "503", func(m *mount) { m.FailNext(simulator.EndpointRefresh, -1, status(503)) }},
+		"refresh overloaded": {
+			"refresh", "503", func(m *mount) { m.FailNext(simulator.EndpointRefresh, -1, status(503)) },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

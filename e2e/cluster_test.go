@@ -76,7 +76,8 @@ func TestEveryNodeOfAClusterServes(t *testing.T) {
 	}
 	m.expectCalls(calls{simulator.EndpointAuthenticate: 2 + len(cluster.Nodes)})
 	for i, lease := range leases {
-		if err := cluster.Nodes[(i+1)%len(cluster.Nodes)].Client().Sys().RevokeWithContext(t.Context(), lease); err != nil {
+		err := cluster.Nodes[(i+1)%len(cluster.Nodes)].Client().Sys().RevokeWithContext(t.Context(), lease)
+		if err != nil {
 			t.Error(err)
 		}
 	}

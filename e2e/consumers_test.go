@@ -30,7 +30,9 @@ import (
 func (m *mount) clientWith(rules string, token api.TokenCreateRequest) *api.Client {
 	m.t.Helper()
 	policy := m.path + "-by-hand"
-	if err := m.client.Sys().PutPolicyWithContext(m.t.Context(), policy, strings.ReplaceAll(rules, "MOUNT", m.path)); err != nil {
+	if err := m.client.Sys().PutPolicyWithContext(
+		m.t.Context(), policy, strings.ReplaceAll(rules, "MOUNT", m.path),
+	); err != nil {
 		m.t.Fatal(err)
 	}
 	token.Policies = []string{policy}
@@ -56,7 +58,8 @@ func TestALeaseEndsWithTheBatchTokenThatReadIt(t *testing.T) {
 	batch := m.clientWith(readsAll, api.TokenCreateRequest{Type: "batch", TTL: "5s"})
 	answer := m.must(request{client: batch, operation: opRead, path: "creds/worker"})
 	unleased := m.must(request{client: batch, operation: opRead, path: "creds/unleased"})
-	if left := number(t, answer.Data, "expires_at_seconds") - time.Now().Unix(); answer.LeaseDuration > 5 || left < 1190 {
+	left := number(t, answer.Data, "expires_at_seconds") - time.Now().Unix()
+	if answer.LeaseDuration > 5 || left < 1190 {
 		t.Errorf("lease_duration is %d, and expires_at_seconds %d s ahead", answer.LeaseDuration, left)
 	}
 	token := answer.Data["access_token"].(string)
@@ -77,7 +80,10 @@ func TestTheLastUseOfAVaultTokenEndsWhatItRead(t *testing.T) {
 	m.write("roles/worker", map[string]any{"credential_type": "dedicated"})
 	m.write("roles/unleased", map[string]any{"lease": false})
 	last := m.clientWith(readsAll, api.TokenCreateRequest{NumUses: 1})
-	m.fails(badRequest, request{client: last, operation: opRead, path: "creds/worker"}, "token had one use left, so leased credentials were immediately revoked")
+	m.fails(
+		badRequest, request{client: last, operation: opRead, path: "creds/worker"},
+		"token had one use left, so leased credentials were immediately revoked",
+	)
 	m.eventuallyOpen(0)
 	last = m.clientWith(readsAll, api.TokenCreateRequest{NumUses: 1})
 	m.must(request{client: last, operation: opRead, path: "creds/unleased"})
@@ -117,8 +123,13 @@ func TestNamesMayBeEMailAddressesAndOthersAreVaultsOwn404(t *testing.T) {
 	m.must(request{client: reader, operation: opRead, path: "creds/reader@msp.example.com"})
 	m.delete("sessions/reader@msp.example.com")
 	for _, name := range []string{"a b", "a/b", "a+b@example.com", "@a"} {
-		m.fails(notFound, request{operation: opWrite, path: "roles/" + name, body: map[string]any{}}, "unsupported path")
-		m.fails(notFound, request{operation: opWrite, path: "config/" + url.PathEscape(name), body: m.config()}, "unsupported path")
+		m.fails(
+			notFound, request{operation: opWrite, path: "roles/" + name, body: map[string]any{}}, "unsupported path",
+		)
+		m.fails(
+			notFound, request{operation: opWrite, path: "config/" + url.PathEscape(name), body: m.config()},
+			"unsupported path",
+		)
 	}
 }
 
@@ -142,8 +153,13 @@ func TestFilesOfWindowsAreTakenOrToldByName(t *testing.T) {
 			t.Fatal(err)
 		}
 		var printed bytes.Buffer
-		command := exec.CommandContext(t.Context(), serverBinary, "write", m.path+"/config/default", "user_api_token=@"+file)
-		command.Env = append(testbed.CleanEnvironment(), "HOME="+t.TempDir(), "VAULT_ADDR="+m.testbed.Address, "VAULT_TOKEN="+m.testbed.RootToken)
+		command := exec.CommandContext(
+			t.Context(), serverBinary, "write", m.path+"/config/default", "user_api_token=@"+file,
+		)
+		command.Env = append(
+			testbed.CleanEnvironment(), "HOME="+t.TempDir(), "VAULT_ADDR="+m.testbed.Address,
+			"VAULT_TOKEN="+m.testbed.RootToken,
+		)
 		command.Stdout, command.Stderr = &printed, &printed
 		if err := command.Run(); (err == nil) != (test.told == "") || !strings.Contains(printed.String(), test.told) {
 			t.Errorf("%s: %v\n%s", name, err, printed.String())

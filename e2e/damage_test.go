@@ -61,7 +61,9 @@ func flipBits(t *testing.T, server *testbed.Server, key string) {
 		t.Fatal(err)
 	}
 	// What is stored begins with the number of the key that seals it, which is 1, in four bytes.
-	places := regexp.MustCompile(`logical/[0-9a-f-]{36}/`+regexp.QuoteMeta(key)+`\x00\x00\x00\x01`).FindAllIndex(database, -1)
+	places := regexp.MustCompile(`logical/[0-9a-f-]{36}/`+regexp.QuoteMeta(key)+`\x00\x00\x00\x01`).FindAllIndex(
+		database, -1,
+	)
 	if len(places) == 0 {
 		t.Fatalf("%s is not in the database", key)
 	}

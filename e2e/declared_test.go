@@ -23,8 +23,9 @@ import (
 // held against it. It is read once, for the server fails to draw it while another test unmounts.
 // Set by TestMain.
 var (
-	wholeDocument *openapi3.T                    // that of all the server's mounts
-	declared      map[string]*openapi3.Operation // the engine's operations by method and path, without that of the mount
+	wholeDocument *openapi3.T // that of all the server's mounts
+	// The engine's operations by method and path, without that of the mount.
+	declared map[string]*openapi3.Operation
 )
 
 // declaredMount is where the engine is mounted while the document is read.
@@ -130,13 +131,16 @@ func holdAgainst(schema *openapi3.Schema, data map[string]any) error {
 	if err := json.Unmarshal(encoded, &plain); err != nil {
 		return err
 	}
-	return schema.VisitJSON(plain, openapi3.MultiErrors(), openapi3.EnableFormatValidation(), openapi3.DisableSchemaErrorDetails())
+	return schema.VisitJSON(
+		plain, openapi3.MultiErrors(), openapi3.EnableFormatValidation(), openapi3.DisableSchemaErrorDetails(),
+	)
 }
 
 // declaredName is under which name the operation of a request is declared.
 func declaredName(r request) string {
 	methods := map[operation]string{
-		opRead: http.MethodGet, opList: http.MethodGet, opWrite: http.MethodPost, opPatch: http.MethodPatch, opDelete: http.MethodDelete,
+		opRead: http.MethodGet, opList: http.MethodGet, opWrite: http.MethodPost, opPatch: http.MethodPatch,
+		opDelete: http.MethodDelete,
 	}
 	parts := strings.Split(r.path, "/")
 	if len(parts) > 1 {

@@ -69,11 +69,15 @@ func TestDedicatedTokensEndWithTheirLeases(t *testing.T) {
 	if most := m.MaxInFlight(simulator.EndpointAuthenticate); most > 8 {
 		t.Errorf("%d requests were in flight, with max_requests_in_flight of 8", most)
 	}
-	m.expectCalls(calls{simulator.EndpointAuthenticate: reads, simulator.EndpointServiceOrgs: 1}) // the hourly data call
+	// The hourly data call.
+	m.expectCalls(calls{simulator.EndpointAuthenticate: reads, simulator.EndpointServiceOrgs: 1})
 	seen := map[string]bool{}
 	for _, answer := range answers {
 		if seen[answer.token] || answer.Renewable || answer.LeaseDuration > 3600 || answer.LeaseDuration < 3500 {
-			t.Fatalf("a token was answered twice, or under a lease of %d s, renewable %t", answer.LeaseDuration, answer.Renewable)
+			t.Fatalf(
+				"a token was answered twice, or under a lease of %d s, renewable %t", answer.LeaseDuration,
+				answer.Renewable,
+			)
 		}
 		seen[answer.token] = true
 	}

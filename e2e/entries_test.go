@@ -53,7 +53,9 @@ func TestLists(t *testing.T) {
 		"roles":    {"config": "b", "credential_type": "shared", "ttl": json.Number("600"), "lease": true},
 		"sessions": {"expires_at": answer.Data["expires_at"]},
 	} {
-		list := m.must(request{operation: opList, path: path, query: map[string][]string{"after": {"a"}, "limit": {"1"}}})
+		list := m.must(request{
+			operation: opList, path: path, query: map[string][]string{"after": {"a"}, "limit": {"1"}},
+		})
 		expectSame(t, []any{"b"}, list.Data["keys"])
 		info := keyInfo(t, list, "b")
 		expectSame(t, want, info)
@@ -66,7 +68,8 @@ func TestLists(t *testing.T) {
 	expectSame(t, []any{"b", "c"}, m.must(request{operation: opList, path: "sessions"}).Data["keys"])
 	rest := m.must(request{operation: opList, path: "roles", query: map[string][]string{"after": {"b"}}})
 	expectSame(t, []any{"c"}, rest.Data["keys"])
-	if beyond := m.must(request{operation: opList, path: "roles", query: map[string][]string{"after": {"z"}}}); beyond != nil {
+	beyond := m.must(request{operation: opList, path: "roles", query: map[string][]string{"after": {"z"}}})
+	if beyond != nil {
 		t.Errorf("there are roles after the last: %v", beyond.Data["keys"])
 	}
 }
@@ -104,7 +107,9 @@ type resets []struct {
 // expectNullResets patches each field of the entry to null, which resets it and leaves all others
 // as they are, and then back to its value. What must be patched along with a field comes from the
 // function. No field of the entry may be forgotten, save those that are named as derived.
-func (m *mount) expectNullResets(path string, fields resets, along func(field string) map[string]any, derived ...string) {
+func (m *mount) expectNullResets(
+	path string, fields resets, along func(field string) map[string]any, derived ...string,
+) {
 	m.t.Helper()
 	read := func() map[string]any {
 		entry := m.get(path)
@@ -165,7 +170,11 @@ func TestNullInAPatchResetsEachFieldOfAConfig(t *testing.T) {
 	m.expectCalls(nil)
 	before := m.get("config/default")
 	for _, field := range []string{"url", "user_api_token"} {
-		m.fails(badRequest, request{operation: opPatch, path: "config/default", body: map[string]any{field: nil, "verify": false}}, field, "no default")
+		m.fails(
+			badRequest,
+			request{operation: opPatch, path: "config/default", body: map[string]any{field: nil, "verify": false}},
+			field, "no default",
+		)
 	}
 	expectSame(t, before, m.get("config/default"))
 }
@@ -174,9 +183,15 @@ func TestNullVerifyInAPatchVerifies(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
 	unknown := map[string]any{"user_api_token": newNCentral(t, nil).userAPIToken, "verify": nil}
-	m.fails(badRequest, request{operation: opPatch, path: "config/default", body: unknown}, "verification failed at step authenticate")
+	m.fails(
+		badRequest, request{operation: opPatch, path: "config/default", body: unknown},
+		"verification failed at step authenticate",
+	)
 	m.must(request{operation: opPatch, path: "config/default", body: with(unknown, "verify", false)})
-	m.must(request{operation: opPatch, path: "config/default", body: map[string]any{"user_api_token": m.userAPIToken, "verify": nil}})
+	m.must(request{
+		operation: opPatch, path: "config/default",
+		body: map[string]any{"user_api_token": m.userAPIToken, "verify": nil},
+	})
 }
 
 func TestNullInAPatchResetsEachFieldOfARole(t *testing.T) {
@@ -187,13 +202,23 @@ func TestNullInAPatchResetsEachFieldOfARole(t *testing.T) {
 	config := resets{{"config", "other", "default"}}
 	lifetime := resets{{"ttl", "20m", json.Number("0")}, {"min_ttl", "2m", json.Number("300")}}
 	m.write("roles/shared", map[string]any{"config": "other", "ttl": "20m", "min_ttl": "2m", "lease": false})
-	m.expectNullResets("roles/shared", slices.Concat(config, lifetime, resets{{"lease", false, true}}), alone, "credential_type")
+	m.expectNullResets(
+		"roles/shared", slices.Concat(config, lifetime, resets{{"lease", false, true}}), alone, "credential_type",
+	)
 	// What is dedicated must have a lease.
-	m.write("roles/dedicated", map[string]any{"config": "other", "ttl": "20m", "min_ttl": "2m", "credential_type": "dedicated"})
-	m.expectNullResets("roles/dedicated", slices.Concat(config, lifetime, resets{{"credential_type", "dedicated", "shared"}}), alone, "lease")
+	m.write("roles/dedicated", map[string]any{
+		"config": "other", "ttl": "20m", "min_ttl": "2m", "credential_type": "dedicated",
+	})
+	m.expectNullResets(
+		"roles/dedicated", slices.Concat(config, lifetime, resets{{"credential_type", "dedicated", "shared"}}), alone,
+		"lease",
+	)
 
 	m.delete("config/default")
-	m.fails(badRequest, request{operation: opPatch, path: "roles/shared", body: map[string]any{"config": nil}}, "config", "default")
+	m.fails(
+		badRequest, request{operation: opPatch, path: "roles/shared", body: map[string]any{"config": nil}}, "config",
+		"default",
+	)
 	for _, path := range []string{"roles/missing", "config/missing"} {
 		m.fails(notFound, request{operation: opPatch, path: path, body: map[string]any{"ttl": nil}}, "missing")
 	}
@@ -296,7 +321,8 @@ func TestDeclaredDefaultsAreTheRealOnes(t *testing.T) {
 	for kind, fields := range map[string]int{"config": 7, "roles": 4} {
 		entry := m.get(kind + "/bare")
 		checked := 0
-		for field, property := range declared["POST "+kind+"/{name}"].RequestBody.Value.Content["application/json"].Schema.Value.Properties {
+		body := declared["POST "+kind+"/{name}"].RequestBody.Value.Content["application/json"].Schema.Value
+		for field, property := range body.Properties {
 			got, answered := entry[field]
 			if property.Value.Default == nil || !answered {
 				continue

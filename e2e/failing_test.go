@@ -120,7 +120,9 @@ func TestRefusedUserAPITokenIsTriedOnce(t *testing.T) {
 	}
 	var readers sync.WaitGroup
 	for range 100 {
-		readers.Go(func() { m.fails(badRequest, credsRequest("monitoring"), "user_api_token", "not tried again before") })
+		readers.Go(
+			func() { m.fails(badRequest, credsRequest("monitoring"), "user_api_token", "not tried again before") },
+		)
 	}
 	readers.Wait()
 	m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
@@ -151,7 +153,8 @@ func TestRefusedUserAPITokenLeavesTheLiveTokenInUse(t *testing.T) {
 		t.Errorf("with the token dead: %d, want 400: %v", statusOf(failure), failure)
 	}
 	m.expectCalls(calls{
-		simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1, simulator.EndpointValidate: 1,
+		simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1, simulator.EndpointAuthenticate: 1,
+		simulator.EndpointValidate: 1,
 	})
 
 	m.userAPIToken = newToken

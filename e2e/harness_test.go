@@ -173,13 +173,17 @@ func newMount(t *testing.T, change func(*simulator.Knobs)) *mount {
 
 // newMountOn is newMount on a server of the caller's choice and with a mount configuration. The
 // mount is left where it is.
-func newMountOn(t *testing.T, server *testbed.Server, config api.MountConfigInput, change func(*simulator.Knobs)) *mount {
+func newMountOn(
+	t *testing.T, server *testbed.Server, config api.MountConfigInput, change func(*simulator.Knobs),
+) *mount {
 	t.Helper()
 	return newMountAt(t, server, "ncentral-"+strconv.FormatInt(mounts.Add(1), 10), config, change)
 }
 
 // newMountAt is newMountOn with a path of the caller's choice.
-func newMountAt(t *testing.T, server *testbed.Server, path string, config api.MountConfigInput, change func(*simulator.Knobs)) *mount {
+func newMountAt(
+	t *testing.T, server *testbed.Server, path string, config api.MountConfigInput, change func(*simulator.Knobs),
+) *mount {
 	t.Helper()
 	m := &mount{
 		ncentral: newNCentral(t, change),
@@ -212,7 +216,9 @@ func (m *mount) clientFor(rules string) *api.Client {
 	if err := m.client.Sys().PutPolicyWithContext(m.t.Context(), policy, rules); err != nil {
 		m.t.Fatal(err)
 	}
-	secret, err := m.client.Auth().Token().CreateWithContext(m.t.Context(), &api.TokenCreateRequest{Policies: []string{policy}})
+	secret, err := m.client.Auth().Token().CreateWithContext(m.t.Context(), &api.TokenCreateRequest{
+		Policies: []string{policy},
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}

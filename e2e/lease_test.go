@@ -57,14 +57,17 @@ func TestLeasedAnswer(t *testing.T) {
 	m.write("roles/monitoring", map[string]any{"ttl": "20m"})
 	answer := m.read("monitoring")
 	m.expectToken(answer, 20*time.Minute)
-	expectSame(t, []string{"access_token", "expires_at", "expires_at_seconds", "token_type", "url"}, fields(answer.Data))
+	expectSame(
+		t, []string{"access_token", "expires_at", "expires_at_seconds", "token_type", "url"}, fields(answer.Data),
+	)
 	if !strings.HasPrefix(answer.LeaseID, m.path+"/creds/monitoring/") {
 		t.Errorf("the lease is %q", answer.LeaseID)
 	}
 	if answer.LeaseDuration < 1190 || answer.LeaseDuration > 1200 {
 		t.Errorf("lease_duration is %d, want what the token has left of 1200", answer.LeaseDuration)
 	}
-	if end := time.Now().Add(time.Duration(answer.LeaseDuration) * time.Second); end.After(answer.expiresAt.Add(time.Second)) {
+	end := time.Now().Add(time.Duration(answer.LeaseDuration) * time.Second)
+	if end.After(answer.expiresAt.Add(time.Second)) {
 		t.Errorf("the lease ends at %s, after its token at %s", end, answer.expiresAt)
 	}
 }
@@ -77,7 +80,8 @@ func TestUnleasedAnswer(t *testing.T) {
 	answer := m.read("monitoring")
 	m.expectToken(answer, 20*time.Minute)
 	expectSame(t, []string{
-		"access_token", "expires_at", "expires_at_seconds", "last_vault_rotation", "rotation_period", "token_type", "ttl", "url",
+		"access_token", "expires_at", "expires_at_seconds", "last_vault_rotation", "rotation_period", "token_type",
+		"ttl", "url",
 	}, fields(answer.Data))
 	if answer.LeaseID != "" || answer.LeaseDuration != 0 {
 		t.Errorf("there is a lease: %q, %d", answer.LeaseID, answer.LeaseDuration)
@@ -139,7 +143,9 @@ func TestRevokingASharedLeaseEndsNothing(t *testing.T) {
 
 func (m *mount) expectRevoked(answer credentials) {
 	m.t.Helper()
-	_, err := m.client.Logical().WriteWithContext(m.t.Context(), "sys/leases/lookup", map[string]any{"lease_id": answer.LeaseID})
+	_, err := m.client.Logical().WriteWithContext(m.t.Context(), "sys/leases/lookup", map[string]any{
+		"lease_id": answer.LeaseID,
+	})
 	if statusOf(err) != badRequest {
 		m.t.Errorf("the lease is still there: %v", err)
 	}
@@ -175,7 +181,9 @@ func TestMaxLeaseTTLOfTheMount(t *testing.T) {
 	m.write("roles/without-ttl", map[string]any{})
 	m.write("roles/long", map[string]any{"ttl": "30m"})
 	m.write("roles/short", map[string]any{"ttl": "4m"})
-	for role, want := range map[string]time.Duration{"without-ttl": 10 * time.Minute, "long": 10 * time.Minute, "short": 4 * time.Minute} {
+	for role, want := range map[string]time.Duration{
+		"without-ttl": 10 * time.Minute, "long": 10 * time.Minute, "short": 4 * time.Minute,
+	} {
 		answer := m.read(role)
 		m.expectOverrides(want.String())
 		m.expectToken(answer, want)

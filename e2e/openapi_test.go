@@ -44,14 +44,17 @@ func TestOpenAPIDocumentDescribesEveryOperation(t *testing.T) {
 			t.Errorf("%s: the summary is %q, the description %q", name, operation.Summary, operation.Description)
 		}
 		if !operationID.MatchString(operation.OperationID) || ids[operation.OperationID] != "" {
-			t.Errorf("%s: its operation id is %q, as that of %q", name, operation.OperationID, ids[operation.OperationID])
+			t.Errorf(
+				"%s: its operation id is %q, as that of %q", name, operation.OperationID, ids[operation.OperationID],
+			)
 		}
 		ids[operation.OperationID] = name
 		if len(operation.Tags) != 1 {
 			t.Errorf("%s: its tags are %q, want one", name, operation.Tags)
 		}
 		for _, parameter := range operation.Parameters {
-			if parameter.Value.Description == "" && parameter.Value.Name != "list" || parameter.Value.Schema == nil || parameter.Value.Schema.Value.Type == nil {
+			if parameter.Value.Description == "" && parameter.Value.Name != "list" || parameter.Value.Schema == nil ||
+				parameter.Value.Schema.Value.Type == nil {
 				t.Errorf("%s: parameter %s has no description or no type", name, parameter.Value.Name)
 			}
 		}
@@ -73,7 +76,8 @@ func expectForm(t *testing.T, name string, schema *openapi3.Schema) {
 	}
 	for field, property := range schema.Properties {
 		display := displayOf(property.Value)
-		if property.Value.Description == "" || property.Value.Type == nil || display["name"] == nil || display["group"] == nil {
+		if property.Value.Description == "" || property.Value.Type == nil || display["name"] == nil ||
+			display["group"] == nil {
 			t.Errorf("%s: %s lacks a description, type, label or group", name, field)
 		}
 	}
@@ -104,7 +108,8 @@ func expectTypedAnswers(t *testing.T, name string, operation *openapi3.Operation
 // in turn too.
 func expectTyped(t *testing.T, name string, schema *openapi3.Schema) {
 	t.Helper()
-	if schema.Type == nil || schema.Type.Is("object") && len(schema.Properties) == 0 && schema.AdditionalProperties.Schema == nil {
+	if schema.Type == nil || schema.Type.Is("object") && len(schema.Properties) == 0 &&
+		schema.AdditionalProperties.Schema == nil {
 		t.Errorf("%s: it has no type", name)
 	}
 	for field, property := range schema.Properties {
@@ -139,7 +144,8 @@ func TestOpenAPIDocumentMarksSecretsAndNothingElse(t *testing.T) {
 			}
 		}
 	}
-	expectSame(t, map[string]int{"user_api_token": 2, "access_token": 2}, found) // written and patched, read by GET and by POST
+	// Written and patched, read by GET and by POST.
+	expectSame(t, map[string]int{"user_api_token": 2, "access_token": 2}, found)
 }
 
 // allFields are the fields of what an operation takes and answers.
@@ -176,8 +182,11 @@ func TestOpenAPIDocumentTellsHowParametersAreSent(t *testing.T) {
 	}
 	for _, path := range []string{"config/{name}", "roles/{name}"} {
 		post, patch := declared["POST "+path].RequestBody.Value.Content, declared["PATCH "+path].RequestBody.Value.Content
-		if post["application/json"] == nil || patch["application/merge-patch+json"] == nil || len(post)+len(patch) != 2 {
-			t.Errorf("%s: POST takes %v, PATCH %v", path, slices.Collect(maps.Keys(post)), slices.Collect(maps.Keys(patch)))
+		if post["application/json"] == nil || patch["application/merge-patch+json"] == nil ||
+			len(post)+len(patch) != 2 {
+			t.Errorf(
+				"%s: POST takes %v, PATCH %v", path, slices.Collect(maps.Keys(post)), slices.Collect(maps.Keys(patch)),
+			)
 		}
 	}
 }

@@ -138,7 +138,8 @@ func followLeakedUserAPIToken(t *testing.T, blocks []block) {
 	shared, dedicated := p.read("monitoring"), p.read("worker")
 	p.paste("save", p.newUserAPIToken())
 	p.step("write")
-	p.fails(badRequest, request{operation: opWrite, path: "config/leaked", body: p.config()}, "refused") // the leaked token
+	// The leaked token.
+	p.fails(badRequest, request{operation: opWrite, path: "config/leaked", body: p.config()}, "refused")
 	p.step("end")
 	p.expectLife(false, shared, dedicated)
 	p.expectOpen(0)
@@ -378,7 +379,8 @@ func (p *procedure) buildVersion(version string) {
 	p.file("overlay.json", fmt.Sprintf(`{"Replace": {%q: %q}}`,
 		filepath.Join(root, "backend", "VERSION"), filepath.Join(p.directory, "VERSION")))
 	build := exec.CommandContext(p.t.Context(), "go", "build", "-C", root, "-trimpath", "-buildvcs=false",
-		"-overlay", filepath.Join(p.directory, "overlay.json"), "-o", filepath.Join(p.directory, plugin.Command), "./cmd/"+plugin.Command)
+		"-overlay", filepath.Join(p.directory, "overlay.json"),
+		"-o", filepath.Join(p.directory, plugin.Command), "./cmd/"+plugin.Command)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		p.t.Fatalf("building the plugin: %v\n%s", err, output)

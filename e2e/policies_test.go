@@ -47,7 +47,9 @@ func TestDocumentedPolicies(t *testing.T) {
 // "reporting", and a dedicated one "worker".
 func documentedMount(t *testing.T) *mount {
 	t.Helper()
-	m := &mount{ncentral: newNCentral(t, nil), t: t, testbed: sharedServer, client: sharedServer.Client(), path: "ncentral"}
+	m := &mount{
+		ncentral: newNCentral(t, nil), t: t, testbed: sharedServer, client: sharedServer.Client(), path: "ncentral",
+	}
 	if err := sharedServer.Mount(t.Context(), m.path, plugin, api.MountConfigInput{}); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +119,8 @@ func tryReader(m *mount, policy string) {
 	m.expectNameIgnored(reader, tokens)
 	m.expectNoOtherPath(reader)
 
-	for _, path := range []string{"ncentral/creds/monitoring", "ncentral/creds/+", "ncentral/*"} { // the same, and farther off
+	// The same, and farther off.
+	for _, path := range []string{"ncentral/creds/monitoring", "ncentral/creds/+", "ncentral/*"} {
 		m.expectParametersDenied(m.clientFor(withRule(policy, path)))
 	}
 	m.expectCalls(nil)
@@ -137,12 +140,17 @@ func (m *mount) expectParametersDenied(reader *api.Client) {
 		for _, value := range values {
 			m.denies(reader, request{operation: opWrite, path: "creds/monitoring", body: map[string]any{field: value}})
 			if text, isText := value.(string); isText {
-				m.denies(reader, credsRequest("monitoring", field, text), credsRequest("monitoring", field, text, "other", "1"))
+				m.denies(
+					reader, credsRequest("monitoring", field, text),
+					credsRequest("monitoring", field, text, "other", "1"),
+				)
 			}
 		}
 		m.denies(reader, credsRequest("monitoring", field, "true"))
 		m.denies(sending(reader, formEncoded, field+"=true"), request{operation: opWrite, path: "creds/monitoring"})
-		m.denies(sending(reader, jsonBody, `{"other": 1, "`+field+`": true}`), request{operation: opWrite, path: "creds/monitoring"})
+		m.denies(sending(reader, jsonBody, `{"other": 1, "`+field+`": true}`), request{
+			operation: opWrite, path: "creds/monitoring",
+		})
 	}
 }
 
@@ -194,7 +202,9 @@ func (m *mount) expectNoOtherPath(reader *api.Client) {
 func (m *mount) expectLeaseIDIsWorthLittle(other *api.Client) {
 	m.t.Helper()
 	leased := m.read("worker")
-	found, err := other.Logical().WriteWithContext(m.t.Context(), "sys/leases/lookup", map[string]any{"lease_id": leased.LeaseID})
+	found, err := other.Logical().WriteWithContext(m.t.Context(), "sys/leases/lookup", map[string]any{
+		"lease_id": leased.LeaseID,
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -304,7 +314,9 @@ func tryAdministrator(m *mount, policy string) {
 
 	// What the page warns of: a rule on a closer path is not bound by the policy.
 	unbound := m.clientFor(withRule(policy, "ncentral/config/default"))
-	m.allows(unbound, request{operation: opPatch, path: "config/default", body: with(m.config(), "tls_skip_verify", true)})
+	m.allows(unbound, request{
+		operation: opPatch, path: "config/default", body: with(m.config(), "tls_skip_verify", true),
+	})
 }
 
 func (m *mount) expectEntriesKept(administrator *api.Client) {
@@ -341,7 +353,8 @@ func (m *mount) expectVerificationKept(client *api.Client) {
 	m.denies(sending(client, formEncoded, "tls_skip_verify=true"), write)
 	m.denies(sending(client, formEncoded, "max_retries=1&tls%5fskip%5fverify=1"), write)
 	for _, malformed := range []string{
-		`{"tls_skip_verify": [true]}`, `{"tls_skip_verify": {"": true}}`, `{"tls_skip_verify": false, "tls_skip_verify": true}`,
+		`{"tls_skip_verify": [true]}`, `{"tls_skip_verify": {"": true}}`,
+		`{"tls_skip_verify": false, "tls_skip_verify": true}`,
 	} {
 		for _, r := range by(sending(client, jsonBody, malformed), write) {
 			if _, err := m.do(r); statusOf(err) < badRequest { // before it looks at policies, Vault refuses the form
@@ -350,7 +363,9 @@ func (m *mount) expectVerificationKept(client *api.Client) {
 		}
 	}
 	m.denies(sending(client, jsonBody, `{"tls\u005fskip_verify": true}`), write)
-	m.denies(sending(client, mergePatch, `{"tls\u005fskip_verify": true}`), request{operation: opPatch, path: "config/default"})
+	m.denies(sending(client, mergePatch, `{"tls\u005fskip_verify": true}`), request{
+		operation: opPatch, path: "config/default",
+	})
 }
 
 func (m *mount) expectFieldDenied(client *api.Client, field string, value any) {
@@ -369,12 +384,18 @@ func (m *mount) expectFieldDenied(client *api.Client, field string, value any) {
 func (m *mount) expectSkippingLeftAlone(administrator *api.Client) {
 	m.t.Helper()
 	m.write("config/skipping", with(m.config(), "tls_skip_verify", true))
-	m.allows(administrator, request{operation: opWrite, path: "config/skipping", body: map[string]any{"max_retries": 1}})
-	m.denies(administrator, request{operation: opPatch, path: "config/skipping", body: map[string]any{"tls_skip_verify": nil}})
+	m.allows(administrator, request{
+		operation: opWrite, path: "config/skipping", body: map[string]any{"max_retries": 1},
+	})
+	m.denies(administrator, request{
+		operation: opPatch, path: "config/skipping", body: map[string]any{"tls_skip_verify": nil},
+	})
 	if m.get("config/skipping")["tls_skip_verify"] != true {
 		m.t.Error("a write of another field changed tls_skip_verify")
 	}
-	m.allows(administrator, request{operation: opDelete, path: "config/skipping"}, request{operation: opWrite, path: "config/skipping", body: m.config()})
+	m.allows(administrator, request{operation: opDelete, path: "config/skipping"}, request{
+		operation: opWrite, path: "config/skipping", body: m.config(),
+	})
 	if m.get("config/skipping")["tls_skip_verify"] != false {
 		m.t.Error("a config made anew skips verification")
 	}

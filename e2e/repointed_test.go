@@ -35,8 +35,17 @@ func TestRepointedURLNeedsTheUserAPIToken(t *testing.T) {
 		"tls_skip_verify": true,
 	} {
 		for _, operation := range []operation{opWrite, opPatch} {
-			m.fails(badRequest, request{operation: operation, path: "config/default", body: map[string]any{field: value}}, field, "user_api_token")
-			m.fails(badRequest, request{operation: operation, path: "config/default", body: map[string]any{field: value, "verify": false}}, field, "user_api_token")
+			m.fails(
+				badRequest, request{operation: operation, path: "config/default", body: map[string]any{field: value}},
+				field, "user_api_token",
+			)
+			m.fails(
+				badRequest,
+				request{
+					operation: operation, path: "config/default", body: map[string]any{field: value, "verify": false},
+				},
+				field, "user_api_token",
+			)
 		}
 	}
 	m.fails(badRequest, request{operation: opWrite, path: "config/default", body: map[string]any{
@@ -75,7 +84,8 @@ func TestRepointedURLGetsNoTokenOfTheOldServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if answer.token == before.token || !other.AccessTokenLives(answer.token) || answer.Data["url"] != other.server.URL {
+		if answer.token == before.token || !other.AccessTokenLives(answer.token) ||
+			answer.Data["url"] != other.server.URL {
 			t.Errorf("creds/%s answered no token of the new server", role)
 		}
 		if !m.AccessTokenLives(before.token) {

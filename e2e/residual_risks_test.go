@@ -46,7 +46,9 @@ func TestRefreshTokenOutlivesASessionThatWasEndedTooLate(t *testing.T) {
 func (n *ncentral) refresh(token string) (status int) {
 	authorities := x509.NewCertPool()
 	authorities.AppendCertsFromPEM(n.server.CAPEM)
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authorities}, DisableKeepAlives: true}}
+	client := http.Client{
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authorities}, DisableKeepAlives: true},
+	}
 	response, err := client.Post(n.server.URL+"/api/auth/refresh", "text/plain", strings.NewReader(token))
 	if err != nil {
 		return 0

@@ -44,7 +44,9 @@ func TestTokenNearItsEndIsRefreshed(t *testing.T) {
 	if by := m.get("sessions/monitoring")["obtained_by"]; by != "refresh" {
 		t.Errorf("the second token was obtained by %v", by)
 	}
-	m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1})
+	m.expectCalls(calls{
+		simulator.EndpointAuthenticate: 1, simulator.EndpointServerInfo: 1, simulator.EndpointRefresh: 1,
+	})
 }
 
 func TestRefusedRefreshLeadsToAuthenticate(t *testing.T) {
@@ -70,10 +72,16 @@ func TestNoReaderHoldsADeadToken(t *testing.T) {
 		unverified bool
 		refreshes  bool
 	}{
-		"refresh keeps the predecessor":                        {refreshes: true},
-		"refresh ends the predecessor":                         {change: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }},
-		"refresh ends the predecessor, unknown to the engine":  {change: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, unverified: true},
-		"refresh tokens are good for one use":                  {change: func(k *simulator.Knobs) { k.SingleUseRefreshTokens = true }, refreshes: true},
+		"refresh keeps the predecessor": {refreshes: true},
+		"refresh ends the predecessor": {
+			change: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true },
+		},
+		"refresh ends the predecessor, unknown to the engine": {
+			change: func(k *simulator.Knobs) { k.RefreshEndsPredecessor = true }, unverified: true,
+		},
+		"refresh tokens are good for one use": {
+			change: func(k *simulator.Knobs) { k.SingleUseRefreshTokens = true }, refreshes: true,
+		},
 		"refresh keeps the predecessor, unknown to the engine": {unverified: true, refreshes: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -29,7 +29,9 @@ type block struct {
 }
 
 // runbookBlock is a block of sh below its marker, with the block of text that follows it, if any.
-var runbookBlock = regexp.MustCompile("(?ms)^<!-- run: ([\\w-]+)/([\\w-]+) -->\n```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?")
+var runbookBlock = regexp.MustCompile(
+	"(?ms)^<!-- run: ([\\w-]+)/([\\w-]+) -->\n```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
+)
 
 // readRunbook answers the blocks of docs/operations.md by procedure, in their order.
 func readRunbook(t *testing.T) map[string][]block {
@@ -47,7 +49,9 @@ func readRunbook(t *testing.T) map[string][]block {
 	excerpts := 0
 	found := runbookBlock.FindAllStringSubmatch(document, -1)
 	for _, parts := range found {
-		procedures[parts[1]] = append(procedures[parts[1]], block{step: parts[2], commands: parts[3], excerpt: parts[4]})
+		procedures[parts[1]] = append(procedures[parts[1]], block{
+			step: parts[2], commands: parts[3], excerpt: parts[4],
+		})
 		if parts[4] != "" {
 			excerpts++
 		}
@@ -56,7 +60,9 @@ func readRunbook(t *testing.T) map[string][]block {
 		t.Fatalf("operations.md has %d blocks of sh, of which %d are marked with what runs them", fences, len(found))
 	}
 	if fences := strings.Count(document, "```text\n"); fences != excerpts {
-		t.Fatalf("operations.md has %d blocks of text, of which %d follow the commands that print them", fences, excerpts)
+		t.Fatalf(
+			"operations.md has %d blocks of text, of which %d follow the commands that print them", fences, excerpts,
+		)
 	}
 	return procedures
 }

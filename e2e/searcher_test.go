@@ -29,16 +29,18 @@ func TestASecretIsFoundInEachOfItsForms(t *testing.T) {
 
 	parts := strings.Split(secret, ".")
 	for name, written := range map[string]string{
-		"whole":                     secret,
-		"claims":                    parts[1],
-		"signature":                 parts[2],
-		"last 20 characters":        secret[len(secret)-20:],
-		"part of the signature":     parts[2][7:27],
-		"base64":                    base64.StdEncoding.EncodeToString([]byte(secret)),
-		"base64 for URLs":           base64.URLEncoding.EncodeToString([]byte(secret)),
-		"base64, one byte before":   base64.StdEncoding.EncodeToString([]byte(" " + secret)),
-		"base64, two bytes before":  base64.StdEncoding.EncodeToString([]byte("  " + secret)),
-		"base64 of a header":        base64.StdEncoding.EncodeToString([]byte("Authorization: Bearer " + secret + "\r\n")),
+		"whole":                    secret,
+		"claims":                   parts[1],
+		"signature":                parts[2],
+		"last 20 characters":       secret[len(secret)-20:],
+		"part of the signature":    parts[2][7:27],
+		"base64":                   base64.StdEncoding.EncodeToString([]byte(secret)),
+		"base64 for URLs":          base64.URLEncoding.EncodeToString([]byte(secret)),
+		"base64, one byte before":  base64.StdEncoding.EncodeToString([]byte(" " + secret)),
+		"base64, two bytes before": base64.StdEncoding.EncodeToString([]byte("  " + secret)),
+		"base64 of a header": base64.StdEncoding.EncodeToString(
+			[]byte("Authorization: Bearer " + secret + "\r\n"),
+		),
 		"base64 of the claims":      base64.StdEncoding.EncodeToString([]byte(parts[1])),
 		"base64 of the signature":   base64.StdEncoding.EncodeToString([]byte("." + parts[2])),
 		"hexadecimal":               fmt.Sprintf("%x", secret),
@@ -108,7 +110,8 @@ func TestSecretsThatWereTypedAreFound(t *testing.T) {
 		}
 		run.shown = nil
 	}
-	if err := run.searcher().search("text", []byte(mistyped[len(mistyped)-20:])); err == nil || !strings.Contains(err.Error(), "typed") {
+	err := run.searcher().search("text", []byte(mistyped[len(mistyped)-20:]))
+	if err == nil || !strings.Contains(err.Error(), "typed") {
 		t.Errorf("%v, want what only the mistyped secret has", err)
 	}
 }

@@ -268,7 +268,9 @@ func (s *searcher) search(name string, content []byte) error {
 	}
 	var found error
 	for _, of := range slices.Sorted(maps.Keys(counts)) {
-		found = errors.Join(found, fmt.Errorf("%s: %s, at offset %d and %d times in all", name, of, first[of], counts[of]))
+		found = errors.Join(
+			found, fmt.Errorf("%s: %s, at offset %d and %d times in all", name, of, first[of], counts[of]),
+		)
 	}
 	return found
 }

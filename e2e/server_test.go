@@ -52,7 +52,8 @@ func TestPluginReportsItsVersion(t *testing.T) {
 	if mounted == nil {
 		t.Fatal("it is not mounted")
 	}
-	if mounted.RunningVersion != plugin.Version || mounted.PluginVersion != plugin.Version || mounted.RunningSha256 != plugin.SHA256 {
+	if mounted.RunningVersion != plugin.Version || mounted.PluginVersion != plugin.Version ||
+		mounted.RunningSha256 != plugin.SHA256 {
 		t.Errorf("running version %q, plugin version %q, checksum %q, want %s and %s",
 			mounted.RunningVersion, mounted.PluginVersion, mounted.RunningSha256, plugin.Version, plugin.SHA256)
 	}
