@@ -110,7 +110,8 @@ func TestTheAPIPageNamesEveryMetricAndNoneThatDoesNotExist(t *testing.T) {
 				t.Errorf("there is no row that begins with %s", row)
 			}
 		}
-		if sentence := "\nAll but " + strings.Join(ofNoConfig, " and ") + " have the label `config`"; !strings.Contains(page, sentence) {
+		sentence := "\nAll but " + strings.Join(ofNoConfig, " and ") + " have the label `config`"
+		if !strings.Contains(page, sentence) {
 			t.Errorf("the page does not say:%s", sentence)
 		}
 		for line := range strings.Lines(page) {
