@@ -135,9 +135,6 @@ func (s *hookedStorage) failToRead(prefix string) { s.get.Store(failsFor(prefix)
 // failToWrite has writes of keys that begin so fail.
 func (s *hookedStorage) failToWrite(prefix string) { s.put.Store(failsFor(prefix)) }
 
-// failToDelete has deletions of keys that begin so fail.
-func (s *hookedStorage) failToDelete(prefix string) { s.del.Store(failsFor(prefix)) }
-
 // failToReadOnce has the next look at the key fail.
 func (s *hookedStorage) failToReadOnce(key string) {
 	var once sync.Once

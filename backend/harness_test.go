@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"runtime"
 	"strings"
@@ -268,7 +269,7 @@ func (m *mount) fails(
 }
 
 // failure returns the text with which a request failed, and its status.
-func (m *mount) failure(operation logical.Operation, path string, data map[string]any) (string, int) {
+func (m *mount) failure(operation logical.Operation, path string, data map[string]any) (text string, status int) {
 	m.t.Helper()
 	response, err := m.do(operation, path, data)
 	switch {
@@ -277,8 +278,7 @@ func (m *mount) failure(operation logical.Operation, path string, data map[strin
 	case err == nil:
 		return response.Error().Error(), 400
 	}
-	var coded logical.HTTPCodedError
-	if errors.As(err, &coded) {
+	if coded, ok := errors.AsType[logical.HTTPCodedError](err); ok {
 		return coded.Error(), coded.Code()
 	}
 	return err.Error(), 500
@@ -375,9 +375,7 @@ func (m *mount) addRoles(count int, data map[string]any) (names []string) {
 	for i := range count {
 		name := fmt.Sprintf("role-%d", i)
 		role := map[string]any{"lease": false}
-		for field, value := range data {
-			role[field] = value
-		}
+		maps.Copy(role, data)
 		m.write("roles/"+name, role)
 		names = append(names, name)
 	}

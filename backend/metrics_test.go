@@ -40,7 +40,7 @@ func labels(pairs []*dto.LabelPair) string {
 }
 
 // counted fails the test unless the named metrics have grown by so much since they were before.
-func (m *mount) counted(before map[string]float64, want map[string]float64) {
+func (m *mount) counted(before, want map[string]float64) {
 	m.t.Helper()
 	after := m.metrics()
 	for name, growth := range want {

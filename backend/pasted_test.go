@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -90,8 +91,12 @@ const (
 
 // pastedTokens are forms of a User-API token.
 func pastedTokens(token, certificate string) []pasted {
+	return slices.Concat(tokensInFiles(token), tokensInQuotesAndNames(token), tokensInPieces(token, certificate))
+}
+
+// tokensInFiles are what files and the clipboard make of a token's characters.
+func tokensInFiles(token string) []pasted {
 	middle := len(token) / 2
-	cut := strings.LastIndex(token, ".")
 	return []pasted{
 		{"as N-central shows it", token, ""},
 		{"with a line end after it (`echo`, Notepad, PowerShell's `Set-Content`)", token + "\r\n", ""},
@@ -111,6 +116,14 @@ func pastedTokens(token, certificate string) []pasted {
 		{"with a soft hyphen inside", token[:middle] + "\u00ad" + token[middle:], toldHidden},
 		{"with a no-break space inside", token[:middle] + "\u00a0" + token[middle:], toldHidden},
 		{"with what a terminal puts around pasted text", "\x1b[200~" + token + "\x1b[201~", toldHidden},
+	}
+}
+
+// tokensInQuotesAndNames are a token with what stands around it elsewhere, and what stands in its
+// place.
+func tokensInQuotesAndNames(token string) []pasted {
+	middle := len(token) / 2
+	return []pasted{
 		{"in ASCII quotes", `"` + token + `"`, toldQuotes},
 		{"in single quotes", "'" + token + "'", toldQuotes},
 		{"in typographic quotes (Word, Teams, Outlook)", "“" + token + "”", toldQuotes},
@@ -141,6 +154,14 @@ func pastedTokens(token, certificate string) []pasted {
 		{"`{{ var }}`", "{{ ncentral_token }}", toldPlaceholder},
 		{"`null`, as `jq -r` prints what is not there", "null", toldPlaceholder},
 		{"nothing, as of an empty variable or file", "\n", toldEmpty},
+	}
+}
+
+// tokensInPieces are a token in another form, broken, cut or joined, and what is none.
+func tokensInPieces(token, certificate string) []pasted {
+	middle := len(token) / 2
+	cut := strings.LastIndex(token, ".")
+	return []pasted{
 		{"JSON around it", `{"token": "` + token + `"}`, toldJSON},
 		{"JSON around it that is cut off", `{"token": "` + token, toldJSON},
 		{
@@ -169,19 +190,17 @@ func pastedTokens(token, certificate string) []pasted {
 
 // pastedCertificates are forms of ca_cert.
 func pastedCertificates(certificate, token string) []pasted {
-	const (
-		key = "it holds a private key, which everyone who may read this config would see: leave the key out and " +
-			"give the certificates alone"
-		cut  = "it is cut short: a line -----BEGIN CERTIFICATE----- has no line -----END CERTIFICATE----- after it"
-		tail = "its beginning is missing: a line -----END CERTIFICATE----- has no line -----BEGIN CERTIFICATE----- " +
-			"before it"
-		line = "all of it is in one line, with spaces instead of line ends: have the command line read the file, " +
-			"as in FIELD=@FILE"
-	)
-	block, _ := pem.Decode([]byte(certificate))
-	bare := base64.StdEncoding.EncodeToString(block.Bytes)
-	half := certificate[:len(certificate)/2]
+	// of returns the certificate as another kind of PEM.
 	of := func(kind string) string { return strings.ReplaceAll(certificate, " CERTIFICATE-", " "+kind+"-") }
+	block, _ := pem.Decode([]byte(certificate))
+	return slices.Concat(
+		certificatesInFiles(certificate, block.Bytes), otherPEM(certificate, of), brokenPEM(certificate),
+		certificatesInQuotesAndNames(certificate, token, block.Bytes),
+	)
+}
+
+// certificatesInFiles are certificates as files hold them.
+func certificatesInFiles(certificate string, der []byte) []pasted {
 	return []pasted{
 		{"a certificate in PEM form", certificate, ""},
 		{"several, with text between", "# one\n" + certificate + "# two\n" + certificate, ""},
@@ -192,9 +211,19 @@ func pastedCertificates(certificate, token string) []pasted {
 		{"nothing: the system's authorities", "\n", ""},
 		{"UTF-16 (PowerShell 5 with `>`)", "\xff\xfe" + inUTF16(certificate, false), toldUTF16},
 		{"a byte order mark that was read as Windows-1252", "ï»¿" + certificate, toldEncoding},
-		{"DER, or PKCS #12", string(block.Bytes), "it is a binary file, as certificates in DER form and PKCS #12 " +
-			"files are: convert it to PEM, with openssl x509 -inform der -in FILE -out ca.pem, or openssl pkcs12 " +
-			"-nokeys -in FILE -out ca.pem"},
+		{
+			"DER, or PKCS #12", string(der),
+			"it is a binary file, as certificates in DER form and PKCS #12 files are: convert it to PEM, with openssl " +
+				"x509 -inform der -in FILE -out ca.pem, or openssl pkcs12 -nokeys -in FILE -out ca.pem",
+		},
+	}
+}
+
+// otherPEM is what stands beside certificates, or instead of them, in PEM form.
+func otherPEM(certificate string, of func(kind string) string) []pasted {
+	const key = "it holds a private key, which everyone who may read this config would see: leave the key out and " +
+		"give the certificates alone"
+	return []pasted{
 		{"with its private key", certificate + of("PRIVATE KEY"), key},
 		{
 			"with its private key in UTF-16 (PowerShell 5 with `>>`)", certificate + inUTF16(of("PRIVATE KEY"), false),
@@ -223,10 +252,29 @@ func pastedCertificates(certificate, token string) []pasted {
 			"it is a certificate in OpenSSL's own form: convert it to the usual one, with openssl x509 -in FILE " +
 				"-out ca.pem",
 		},
-		{"a revocation list", of("X509 CRL"), "it is a list of revoked certificates: give the certificate of the " +
-			"authority that signed the server's"},
-		{"other PEM", of("DH PARAMETERS"), "it holds no certificate, but something else in PEM form: give the " +
-			"certificate of the authority that signed the server's"},
+		{
+			"a revocation list", of("X509 CRL"),
+			"it is a list of revoked certificates: give the certificate of the authority that signed the server's",
+		},
+		{
+			"other PEM", of("DH PARAMETERS"),
+			"it holds no certificate, but something else in PEM form: give the certificate of the authority that " +
+				"signed the server's",
+		},
+	}
+}
+
+// brokenPEM are certificates that are cut, joined or in lines of another form.
+func brokenPEM(certificate string) []pasted {
+	const (
+		cut  = "it is cut short: a line -----BEGIN CERTIFICATE----- has no line -----END CERTIFICATE----- after it"
+		tail = "its beginning is missing: a line -----END CERTIFICATE----- has no line -----BEGIN CERTIFICATE----- " +
+			"before it"
+		line = "all of it is in one line, with spaces instead of line ends: have the command line read the file, " +
+			"as in FIELD=@FILE"
+	)
+	half := certificate[:len(certificate)/2]
+	return []pasted{
 		{"cut short", half, cut},
 		{"the second one cut short", certificate + half, cut},
 		{"without its first lines", certificate[40:], tail},
@@ -253,6 +301,13 @@ func pastedCertificates(certificate, token string) []pasted {
 			"two files joined without a line end", strings.TrimSpace(certificate) + certificate,
 			"two of its certificates have no line end between them: put one there",
 		},
+	}
+}
+
+// certificatesInQuotesAndNames are certificates with what stands around them elsewhere, and what
+// stands in their place.
+func certificatesInQuotesAndNames(certificate, token string, der []byte) []pasted {
+	return []pasted{
 		{"in quotes", `"` + strings.TrimSpace(certificate) + `"`, toldQuotes},
 		{
 			"`NAME=` before it", "CA_CERT=" + certificate,
@@ -271,7 +326,7 @@ func pastedCertificates(certificate, token string) []pasted {
 			"it is the base64 of a PEM file: decode it first, with base64 -d",
 		},
 		{
-			"without its first and last line", bare,
+			"without its first and last line", base64.StdEncoding.EncodeToString(der),
 			"it lacks the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE----- around it: give the " +
 				"whole file",
 		},

@@ -126,7 +126,9 @@ func TestAReaderWhoseTokenEndsMeanwhileWaitsForTheOthers(t *testing.T) {
 				m.FailNext(simulator.AnyEndpoint, attempts, status(503))
 				if !down {
 					m.expectLives(m.read(nil))
-				} else if text := m.fails(503, opRead, "creds/monitoring", nil); strings.Contains(text, "tried again;") {
+					return
+				}
+				if text := m.fails(503, opRead, "creds/monitoring", nil); strings.Contains(text, "tried again;") {
 					t.Error(text)
 				}
 			})
@@ -165,9 +167,7 @@ func TestAFlightThatEndsAsItsReadersWaitDoesFailsNobody(t *testing.T) {
 			var wait sync.WaitGroup
 			var old, failed atomic.Int64
 			for range 1000 {
-				wait.Add(1)
-				go func() {
-					defer wait.Done()
+				wait.Go(func() {
 					r, err := m.backend.HandleRequest(context.Background(), &logical.Request{
 						Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
 					})
@@ -178,7 +178,7 @@ func TestAFlightThatEndsAsItsReadersWaitDoesFailsNobody(t *testing.T) {
 					if r.Data["access_token"] == first {
 						old.Add(1)
 					}
-				}()
+				})
 			}
 			wait.Wait()
 			if failed.Load() > 0 {

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -61,9 +62,7 @@ func (m *mount) send(ctx context.Context, r request) (*api.Secret, error) {
 		return client.Logical().ReadWithDataWithContext(ctx, path, r.query)
 	case opList:
 		query := map[string][]string{"list": {"true"}}
-		for name, values := range r.query {
-			query[name] = values
-		}
+		maps.Copy(query, r.query)
 		return client.Logical().ReadWithDataWithContext(ctx, path, query)
 	case opWrite:
 		return client.Logical().WriteWithContext(ctx, path, r.body)
@@ -208,8 +207,7 @@ func number(t *testing.T, data map[string]any, field string) int64 {
 
 // statusOf is the HTTP status that an error came with, 0 if none.
 func statusOf(err error) int {
-	var answered *api.ResponseError
-	if errors.As(err, &answered) {
+	if answered, ok := errors.AsType[*api.ResponseError](err); ok {
 		return answered.StatusCode
 	}
 	return 0

@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ func TestTickReplacesADeadToken(t *testing.T) {
 	m.ResetCounts()
 	eventually(t, tickPatience, func() error {
 		if m.Count(simulator.EndpointAuthenticate, simulator.OutcomeOK) == 0 {
-			return fmt.Errorf("no tick replaced a token")
+			return errors.New("no tick replaced a token")
 		}
 		return nil
 	})
@@ -86,7 +87,7 @@ func TestTickPaysLogoutsOwed(t *testing.T) {
 	m.ClearFailures()
 	eventually(t, tickPatience, func() error {
 		if m.AccessTokenLives(answer.token) {
-			return fmt.Errorf("the session is still open")
+			return errors.New("the session is still open")
 		}
 		if owed := m.get("sessions/monitoring")["logouts_owed"]; owed != json.Number("0") {
 			return fmt.Errorf("logouts owed: %v", owed)

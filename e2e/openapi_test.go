@@ -181,7 +181,8 @@ func TestOpenAPIDocumentTellsHowParametersAreSent(t *testing.T) {
 		expectSame(t, want, query)
 	}
 	for _, path := range []string{"config/{name}", "roles/{name}"} {
-		post, patch := declared["POST "+path].RequestBody.Value.Content, declared["PATCH "+path].RequestBody.Value.Content
+		post := declared["POST "+path].RequestBody.Value.Content
+		patch := declared["PATCH "+path].RequestBody.Value.Content
 		if post["application/json"] == nil || patch["application/merge-patch+json"] == nil ||
 			len(post)+len(patch) != 2 {
 			t.Errorf(
