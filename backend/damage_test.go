@@ -16,7 +16,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// exists answers what decides whether Vault asks its policies for create or update.
+// exists returns what decides whether Vault asks its policies for create or update.
 func (m *mount) exists(path string) bool {
 	m.t.Helper()
 	checked, found, err := m.backend.HandleExistenceCheck(context.Background(), &logical.Request{

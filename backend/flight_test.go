@@ -20,8 +20,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// readers starts concurrent reads of the role and answers a function that waits for them and
-// answers their tokens.
+// readers starts concurrent reads of the role and returns a function that waits for them and
+// returns their tokens.
 func (m *mount) readers(count int) (tokens func() []string) {
 	var group sync.WaitGroup
 	answers := make([]string, count)
@@ -93,7 +93,7 @@ func TestAHangUpFailsNoOtherReader(t *testing.T) {
 }
 
 // whileInFlight begins a cold read on a slow server, makes the change while the call is under way,
-// and answers the token that the reader got in the end.
+// and returns the token that the reader got in the end.
 func (m *mount) whileInFlight(change func()) (token string) {
 	m.t.Helper()
 	m.Change(func(k *simulator.Knobs) { k.Latency = 5 * time.Second })

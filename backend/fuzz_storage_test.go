@@ -80,7 +80,7 @@ func FuzzStorage(f *testing.F) {
 	})
 }
 
-// jsonValue answers a value of each of the kinds that JSON has.
+// jsonValue returns a value of each of the kinds that JSON has.
 func jsonValue(kind uint8, text string, number float64) any {
 	switch kind % 6 {
 	case 0:

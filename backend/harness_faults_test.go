@@ -257,7 +257,7 @@ func (m *mount) gatedOn(storage logical.Storage) *gates {
 	return g
 }
 
-// hangingAt makes the backend anew. Once what it answers is set, connections to an address that
+// hangingAt makes the backend anew. Once what it returns is set, connections to an address that
 // ends so are not made.
 func (m *mount) hangingAt(address string) *atomic.Bool {
 	m.t.Helper()

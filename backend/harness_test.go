@@ -307,7 +307,7 @@ func (o outcome) token() string {
 	return o.response.Data["access_token"].(string)
 }
 
-// begin starts a request and answers a function that waits for it.
+// begin starts a request and returns a function that waits for it.
 func (m *mount) begin(operation logical.Operation, path string, data map[string]any) func() outcome {
 	done := make(chan outcome, 1)
 	began := time.Now()
@@ -344,7 +344,7 @@ func (m *mount) beginAll(roles []string) (waits []func() outcome) {
 	return waits
 }
 
-// wire answers data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive
+// wire returns data as a plugin gets it: Vault sends requests to plugins as JSON, so numbers arrive
 // as float64.
 func wire(t *testing.T, data map[string]any) map[string]any {
 	t.Helper()
@@ -400,7 +400,7 @@ func (m *mount) open(data map[string]any) *logical.Response {
 	return response
 }
 
-// openMany starts reads of the dedicated role and answers a function that waits for them and tells
+// openMany starts reads of the dedicated role and returns a function that waits for them and tells
 // how many got a token, how many a 503, and how many of those a text that names the limit.
 func (m *mount) openMany(ctx context.Context, count int) (wait func() (tokens, failed, told int)) {
 	return m.openManyOf(ctx, "worker", count)
@@ -460,7 +460,7 @@ func (m *mount) mustRevoke(response *logical.Response) {
 	}
 }
 
-// check answers what a check of config default answered, without the times, and its warnings.
+// check returns what a check of config default answered, without the times, and its warnings.
 func (m *mount) check() (answer map[string]any, steps []string, warnings string) {
 	m.t.Helper()
 	response, err := m.do(opWrite, "config/default/check", nil)
@@ -473,14 +473,14 @@ func (m *mount) check() (answer map[string]any, steps []string, warnings string)
 	return response.Data, steps, strings.Join(response.Warnings, "\n")
 }
 
-// status answers what status tells of config default.
+// status returns what status tells of config default.
 func (m *mount) status() map[string]any {
 	m.t.Helper()
 	configs := m.get("status")["configs"].(map[string]any)
 	return configs["default"].(map[string]any)
 }
 
-// metricsText answers what metrics answers.
+// metricsText returns what metrics answers.
 func (m *mount) metricsText() string {
 	m.t.Helper()
 	answer := m.get("metrics")
@@ -493,7 +493,7 @@ func (m *mount) metricsText() string {
 	return text
 }
 
-// metrics answers the metrics of config default by name and further labels, as in
+// metrics returns the metrics of config default by name and further labels, as in
 // calls_total{call=links,outcome=success}.
 func (m *mount) metrics() map[string]float64 {
 	m.t.Helper()
@@ -526,7 +526,7 @@ func (m *mount) metrics() map[string]float64 {
 
 func (m *mount) sent() []map[string]string { return sentTo(m.events) }
 
-// sentTo answers the events that were sent since the last look: each with its type under "type"
+// sentTo returns the events that were sent since the last look: each with its type under "type"
 // among its metadata.
 func sentTo(core *logical.MockEventSender) []map[string]string {
 	core.Lock()
@@ -649,7 +649,7 @@ func (m *mount) owedKeys() []string {
 	return keys
 }
 
-// stored answers what storage holds of configs and roles.
+// stored returns what storage holds of configs and roles.
 func (m *mount) stored() map[string]string {
 	m.t.Helper()
 	entries := map[string]string{}
@@ -678,7 +678,7 @@ func keys(data map[string]any) []string {
 	return names
 }
 
-// heap answers how many bytes are in use.
+// heap returns how many bytes are in use.
 func heap() int64 {
 	var stats runtime.MemStats
 	runtime.GC()

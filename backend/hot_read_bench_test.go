@@ -63,7 +63,7 @@ func TestAHotReadAllocatesNoMoreThanItDid(t *testing.T) {
 	}
 }
 
-// mountForBenchmark answers an engine with a role of each kind, whose tokens have been read.
+// mountForBenchmark returns an engine with a role of each kind, whose tokens have been read.
 func mountForBenchmark(b testing.TB) logical.Backend {
 	ncentral := simulator.New(simulator.DefaultKnobs())
 	server := simulator.ListenInMemory(ncentral)

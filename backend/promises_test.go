@@ -289,7 +289,7 @@ func (w *world) strandLocked(config string, s *site) {
 	s.losesAt = append(s.losesAt, span{from: time.Now(), to: time.Now().Add(3 * requestTimeout)}) // what is under way
 }
 
-// storageIsWell says whether storage is well and was since that many of its changes.
+// storageIsWell reports whether storage is well and was since that many of its changes.
 func (w *witness) storageIsWell(since int64) bool {
 	return w.storageFailures.Load() == since && w.storageFailing.Load() == 0
 }
@@ -332,8 +332,8 @@ func (w *world) fate(t *tokenRecord) string {
 	return fmt.Sprintf("was ended by %s at %s", t.EndedBy, clock(t.EndedAt.Sub(w.began)))
 }
 
-// mayBeDead says whether a dead token was ended before its time by what may end it: the server and
-// its other clients, or the engine where it was told to.
+// mayBeDead reports whether a dead token was ended before its time by what may end it: the server
+// and its other clients, or the engine where it was told to.
 func (w *world) mayBeDead(t *tokenRecord) bool {
 	t.IssuedToken, _ = t.site.IssuedWith(t.Access)
 	switch t.EndedBy {
@@ -381,7 +381,7 @@ type reading struct {
 	learntAt   time.Time // since when the engine knows whether sessions of the user end each other
 }
 
-// definition answers the fields whose change retires a role's tokens.
+// definition returns the fields whose change retires a role's tokens.
 func (w *world) definition(role string) string {
 	r := w.roles[role]
 	if r == nil || w.configs[r.config] == nil {
@@ -433,11 +433,11 @@ func (w *world) learntAt(s *site, user string) (at time.Time) {
 	return at
 }
 
-// wasLearnt says whether the engine knew so all the time since the token was obtained: else it asks
-// after the token when other sessions of the user were opened.
+// wasLearnt reports whether the engine knew so all the time since the token was obtained: else it
+// asks after the token when other sessions of the user were opened.
 func (r *reading) wasLearnt(t *tokenRecord) bool { return !r.learntAt.After(t.IssuedAt) }
 
-// minTTLOf answers the role's min_ttl for a token, which is never more than half of its life.
+// minTTLOf returns the role's min_ttl for a token, which is never more than half of its life.
 func minTTLOf(r roleModel, t *tokenRecord) time.Duration {
 	life := t.statedEnd.Sub(t.IssuedAt) + time.Second
 	if r.minTTL >= 0 {
@@ -494,8 +494,8 @@ func (a want) String() string {
 	return text
 }
 
-// mayHaveOpened says whether a session may have been opened for this reader alone, whatever came of
-// it.
+// mayHaveOpened reports whether a session may have been opened for this reader alone, whatever came
+// of it.
 func (r *reading) mayHaveOpened() bool {
 	return !r.known || r.hungUp || r.of.dedicated && (r.ok() || r.asks.minTTL > 0)
 }
@@ -590,7 +590,7 @@ func (w *world) judgeAnswer(r *reading, unchanged, stored bool) {
 	}
 }
 
-// judgeEnd holds what an answer says of its token's end against the end itself, and answers it.
+// judgeEnd holds what an answer says of its token's end against the end itself, and returns it.
 func (w *world) judgeEnd(r *reading, t *tokenRecord, unchanged bool) time.Time {
 	data := r.response.Data
 	seconds, _ := data["expires_at_seconds"].(int64)
@@ -818,7 +818,7 @@ func (w *world) firstAttempt(r *reading, t *tokenRecord) time.Duration {
 	return attempt
 }
 
-// isRotatedAhead says whether a tick finds that the token will be due before it is: it was read,
+// isRotatedAhead reports whether a tick finds that the token will be due before it is: it was read,
 // and there is a minute for it.
 func (w *world) isRotatedAhead(t *tokenRecord) bool {
 	return windowOf(t) > time.Minute+2*requestTimeout && t.readAtActive
@@ -830,7 +830,7 @@ func (w *world) mayNotBeStored(t *tokenRecord) bool {
 	) || w.damaged > 0
 }
 
-// isCalmSince says whether nothing changed since the token was obtained.
+// isCalmSince reports whether nothing changed since the token was obtained.
 func (w *world) isCalmSince(t *tokenRecord) bool {
 	return len(w.changedAt) == 0 || w.changedAt[len(w.changedAt)-1].Before(t.IssuedAt)
 }
@@ -893,7 +893,7 @@ func (w *world) leaseEnded(l *lease, began time.Time) {
 	}
 }
 
-// written answers what is stored below a prefix, as one text.
+// written returns what is stored below a prefix, as one text.
 func (w *world) written(prefix string) string {
 	var all strings.Builder
 	for _, key := range w.ground.keysBelow(prefix) {

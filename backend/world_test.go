@@ -225,7 +225,7 @@ func (r *reach) write(key string, do func() error) error {
 	return err
 }
 
-// keysBelow answers the keys of all that is stored below a prefix.
+// keysBelow returns the keys of all that is stored below a prefix.
 func (g *ground) keysBelow(prefix string) (keys []string) {
 	names, _ := g.List(context.Background(), prefix)
 	for _, name := range names {
@@ -471,7 +471,7 @@ func (w *world) get(path string) answer {
 
 // The definitions.
 
-// configOf answers a config as it was last written, and whether there is one.
+// configOf returns a config as it was last written, and whether there is one.
 func (w *world) configOf(name string) (configModel, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -481,7 +481,7 @@ func (w *world) configOf(name string) (configModel, bool) {
 	return configModel{}, false
 }
 
-// roleOf answers a role as it was last written, and whether there is one.
+// roleOf returns a role as it was last written, and whether there is one.
 func (w *world) roleOf(name string) (roleModel, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -491,7 +491,7 @@ func (w *world) roleOf(name string) (roleModel, bool) {
 	return roleModel{}, false
 }
 
-// tokenOf answers the User-API token that a user has by now.
+// tokenOf returns the User-API token that a user has by now.
 func (w *world) tokenOf(s *site, user string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -661,7 +661,7 @@ func (w *world) deleteConfig(name string) {
 	})
 }
 
-// isNamed says whether a role names the config, or may do so.
+// isNamed reports whether a role names the config, or may do so.
 func (w *world) isNamed(config string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -958,23 +958,23 @@ func (w *world) heal(s *site) {
 	}
 }
 
-// suffers says whether something failed at that time, or may have, for what began before.
+// suffers reports whether something failed at that time, or may have, for what began before.
 func (s *site) suffers(at time.Time) bool {
 	return s.faults > 0 || slices.ContainsFunc(s.troubles, func(t span) bool { return t.has(at) })
 }
 
-// lies says whether a token that was issued at that time may have lived on after a logout that was
-// answered.
+// lies reports whether a token that was issued at that time may have lived on after a logout that
+// was answered.
 func (s *site) lies(issued time.Time) bool {
 	return slices.ContainsFunc(s.liesAt, func(l span) bool { return l.to.IsZero() || !issued.After(l.to) })
 }
 
-// denied says whether a token that was issued at that time may have been said to be dead since.
+// denied reports whether a token that was issued at that time may have been said to be dead since.
 func (s *site) denied(issued time.Time) bool {
 	return slices.ContainsFunc(s.deniesAt, func(d span) bool { return d.to.IsZero() || !issued.After(d.to) })
 }
 
-// isSlow says whether calls may take long at that time.
+// isSlow reports whether calls may take long at that time.
 func (s *site) isSlow(at time.Time) bool {
 	return slices.ContainsFunc(s.troubles, func(t span) bool { return t.slow && t.has(at) })
 }
@@ -1169,7 +1169,7 @@ func (w *world) damage(prefix string, number int) {
 	})
 }
 
-// leaseFromEnd answers the lease that is so many before the newest, or none.
+// leaseFromEnd returns the lease that is so many before the newest, or none.
 func (w *world) leaseFromEnd(number int) *lease {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -1222,8 +1222,8 @@ func callsOfTheEngine() []simulator.Endpoint {
 	}
 }
 
-// raceDetected says whether the race detector runs, under which everything takes several times as
-// long.
+// raceDetected reports whether the race detector runs, under which everything takes several times
+// as long.
 var raceDetected = func() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.ContainsFunc(

@@ -86,7 +86,7 @@ func startAgent(t *testing.T, m *mount, role string) *agent {
 	return a
 }
 
-// listen answers the address where the agent reaches the server and its reads are noted.
+// listen returns the address where the agent reaches the server and its reads are noted.
 func (a *agent) listen() string {
 	server, err := url.Parse(a.testbed.Address)
 	if err != nil {
@@ -238,7 +238,7 @@ func (r *agentReads) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// all answers the reads so far, in the order in which they were answered.
+// all returns the reads so far, in the order in which they were answered.
 func (r *agentReads) all() []agentRead {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()

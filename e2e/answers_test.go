@@ -39,7 +39,7 @@ const (
 	opDelete operation = "delete"
 )
 
-// do makes a request and answers what the server answered: nil without an error where that is
+// do makes a request and returns what the server answered: nil without an error where that is
 // nothing, or where there is nothing at the path. Every answer of the engine that the tests see
 // passes through here. It may be called from any goroutine.
 func (m *mount) do(r request) (*api.Secret, error) {
@@ -103,7 +103,7 @@ func (m *mount) fails(status int, r request, parts ...string) {
 	}
 }
 
-// write writes to a path below the mount and answers the warnings.
+// write writes to a path below the mount and returns the warnings.
 func (m *mount) write(path string, body map[string]any) []string {
 	m.t.Helper()
 	secret := m.must(request{operation: opWrite, path: path, body: body})
@@ -123,7 +123,7 @@ func (m *mount) get(path string) map[string]any {
 	return secret.Data
 }
 
-// delete deletes a path below the mount and answers the warnings.
+// delete deletes a path below the mount and returns the warnings.
 func (m *mount) delete(path string) []string {
 	m.t.Helper()
 	secret := m.must(request{operation: opDelete, path: path})
@@ -186,7 +186,7 @@ func (m *mount) read(role string, parameters ...string) credentials {
 	return answer
 }
 
-// warns says whether any warning holds the part.
+// warns reports whether any warning holds the part.
 func warns(warnings []string, part string) bool {
 	return strings.Contains(strings.Join(warnings, "\n"), part)
 }

@@ -49,7 +49,7 @@ type auditEntry struct {
 	}
 }
 
-// audited answers the audit log's entries of the answers at a path below the mount.
+// audited returns the audit log's entries of the answers at a path below the mount.
 func (m *mount) audited(path string) []auditEntry {
 	m.t.Helper()
 	log, err := os.Open(m.testbed.AuditFile)
@@ -74,7 +74,7 @@ func (m *mount) audited(path string) []auditEntry {
 	return found
 }
 
-// auditHash answers what the audit log has in the place of a text.
+// auditHash returns what the audit log has in the place of a text.
 func (m *mount) auditHash(text string) string {
 	m.t.Helper()
 	hash, err := m.client.Sys().AuditHashWithContext(m.t.Context(), "file", text)

@@ -17,7 +17,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// everything answers all that is stored of configs and roles.
+// everything returns all that is stored of configs and roles.
 func (m *mount) everything() map[string]any {
 	m.t.Helper()
 	found := map[string]any{}
@@ -34,7 +34,7 @@ func (m *mount) everything() map[string]any {
 	return found
 }
 
-// with answers the fields with one changed.
+// with returns the fields with one changed.
 func with(fields map[string]any, field string, value any) map[string]any {
 	changed := maps.Clone(fields)
 	changed[field] = value

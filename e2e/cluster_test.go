@@ -44,7 +44,7 @@ func startCluster(t *testing.T, change func(*simulator.Knobs)) (*testbed.Cluster
 	return cluster, newMountOn(t, cluster.Nodes[0], api.MountConfigInput{}, change)
 }
 
-// through answers the mount as it is reached through that node.
+// through returns the mount as it is reached through that node.
 func (m *mount) through(node *testbed.Server) *mount {
 	other := *m
 	other.client, other.testbed = node.Client(), node

@@ -207,7 +207,7 @@ func (m *mount) unmount() {
 	}
 }
 
-// clientFor answers a client with a token of the policy, which is given as its rules. MOUNT in them
+// clientFor returns a client with a token of the policy, which is given as its rules. MOUNT in them
 // stands for the mount's path.
 func (m *mount) clientFor(rules string) *api.Client {
 	m.t.Helper()

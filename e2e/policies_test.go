@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// documentedPolicy answers the policy that stands below the heading in docs/security.md.
+// documentedPolicy returns the policy that stands below the heading in docs/security.md.
 func documentedPolicy(t *testing.T, heading string) string {
 	t.Helper()
 	page, err := os.ReadFile("../docs/security.md")
@@ -86,7 +86,7 @@ func (m *mount) allows(client *api.Client, requests ...request) {
 	}
 }
 
-// sending answers a client whose requests have that body in the place of their own.
+// sending returns a client whose requests have that body in the place of their own.
 func sending(client *api.Client, contentType, body string) *api.Client {
 	return client.WithRequestCallbacks(func(r *api.Request) {
 		r.Headers.Set("Content-Type", contentType)

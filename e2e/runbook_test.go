@@ -33,7 +33,7 @@ var runbookBlock = regexp.MustCompile(
 	"(?ms)^<!-- run: ([\\w-]+)/([\\w-]+) -->\n```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
 )
 
-// readRunbook answers the blocks of docs/operations.md by procedure, in their order.
+// readRunbook returns the blocks of docs/operations.md by procedure, in their order.
 func readRunbook(t *testing.T) map[string][]block {
 	t.Helper()
 	root, err := testbed.RepositoryRoot()
@@ -166,8 +166,8 @@ func (p *procedure) run(name, input string) (output string, err error) {
 
 var instant = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 
-// showsExcerpt says whether the excerpt is in the output: "…" stands for anything, a time for any
-// time. White space does not count: how wide columns are and where lines break is the command
+// showsExcerpt reports whether the excerpt is in the output: "…" stands for anything, a time for
+// any time. White space does not count: how wide columns are and where lines break is the command
 // line's own business.
 func showsExcerpt(output, excerpt string) bool {
 	pattern := regexp.QuoteMeta(withoutSpace(excerpt))

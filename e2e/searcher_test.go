@@ -116,7 +116,7 @@ func TestSecretsThatWereTypedAreFound(t *testing.T) {
 	}
 }
 
-// withTypo answers the token with one character of its signature changed.
+// withTypo returns the token with one character of its signature changed.
 func withTypo(token string) string {
 	at := len(token) - 10
 	if token[at] == 'A' {

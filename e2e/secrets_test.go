@@ -77,7 +77,7 @@ func (s *secretsOfRun) addShown(where, text string) {
 	s.shown = append(s.shown, shownText{where, text})
 }
 
-// searcher answers one that knows the secrets as they are now.
+// searcher returns one that knows the secrets as they are now.
 func (s *secretsOfRun) searcher() *searcher {
 	s.mutex.Lock() // not for long, since tests that run beside this one add to them
 	simulators, typed := slices.Clone(s.simulators), slices.Clone(s.typed)
@@ -214,7 +214,7 @@ func (s *searcher) put(piece part, of string) {
 	s.sieve[beginning(piece[:])] = true
 }
 
-// partsOf answers the parts of all forms of a secret. One that is shorter than a part has none.
+// partsOf returns the parts of all forms of a secret. One that is shorter than a part has none.
 func partsOf(kind, secret string) map[part]string {
 	parts := map[part]string{}
 	for _, form := range formsOf(secret) {
@@ -252,7 +252,7 @@ func formsOf(secret string) []form {
 	return forms
 }
 
-// search answers an error that names each kind of secret in the content, and where the first is.
+// search returns an error that names each kind of secret in the content, and where the first is.
 func (s *searcher) search(name string, content []byte) error {
 	counts, first := map[string]int{}, map[string]int{}
 	for offset := 0; offset+len(part{}) <= len(content); offset++ {
