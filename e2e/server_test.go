@@ -21,11 +21,11 @@ func TestEveryPathHasHelp(t *testing.T) {
 		"config/default":       "user_api_token",
 		"config/default/check": "credential",
 		"roles":                "roles",
-		"roles/monitoring":     "Least privilege is one",
+		"roles/monitoring":     "For least privilege",
 		"creds/monitoring":     "min_ttl",
 		"sessions":             "sessions",
 		"sessions/monitoring":  "Deleting logs all",
-		"status":               "new tokens cannot be had",
+		"status":               "no new tokens can be obtained",
 	} {
 		help, err := m.client.HelpWithContext(t.Context(), m.path+"/"+path)
 		if err != nil {
