@@ -15,8 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/logical"
-
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
@@ -318,13 +316,8 @@ func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
 		m.expectLives(m.read(nil))
 		time.Sleep(56 * time.Minute)
 		m.FailNext(simulator.EndpointRefresh, 1, hang)
-		done := make(chan struct{})
-		go func() { // waits with a token in hand on the version of the config that is now in force
-			defer close(done)
-			_, _ = m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
-			})
-		}()
+		// It waits with a token in hand on the version of the config that is now in force.
+		reader := m.beginRead("monitoring", nil)
 		time.Sleep(time.Second)
 		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
 		m.regenerate()
@@ -332,7 +325,7 @@ func TestAnOldReaderDoesNotLiftTheCoolDown(t *testing.T) {
 		m.fails(400, opRead, "creds/other", nil)
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 1, simulator.EndpointRefresh: 1})
 		time.Sleep(10 * time.Second) // the hanging attempt times out, and its reader gets the stale token
-		<-done
+		reader()
 		m.ResetCounts()
 		m.fails(400, opRead, "creds/other", nil)
 		m.expectCalls(nil)

@@ -152,23 +152,14 @@ func TestASupersededVerificationMakesTokensSuspect(t *testing.T) {
 	inBubble(t, endsEarlier, func(m *mount) {
 		m.expectLives(m.read(nil))
 		m.FailNext(simulator.EndpointLinks, 1, hang)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
-				Operation: opWrite, Path: "config/default", Storage: m.storage, Data: map[string]any{"max_retries": 1},
-			})
-			var coded logical.HTTPCodedError
-			if !errors.As(err, &coded) {
-				t.Error("no conflict: ", err)
-				return
-			}
-			t.Log("status of the overtaken write: ", coded.Code())
-		}()
+		written := m.begin(opWrite, "config/default", map[string]any{"max_retries": 1})
 		time.Sleep(time.Second)
 		m.write("config/default", map[string]any{"max_retries": 2, "verify": false})
 		m.ClearFailures()
-		<-done
+		coded, ok := errors.AsType[logical.HTTPCodedError](written().err)
+		if !ok || coded.Code() != 409 {
+			t.Errorf("no conflict: %v", coded)
+		}
 		m.expectLives(m.read(nil))
 	})
 }

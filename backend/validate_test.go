@@ -34,44 +34,50 @@ func TestDeadTokenIsReplacedOnValidate(t *testing.T) {
 
 // A validation that N-central answers with an error is not repeated within a second.
 func TestAValidationStandsForASecondWhateverCameOfIt(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-		m.ResetCounts()
-		m.FailNext(simulator.EndpointValidate, -1, status(503))
-		for range 20 {
-			m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
-		}
-		m.expectCalls(calls{simulator.EndpointValidate: 1})
-	})
-	inBubble(t, nil, func(m *mount) {
-		m.read(nil)
-		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-		// Answers that tell nothing, after which other calls are made.
-		m.FailNext(simulator.AnyEndpoint, -1, status(500))
-		m.ResetCounts()
-		for range 20 {
-			_, _ = m.do(opRead, "creds/monitoring", map[string]any{"validate": true})
-		}
-		m.expectCalls(calls{
-			simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1,
-			simulator.EndpointAuthenticate: 1,
+	t.Run("N-central answers that it is busy", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.read(nil)
+			m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+			m.ResetCounts()
+			m.FailNext(simulator.EndpointValidate, -1, status(503))
+			for range 20 {
+				m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
+			}
+			m.expectCalls(calls{simulator.EndpointValidate: 1})
 		})
 	})
-	inBubble(t, nil, func(m *mount) { // of a suspect token too
-		m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
-		m.write("roles/other", map[string]any{"lease": false})
-		m.read(nil)
-		m.regenerate()
-		m.fails(400, opRead, "creds/other", nil)
-		m.FailNext(simulator.AnyEndpoint, -1, status(500))
-		m.ResetCounts()
-		for range 20 {
-			m.fails(400, opRead, "creds/monitoring", nil)
-		}
-		if tried := m.all(simulator.EndpointValidate); tried != 1 {
-			t.Errorf("a suspect token was asked after %d times", tried)
-		}
+	t.Run("N-central answers what tells nothing", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.read(nil)
+			m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+			// Answers that tell nothing, after which other calls are made.
+			m.FailNext(simulator.AnyEndpoint, -1, status(500))
+			m.ResetCounts()
+			for range 20 {
+				_, _ = m.do(opRead, "creds/monitoring", map[string]any{"validate": true})
+			}
+			m.expectCalls(calls{
+				simulator.EndpointValidate: 1, simulator.EndpointServiceOrgs: 1, simulator.EndpointRefresh: 1,
+				simulator.EndpointAuthenticate: 1,
+			})
+		})
+	})
+	t.Run("the token is suspect", func(t *testing.T) {
+		inBubble(t, nil, func(m *mount) {
+			m.write("config/default", map[string]any{"max_retries": 0, "verify": false})
+			m.write("roles/other", map[string]any{"lease": false})
+			m.read(nil)
+			m.regenerate()
+			m.fails(400, opRead, "creds/other", nil)
+			m.FailNext(simulator.AnyEndpoint, -1, status(500))
+			m.ResetCounts()
+			for range 20 {
+				m.fails(400, opRead, "creds/monitoring", nil)
+			}
+			if tried := m.all(simulator.EndpointValidate); tried != 1 {
+				t.Errorf("a suspect token was asked after %d times", tried)
+			}
+		})
 	})
 }
 
