@@ -213,8 +213,8 @@ func certificatesInFiles(certificate string, der []byte) []pasted {
 		{"a byte order mark that was read as Windows-1252", "ï»¿" + certificate, toldEncoding},
 		{
 			"DER, or PKCS #12", string(der),
-			"it is a binary file, as certificates in DER form and PKCS #12 files are: convert it to PEM, with openssl " +
-				"x509 -inform der -in FILE -out ca.pem, or openssl pkcs12 -nokeys -in FILE -out ca.pem",
+			"it is a binary file, as certificates in DER form and PKCS #12 files are: convert it to PEM, with " +
+				"openssl x509 -inform der -in FILE -out ca.pem, or openssl pkcs12 -nokeys -in FILE -out ca.pem",
 		},
 	}
 }
@@ -284,7 +284,8 @@ func brokenPEM(certificate string) []pasted {
 			"the PEM bundle holds a certificate that is damaged or cut short",
 		},
 		{
-			"something else than a certificate inside", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+			"something else than a certificate inside",
+			"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
 			"certificate 1 of the PEM bundle cannot be read: x509: malformed certificate",
 		},
 		{
@@ -293,7 +294,8 @@ func brokenPEM(certificate string) []pasted {
 		},
 		{
 			"in one line, with `\\n`", strings.ReplaceAll(certificate, "\n", `\n`),
-			`its line ends are written as a backslash and a letter: give it with real line ends, as jq -r and echo -e print them, or let the command line read the file, as in FIELD=@FILE`,
+			"its line ends are written as a backslash and a letter: give it with real line ends, as jq -r and echo " +
+				"-e print them, or let the command line read the file, as in FIELD=@FILE",
 		},
 		{"in one line, with spaces", strings.ReplaceAll(certificate, "\n", " "), line},
 		{"in one line, with nothing between", strings.ReplaceAll(certificate, "\n", ""), line},
