@@ -144,6 +144,7 @@ func TestPatchChangesTheFieldsGivenAndNullResets(t *testing.T) {
 		m.must(opPatch, "roles/monitoring", map[string]any{"min_ttl": nil})
 		want := map[string]any{
 			"config": "default", "credential_type": "shared", "ttl": int64(1200), "min_ttl": int64(300), "lease": true,
+			"fallback_configs": []string{}, "reread_interval": int64(0),
 		}
 		if diff := cmp.Diff(want, m.get("roles/monitoring")); diff != "" {
 			t.Error(diff)

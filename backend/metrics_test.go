@@ -288,7 +288,7 @@ func TestMetricsTellWhatStatusTells(t *testing.T) {
 		if diff := cmp.Diff(map[string]float64{
 			"config_state{state=unknown}": 0, "config_state{state=ok}": 1, "config_state{state=degraded}": 0,
 			"config_state{state=failing}": 0,
-			"password_changed_at_missing": 0, "password_expired": 0, "logouts_owed": 0,
+			"password_changed_at_missing": 0, "password_expired": 0, "logouts_owed": 0, "config_out_of_service": 0,
 			"last_success_timestamp_seconds": float64(time.Now().Unix()), "requests_in_flight": 0,
 			"server_can_log_out": 1, "server_can_validate": 1, "server_refresh_ends_predecessor": 0,
 			"server_authenticate_ends_earlier_sessions": 0,

@@ -405,7 +405,8 @@ func (a *API) deleteUnusedConfig(ctx context.Context, name string) (deleted bool
 		return false, nil, nil, err
 	}
 	a.Upstream.Evict(name)
-	return true, nil, append(warnings, stranded...), a.Store.Traits.Delete(ctx, name)
+	err = errors.Join(a.Store.Traits.Delete(ctx, name), a.Store.OutOfService.Delete(ctx, name))
+	return true, nil, append(warnings, stranded...), err
 }
 
 // stranded returns the warnings of what can no longer be logged out, once the config is no more or
@@ -432,7 +433,7 @@ func (a *API) stranded(ctx context.Context, config string) (warnings []string, e
 // rolesOf returns the roles that name the config, and a warning for each role that cannot be read.
 func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []string, err error) {
 	err = a.Store.Roles.Each(ctx, func(role *store.Role) {
-		if role.Config == config {
+		if role.Names(config) {
 			users = append(users, role.Name)
 		}
 	})

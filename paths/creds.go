@@ -6,6 +6,7 @@ package paths
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -120,6 +121,10 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 			Type: framework.TypeString, Required: true,
 			Description: "Base URL of the N-central server that the token is for.",
 		},
+		fieldConfig: {
+			Type: framework.TypeString, Required: true,
+			Description: "Config that the token came from: the role's own, or one of its fallback_configs.",
+		},
 		fieldExpiresAt: {
 			Type: framework.TypeTime, Required: true,
 			Description: "When the token expires: RFC 3339, UTC.",
@@ -177,16 +182,16 @@ func (a *API) answerCreds(
 		if err != nil {
 			return nil, err
 		}
-		return leased(answer, leaseOfDedicated(lease)), nil
+		return leased(answer, answer.Remaining, leaseOfDedicated(lease)), nil
 	}
 	answer, err := a.Sessions.Read(ctx, role.Name, options)
 	if err != nil {
 		return nil, err
 	}
 	if role.Lease {
-		return leased(answer, leaseOfShared(role)), nil
+		return leased(answer, capped(answer.Remaining, role.RereadInterval), leaseOfShared(role)), nil
 	}
-	return unleased(answer), nil
+	return unleased(answer, capped(answer.UntilRotation, role.RereadInterval)), nil
 }
 
 func readOptions(data *framework.FieldData) (sessions.ReadOptions, error) {
@@ -204,13 +209,35 @@ func readOptions(data *framework.FieldData) (sessions.ReadOptions, error) {
 	return options, nil
 }
 
-func tokenData(answer *sessions.Answer) map[string]any {
-	data := make(map[string]any, 8)
-	data[fieldAccessToken] = answer.AccessToken
-	data[fieldTokenType] = answer.TokenType
-	data[fieldURL] = answer.URL
-	data[fieldExpiresAt] = answer.ExpiresAt
-	data[fieldExpiresAtSeconds] = answer.ExpiresAtSeconds
+// capped returns the time after which a reader is to come back, where the role says how often at least;
+// 0 says nothing.
+func capped(until, interval time.Duration) time.Duration {
+	if interval > 0 {
+		return min(until, interval)
+	}
+	return until
+}
+
+// tokenData returns the data of an answer. All but ttl is the same in every answer with the token, and is
+// put together once: a hot read copies it.
+func tokenData(answer *sessions.Answer, isLeased bool) map[string]any {
+	common := answer.Rendered(func() map[string]any {
+		data := map[string]any{
+			fieldAccessToken:      answer.AccessToken,
+			fieldTokenType:        answer.TokenType,
+			fieldURL:              answer.URL,
+			fieldConfig:           answer.Config.Name,
+			fieldExpiresAt:        answer.ExpiresAt,
+			fieldExpiresAtSeconds: answer.ExpiresAtSeconds,
+		}
+		if !isLeased {
+			data[fieldRotationPeriod] = answer.RotationPeriod
+			data[fieldLastRotation] = answer.ObtainedAt
+		}
+		return data
+	})
+	data := make(map[string]any, len(common)+1)
+	maps.Copy(data, common)
 	return data
 }
 
@@ -222,21 +249,19 @@ func allWarnings(answer *sessions.Answer) []string {
 // unleased returns the token with the fields by which consumers know when to come back. Of two
 // returns with one token, only ttl may differ: Vault's Secrets Operator restarts what it serves
 // where another field does.
-func unleased(answer *sessions.Answer) *logical.Response {
-	data := tokenData(answer)
-	data[fieldTTL] = max(int64((answer.UntilRotation+time.Second-1)/time.Second), 1)
-	data[fieldRotationPeriod] = answer.RotationPeriod
-	data[fieldLastRotation] = answer.ObtainedAt
+func unleased(answer *sessions.Answer, until time.Duration) *logical.Response {
+	data := tokenData(answer, false)
+	data[fieldTTL] = max(int64((until+time.Second-1)/time.Second), 1)
 	return &logical.Response{Data: data, Warnings: allWarnings(answer)}
 }
 
 // leased returns the token under a lease that ends with it, in whole seconds rounded down, so that
 // no lease outlives its token. It is never renewable: N-central cannot lengthen an access token.
-func leased(answer *sessions.Answer, internal map[string]any) *logical.Response {
-	lifetime := answer.Remaining.Truncate(time.Second)
+func leased(answer *sessions.Answer, lifetime time.Duration, internal map[string]any) *logical.Response {
+	lifetime = lifetime.Truncate(time.Second)
 	internal["secret_type"] = accessTokenType
 	return &logical.Response{
-		Data: tokenData(answer),
+		Data: tokenData(answer, true),
 		Secret: &logical.Secret{
 			LeaseOptions: logical.LeaseOptions{TTL: lifetime, MaxTTL: lifetime},
 			InternalData: internal,

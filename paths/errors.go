@@ -25,6 +25,7 @@ func failed(err error) (*logical.Response, error) {
 	var limit *sessions.LimitError
 	var useless *sessions.UselessLifetimeError
 	var late *sessions.LateError
+	var allOut *sessions.AllOutError
 	switch {
 	case errors.Is(err, sessions.ErrNeedsActiveNode):
 		return nil, logical.ErrReadOnly
@@ -33,8 +34,8 @@ func failed(err error) (*logical.Response, error) {
 	case errors.As(err, &limit), errors.As(err, &useless), errors.Is(err, sessions.ErrUnknownRole),
 		errors.Is(err, sessions.ErrUnknownConfig):
 		return logical.ErrorResponse(err.Error()), nil
-	case errors.As(err, &failure) && failure.CredentialRejected():
-		return logical.ErrorResponse(failure.Error()), nil
+	case errors.As(err, &failure) && failure.CredentialRejected(), errors.As(err, &allOut):
+		return logical.ErrorResponse(err.Error()), nil
 	case failure != nil && (failure.Down() || failure.Kind == ncentral.KindCanceled), errors.As(err, &late),
 		isTransient(err):
 		return nil, logical.CodedError(http.StatusServiceUnavailable, err.Error())

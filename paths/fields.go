@@ -61,9 +61,10 @@ func CheckPath(path string) error {
 
 // remedies say what a field of that type takes.
 var remedies = map[framework.FieldType]string{
-	framework.TypeString: "give text",
-	framework.TypeBool:   "give true or false",
-	framework.TypeInt:    "give a whole number",
+	framework.TypeString:           "give text",
+	framework.TypeBool:             "give true or false",
+	framework.TypeInt:              "give a whole number",
+	framework.TypeCommaStringSlice: "give names, with commas between or as a list",
 	framework.TypeDurationSecond: "give a duration that is not negative: whole seconds, or a number with a unit " +
 		"like 90s, 5m or 1h",
 }
@@ -85,7 +86,8 @@ func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) 
 		isSecret := field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
 		one := framework.FieldData{Raw: map[string]any{name: given[name]}, Schema: fields}
 		// which the framework takes for false or 0
-		isNothing := isText && text == "" && field.Type != framework.TypeString
+		isNothing := isText && text == "" && field.Type != framework.TypeString &&
+			field.Type != framework.TypeCommaStringSlice
 		if isSecret && !isText || isNothing || one.Validate() != nil {
 			return fmt.Errorf("%s: %s", name, remedies[field.Type])
 		}

@@ -172,6 +172,9 @@ var (
 	passwordExpired = describe("password_expired",
 		"Whether the API user's password has expired, 0 or 1, as N-central last said; absent if it does not say.",
 		health.ConfigLabel)
+	outOfService = describe("config_out_of_service",
+		"1 while roles with fallback_configs take their tokens from another config, because N-central refuses this "+
+			"one's User-API token or its user does not work; else 0.", health.ConfigLabel)
 	passwordUnknown = describe("password_changed_at_missing",
 		"1 where password_changed_at is not given and password_max_age is not 0, so that nobody is warned before "+
 			"the password expires; else 0.", health.ConfigLabel)
@@ -211,6 +214,7 @@ func (a *API) addCondition(ctx context.Context, all *gauges, config *store.Confi
 	for _, state := range health.States() {
 		all.add(configState, zeroOrOne(state == status.State), config.Name, string(state))
 	}
+	all.add(outOfService, zeroOrOne(status.OutOfService != nil), config.Name)
 	all.add(logoutsOwed, float64(status.LogoutsOwed), config.Name)
 	all.addTime(lastSuccess, status.LastSuccess, config.Name)
 	all.addTime(lastFailure, status.LastFailure, config.Name)

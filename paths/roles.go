@@ -6,6 +6,7 @@ package paths
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -16,9 +17,12 @@ import (
 )
 
 const (
-	fieldConfig         = "config"
-	fieldCredentialType = "credential_type"
-	fieldLease          = "lease"
+	fieldConfig          = "config"
+	fieldCredentialType  = "credential_type"
+	fieldLease           = "lease"
+	fieldFallbackConfigs = "fallback_configs"
+	fieldRereadInterval  = "reread_interval"
+	fieldServingConfig   = "serving_config"
 
 	defaultConfig = "default"
 )
@@ -71,6 +75,12 @@ All readers of a shared role hold the same token: a client that logs out at
 N-central ends it for all of them. Give such a client a role of its own, with
 credential_type=dedicated.
 
+A password that expires, a User-API token that is replaced or a user that is
+locked ends every token of that user. A role that names a second config, with
+another N-central user of the same server, goes on without its readers noticing:
+
+    vault write ncentral/roles/monitoring fallback_configs=second
+
 A change of config, credential_type or ttl retires the role's sessions: their
 tokens are no longer handed out, and live on until they expire. Deleting a role
 logs its sessions out.
@@ -106,14 +116,15 @@ func (a *API) rolesListPath() *framework.Path {
 				Summary:     "List the roles, each with its config, type, TTL and lease.",
 				Description: "`after` and `limit` page through the names.",
 				Responses: answers("The names, and the main facts about each.",
-					listAnswerFields("roles", "config, credential_type, ttl and lease")),
+					listAnswerFields("roles", "config, serving_config, credential_type, ttl and lease")),
 			},
 		},
 		DisplayAttrs: display("", "roles"),
 		HelpSynopsis: "List the roles, each with its config, type, TTL and lease.",
 		HelpDescription: `
-Lists the names of the roles. key_info has the config, credential_type, ttl and
-lease of each; "vault list -detailed ncentral/roles" shows them.
+Lists the names of the roles. key_info has the config, serving_config,
+credential_type, ttl and lease of each; "vault list -detailed ncentral/roles"
+shows them. serving_config is the config that gives the role's tokens now.
 `,
 	}
 }
@@ -121,8 +132,20 @@ lease of each; "vault list -detailed ncentral/roles" shows them.
 // roleInfoFields are what a LIST tells of a role.
 func roleInfoFields() map[string]*framework.FieldSchema {
 	fields := alwaysAnswered(roleFields())
-	delete(fields, fieldMinTTL)
+	for _, field := range []string{fieldMinTTL, fieldFallbackConfigs, fieldRereadInterval} {
+		delete(fields, field)
+	}
+	fields[fieldServingConfig] = servingField()
 	return fields
+}
+
+// servingField is the config that gives a role's tokens.
+func servingField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type: framework.TypeString,
+		Description: "Config that the token in hand came from, or that gives the next one: the role's own, or one of " +
+			"its fallback_configs.",
+	}
 }
 
 const (
@@ -137,6 +160,12 @@ func roleFields() map[string]*framework.FieldSchema {
 			Type: framework.TypeString, Default: defaultConfig, DisplayAttrs: label("Config", groupSource),
 			Description: "Name of the config that tokens come from. The default is the config called default. It " +
 				"must exist.",
+		},
+		fieldFallbackConfigs: {
+			Type: framework.TypeCommaStringSlice, DisplayAttrs: label("Fallback configs", groupSource),
+			Description: "Names of configs, 8 at most, that give the role's tokens, in this order, while the ones " +
+				"before them are out of service: N-central refuses their User-API token, or their user does not " +
+				"work. They must exist, and have the same url. None by default.",
 		},
 		fieldCredentialType: {
 			Type: framework.TypeString, Default: string(store.Shared),
@@ -165,6 +194,12 @@ func roleFields() map[string]*framework.FieldSchema {
 				"Revoking the lease of a shared token ends nothing at N-central, since other readers hold the same " +
 				"token.",
 		},
+		fieldRereadInterval: {
+			Type: framework.TypeDurationSecond, Default: "0", DisplayAttrs: label("Reread interval", groupHandOut),
+			Description: "Shared roles: how often readers are to come back at least. It caps ttl, or the lease where " +
+				"there is one. A reader that holds a dead token, as after a reboot of N-central or a change of the " +
+				"serving config, then gets a new one in time. 0, the default, does not cap; else 10s at least.",
+		},
 	}
 }
 
@@ -179,6 +214,14 @@ func roleSettings() []setting[store.Role] {
 				return checkName(role.Config)
 			},
 			reset: func(role *store.Role) { role.Config = defaultConfig },
+		},
+		{
+			field: fieldFallbackConfigs,
+			set: func(role *store.Role, data *framework.FieldData) error {
+				role.FallbackConfigs = data.Get(fieldFallbackConfigs).([]string)
+				return checkFallbackNames(role.FallbackConfigs)
+			},
+			reset: func(role *store.Role) { role.FallbackConfigs = nil },
 		},
 		{
 			field: fieldCredentialType,
@@ -204,6 +247,8 @@ func roleSettings() []setting[store.Role] {
 			reset: func(role *store.Role) { role.MinTTL = nil },
 		},
 		boolSetting(fieldLease, true, func(role *store.Role) *bool { return &role.Lease }),
+		durationSetting(fieldRereadInterval, 0, zeroOrAtLeast(leastRereadInterval),
+			func(role *store.Role) *time.Duration { return &role.RereadInterval }),
 	}
 }
 
@@ -236,10 +281,14 @@ func (a *API) writeRole(
 		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig,
 			role.Config, role.Config))
 	}
+	unreadableFallbacks, err := a.checkFallbacks(ctx, role, config)
+	if err != nil {
+		return mistake(err)
+	}
 	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
 		return nil, err
 	}
-	warnings := append(overwritten(unreadable), roleWarnings(role)...)
+	warnings := slices.Concat(overwritten(unreadable), roleWarnings(role), unreadableFallbacks)
 	if stored != nil && stored.CredentialType == store.Dedicated &&
 		(role.CredentialType != store.Dedicated || role.Config != stored.Config) {
 		warnings = append(warnings, leasesGoOn(req, name))
@@ -265,7 +314,54 @@ func changedRole(stored *store.Role, req *logical.Request, data *framework.Field
 		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so it cannot be without one: give "+
 			"true, or %s=%s", fieldLease, fieldCredentialType, store.Shared)
 	}
+	if role.CredentialType == store.Dedicated && role.RereadInterval > 0 {
+		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so there is nothing to come back for: give "+
+			"0, or %s=%s", fieldRereadInterval, fieldCredentialType, store.Shared)
+	}
+	if slices.Contains(role.FallbackConfigs, role.Config) {
+		return nil, fmt.Errorf("%s: %q is the role's own config, which is tried first: leave it out",
+			fieldFallbackConfigs, role.Config)
+	}
 	return role, checkMinTTL(role)
+}
+
+// leastRereadInterval keeps a pack of readers from coming back all the time.
+const leastRereadInterval = 10 * time.Second
+
+func checkFallbackNames(names []string) error {
+	if len(names) > store.MostFallbackConfigs {
+		return fmt.Errorf("%d configs are too many: %d are allowed", len(names), store.MostFallbackConfigs)
+	}
+	for i, name := range names {
+		if err := checkName(name); err != nil {
+			return err
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("%q is named twice: name it once", name)
+		}
+	}
+	return nil
+}
+
+// checkFallbacks refuses fallback configs that do not exist, or are of another server than the role's
+// own config, which is nil where it cannot be read. It returns a warning for each that cannot be read.
+func (a *API) checkFallbacks(ctx context.Context, role *store.Role, own *store.Config) (warnings []string, err error) {
+	for _, name := range role.FallbackConfigs {
+		config, unreadable, err := orUnreadable(a.Store.Configs.Get(ctx, name))
+		switch {
+		case err != nil:
+			return nil, err
+		case unreadable != nil:
+			warnings = append(warnings, unreadable.Error())
+		case config == nil:
+			return nil, fmt.Errorf("%s: there is no config %q: write config/%s first, or name another",
+				fieldFallbackConfigs, name, name)
+		case own != nil && config.URL != own.URL:
+			return nil, fmt.Errorf("%s: config %q has another url than config %q: all configs of a role must be of one "+
+				"server", fieldFallbackConfigs, name, own.Name)
+		}
+	}
+	return warnings, nil
 }
 
 func roleWarnings(role *store.Role) []string {
@@ -302,11 +398,13 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 		return nil, err
 	}
 	return &logical.Response{Data: map[string]any{
-		fieldConfig:         role.Config,
-		fieldCredentialType: string(role.CredentialType),
-		fieldTTL:            seconds(role.TTL),
-		fieldMinTTL:         seconds(role.MinTTLWithin(role.ExpectedLifetime())),
-		fieldLease:          role.Lease,
+		fieldConfig:          role.Config,
+		fieldCredentialType:  string(role.CredentialType),
+		fieldTTL:             seconds(role.TTL),
+		fieldMinTTL:          seconds(role.MinTTLWithin(role.ExpectedLifetime())),
+		fieldLease:           role.Lease,
+		fieldFallbackConfigs: append([]string{}, role.FallbackConfigs...),
+		fieldRereadInterval:  seconds(role.RereadInterval),
 	}}, nil
 }
 
@@ -357,8 +455,13 @@ func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework
 		if role == nil {
 			return nil, err
 		}
+		serving, err := a.Sessions.ServingConfig(ctx, role)
+		if err != nil {
+			return nil, err
+		}
 		return map[string]any{
 			fieldConfig:         role.Config,
+			fieldServingConfig:  serving,
 			fieldCredentialType: string(role.CredentialType),
 			fieldTTL:            seconds(role.TTL),
 			fieldLease:          role.Lease,

@@ -116,7 +116,8 @@ func sessionsAnswerFields() map[string]*framework.FieldSchema {
 			Description: "When the current token was obtained. Absent if there is no token, as are the fields that " +
 				"follow, down to last_validated_at.",
 		},
-		fieldExpiresAt: {Type: framework.TypeTime, Description: "When the current token expires."},
+		fieldExpiresAt:     {Type: framework.TypeTime, Description: "When the current token expires."},
+		fieldServingConfig: servingField(),
 		fieldRotatesAt: {
 			Type:        framework.TypeTime,
 			Description: "When this engine replaces the token at the latest, if it is read.",
@@ -175,6 +176,7 @@ func (a *API) readSessions(
 	answer := map[string]any{
 		fieldEarlierTokens: described.Earlier,
 		fieldLogoutsOwed:   owed,
+		fieldServingConfig: described.ServingConfig,
 	}
 	putTime(answer, fieldLastReadAt, described.LastReadAt)
 	if described.Live {

@@ -15,12 +15,13 @@ import (
 )
 
 const (
-	fieldConfigs         = "configs"
-	fieldReasons         = "reasons"
-	fieldLastSuccess     = "last_success"
-	fieldLastFailure     = "last_failure"
-	fieldLastFailureKind = "last_failure_kind"
-	fieldNextAttempt     = "next_attempt"
+	fieldConfigs           = "configs"
+	fieldReasons           = "reasons"
+	fieldLastSuccess       = "last_success"
+	fieldLastFailure       = "last_failure"
+	fieldLastFailureKind   = "last_failure_kind"
+	fieldOutOfServiceSince = "out_of_service_since"
+	fieldNextAttempt       = "next_attempt"
 )
 
 func (a *API) statusPath() *framework.Path {
@@ -83,6 +84,11 @@ func statusFields() map[string]*framework.FieldSchema {
 		fieldNextAttempt: {
 			Type:        framework.TypeTime,
 			Description: "When N-central is next asked for a token, if it is being left alone.",
+		},
+		fieldOutOfServiceSince: {
+			Type: framework.TypeTime,
+			Description: "Since when roles with fallback_configs take their tokens from another config; absent while " +
+				"this one is in service. The reasons say why.",
 		},
 		fieldLogoutsOwed: {
 			Type: framework.TypeInt, Required: true,
@@ -150,6 +156,9 @@ func (a *API) statusOf(ctx context.Context, config *store.Config, now time.Time)
 		answer[fieldLastFailureKind] = string(status.LastFailureKind)
 	}
 	putTime(answer, fieldNextAttempt, status.NextAttempt)
+	if status.OutOfService != nil {
+		putTime(answer, fieldOutOfServiceSince, status.OutOfService.Since)
+	}
 	putTime(answer, fieldUserAPITokenExpiresAt, config.UserAPITokenExpiresAt())
 	putTime(answer, fieldPasswordExpiresAt, config.PasswordExpiresAt())
 	putUser(answer, status.User)

@@ -35,6 +35,8 @@ const (
 	CredentialDegraded  Type = "ncentral/credential-degrade"  // no new tokens can be had, or data calls fail
 	CredentialRecovered Type = "ncentral/credential-recover"
 	CredentialExpiring  Type = "ncentral/credential-expire" // password or User-API token has expired or soon will
+	RoleFailedOver      Type = "ncentral/role-failover"     // a role's tokens come from a later of its configs than before
+	RoleFailedBack      Type = "ncentral/role-failback"     // they come from an earlier one again
 )
 
 // Keys of an event's metadata besides those that Vault names.
@@ -42,6 +44,8 @@ const (
 	Config    = "config"
 	Reason    = "reason"
 	ExpiresAt = "expires_at" // RFC 3339, UTC
+	Role      = "role"
+	Before    = "config_before" // the config that gave the role's tokens before
 )
 
 // ChangeMetadata returns the metadata of an event about a requested change. The path is the API
@@ -63,6 +67,17 @@ func CredentialMetadata(config string, more ...string) []string {
 		logical.EventMetadataPath, path,
 		logical.EventMetadataDataPath, path,
 		Config, config,
+	}, more...)
+}
+
+// RoleMetadata returns the metadata of an event about a role that nobody asked for, with more keys
+// and values.
+func RoleMetadata(role string, more ...string) []string {
+	path := "roles/" + role
+	return append([]string{
+		logical.EventMetadataPath, path,
+		logical.EventMetadataDataPath, path,
+		Role, role,
 	}, more...)
 }
 

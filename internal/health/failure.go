@@ -93,6 +93,24 @@ func (f *Failure) Final() bool {
 	return false
 }
 
+// Reason is what happened and what to do about it, without the config and the time of the next
+// attempt.
+func (f *Failure) Reason() string {
+	plain := *f
+	plain.NotMade, plain.Next = false, time.Time{}
+	return plain.Explanation()
+}
+
+// UserIsBarred reports whether N-central told, beside the failure, that the API user does not work. It
+// is false of no failure, nil.
+func (f *Failure) UserIsBarred() bool {
+	if f == nil {
+		return false
+	}
+	_, bars := UserTroubles(f.User)
+	return bars
+}
+
 // Remedy is what a person can do about it; empty where that is not known.
 func (f *Failure) Remedy() string {
 	if remedy := f.remedyOfFault(); remedy != "" {

@@ -48,6 +48,7 @@ type Record struct {
 	user       *ncentral.User // as N-central last told of them; nil where it did not
 	validation *Failure       // why the last validation told nothing of its token; nil where it did
 	// until when the token lives that was last handed out for want of a new one
+	userWorkedAt      time.Time // when a data call last succeeded
 	servedStale       time.Time
 	lastSuccess       time.Time
 	lastFailure       time.Time
@@ -139,7 +140,7 @@ func (r *Record) severity() severity {
 	return healthy
 }
 
-// recordObtaining notes how an attempt to obtain a token went, and returns what events told that
+// NoteObtaining notes how an attempt to obtain a token went, and returns what events told that
 // ails the credential, and what ails it now.
 func (r *Record) NoteObtaining(generation int, failure *Failure) Transition {
 	r.mu.Lock()
@@ -170,6 +171,7 @@ func (r *Record) StartOver() int {
 	defer r.mu.Unlock()
 	r.generation++
 	r.asked, r.obtaining, r.user, r.validation, r.servedStale = false, nil, nil, nil, time.Time{}
+	r.userWorkedAt = time.Time{}
 	r.dataCall.Store(nil)
 	return r.generation
 }
@@ -180,7 +182,7 @@ func (r *Record) Generation() int {
 	return r.generation
 }
 
-// recordValidation notes why a validation told nothing of its token, or nil where it did.
+// NoteValidation notes why a validation told nothing of its token, or nil where it did.
 func (r *Record) NoteValidation(generation int, failure *Failure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,7 +191,7 @@ func (r *Record) NoteValidation(generation int, failure *Failure) {
 	}
 }
 
-// recordUser notes what N-central tells of the API user, nil where it does not.
+// NoteUser notes what N-central tells of the API user, nil where it does not.
 func (r *Record) NoteUser(generation int, user *ncentral.User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,7 +200,7 @@ func (r *Record) NoteUser(generation int, user *ncentral.User) {
 	}
 }
 
-// lastUser is what N-central last told of the API user: where it could not be asked since, that
+// LastUser is what N-central last told of the API user: where it could not be asked since, that
 // stands.
 func (r *Record) LastUser(generation int) *ncentral.User {
 	r.mu.Lock()
@@ -220,7 +222,7 @@ func (r *Record) UserWarning(config string) string {
 		failure.Explanation())
 }
 
-// recordProbe notes how a data call went; see recordObtaining.
+// NoteProbe notes how a data call went; see recordObtaining.
 func (r *Record) NoteProbe(generation int, failure *Failure) Transition {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -229,10 +231,36 @@ func (r *Record) NoteProbe(generation int, failure *Failure) Transition {
 	}
 	r.asked = true
 	r.dataCall.Store(failure)
+	if failure == nil {
+		r.userWorkedAt = time.Now()
+	}
 	return r.transition()
 }
 
-// recordOutcome notes how a call went that N-central answered, or did not.
+// NoteUserWorks notes that a data call succeeded at that time, which was made to validate a token.
+// What N-central told of the user stands.
+func (r *Record) NoteUserWorks(generation int, now time.Time) Transition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if generation != r.generation {
+		return Transition{}
+	}
+	r.userWorkedAt = now
+	if last := r.dataCall.Load(); last == nil || last.IsOfUser() {
+		return Transition{}
+	}
+	r.dataCall.Store(nil)
+	return r.transition()
+}
+
+// UserWorked reports whether a data call succeeded within that time.
+func (r *Record) UserWorked(within time.Duration, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.userWorkedAt.IsZero() && now.Sub(r.userWorkedAt) < within
+}
+
+// NoteOutcome notes how a call went that N-central answered, or did not.
 func (r *Record) NoteOutcome(generation int, failure *Failure, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

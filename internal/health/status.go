@@ -36,7 +36,8 @@ type Status struct {
 	LastSuccess     time.Time
 	LastFailure     time.Time
 	LastFailureKind ncentral.Kind
-	NextAttempt     time.Time // where the server is being left alone: when it is next asked for a token
+	NextAttempt     time.Time           // where the server is being left alone: when it is next asked for a token
+	OutOfService    *store.OutOfService // nil while roles take their tokens from it
 	LogoutsOwed     int
 	User            *ncentral.User     // as N-central last told of them; nil where it did not
 	Traits          store.ServerTraits // what is known of the server; empty where that is of another URL
@@ -47,8 +48,9 @@ type Pauses struct {
 	Outage *Failure // why the last call to it was not answered, nil where it was
 	// why the User-API token was refused when any config with it last tried it, nil where it was
 	// not
-	Rejection *Failure
-	Next      time.Time // when it is next asked for a token, where it is being left alone
+	Rejection    *Failure
+	OutOfService *store.OutOfService // why roles with a fallback pass it over, nil where they do not
+	Next         time.Time           // when it is next asked for a token, where it is being left alone
 }
 
 // Status returns how the config fares at that time, with what is known of its server and so many
@@ -60,7 +62,7 @@ func (r *Record) Status(
 	defer r.mu.Unlock()
 	status := Status{
 		LastSuccess: r.lastSuccess, LastFailure: r.lastFailure, LastFailureKind: r.lastFailureKind,
-		NextAttempt: pauses.Next,
+		NextAttempt: pauses.Next, OutOfService: pauses.OutOfService,
 		LogoutsOwed: owed, User: r.user, Traits: traits,
 	}
 	obtaining, outage := cmp.Or(r.obtaining, pauses.Rejection), pauses.Outage
@@ -71,6 +73,10 @@ func (r *Record) Status(
 		if failure != nil {
 			status.Reasons = append(status.Reasons, failure.Explanation())
 		}
+	}
+	if out := pauses.OutOfService; out != nil {
+		status.Reasons = append(status.Reasons, fmt.Sprintf("out of service since %s, so that roles with "+
+			"fallback_configs take their tokens from another config: %s", out.Since.UTC().Format(time.RFC3339), out.Reason))
 	}
 	if now.Before(r.servedStale) {
 		status.Reasons = append(status.Reasons, fmt.Sprintf("no new token could be had, so an earlier one is handed "+
@@ -85,7 +91,7 @@ func (r *Record) Status(
 		status.Reasons = append(status.Reasons, fmt.Sprintf("logouts owed: %d, tried once a minute", owed))
 	}
 	switch {
-	case obtaining != nil && !now.Before(r.servedStale):
+	case obtaining != nil && !now.Before(r.servedStale), pauses.OutOfService != nil:
 		status.State = StateFailing
 	case len(status.Reasons) > 0:
 		status.State = StateDegraded

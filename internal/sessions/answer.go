@@ -4,7 +4,7 @@
 package sessions
 
 import (
-	"slices"
+	"sync"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/health"
@@ -32,6 +32,16 @@ type sharedFields struct {
 	ExpiresAtSeconds int64  // Unix time
 	ObtainedAt       string // RFC 3339, UTC
 	RotationPeriod   int64  // seconds from when the token was obtained until it is rotated, at least 1
+
+	rendering sync.Once
+	rendered  map[string]any
+}
+
+// Rendered returns what render makes of the fields, which is made once for all answers with the token,
+// and is not to be changed.
+func (f *sharedFields) Rendered(render func() map[string]any) map[string]any {
+	f.rendering.Do(func() { f.rendered = render() })
+	return f.rendered
 }
 
 // Answer hands out a token.
@@ -46,9 +56,9 @@ type Answer struct {
 	Warnings      []string
 }
 
-func newSharedFields(snap *snapshot) sharedFields {
+func newSharedFields(snap *snapshot) *sharedFields {
 	token := snap.token
-	return sharedFields{
+	return &sharedFields{
 		AccessToken:      token.AccessToken,
 		TokenType:        token.TokenType,
 		URL:              token.URL,
@@ -67,7 +77,7 @@ func (snap *snapshot) handOut(from health.Source, now time.Time) *Answer {
 }
 
 func (snap *snapshot) answer(now time.Time) *Answer {
-	warnings := slices.Clip(snap.token.Warnings) // whoever adds to them gets an array of their own
+	warnings := snap.warnings // clipped, so that whoever adds to them gets an array of their own
 	if snap.unstored {
 		warnings = append(warnings, "this token could not be stored: it is forgotten when the plugin stops")
 	}
@@ -75,7 +85,7 @@ func (snap *snapshot) answer(now time.Time) *Answer {
 		warnings = append(warnings, warning)
 	}
 	return &Answer{
-		sharedFields:  &snap.shared,
+		sharedFields:  snap.shared,
 		Config:        snap.config,
 		Remaining:     snap.remaining(now),
 		UntilRotation: store.Remaining(snap.rotatesAt, now),

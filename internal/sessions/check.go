@@ -24,6 +24,9 @@ func (m *Manager) Check(ctx context.Context, config *store.Config) (*upstream.Re
 	}
 	report := server.Check(ctx)
 	m.endOpen(config, report)
+	if report.Failed == nil {
+		m.bringBack(ctx, config)
+	}
 	return report, nil
 }
 

@@ -61,10 +61,11 @@ func (s *roleState) turnsOf(config *store.Config) *turns {
 }
 
 func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
-	_, config, err := m.definition(ctx, role)
+	_, found, err := m.definition(ctx, role)
 	if err != nil {
 		return nil, nil, err
 	}
+	config := found.preferred()
 	state := m.state(role)
 	defer state.opening.Add(-1)
 	if state.opening.Add(1) > int64(waitingPerPlace*config.MaxRequestsInFlight) {
@@ -103,28 +104,30 @@ func noTurn(ctx context.Context) error {
 }
 
 func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (*Answer, *Lease, error) {
-	role, config, err := m.definition(ctx, name)
+	role, found, err := m.definition(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	if role.TTL > 0 && minTTL > role.TTL {
 		return nil, nil, &LimitError{Asked: minTTL, Granted: role.TTL, Dedicated: true}
 	}
+	config, token, err := m.openFirst(ctx, role, found)
+	if err != nil {
+		return nil, nil, err
+	}
 	server, err := m.server(config)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = m.mayAnswer(ctx, server, role, config, token, minTTL)
 	}
-	token, err := m.openSession(ctx, server, config, role)
 	if err != nil {
-		return nil, nil, err
-	}
-	if err := m.mayAnswer(ctx, server, role, config, token, minTTL); err != nil {
 		m.discard(role.Name, *token)
 		return nil, nil, err
 	}
-	snap := m.newSnapshot(m.state(name), role, config, &store.Session{
+	state := m.state(name)
+	snap := m.newSnapshot(state, role, found, &store.Session{
 		ConfigFingerprint: config.Fingerprint(), RoleFingerprint: role.Fingerprint(), Current: token,
 	})
+	m.noteServing(ctx, state, role, found, role.Config, config.Name)
 	snap.record.CountRead(health.SourceAuthenticate)
 	answer := snap.answer(time.Now())
 	answer.Warnings = append(answer.Warnings, endingWarnings(ctx, server, token)...)
@@ -133,6 +136,29 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 		Role: role.Name, Origin: token.Origin, AccessToken: token.AccessToken,
 		GrantedUntil: token.GrantedUntil,
 	}, nil
+}
+
+// openFirst opens a session with the first of the role's configs that gives one.
+func (m *Manager) openFirst(
+	ctx context.Context, role *store.Role, found sources,
+) (*store.Config, *store.Token, error) {
+	if !found.hasFallback() {
+		token, err := m.openSession(ctx, found[0].config, role)
+		return found[0].config, token, err
+	}
+	a := &attempt{
+		m:      m,
+		turnTo: func(*store.Config) {},
+		from: func(ctx context.Context, config *store.Config) (*store.Token, error) {
+			return m.openSession(ctx, config, role)
+		},
+		end: func(token *store.Token) { m.discard(role.Name, *token) },
+	}
+	first, err := a.obtain(ctx, found.inService())
+	if first == nil {
+		return nil, nil, m.whyNone(ctx, role.Name, err)
+	}
+	return first.config, first.token, nil
 }
 
 // probeAfterwards makes the hourly data call with a session that was just opened: of a config whose
@@ -152,8 +178,12 @@ func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config,
 // openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs
 // up, N-central may have opened a session that nobody would know of.
 func (m *Manager) openSession(
-	reader context.Context, server *upstream.Server, config *store.Config, role *store.Role,
+	reader context.Context, config *store.Config, role *store.Role,
 ) (*store.Token, error) {
+	server, err := m.server(config)
+	if err != nil {
+		return nil, err
+	}
 	if !m.begin() {
 		return nil, ErrEnded
 	}
@@ -187,6 +217,7 @@ func (m *Manager) mayAnswer(
 		return &LimitError{Asked: minTTL, Granted: token.Lifetime(), Dedicated: true}
 	}
 	wanted, err := m.unchanged(ctx, role.Name, config, role)
+	wanted = wanted && !m.isOfNoUse(ctx, role, config)
 	if err == nil && wanted {
 		wanted, err = isValidOrTrusted(ctx, server, token)
 	}

@@ -5,6 +5,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/store"
@@ -23,8 +24,11 @@ type Description struct {
 	Suspect          bool
 
 	LastReadAt time.Time
-	Earlier    int  // how many retired and replaced tokens still live, and such as are past what was promised
-	Dedicated  bool // the role's sessions are its leases; what else is told is of its time as a shared one
+	// ServingConfig is where the token in hand came from; without one, the config that the next is to come
+	// from.
+	ServingConfig string
+	Earlier       int  // how many retired and replaced tokens still live, and such as are past what was promised
+	Dedicated     bool // the role's sessions are its leases; what else is told is of its time as a shared one
 }
 
 // Describe tells of the role's sessions. It makes no call to N-central.
@@ -35,7 +39,8 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	}
 	now := time.Now()
 	described := &Description{
-		Dedicated: snap.role.CredentialType == store.Dedicated, LastReadAt: snap.lastReadAt(),
+		ServingConfig: snap.config.Name,
+		Dedicated:     snap.role.CredentialType == store.Dedicated, LastReadAt: snap.lastReadAt(),
 		Earlier: len(snap.session.Tokens(now)),
 	}
 	if !snap.usable(now) {
@@ -51,4 +56,20 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	described.LastValidatedAt = snap.state.validatedAt(snap.token)
 	described.Suspect, err = m.suspect(ctx, snap)
 	return described, err
+}
+
+// ServingConfig returns the config that the role's token in hand came from; without one, that which the
+// next is to come from. It makes no call to N-central, and no storage call for a role without a fallback.
+func (m *Manager) ServingConfig(ctx context.Context, role *store.Role) (string, error) {
+	if len(role.FallbackConfigs) == 0 {
+		return role.Config, nil
+	}
+	snap, err := m.snapshot(ctx, role.Name)
+	switch {
+	case errors.Is(err, ErrUnknownRole), errors.Is(err, ErrUnknownConfig):
+		return role.Config, nil
+	case err != nil:
+		return "", err
+	}
+	return snap.config.Name, nil
 }

@@ -5,6 +5,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,9 +17,10 @@ import (
 
 // flight is one obtaining of a token for a role, whoever waits for it.
 type flight struct {
-	role   *store.Role
-	config *store.Config
-	ended  uint64
+	role    *store.Role
+	sources sources
+	ended   uint64
+	config  *store.Config // that is asked now; the state's lock guards it
 
 	awaited    bool            // some reader waits for it; the state's lock guards it
 	failedOnce chan struct{}   // closed when its first attempt failed
@@ -34,14 +36,19 @@ type flight struct {
 func newFlight(snap *snapshot, ended uint64) *flight {
 	wanted, supersede := context.WithCancel(context.Background())
 	return &flight{
-		role: snap.role, config: snap.config, ended: ended, wanted: wanted, supersede: supersede,
+		role: snap.role, sources: snap.sources, config: snap.sources.preferred(), ended: ended,
+		wanted: wanted, supersede: supersede,
 		failedOnce: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
-// isFor reports whether the flight serves readers of that config and role.
-func (f *flight) isFor(config *store.Config, role *store.Role) bool {
-	return f.config.Fingerprint() == config.Fingerprint() && f.role.Fingerprint() == role.Fingerprint()
+// isFor reports whether the flight serves readers of the snapshot's role: it asks one of the configs
+// that the role names now, as that is now. The role's state is locked.
+func (f *flight) isFor(snap *snapshot) bool {
+	one := snap.sources.named(f.config.Name)
+	return one != nil && one.config.Fingerprint() == f.config.Fingerprint() &&
+		(one.out == nil || one.config == snap.sources.preferred()) &&
+		f.role.Fingerprint() == snap.role.Fingerprint()
 }
 
 // attemptFailed tells those who can do without the flight that it will not be quick.
@@ -82,7 +89,7 @@ func (m *Manager) join(ctx context.Context, snap *snapshot, forReader bool) (*fl
 	state.mu.Lock()
 	defer state.mu.Unlock()
 	flight := state.flight
-	if flight == nil || !flight.isFor(snap.config, snap.role) {
+	if flight == nil || !flight.isFor(snap) {
 		if outdated, err := m.outdated(ctx, snap); outdated || err != nil {
 			return nil, err
 		}
@@ -100,19 +107,15 @@ func (m *Manager) outdated(ctx context.Context, snap *snapshot) (bool, error) {
 	if state.retired {
 		return true, nil
 	}
-	session, err := m.store.Sessions.Get(ctx, state.role)
-	if err != nil || session != snap.session {
-		return true, err
-	}
-	unchanged, err := m.unchanged(ctx, state.role, snap.config, snap.role)
-	return !unchanged, err
+	latest, err := m.snapshot(ctx, state.role)
+	return latest != snap, err
 }
 
 // startAhead starts the rotation ahead of need, unless one is under way or the server is being left
 // alone.
 func (m *Manager) startAhead(ctx context.Context, snap *snapshot, now time.Time) {
 	state := snap.state
-	server, err := m.server(snap.config)
+	server, err := m.server(snap.sources.preferred())
 	if err != nil || !server.NextAttempt(now).IsZero() {
 		return
 	}
@@ -176,7 +179,7 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	switch wanted, err := m.stillWanted(m.storing, state, f); {
 	case err != nil:
 		result = err
-	case !wanted:
+	case !wanted, result == nil && m.isOfNoUse(m.storing, f.role, f.config):
 		result = ErrSuperseded
 	case result == nil:
 		m.keep(m.storing, state, f, token)
@@ -201,18 +204,29 @@ func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) 
 	return m.unchanged(ctx, state.role, f.config, f.role)
 }
 
+// isOfNoUse reports whether the config's tokens are of no use to the role, for the user was found not to
+// work meanwhile. A role without a fallback hands them out all the same, with a warning.
+func (m *Manager) isOfNoUse(ctx context.Context, role *store.Role, config *store.Config) bool {
+	if len(role.FallbackConfigs) == 0 {
+		return false
+	}
+	out := m.outOfService(ctx, config)
+	return out != nil && out.UserFails
+}
+
 // unchanged reports whether a token that was obtained for the config and role is still of use to the
 // role's readers.
 func (m *Manager) unchanged(ctx context.Context, name string, config *store.Config, role *store.Role) (bool, error) {
-	roleNow, err := m.store.Roles.Get(ctx, name)
-	if err != nil || roleNow == nil {
+	roleNow, found, err := m.definition(ctx, name)
+	if errors.Is(err, ErrUnknownRole) || errors.Is(err, ErrUnknownConfig) {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
-	configNow, err := m.store.Configs.Get(ctx, roleNow.Config)
-	if err != nil || configNow == nil {
-		return false, err
-	}
-	return config.Fingerprint() == configNow.Fingerprint() && role.Fingerprint() == roleNow.Fingerprint(), nil
+	one := found.named(config.Name)
+	return one != nil && one.config.Fingerprint() == config.Fingerprint() &&
+		roleNow.Fingerprint() == role.Fingerprint(), nil
 }
 
 // keep makes the token the role's current one. The role's state is locked.
@@ -240,6 +254,11 @@ func (m *Manager) keep(ctx context.Context, state *roleState, f *flight, token *
 	state.granted.Store(&lastGrant{
 		configFingerprint: next.ConfigFingerprint, roleFingerprint: next.RoleFingerprint, lifetime: token.Lifetime(),
 	})
+	from := f.role.Config
+	if before != nil && before.Current != nil {
+		from = before.Current.Config
+	}
+	m.noteServing(ctx, state, f.role, f.sources, from, f.config.Name)
 	if err := m.storeOrKeep(ctx, state.role, next); err != nil {
 		m.logger.Error("a new token could not be stored: it is handed out, and forgotten when the plugin stops",
 			"role", state.role, "error", err)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/singleflight"
 
+	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -88,6 +90,7 @@ type Manager struct {
 	store       *store.Store
 	upstream    *upstream.Registry
 	maxLeaseTTL func() time.Duration
+	events      *events.Sender
 	logger      hclog.Logger
 
 	// What outlives a request runs on this context and is waited for by Close.
@@ -105,6 +108,10 @@ type Manager struct {
 
 	probesMu sync.Mutex
 	probes   map[string]probe // by config name
+
+	started  time.Time
+	outMu    sync.Mutex        // held while a config is put out of service or brought back; no call to N-central is made under it
+	outTries map[string]outTry // by config name
 }
 
 // probe is when the hourly data call was last made, and with which server and credential.
@@ -116,7 +123,8 @@ type probe struct {
 // NewManager returns the manager of a mount. It makes no call. maxLeaseTTL answers the mount's
 // max_lease_ttl, and is asked once for each token obtained.
 func NewManager(
-	entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, logger hclog.Logger,
+	entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, sender *events.Sender,
+	logger hclog.Logger,
 ) *Manager {
 	background, stop := context.WithCancel(context.Background())
 	return &Manager{
@@ -128,6 +136,9 @@ func NewManager(
 		stop:        stop,
 		storing:     context.Background(),
 		probes:      map[string]probe{},
+		started:     time.Now(),
+		outTries:    map[string]outTry{},
+		events:      sender,
 	}
 }
 
@@ -185,6 +196,7 @@ type roleState struct {
 	validations singleflight.Group
 	opening     atomic.Int64 // reads of a dedicated role that wait for their session
 	turns       atomic.Pointer[turns]
+	serving     atomic.Pointer[string] // the config that the last token came from, as far as this process knows
 }
 
 // lastGrant remembers for how long the role's last token was promised, for when that token is no
@@ -275,7 +287,8 @@ func (s *roleState) lastReadAt(session *store.Session) time.Time {
 type snapshot struct {
 	state   *roleState
 	role    *store.Role
-	config  *store.Config
+	sources sources
+	config  *store.Config // where the token is from; where there is none, that which the next is to come from
 	session *store.Session
 	record  *health.Record
 	watch   *upstream.Watch
@@ -284,26 +297,35 @@ type snapshot struct {
 	minTTL    time.Duration
 	rotatesAt time.Time
 	aheadFrom time.Time // from when a read starts the rotation without waiting for it
-	shared    sharedFields
-	unstored  bool // storage refused the session
+	shared    *sharedFields
+	warnings  []string // that go with the token
+	unstored  bool     // storage refused the session
 }
 
 // snapshot returns the role's snapshot as things are now.
 func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) {
-	role, config, err := m.definition(ctx, name)
+	role, err := m.store.Roles.Get(ctx, name)
 	if err != nil {
 		return nil, err
+	}
+	if role == nil {
+		return nil, fmt.Errorf("%w %q", ErrUnknownRole, name)
 	}
 	session, err := m.store.Sessions.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	state := m.state(name)
-	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.config == config &&
-		snap.session == session {
-		return snap, nil
+	if snap := state.latest.Load(); snap != nil && snap.role == role && snap.session == session {
+		if same, err := m.stillNames(ctx, role, snap.sources); err == nil && same {
+			return snap, nil
+		}
 	}
-	snap := m.newSnapshot(state, role, config, session)
+	found, err := m.sourcesOf(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	snap := m.newSnapshot(state, role, found, session)
 	snap.unstored = m.store.Sessions.IsUnstored(name)
 	state.latest.Store(snap)
 	return snap, nil
@@ -319,44 +341,24 @@ func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
 	return server, err
 }
 
-// definition returns the role and its config.
-func (m *Manager) definition(ctx context.Context, name string) (*store.Role, *store.Config, error) {
-	role, err := m.store.Roles.Get(ctx, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	if role == nil {
-		return nil, nil, fmt.Errorf("%w %q", ErrUnknownRole, name)
-	}
-	config, err := m.store.Configs.Get(ctx, role.Config)
-	if err != nil {
-		return nil, nil, err
-	}
-	if config == nil {
-		return nil, nil, fmt.Errorf("role %q: %w %q", name, ErrUnknownConfig, role.Config)
-	}
-	return role, config, nil
-}
-
 // longestAhead bounds the window before a rotation is due in which it is started ahead of need.
 const longestAhead = 2 * time.Minute
 
 func (m *Manager) newSnapshot(
-	state *roleState, role *store.Role, config *store.Config, session *store.Session,
+	state *roleState, role *store.Role, found sources, session *store.Session,
 ) *snapshot {
-	snap := &snapshot{
-		state: state, role: role, config: config, session: session,
-		record: m.upstream.Record(config.Name), watch: m.upstream.Watch(config.Name),
-	}
-	if !session.Serves(config, role) {
+	snap := &snapshot{state: state, role: role, sources: found, session: session}
+	snap.token, snap.config = found.inHand(role, session)
+	snap.record, snap.watch = m.upstream.Record(snap.config.Name), m.upstream.Watch(snap.config.Name)
+	if snap.token == nil {
 		return snap
 	}
-	snap.token = session.Current
 	lifetime := snap.token.Lifetime()
 	snap.minTTL = role.MinTTLWithin(lifetime)
 	snap.rotatesAt = snap.token.ExpiresAt.Add(-snap.minTTL)
 	snap.aheadFrom = snap.rotatesAt.Add(-min(lifetime/10, longestAhead))
 	snap.shared = newSharedFields(snap)
+	snap.warnings = slices.Clip(slices.Concat(snap.token.Warnings, found.warnings(role, snap.config)))
 	return snap
 }
 

@@ -25,7 +25,7 @@ func TestWhatMemoryHoldsLeavesWithTheRole(t *testing.T) {
 	logger := hclog.NewNullLogger()
 	entries := store.New(&logical.InmemStorage{}, logger)
 	servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
-	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
 	defer m.Close()
 	holds := func() bool {
 		_, held := m.states.Load("monitoring")
@@ -53,7 +53,7 @@ func TestWhatMemoryHasDroppedStartsNoFlight(t *testing.T) {
 	logger := hclog.NewNullLogger()
 	entries := store.New(&logical.InmemStorage{}, logger)
 	servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
-	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
 	defer m.Close()
 	config := &store.Config{Name: "default", URL: "http://localhost:1", UserAPIToken: "token", WrittenAt: time.Now()}
 	role := store.Role{Name: "monitoring", Config: "default", CredentialType: store.Shared}
@@ -93,7 +93,7 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		logger := hclog.NewNullLogger()
 		entries := store.New(&logical.InmemStorage{}, logger)
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", server.DialContext)
-		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
 		defer servers.Close()
 		defer m.Close()
 		config := &store.Config{
@@ -143,7 +143,7 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		storage := &failingStorage{}
 		entries := store.New(storage, logger)
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
-		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, logger)
+		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
 		defer m.Close()
 		debt := store.PendingLogout{
 			Origin: store.Origin{Config: "gone"}, AccessToken: "token",

@@ -4,6 +4,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,10 +17,43 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// obtain gets a token for the flight's role: by refresh where that harms no reader, else by
-// authenticate.
+// obtain gets a token for the flight's role from the first of its configs that gives one.
 func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*store.Token, error) {
-	server, err := m.server(f.config)
+	if !f.sources.hasFallback() {
+		return m.obtainFrom(ctx, state, f, f.config)
+	}
+	a := &attempt{
+		m: m,
+		turnTo: func(config *store.Config) {
+			state.mu.Lock()
+			defer state.mu.Unlock()
+			f.config = config
+		},
+		from: func(ctx context.Context, config *store.Config) (*store.Token, error) {
+			return m.obtainFrom(ctx, state, f, config)
+		},
+		end: func(token *store.Token) { m.discardUnpromised(state, token) },
+	}
+	found, err := a.obtain(ctx, f.sources.inService())
+	if found == nil {
+		return nil, m.whyNone(ctx, state.role, err)
+	}
+	return found.token, nil
+}
+
+// whyNone returns the error of a role of which no config is in service by now, else the one given.
+func (m *Manager) whyNone(ctx context.Context, role string, err error) error {
+	if _, found, unknown := m.definition(ctx, role); unknown == nil {
+		return cmp.Or(found.allOut(role), err)
+	}
+	return err
+}
+
+// obtainFrom gets a token from the config: by refresh where that harms no reader, else by authenticate.
+func (m *Manager) obtainFrom(
+	ctx context.Context, state *roleState, f *flight, config *store.Config,
+) (*store.Token, error) {
+	server, err := m.server(config)
 	if err != nil {
 		return nil, err
 	}
@@ -27,11 +61,11 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 	if err != nil {
 		return nil, err
 	}
-	terms, err := m.termsOf(f.config, f.role)
+	terms, err := m.termsOf(config, f.role)
 	if err != nil {
 		return nil, err
 	}
-	if session.Serves(f.config, f.role) {
+	if session.Serves(config, f.role) {
 		terms.asked.TokenEnd = session.Current.ServableUntil()
 		if m.mayRefresh(ctx, state, server, session.Current) {
 			token, err := m.refresh(ctx, state, f, server, session.Current, terms)

@@ -42,8 +42,8 @@ func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 	if errors.As(err, &limit) || errors.As(err, &useless) || errors.Is(err, ErrNeedsActiveNode) {
 		return
 	}
-	if _, config, unknown := m.definition(context.WithoutCancel(ctx), role); unknown == nil {
-		m.upstream.Record(config.Name).CountFailedRead(reasonOf(err))
+	if _, found, unknown := m.definition(context.WithoutCancel(ctx), role); unknown == nil {
+		m.upstream.Record(found.preferred().Name).CountFailedRead(reasonOf(err))
 	}
 }
 
@@ -51,7 +51,10 @@ func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 // or one of a few.
 func reasonOf(err error) string {
 	var late *LateError
+	var allOut *AllOutError
 	switch {
+	case errors.As(err, &allOut):
+		return allOut.kind()
 	case ncentral.KindOf(err) == ncentral.KindCanceled: // a dedicated session is opened for its reader alone
 		return health.ReasonReaderGone
 	case ncentral.KindOf(err) != "":
@@ -158,11 +161,11 @@ func (m *Manager) readInHand(ctx context.Context, role string, options ReadOptio
 // readWaiting does what needs N-central until there is a token to answer. Where the role, its
 // config or its sessions changed meanwhile, it starts over, once.
 func (m *Manager) readWaiting(ctx context.Context, role string, options ReadOptions, found findings) (*Answer, error) {
-	_, config, err := m.definition(ctx, role)
+	_, sources, err := m.definition(ctx, role)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
+	ctx, cancel := context.WithTimeoutCause(ctx, sources.preferred().FlightLimit(), ErrTimeOver)
 	defer cancel()
 	begun := found
 	for startedOver := false; ; {
@@ -241,11 +244,11 @@ func (snap *snapshot) checkLimit(options ReadOptions) error {
 // the error for a reader who asked for validation; for others, and where its answers tell nothing,
 // a new token is tried.
 func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) error {
-	verdict, err := m.validate(ctx, snap)
+	verdict, err := m.validate(ctx, snap, snap.sources.hasFallback())
 	if err != nil && options.Validate && !verdict.Untold {
 		return err
 	}
-	if verdict.Valid {
+	if verdict.Valid && !verdict.UserFailure.UserIsBarred() {
 		found.usable = snap.token
 		return nil
 	}
@@ -264,7 +267,7 @@ const longestLaterProof = time.Second
 // A token that cannot be asked after is handed out all the same, with a warning.
 func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	proof := m.proofs.DoChan(snap.config.Name, func() (any, error) {
-		verdict, err := m.validate(m.background, snap)
+		verdict, err := m.validate(m.background, snap, snap.sources.hasFallback())
 		if verdict.Valid {
 			return snap.token, nil
 		}
@@ -355,7 +358,7 @@ func (m *Manager) answerStale(
 		return nil, err
 	}
 	if suspect {
-		if verdict, _ := m.validate(ctx, snap); !verdict.Valid {
+		if verdict, _ := m.validate(ctx, snap, snap.sources.hasFallback()); !verdict.Valid {
 			return nil, nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
@@ -45,11 +46,13 @@ func (m *Manager) Tick(ctx context.Context) error {
 	var work errgroup.Group
 	work.Go(func() error { return m.retryLogouts(ctx) })
 	work.Go(func() error { return m.forgetServers(ctx) })
+	work.Go(func() error { return m.tryConfigsOut(ctx) })
 	found := m.pruneSessions(ctx, roles)
 	work.Go(func() error { m.endDeleted(ctx, found.deleted); return nil })
 	for _, tokens := range found.held {
 		work.Go(func() error { m.tend(ctx, tokens); return nil })
 	}
+	work.Go(func() error { m.rotateEach(ctx, found.displaced); return nil })
 	for _, logouts := range found.over {
 		work.Go(func() error { m.endPastPromise(ctx, logouts); return nil })
 	}
@@ -66,9 +69,11 @@ type tokensInHand map[string]*store.Token
 
 // found is what a tick has found of the stored sessions.
 type found struct {
-	deleted []string                         // the roles that have sessions and are no more
-	held    map[string]tokensInHand          // by config
-	over    map[string][]store.PendingLogout // the logouts owed for what is past its promise, by config
+	deleted []string                // the roles that have sessions and are no more
+	held    map[string]tokensInHand // by config
+	// displaced are the roles whose readers are to get another config's token.
+	displaced []*snapshot
+	over      map[string][]store.PendingLogout // the logouts owed for what is past its promise, by config
 }
 
 // pruneSessions removes what lapsed, and returns what there is to do for the rest. It makes no call
@@ -110,6 +115,9 @@ func (m *Manager) pruneSession(ctx context.Context, role string, f *found) error
 	}
 	for _, logout := range over {
 		f.over[logout.Config] = append(f.over[logout.Config], logout)
+	}
+	if snap.isDisplaced() {
+		f.displaced = append(f.displaced, snap)
 	}
 	if snap.usable(now) {
 		if f.held[snap.config.Name] == nil {
@@ -171,18 +179,23 @@ func (m *Manager) endDeleted(ctx context.Context, roles []string) {
 
 // tend rotates what is due of one config's tokens, and asks after the oldest of them.
 func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
-	var rotations errgroup.Group
-	rotations.SetLimit(workAtATime)
+	var due []*snapshot
+	var withFallback *snapshot
 	for role := range tokens {
 		snap, err := m.snapshot(ctx, role)
-		if err != nil || !snap.usable(time.Now()) || !snap.dueAhead(time.Now()) || !snap.wasRead() {
+		if err != nil || !snap.usable(time.Now()) {
 			continue
 		}
-		rotations.Go(func() error { m.rotate(ctx, snap); return nil })
+		if snap.sources.hasFallback() {
+			withFallback = snap
+		}
+		if snap.dueAhead(time.Now()) && snap.wasRead() {
+			due = append(due, snap)
+		}
 	}
-	_ = rotations.Wait()
+	m.rotateEach(ctx, due)
 	if snap := m.oldest(ctx, tokens); snap != nil {
-		m.inspect(ctx, snap, snap.sameToken(tokens[snap.role.Name]))
+		m.inspect(ctx, snap, withFallback, snap.sameToken(tokens[snap.role.Name]))
 	}
 }
 
@@ -225,6 +238,16 @@ func (m *Manager) forgetServer(ctx context.Context, name string) error {
 	return m.store.Traits.Delete(ctx, name)
 }
 
+// rotateEach obtains new tokens for the roles, some at a time, and waits for them.
+func (m *Manager) rotateEach(ctx context.Context, roles []*snapshot) {
+	var rotations errgroup.Group
+	rotations.SetLimit(workAtATime)
+	for _, snap := range roles {
+		rotations.Go(func() error { m.rotate(ctx, snap); return nil })
+	}
+	_ = rotations.Wait()
+}
+
 // rotate obtains a new token for the role, and waits for it.
 func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 	if ctx.Err() != nil {
@@ -240,29 +263,36 @@ func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 	}
 }
 
-// inspect asks N-central whether the token lives, if it was there before this tick, and once an
-// hour whether a data call succeeds with it. A dead token that has readers is replaced at once;
-// that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, snap *snapshot, wasThere bool) {
+// inspect asks N-central whether the token lives, if it was there before this tick, and once an hour
+// whether a data call succeeds with it. Where a role with a fallback has a token of the config, the data
+// call is the question of every tick. A dead token that has readers is replaced at once; that it died
+// makes the config's other tokens suspect.
+func (m *Manager) inspect(ctx context.Context, snap, withFallback *snapshot, wasThere bool) {
 	server, err := m.server(snap.config)
 	if err != nil {
 		return // the config has changed
 	}
 	verdict := upstream.Verdict{Valid: true}
 	if wasThere {
-		verdict, err = m.validate(ctx, snap)
+		verdict, err = m.validate(ctx, snap, withFallback != nil)
 	}
 	switch {
+	case verdict.UserFailure != nil:
+		if !verdict.UserFailure.UserIsBarred() {
+			m.judgeByOthers(ctx, withFallback, snap.config, verdict.UserFailure)
+		}
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", snap.config.Name, "error", err)
-	case verdict.Valid && m.claimProbe(snap.config):
-		m.probe(ctx, server, snap.config, snap.token.AccessToken, func() bool {
+	case !verdict.Valid:
+		m.replaceDead(ctx, server, snap)
+	case m.claimProbe(snap.config):
+		failure := m.probe(ctx, server, snap.config, snap.token.AccessToken, func() bool {
 			latest, err := m.snapshot(ctx, snap.role.Name)
 			return err == nil && latest.sameToken(snap.token)
 		})
-	case verdict.Valid:
-	default:
-		m.replaceDead(ctx, server, snap)
+		if withFallback != nil && failure.UserIsBarred() {
+			m.putOut(ctx, snap.config, failure, true)
+		}
 	}
 }
 
@@ -284,17 +314,19 @@ func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, dead
 // still held: else it may have been ended.
 func (m *Manager) probe(
 	ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool,
-) {
+) *health.Failure {
 	failure, answered := server.Probe(ctx, accessToken)
 	switch {
 	case !answered:
 		m.probesMu.Lock()
 		defer m.probesMu.Unlock()
 		delete(m.probes, config.Name)
+		return nil
 	case failure != nil && failure.Kind == ncentral.KindUnauthorized && !isHeld():
-	default:
-		server.NoteProbed(ctx, failure)
+		return nil
 	}
+	server.NoteProbed(ctx, failure)
+	return failure
 }
 
 // claimProbe reports whether the data call is due, as it is once an hour for each server and

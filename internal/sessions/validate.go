@@ -32,9 +32,10 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 }
 
 // validate asks N-central whether the snapshot's token lives, once a second at most and once for
-// all who ask at a time. A dead token is dropped, so that nobody gets it again. The error is an
+// all who ask at a time. A dead token is dropped, so that nobody gets it again. By the data call, N-central tells also whether the
+// user works; one that does not puts the config out of service. The error is an
 // *health.Failure or the context's.
-func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdict, error) {
+func (m *Manager) validate(ctx context.Context, snap *snapshot, byData bool) (upstream.Verdict, error) {
 	state := snap.state
 	last := state.validated.Load()
 	if last != nil && last.accessToken == snap.token.AccessToken && time.Since(last.at) < validationStands {
@@ -51,7 +52,7 @@ func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdic
 		defer m.running.Done()
 		ctx, cancel := context.WithTimeout(m.background, snap.config.FlightLimit())
 		defer cancel()
-		return m.askWhetherAlive(ctx, snap)
+		return m.askWhetherAlive(ctx, snap, byData)
 	})
 	select {
 	case result := <-answer:
@@ -62,7 +63,7 @@ func (m *Manager) validate(ctx context.Context, snap *snapshot) (upstream.Verdic
 	}
 }
 
-func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream.Verdict, error) {
+func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bool) (upstream.Verdict, error) {
 	state := snap.state
 	server, err := m.server(snap.config)
 	if err != nil {
@@ -70,7 +71,14 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot) (upstream
 	}
 	// A suspicion that arises while the question is under way is not answered by it.
 	traits := server.Traits(ctx)
-	verdict, err := server.Validate(ctx, snap.token)
+	ask := server.Validate
+	if byData {
+		ask = server.ValidateByData
+	}
+	verdict, err := ask(ctx, snap.token)
+	if verdict.UserFailure.UserIsBarred() {
+		m.putOut(ctx, snap.config, verdict.UserFailure, true)
+	}
 	now := time.Now()
 	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Untold || verdict.Unexplained) {
 		defer snap.watch.ProveStorage() // a token that something is known to have ended tells nothing of the others

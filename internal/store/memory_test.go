@@ -218,7 +218,7 @@ func TestEachKindOfEntryLiesWhereItBelongs(t *testing.T) {
 	if wrapped := SealWrapped(); !slices.Equal(wrapped, []string{"config/", "session/", "owed/"}) {
 		t.Error("seal-wrapped:", wrapped)
 	}
-	if local := Local(); !slices.Equal(local, []string{"session/", "owed/", "learnt/"}) {
+	if local := Local(); !slices.Equal(local, []string{"session/", "owed/", "learnt/", "out/"}) {
 		t.Error("local:", local)
 	}
 }

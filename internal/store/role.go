@@ -3,7 +3,10 @@
 
 package store
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // CredentialType reports whether a role's readers share a token.
 type CredentialType string
@@ -28,6 +31,9 @@ const (
 	shareOfMinTTL = 6
 )
 
+// MostFallbackConfigs bounds how many configs a role names beside its first.
+const MostFallbackConfigs = 8
+
 // Role says who gets what: which config its tokens come from, how they are shared, and for how
 // long.
 type Role struct {
@@ -38,6 +44,12 @@ type Role struct {
 	TTL            time.Duration  `json:"ttl"`
 	MinTTL         *time.Duration `json:"min_ttl,omitempty"` // nil: the default
 	Lease          bool           `json:"lease"`
+	// FallbackConfigs give the tokens, in this order, while Config and those before them are out of
+	// service.
+	FallbackConfigs []string `json:"fallback_configs,omitempty"`
+	// RereadInterval is how often consumers of a shared token are to come back at least; 0: when the
+	// token is replaced, or its lease ends with it.
+	RereadInterval time.Duration `json:"reread_interval,omitempty"`
 
 	fingerprint string
 }
@@ -48,10 +60,18 @@ func (r *Role) prepare(name string) error {
 	if r.Config == "" || r.CredentialType != Shared && r.CredentialType != Dedicated {
 		return errIncomplete
 	}
-	if r.TTL < 0 || r.MinTTL != nil && *r.MinTTL < 0 {
+	if r.TTL < 0 || r.RereadInterval < 0 || len(r.FallbackConfigs) > MostFallbackConfigs || r.MinTTL != nil && *r.MinTTL < 0 {
 		return errOutOfRange
 	}
 	return nil
+}
+
+// Configs are those that the role's tokens may come from, in the order in which they are tried.
+func (r *Role) Configs() []string { return append([]string{r.Config}, r.FallbackConfigs...) }
+
+// Names reports whether the role's tokens may come from that config.
+func (r *Role) Names(config string) bool {
+	return r.Config == config || slices.Contains(r.FallbackConfigs, config)
 }
 
 // Fingerprint changes with the fields whose change retires the role's sessions: config,

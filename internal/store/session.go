@@ -39,7 +39,7 @@ func (s *Session) prepare(string) error {
 // Serves reports whether the session's current token was obtained for the config and role as they are
 // now.
 func (s *Session) Serves(config *Config, role *Role) bool {
-	return s != nil && s.Current != nil &&
+	return s != nil && s.Current != nil && s.Current.Config == config.Name &&
 		s.ConfigFingerprint == config.Fingerprint() && s.RoleFingerprint == role.Fingerprint()
 }
 

@@ -20,6 +20,7 @@ const (
 	sessionPrefix = "session/"
 	owedPrefix    = "owed/"
 	learntPrefix  = "learnt/"
+	outPrefix     = "out/"
 )
 
 // SealWrapped are the storage prefixes whose entries hold a token.
@@ -27,7 +28,7 @@ func SealWrapped() []string { return []string{configPrefix, sessionPrefix, owedP
 
 // Local are the storage prefixes that belong to one cluster and are not replicated: sessions, the
 // logouts owed for them, and what was learnt of the server as that cluster reaches it.
-func Local() []string { return []string{sessionPrefix, owedPrefix, learntPrefix} }
+func Local() []string { return []string{sessionPrefix, owedPrefix, learntPrefix, outPrefix} }
 
 // Store is all that one mount keeps.
 type Store struct {
@@ -42,19 +43,22 @@ type Store struct {
 	Roles    *Collection[Role]
 	Sessions *Collection[Session]
 	Traits   *Collection[ServerTraits]
+	// OutOfService are the configs whose users give no tokens of use, by the config's name.
+	OutOfService *Collection[OutOfService]
 }
 
 // New returns the store of one mount. It makes no storage call.
 func New(storage logical.Storage, logger hclog.Logger) *Store {
 	s := &Store{
-		storage:  storage,
-		logger:   logger,
-		Configs:  newCollection(storage, configPrefix, (*Config).prepare),
-		Roles:    newCollection(storage, rolePrefix, (*Role).prepare),
-		Sessions: newCollection(storage, sessionPrefix, (*Session).prepare),
-		Traits:   newCollection(storage, learntPrefix, (*ServerTraits).prepare),
+		storage:      storage,
+		logger:       logger,
+		Configs:      newCollection(storage, configPrefix, (*Config).prepare),
+		Roles:        newCollection(storage, rolePrefix, (*Role).prepare),
+		Sessions:     newCollection(storage, sessionPrefix, (*Session).prepare),
+		Traits:       newCollection(storage, learntPrefix, (*ServerTraits).prepare),
+		OutOfService: newCollection(storage, outPrefix, (*OutOfService).prepare),
 	}
-	s.Sessions.absenceKept, s.Traits.absenceKept = true, true
+	s.Sessions.absenceKept, s.Traits.absenceKept, s.OutOfService.absenceKept = true, true, true
 	s.Sessions.instead = func(role string, err error) *Session {
 		logger.Error("a stored session cannot be read and counts as absent: what it held lives until it expires",
 			"role", role, "error", reasonOf(err))
@@ -64,6 +68,11 @@ func New(storage logical.Storage, logger hclog.Logger) *Store {
 		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first",
 			"config", config, "error", reasonOf(err))
 		return &ServerTraits{Epoch: time.Now().UnixNano()}
+	}
+	s.OutOfService.instead = func(config string, err error) *OutOfService {
+		logger.Error("whether a config is out of service cannot be read: it is tried again", "config", config, "error",
+			reasonOf(err))
+		return nil
 	}
 	return s
 }
@@ -86,4 +95,5 @@ func (s *Store) Invalidate(key string) {
 	s.Roles.invalidate(key)
 	s.Sessions.invalidate(key)
 	s.Traits.invalidate(key)
+	s.OutOfService.invalidate(key)
 }

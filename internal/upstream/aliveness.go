@@ -43,6 +43,31 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	return untold, err
 }
 
+// askByData asks by the data call, which tells beside whether the token's user works. Where it fails,
+// validate tells whether the token lives all the same: userErr is why the user then seems not to work,
+// also where validate tells nothing. The error says why for notAsked and untold.
+func askByData(validate, data func() error) (found aliveness, userErr, err error) {
+	dataErr := data()
+	switch kind := ncentral.KindOf(dataErr); {
+	case dataErr == nil, kind == ncentral.KindForbidden:
+		return alive, nil, nil
+	case kind == ncentral.KindUnauthorized:
+		return dead, nil, nil
+	case isUnanswered(kind):
+		return notAsked, nil, dataErr
+	}
+	err = validate()
+	switch kind := ncentral.KindOf(err); {
+	case err == nil:
+		return alive, dataErr, nil
+	case kind == ncentral.KindUnauthorized:
+		return dead, nil, nil
+	case isUnanswered(kind):
+		return notAsked, nil, err
+	}
+	return untold, dataErr, err
+}
+
 // isUnanswered reports whether a call that failed so brought no answer of N-central's that counts.
 func isUnanswered(kind ncentral.Kind) bool {
 	return health.IsDown(kind) || kind == ncentral.KindCanceled

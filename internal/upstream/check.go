@@ -46,8 +46,9 @@ type Report struct {
 type scope int
 
 const (
-	allSteps      scope = iota // is the credential alive, and what is this server like: every step
-	rotationSteps              // only what must be known before a token is rotated
+	allSteps      scope = 1 << iota // is the credential alive, and what is this server like: every step
+	rotationSteps                   // only what must be known before a token is rotated
+	userSteps                       // only whether the API user works
 )
 
 // Check makes every step of check: links; authenticate, twice; validate; user; the data call;
@@ -60,6 +61,18 @@ func (s *Server) Check(ctx context.Context) *Report {
 	s.Apply(ctx, report)
 	return report
 }
+
+// TryUser makes the steps of check that tell whether the API user works: authenticate, user, data,
+// and logout of the session. It is made in spite of a cool-down, and lifts it where it passes.
+func (s *Server) TryUser(ctx context.Context) *Report {
+	report := s.runCheck(context.WithoutCancel(ctx), userSteps, true)
+	s.Apply(ctx, report)
+	return report
+}
+
+// Failure is why the first step failed that did; nil where all passed, and where it was no call's
+// failure nor the user's.
+func (r *Report) Failure() *health.Failure { return r.failure }
 
 // Verify is Check on a config that is not stored yet, the stored one of that name beside it, if
 // any. It changes nothing of the stored one, save that tokens which the new sessions may have ended
@@ -101,12 +114,12 @@ func (r *Registry) endVerification(server *Server) {
 }
 
 // Apply stores what a check taught. One that passed lifts cool-down and back-off; one whose
-// User-API token was beginCoolDown begins a cool-down where there is none, and leaves alone what
+// User-API token was refused begins a cool-down where there is none, and leaves alone what
 // there is.
 func (s *Server) Apply(ctx context.Context, report *Report) {
-	passed := report.Failed == nil && report.scope == allSteps
-	s.learnFrom(ctx, report, passed)
-	if report.authenticated {
+	passed := report.Failed == nil && report.scope != rotationSteps
+	s.learnFrom(ctx, report, passed && report.scope == allSteps)
+	if report.authenticated && report.scope != userSteps {
 		s.watch.traitsConfirmed(time.Now())
 	}
 	failure := report.failure
@@ -210,22 +223,22 @@ func (e *checkRun) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
 	defer cancel()
 	steps := []struct {
-		name     string
-		do       func(context.Context) (string, error)
-		allSteps bool // no part of what is to be learnt before a rotation
-		merely   bool // finds out what the server is like: it passes where there is no time left for it
+		name   string
+		do     func(context.Context) (string, error)
+		in     scope // what it is a part of
+		merely bool  // finds out what the server is like: it passes where there is no time left for it
 	}{
-		{name: "links", do: e.links, allSteps: true},
-		{name: "authenticate", do: e.authenticate},
-		{name: "authenticate_again", do: e.authenticateAgain, merely: true},
-		{name: "validate", do: e.validate},
-		{name: "user", do: e.user, allSteps: true},
-		{name: "data", do: e.data, allSteps: true},
-		{name: "refresh", do: e.refresh, merely: true},
-		{name: "server_info", do: e.serverInfo},
+		{name: "links", do: e.links, in: allSteps},
+		{name: "authenticate", do: e.authenticate, in: allSteps | rotationSteps | userSteps},
+		{name: "authenticate_again", do: e.authenticateAgain, in: allSteps | rotationSteps, merely: true},
+		{name: "validate", do: e.validate, in: allSteps | rotationSteps},
+		{name: "user", do: e.user, in: allSteps | userSteps},
+		{name: "data", do: e.data, in: allSteps | userSteps},
+		{name: "refresh", do: e.refresh, in: allSteps | rotationSteps, merely: true},
+		{name: "server_info", do: e.serverInfo, in: allSteps | rotationSteps},
 	}
 	for _, step := range steps {
-		if step.allSteps && e.report.scope != allSteps {
+		if step.in&e.report.scope == 0 {
 			continue
 		}
 		if e.report.scope == rotationSteps && e.mayBeCutOff(ctx) {

@@ -82,11 +82,38 @@ type Verdict struct {
 	Unexplained bool
 	// Untold is set beside an error where N-central answers, and that tells nothing of the token.
 	Untold bool
+	// UserFailure is why the token's user does not work, or seems not to: the data call failed though
+	// the token lives, or nobody knows whether it does. It is nil where that was not asked.
+	UserFailure *health.Failure
 }
 
-// Validate asks whether the token lives, by the data call where validate does not tell. The error
-// is a *Failure where N-central could not be asked, and where what it answers tells nothing.
+// Validate asks whether the token lives, by the data call where validate does not tell. The error is
+// a *health.Failure where N-central could not be asked, and where what it answers tells nothing.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
+	return s.verdictOn(ctx, token, askWhetherAlive)
+}
+
+// ValidateByData is Validate by the data call, which tells beside whether the token's user works.
+func (s *Server) ValidateByData(ctx context.Context, token *store.Token) (Verdict, error) {
+	var userErr error
+	verdict, err := s.verdictOn(ctx, token, func(validate, data func() error) (found aliveness, err error) {
+		found, userErr, err = askByData(validate, data)
+		return found, err
+	})
+	switch {
+	case userErr != nil:
+		errors.As(userErr, &verdict.UserFailure)
+		verdict.UserFailure.User = s.askOfUser(ctx, token.AccessToken)
+		s.NoteProbed(ctx, verdict.UserFailure)
+	case verdict.Valid:
+		s.announce(ctx, s.record.NoteUserWorks(s.generation, time.Now()), nil)
+	}
+	return verdict, err
+}
+
+func (s *Server) verdictOn(
+	ctx context.Context, token *store.Token, isAlive func(validate, data func() error) (aliveness, error),
+) (Verdict, error) {
 	traits := s.Traits(ctx)
 	explained := traits.Suspects(token) && !token.IsFromTheFuture() // which no event brought about
 	before := s.credential.authCallsSoFar()
@@ -99,7 +126,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 	if traits.CanValidate != nil && !*traits.CanValidate {
 		validate = func() error { return errNoValidate }
 	}
-	found, err := askWhetherAlive(validate, ask(ncentral.CallData, s.client.Data))
+	found, err := isAlive(validate, ask(ncentral.CallData, s.client.Data))
 	switch found {
 	case notAsked:
 		return Verdict{}, err

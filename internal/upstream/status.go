@@ -22,7 +22,14 @@ func (r *Registry) Status(ctx context.Context, config *store.Config, now time.Ti
 	if err != nil {
 		return health.Status{}, err
 	}
+	out, err := r.store.OutOfService.Get(ctx, config.Name)
+	if err != nil {
+		return health.Status{}, err
+	}
 	pauses := r.pausesOf(config, now)
+	if out.IsOf(config) {
+		pauses.OutOfService = out
+	}
 	if traits == nil || traits.URL != config.URL {
 		traits = &store.ServerTraits{}
 	}

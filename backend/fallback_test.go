@@ -1,0 +1,179 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// What fallback_configs do: what takes a config out of service, what brings it back, and what readers
+// see in each moment.
+
+package backend
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// withTwoUsers runs the test with a second user, the config second for it, and role monitoring falling
+// back to that.
+func withTwoUsers(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
+	t.Helper()
+	inBubble(t, change, func(m *mount) {
+		m.write("config/second", map[string]any{
+			"url": m.server.URL, "user_api_token": m.AddUser("second-user"), "password_max_age": 0, "verify": false,
+		})
+		m.write("roles/monitoring", map[string]any{"fallback_configs": "second"})
+		m.ResetCounts()
+		test(m)
+	})
+}
+
+// expectFrom fails the test unless the answer's token is the config's and lives.
+func (m *mount) expectFrom(config string, answer map[string]any) {
+	m.t.Helper()
+	if m.expectLives(answer); answer["config"] != config {
+		m.t.Errorf("the token comes from config %v, not from %s", answer["config"], config)
+	}
+}
+
+// userDies are the ways in which an N-central user stops working.
+var userDies = map[string]struct {
+	knobs func(*simulator.Knobs)
+	kill  func(m *mount) error
+	// atOnce is set where a token in hand is found dead by the read that meets it.
+	atOnce bool
+}{
+	"its password expires": {
+		kill: func(m *mount) error { return m.SetPasswordExpired("api-user", true) },
+	},
+	"its password expires, and the server does not tell of users": {
+		knobs: func(k *simulator.Knobs) { k.UserForbidden = true },
+		kill:  func(m *mount) error { return m.SetPasswordExpired("api-user", true) },
+	},
+	"its password expires, and authenticate is refused": {
+		knobs: func(k *simulator.Knobs) { k.ExpiredPasswordRefusesAuthenticate = true },
+		kill:  func(m *mount) error { return m.SetPasswordExpired("api-user", true) },
+	},
+	"its token is regenerated": {
+		knobs: func(k *simulator.Knobs) { k.RegenerateEndsSessions = true },
+		kill: func(m *mount) error {
+			_, err := m.RegenerateUserAPIToken("api-user")
+			return err
+		},
+	},
+	"it is locked": {
+		kill: func(m *mount) error { return m.SetUserLocked("api-user", true) },
+	},
+	"it is disabled": {
+		kill: func(m *mount) error { return m.SetUserDisabled("api-user", true) },
+	},
+}
+
+// A minute and a tick after a user died, in whatever way, readers have a token of the next one, and
+// nobody has met an error.
+func TestARoleGoesOnWithItsNextConfigWhenAUserDies(t *testing.T) {
+	for name, test := range userDies {
+		t.Run(name, func(t *testing.T) {
+			withTwoUsers(t, test.knobs, func(m *mount) {
+				m.expectFrom("default", m.read(nil))
+				m.tick()
+				if err := test.kill(m); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				m.tick()
+				time.Sleep(5 * time.Second)
+				for range 70 { // beyond the rotation, by when a refused token is found as well
+					m.read(nil)
+					m.tick()
+					time.Sleep(time.Minute)
+				}
+				m.expectFrom("second", m.read(nil))
+				if warnings := m.warnings(); !strings.Contains(warnings, `config "default" is out of service since`) {
+					t.Error("the warning:", warnings)
+				}
+				first := m.status()
+				if first["out_of_service_since"] == nil || first["state"] != "failing" {
+					t.Errorf("status: %v", first)
+				}
+				if tries := m.Count(simulator.EndpointAuthenticate, simulator.AnyOutcome); tries > 14 {
+					t.Errorf("%d authenticate calls", tries)
+				}
+			})
+		})
+	}
+}
+
+// Where N-central tells of it, the data call of the next tick finds the dead user.
+func TestADeadUserIsFoundWithinAMinute(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.expectFrom("default", m.read(nil))
+		m.tick()
+		time.Sleep(30 * time.Second)
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		m.tick()
+		time.Sleep(time.Second)
+		m.ResetCounts()
+		m.expectFrom("second", m.read(nil)) // obtained already, so that no reader waits for it
+		m.expectCalls(calls{})
+		sent := slices.IndexFunc(m.sent(), func(e map[string]string) bool { return e["type"] == string(events.RoleFailedOver) })
+		if sent < 0 {
+			t.Error("no event tells of it:", m.sent())
+		}
+	})
+}
+
+// A config is tried once in ten minutes, and its role takes it again at the next rotation.
+func TestAConfigComesBackAtTheNextRotation(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		m.expectFrom("second", m.read(nil))
+		if err := m.SetPasswordExpired("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		for range 11 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		answer := m.read(nil)
+		m.expectFrom("second", answer)
+		if warnings := m.warnings(); !strings.Contains(warnings, `config "default" is in service again`) {
+			t.Error("the warning:", warnings)
+		}
+		for range 50 {
+			time.Sleep(time.Minute)
+			m.read(nil)
+			m.tick()
+		}
+		m.expectFrom("default", m.read(nil))
+	})
+}
+
+// Where every config is out, the error names each with its reason.
+func TestWhereEveryConfigIsOutTheErrorNamesEach(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		for _, user := range []string{"api-user", "second-user"} {
+			if err := m.SetPasswordExpired(user, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		time.Sleep(time.Minute)
+		m.tick()
+		m.fails(400, opRead, "creds/monitoring", nil, `none of its configs is in service`, `config "default" since`, `config "second" since`)
+	})
+}

@@ -1,0 +1,430 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"vault-plugin-secrets-ncentral/internal/events"
+	"vault-plugin-secrets-ncentral/internal/health"
+	"vault-plugin-secrets-ncentral/internal/store"
+)
+
+// userWorkStands is for how long a data call that succeeded tells that the user works. The tick makes
+// one that often for each config that a role with a fallback has a token of.
+const userWorkStands = time.Minute
+
+const (
+	// retryOutAfter is how often a config that is out of service is tried.
+	retryOutAfter = 10 * time.Minute
+	// retryAllOutAfter is after which time one is tried first where no config of a role is in service;
+	// each try that fails doubles it.
+	retryAllOutAfter = time.Minute
+)
+
+// AllOutError says that no config of a role is in service.
+type AllOutError struct {
+	Role string
+	Out  []ConfigOut
+}
+
+// ConfigOut is a config that is out of service, since when and why.
+type ConfigOut struct {
+	Config string
+	*store.OutOfService
+}
+
+// Error names each config with its reason.
+func (e *AllOutError) Error() string {
+	var reasons []string
+	for _, out := range e.Out {
+		reasons = append(reasons, fmt.Sprintf("config %q since %s: %s", out.Config, out.Since.UTC().Format(time.RFC3339),
+			out.Reason))
+	}
+	return fmt.Sprintf("role %q: none of its configs is in service: %s; they are tried again every few minutes, and by check",
+		e.Role, strings.Join(reasons, "; "))
+}
+
+// kind is the kind of failure that the first config is out for.
+func (e *AllOutError) kind() string { return e.Out[0].Kind }
+
+// allOut returns the error of a role of which no config is in service; nil where one is, and where the
+// role has no fallback.
+func (s sources) allOut(role string) error {
+	if !s.hasFallback() || len(s.inService()) > 0 {
+		return nil
+	}
+	failure := &AllOutError{Role: role}
+	for _, one := range s {
+		if one.config != nil && one.out != nil {
+			failure.Out = append(failure.Out, ConfigOut{one.config.Name, one.out})
+		}
+	}
+	return failure
+}
+
+// candidate is a session that a config gave, for whoever asked for it to keep or end.
+type candidate struct {
+	config *store.Config
+	token  *store.Token
+}
+
+// attempt is one way through a role's configs to a session.
+type attempt struct {
+	m *Manager
+	// turnTo notes which config is asked next.
+	turnTo func(*store.Config)
+	// from opens a session with the config.
+	from func(context.Context, *store.Config) (*store.Token, error)
+	// end ends a session that is not to be used.
+	end func(*store.Token)
+
+	out     []verdictOn // what is out of service for certain
+	doubted []verdictOn // what may be, for a failure that a sick N-central would give everybody
+	held    *candidate  // the first session of a user that seems not to work
+}
+
+// verdictOn is why a config gave no session of use.
+type verdictOn struct {
+	config    *store.Config
+	failure   *health.Failure
+	userFails bool // the token lives, and the user does not work
+}
+
+// obtain goes through the configs until one gives a session. What N-central says of a User-API token
+// or user puts a config out of service at once. What it may say of everybody counts only where another
+// config gives a session of a user that works. Where none does, the first session stands.
+func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *candidate, err error) {
+	for _, config := range configs {
+		a.turnTo(config)
+		a.putOut(ctx, &a.out) // not before: who joins then is to find the next config being asked
+		var goOn bool
+		if found, goOn, err = a.try(ctx, config); !goOn {
+			break
+		}
+	}
+	a.putOut(ctx, &a.out)
+	switch {
+	case found != nil:
+		a.putOut(ctx, &a.doubted)
+		if a.held != nil {
+			a.end(a.held.token)
+		}
+		return found, nil
+	case a.held != nil:
+		a.turnTo(a.held.config)
+		return a.held, nil
+	}
+	return nil, err
+}
+
+// try asks one config, and reports whether the next is to be asked.
+func (a *attempt) try(ctx context.Context, config *store.Config) (found *candidate, goOn bool, err error) {
+	token, err := a.from(ctx, config)
+	if err != nil {
+		return nil, a.isOfThisConfigAlone(config, err), err
+	}
+	failure, err := a.m.userFailure(ctx, config, token)
+	switch {
+	case err != nil:
+		a.end(token)
+		return nil, false, err
+	case failure == nil:
+		return &candidate{config, token}, false, nil
+	case failure.UserIsBarred():
+		a.out = append(a.out, verdictOn{config, failure, true})
+		a.end(token)
+	case a.held == nil:
+		a.doubted = append(a.doubted, verdictOn{config, failure, true})
+		a.held = &candidate{config, token}
+	default:
+		a.doubted = append(a.doubted, verdictOn{config, failure, true})
+		a.end(token)
+	}
+	return nil, true, failure
+}
+
+// isOfThisConfigAlone reports whether the failure may be one of the config's User-API token, so that
+// another config may give a session.
+func (a *attempt) isOfThisConfigAlone(config *store.Config, err error) bool {
+	var failure *health.Failure
+	switch {
+	case !errors.As(err, &failure):
+		return false
+	case failure.CredentialRejected():
+		a.out = append(a.out, verdictOn{config, failure, false})
+	case failure.MayBeRejection():
+		a.doubted = append(a.doubted, verdictOn{config, failure, false})
+	default:
+		return false
+	}
+	return true
+}
+
+func (a *attempt) putOut(ctx context.Context, verdicts *[]verdictOn) {
+	for _, one := range *verdicts {
+		a.m.putOut(ctx, one.config, one.failure, one.userFails)
+	}
+	*verdicts = nil
+}
+
+// userFailure returns why the new token's user does not work, or seems not to; nil where a data call
+// succeeds, or did a moment ago, and where N-central does not answer it. The error is of a token that is
+// of no use.
+func (m *Manager) userFailure(ctx context.Context, config *store.Config, token *store.Token) (*health.Failure, error) {
+	if m.upstream.Record(config.Name).UserWorked(userWorkStands, time.Now()) {
+		return nil, nil
+	}
+	server, err := m.server(config)
+	if err != nil {
+		return nil, err
+	}
+	verdict, err := server.ValidateByData(ctx, token)
+	if verdict.UserFailure == nil && err == nil && !verdict.Valid { // another session of the same user ended it
+		return nil, ErrSuperseded
+	}
+	return verdict.UserFailure, nil
+}
+
+// putOut notes that the config is out of service. Where its user does not work, the tokens in hand are
+// of no use either, and those with readers are replaced at once.
+func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *health.Failure, userFails bool) {
+	ctx = context.WithoutCancel(ctx)
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	known := m.outOfService(ctx, config)
+	if known != nil && known.Kind == string(failure.Kind) && known.UserFails == userFails {
+		return
+	}
+	out := &store.OutOfService{
+		ConfigWrittenAt: config.WrittenAt, Since: time.Now().UTC(),
+		Kind: string(failure.Kind), Reason: failure.Reason(), UserFails: userFails,
+	}
+	if known != nil {
+		out.Since = known.Since
+	}
+	if err := m.store.OutOfService.Put(ctx, config.Name, out); err != nil {
+		m.store.OutOfService.Keep(config.Name, out)
+		m.logger.Warn("that a config is out of service could not be stored", "config", config.Name, "error", err)
+	}
+	m.logger.Warn("a config is out of service: roles with fallback_configs take their tokens from the next", "config",
+		config.Name, "reason", out.Reason)
+	if userFails {
+		m.replaceTokensOf(config.Name)
+	}
+}
+
+// bringBack notes that the config is in service. The roles take it at their next rotation.
+func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
+	ctx = context.WithoutCancel(ctx)
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	if m.outOfService(ctx, config) == nil {
+		return
+	}
+	m.forgetOut(ctx, config.Name)
+	m.logger.Info("a config is in service again", "config", config.Name)
+}
+
+// forgetOut removes what is stored of a config that is out of service no more, or no more. The caller
+// holds the lock.
+func (m *Manager) forgetOut(ctx context.Context, config string) {
+	delete(m.outTries, config)
+	if err := m.store.OutOfService.Delete(ctx, config); err != nil {
+		m.logger.Warn("that a config is in service again could not be stored", "config", config, "error", err)
+	}
+}
+
+// replaceTokensOf replaces the tokens of the config that have readers, in the background.
+func (m *Manager) replaceTokensOf(config string) {
+	if !m.begin() {
+		return
+	}
+	go func() {
+		defer m.running.Done()
+		names, err := m.store.Sessions.Names(m.background)
+		if err != nil {
+			m.logger.Warn("the tokens of a config that is out of service could not be listed: each is replaced when it is "+
+				"read", "config", config, "error", err)
+		}
+		var replacements errgroup.Group
+		replacements.SetLimit(workAtATime)
+		for _, role := range names {
+			snap, err := m.snapshot(m.background, role)
+			if err != nil || !snap.isDisplaced() || snap.session.Current.Config != config {
+				continue
+			}
+			replacements.Go(func() error { m.rotate(m.background, snap); return nil })
+		}
+		_ = replacements.Wait()
+	}()
+}
+
+// isDisplaced reports whether the role's token has readers and is of a config whose user does not work,
+// while another is in service.
+func (snap *snapshot) isDisplaced() bool {
+	if snap.token != nil || snap.session == nil || snap.session.Current == nil || !snap.sources.hasFallback() {
+		return false
+	}
+	inHand := snap.session.Current
+	one := snap.sources.named(inHand.Config)
+	return one != nil && one.out != nil && one.out.UserFails && len(snap.sources.inService()) > 0 &&
+		!snap.lastReadAt().Before(inHand.IssuedAt)
+}
+
+// outTry is when a config that is out of service was last tried, and how often.
+type outTry struct {
+	at    time.Time
+	times int
+}
+
+// tryConfigsOut tries the configs that are out of service and due, and forgets those that are so no
+// more.
+func (m *Manager) tryConfigsOut(ctx context.Context) error {
+	names, err := m.store.OutOfService.Names(ctx)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	named, helpless, err := m.rolesWithFallback(ctx)
+	if err != nil {
+		return err
+	}
+	var tries errgroup.Group
+	tries.SetLimit(workAtATime)
+	for _, name := range names {
+		config, err := m.store.Configs.Get(ctx, name)
+		if err != nil {
+			continue // it is looked at again at the next tick
+		}
+		if config == nil || !named[name] || m.outOfService(ctx, config) == nil {
+			m.outMu.Lock()
+			m.forgetOut(ctx, name)
+			m.outMu.Unlock()
+			continue
+		}
+		if m.claimOutTry(ctx, config, helpless[name], time.Now()) {
+			tries.Go(func() error { m.tryConfigOut(ctx, config); return nil })
+		}
+	}
+	return tries.Wait()
+}
+
+// rolesWithFallback returns which configs such roles name, and which of those are named by one that has
+// no config in service.
+func (m *Manager) rolesWithFallback(ctx context.Context) (named, helpless map[string]bool, err error) {
+	named, helpless = map[string]bool{}, map[string]bool{}
+	err = m.store.Roles.Each(ctx, func(role *store.Role) {
+		if len(role.FallbackConfigs) == 0 {
+			return
+		}
+		found, unknown := m.sourcesOf(ctx, role)
+		for _, config := range role.Configs() {
+			named[config] = true
+			if unknown == nil && len(found.inService()) == 0 {
+				helpless[config] = true
+			}
+		}
+	})
+	var unreadable *store.UnreadableError
+	if errors.As(err, &unreadable) {
+		err = nil // of the others is known what there is to know
+	}
+	return named, helpless, err
+}
+
+// claimOutTry reports whether the config is due for a try, and notes that it is made.
+func (m *Manager) claimOutTry(ctx context.Context, config *store.Config, helpless bool, now time.Time) bool {
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	last, tried := m.outTries[config.Name]
+	if !tried {
+		out := m.outOfService(ctx, config)
+		if out == nil {
+			return false
+		}
+		if last.at = out.Since; last.at.Before(m.started) {
+			last.at = m.started
+		}
+	}
+	wait := retryOutAfter
+	if helpless {
+		wait = min(wait, retryAllOutAfter<<min(last.times, 4))
+	}
+	if now.Sub(last.at) < wait {
+		return false
+	}
+	m.outTries[config.Name] = outTry{at: now, times: last.times + 1}
+	return true
+}
+
+// tryConfigOut opens a session of the engine's own, to see whether the config's user works again.
+func (m *Manager) tryConfigOut(ctx context.Context, config *store.Config) {
+	works, failure := m.tryUser(ctx, config)
+	switch {
+	case works:
+		m.bringBack(ctx, config)
+	case failure == nil || failure.Down():
+		m.logger.Info("a config that is out of service could not be tried", "config", config.Name)
+	}
+}
+
+// tryUser opens a session of the engine's own with the config, and reports whether its user works. What
+// certainly puts a config out of service does so.
+func (m *Manager) tryUser(ctx context.Context, config *store.Config) (works bool, failure *health.Failure) {
+	server, err := m.server(config)
+	if err != nil {
+		return false, nil
+	}
+	report := server.TryUser(ctx)
+	m.endOpen(config, report)
+	switch failure = report.Failure(); {
+	case failure == nil:
+	case failure.CredentialRejected():
+		m.putOut(ctx, config, failure, false)
+	case failure.UserIsBarred():
+		m.putOut(ctx, config, failure, true)
+	}
+	return report.Failed == nil, failure
+}
+
+// judgeByOthers puts the config, whose user seems not to work, out of service if another of the role's
+// configs has a user that works: else it is N-central that is sick.
+func (m *Manager) judgeByOthers(ctx context.Context, role *snapshot, config *store.Config, failure *health.Failure) {
+	for _, other := range role.sources.inService() {
+		if other.Name == config.Name {
+			continue
+		}
+		if works, _ := m.tryUser(ctx, other); works {
+			m.putOut(ctx, config, failure, true)
+			return
+		}
+	}
+}
+
+// noteServing tells of a role whose tokens come from another of its configs than before.
+func (m *Manager) noteServing(ctx context.Context, state *roleState, role *store.Role, found sources, before, now string) {
+	if known := state.serving.Swap(&now); known != nil {
+		before = *known
+	}
+	was, is := found.rank(before), found.rank(now)
+	if !found.hasFallback() || was == is || was == len(found) {
+		return
+	}
+	event, reason := events.RoleFailedBack, "config "+now+" is in service"
+	if is > was {
+		event = events.RoleFailedOver
+		if out := found[was].out; out != nil {
+			reason = out.Reason
+		}
+	}
+	m.logger.Info("a role's tokens come from another config", "role", role.Name, "config", now, "config_before", before)
+	m.events.Send(ctx, event, events.RoleMetadata(role.Name,
+		events.Config, now, events.Before, before, events.Reason, reason))
+}
