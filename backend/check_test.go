@@ -337,7 +337,7 @@ func TestCheckTellsWhatNCentralTellsOfTheUser(t *testing.T) {
 		},
 		"404": {
 			func(m *mount) { m.Change(func(k *simulator.Knobs) { k.UserAbsent = true }) }, nil,
-			"as none before 2026 does", "",
+			"like all servers before 2026", "",
 		},
 		"401": {
 			func(m *mount) { m.FailNext(simulator.EndpointUser, 1, status(401)) }, nil,

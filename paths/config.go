@@ -250,8 +250,8 @@ func changedConfig(
 	}
 	if stored != nil && data.Raw[fieldUserAPIToken] == nil {
 		if field := changedTrust(stored, candidate); field != "" {
-			return nil, fmt.Errorf("%s: a change of it must bring %s along, so that whoever may write a config "+
-				"cannot thereby send the stored token to a host of their choice",
+			return nil, fmt.Errorf("%s: a change of it must bring %s along, so that nobody who may write a config "+
+				"can have the stored token sent to a host of their choice",
 				field, fieldUserAPIToken)
 		}
 	}
@@ -331,8 +331,8 @@ func (a *API) readConfig(
 func configWarnings(config *store.Config) []string {
 	warnings := health.ExpiryWarnings(config, time.Now())
 	if config.TLSSkipVerify {
-		warnings = append(warnings, "tls_skip_verify: the server's certificate is not verified, so whoever stands "+
-			"between can take the User-API token: give ca_cert instead")
+		warnings = append(warnings, "tls_skip_verify: the server's certificate is not verified, so anyone on the way "+
+			"to the server can take the User-API token: give ca_cert instead")
 	}
 	if config.PasswordChangedAt.IsZero() && config.PasswordMaxAge > 0 {
 		warnings = append(warnings, "password_changed_at is not given, so nobody is warned before the API user's "+
@@ -354,8 +354,8 @@ func learntWarnings(traits store.ServerTraits) []string {
 			"N-central user, so a config, of its own, and no other integration may use that user")
 	}
 	if can := traits.CanValidate; can != nil && !*can {
-		warnings = append(warnings, "this server has no validate, or what stands before it does not let it through: "+
-			"the engine asks by a data call whether a token lives")
+		warnings = append(warnings, "this server has no validate, or something before it blocks that call: the "+
+			"engine makes a data call instead to find out whether a token lives")
 	}
 	if warning := health.ClockWarning(traits); warning != "" {
 		warnings = append(warnings, warning)
@@ -426,7 +426,7 @@ func (a *API) stranded(ctx context.Context, config string) (warnings []string, e
 			config, owed, until.Format(time.RFC3339)))
 	}
 	return append(warnings, fmt.Sprintf("what config %q opened at the url that it had can no longer be logged out, "+
-		"dedicated leases and retired tokens alike: it lives until it expires, unless a config of that name gets "+
+		"including dedicated leases and retired tokens: it lives until it expires, unless a config of that name gets "+
 		"that url again", config)), nil
 }
 

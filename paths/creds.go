@@ -319,7 +319,7 @@ func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.Fie
 	}
 	diesAt, err := time.Parse(time.RFC3339Nano, text(leaseGrantedUntil))
 	if err != nil {
-		return nil, fmt.Errorf("the lease does not tell when its token dies: %w", err)
+		return nil, fmt.Errorf("the lease does not say when its token expires: %w", err)
 	}
 	return nil, a.Sessions.EndLease(ctx, sessions.Lease{
 		Role:         text(leaseRole),

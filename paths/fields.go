@@ -52,8 +52,8 @@ func resemblesToken(text string) bool {
 func CheckPath(path string) error {
 	for name := range strings.SplitSeq(path, "/") {
 		if resemblesToken(name) {
-			return errors.New("the path holds what looks like a token, not like a name: if it is one, see that it " +
-				"is ended, for Vault's audit log has it in clear now")
+			return errors.New("the path has text that looks like a token where a name should be: if it is a token, " +
+				"end it, since Vault's audit log has it unencrypted now")
 		}
 	}
 	return nil
@@ -75,8 +75,8 @@ var remedies = map[framework.FieldType]string{
 func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if resemblesToken(name) { // the framework would warn of it as a field that it does not know
-			return errors.New("what looks like a token stands where the name of a field should: give it as " +
-				"user_api_token=@file")
+			return errors.New("text that looks like a token is where the name of a field should be: give the token " +
+				"as user_api_token=@file")
 		}
 		field, known := fields[name]
 		if !known || given[name] == nil {
@@ -338,7 +338,7 @@ func listed(
 			return nil, err
 		case unreadable != nil:
 			keys = append(keys, name)
-			warnings = append(warnings, fmt.Sprintf("nothing is told of %s: %s", name, unreadable))
+			warnings = append(warnings, fmt.Sprintf("no facts about %s: %s", name, unreadable))
 		case told != nil:
 			keys = append(keys, name)
 			info[name] = told

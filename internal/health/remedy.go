@@ -75,19 +75,19 @@ var remedies = map[ncentral.Fault]string{
 	ncentral.FaultNoCipher: "have N-central, or the load balancer before it, offer TLS 1.2 or later with cipher " +
 		"suites of ECDHE: no setting here can replace that",
 	ncentral.FaultHandshake: "the log of N-central, or of the load balancer before it, says why",
-	ncentral.FaultClientCertificate: "ask whoever runs what stands before N-central to exempt this Vault node, or " +
+	ncentral.FaultClientCertificate: "ask whoever runs what is before N-central to exempt this Vault node, or " +
 		"the path /api, from client certificates",
 
-	ncentral.FaultNoName: "have it issued anew with the host of url as a subject alternative name, since a common " +
+	ncentral.FaultNoName: "have it issued again with the host of url as a subject alternative name, since a common " +
 		"name alone is no longer accepted: neither tls_server_name nor ca_cert can replace that",
 	ncentral.FaultNotYetValid: "compare the clock of this Vault node with that of the machine that issued it: most " +
 		"likely one of them is wrong",
-	ncentral.FaultWeakSignature: "have it issued anew, signed with SHA-256; until then ca_cert may hold the " +
+	ncentral.FaultWeakSignature: "have it issued again, signed with SHA-256; until then ca_cert may hold the " +
 		"server's own certificate, which is trusted as it is",
-	ncentral.FaultWeakKey: "have it issued anew, with keys of 2048 bits or more on both sides",
+	ncentral.FaultWeakKey: "have it issued again, with keys of 2048 bits or more on both sides",
 	ncentral.FaultIssuerNotCA: "have the server's certificate issued by an authority that may do so; until then " +
 		"ca_cert may hold the server's own certificate, which is trusted as it is",
-	ncentral.FaultCertificate: "have it issued anew for this server, by an authority that may do so: no setting " +
+	ncentral.FaultCertificate: "have it issued again for this server, by an authority that may do so: no setting " +
 		"here can replace that",
 
 	ncentral.FaultProxyCredential: "correct user and password in HTTPS_PROXY in the environment of the Vault server " +

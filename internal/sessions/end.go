@@ -266,7 +266,7 @@ func (m *Manager) serverOf(
 	case err != nil:
 		return nil, "", err
 	case config == nil:
-		return nil, fmt.Sprintf("config %q is no more", origin.Config), nil
+		return nil, fmt.Sprintf("config %q does not exist any more", origin.Config), nil
 	case config.URL != origin.URL:
 		return nil, fmt.Sprintf("config %q has another url than the session came from", origin.Config), nil
 	}

@@ -82,7 +82,8 @@ func (e *LimitError) Error() string {
 			e.Granted)
 	}
 	return fmt.Sprintf("min_ttl: %s is more than half of the %s that a token of this role lives, which is the limit "+
-		"where readers share it: ask for at most %s, or use a role with credential_type=dedicated", e.Asked, e.Granted, e.Granted/2)
+		"when readers share it: ask for at most %s, or use a role with credential_type=dedicated",
+		e.Asked, e.Granted, e.Granted/2)
 }
 
 // Manager rules over the sessions of all roles of one mount.

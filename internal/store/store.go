@@ -65,7 +65,8 @@ func New(storage logical.Storage, logger hclog.Logger) *Store {
 		return nil
 	}
 	s.Traits.instead = func(config string, err error) *ServerTraits {
-		logger.Error("what was learnt of a server cannot be read: it is found out anew, and tokens are validated first",
+		logger.Error("what was learnt of a server cannot be read: it is found out again, and tokens "+
+			"are validated first",
 			"config", config, "error", reasonOf(err))
 		return &ServerTraits{Epoch: time.Now().UnixNano()}
 	}

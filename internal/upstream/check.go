@@ -395,13 +395,13 @@ func (e *checkRun) user(ctx context.Context) (string, error) {
 	switch ncentral.KindOf(err) {
 	case "":
 	case ncentral.KindForbidden:
-		return "not told: the API user's role lacks the permission USERS_VIEW, which is no fault: the data call " +
-			"tells whether the user works", nil
+		return "not known, since the API user's role lacks the permission USERS_VIEW, which is no fault: the data " +
+			"call shows whether the user works", nil
 	case ncentral.KindNotFound:
-		return "this server does not tell of the API user, as none before 2026 does: the data call tells whether " +
-			"the user works", nil
+		return "this server says nothing about the API user, like all servers before 2026: the data call shows " +
+			"whether the user works", nil
 	default:
-		return fmt.Sprintf("not told (%s): the data call tells whether the user works",
+		return fmt.Sprintf("not told (%s): the data call shows whether the user works",
 			withoutRemedy(e.failure(ncentral.CallUser, err))), nil
 	}
 	e.report.User = &user
@@ -432,7 +432,7 @@ func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	predecessor := len(e.open) - 1
 	if e.open[predecessor].RefreshToken == "" {
 		e.report.Traits.RefreshRejected = true
-		return "N-central gave no refresh token of use: tokens are replaced by authenticating", nil
+		return "N-central gave no refresh token that can be used: tokens are replaced by authenticating", nil
 	}
 	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
 	if err != nil && !health.IsDown(ncentral.KindOf(err)) {

@@ -421,7 +421,7 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				CanLogOut: new(true), CanValidate: new(true), RefreshRejected: true,
 				AuthenticateEndsEarlierSessions: new(false),
 			},
-			message: map[string]string{"refresh": "N-central gave no refresh token of use"},
+			message: map[string]string{"refresh": "N-central gave no refresh token that can be used"},
 		},
 		"a logout that fails where there is none": {
 			knobs: func(k *simulator.Knobs) { k.LogoutAbsent = true },

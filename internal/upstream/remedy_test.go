@@ -155,12 +155,12 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 	tellOfEach(t, map[string]situation{
 		"a common name alone": {
 			func(t *testing.T) site { return shows(t, signed(t, nameless)).trusting(authority) },
-			[]string{oldName, "issued anew with the host of url"},
+			[]string{oldName, "issued again with the host of url"},
 			[]string{checkURL, setCACert, setName},
 		},
 		"a common name alone, and it is asked for": {
 			func(t *testing.T) site { return shows(t, signed(t, nameless)).trusting(authority).named("127.0.0.1") },
-			[]string{oldName, "issued anew"},
+			[]string{oldName, "issued again"},
 			[]string{checkURL, setCACert, setName, "correct tls_server_name"},
 		},
 		"another name": {
@@ -229,7 +229,7 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 				template.SignatureAlgorithm = x509.SHA1WithRSA
 				return shows(t, newIssuer(t, old, newKey(t), template)).trusting(old)
 			},
-			[]string{`certificate of "ncentral" is signed with SHA1-RSA`, "issued anew, signed with SHA-256"},
+			[]string{`certificate of "ncentral" is signed with SHA1-RSA`, "issued again, signed with SHA-256"},
 			[]string{checkURL, setName, setCACert, "unknown authority"},
 		},
 		"signed with MD5": {
@@ -238,7 +238,7 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 					x509.Certificate{Subject: pkix.Name{CommonName: "Old CA"}, IsCA: true})
 				return shows(t, signedWithMD5(t, newIssuer(t, old, newRSAKey(t, 1024), onLoopback()))).trusting(old)
 			},
-			[]string{"is signed with MD5-RSA", "issued anew, signed with SHA-256"},
+			[]string{"is signed with MD5-RSA", "issued again, signed with SHA-256"},
 			[]string{checkURL, setName, setCACert, "unknown authority"},
 		},
 		"the authority's key is short": {
@@ -317,7 +317,7 @@ func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
 			},
 			[]string{
 				"certificate cannot be verified: certificate specifies an incompatible key usage",
-				"issued anew for this server",
+				"issued again for this server",
 			},
 			[]string{checkURL, setName, setCACert},
 		},

@@ -147,7 +147,7 @@ func (s *Server) verdictOn(
 // errNoValidate stands for the answer of a server that is known to have no validate.
 var errNoValidate = &ncentral.Error{
 	Call: ncentral.CallValidate, Kind: ncentral.KindNotFound,
-	Detail: "this server has no validate, and a data call does not tell whether the token lives",
+	Detail: "this server has no validate, and a data call does not show whether the token lives",
 }
 
 // Probe makes the data call that a working user is needed for, and asks what N-central tells of the
