@@ -221,7 +221,7 @@ func capped(until, interval time.Duration) time.Duration {
 // tokenData returns the data of an answer. All but ttl is the same in every answer with the token, and is
 // put together once: a hot read copies it.
 func tokenData(answer *sessions.Answer, isLeased bool) map[string]any {
-	common := answer.Rendered(func() map[string]any {
+	common := answer.Rendered(isLeased, func() map[string]any {
 		data := map[string]any{
 			fieldAccessToken:      answer.AccessToken,
 			fieldTokenType:        answer.TokenType,

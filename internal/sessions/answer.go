@@ -33,15 +33,24 @@ type sharedFields struct {
 	ObtainedAt       string // RFC 3339, UTC
 	RotationPeriod   int64  // seconds from when the token was obtained until it is rotated, at least 1
 
-	rendering sync.Once
-	rendered  map[string]any
+	leased, unleased rendering
 }
 
-// Rendered returns what render makes of the fields, which is made once for all answers with the token,
-// and is not to be changed.
-func (f *sharedFields) Rendered(render func() map[string]any) map[string]any {
-	f.rendering.Do(func() { f.rendered = render() })
-	return f.rendered
+// rendering is what a caller makes of the fields once.
+type rendering struct {
+	once sync.Once
+	data map[string]any
+}
+
+// Rendered returns what render makes of the fields for answers under a lease, or without one. It is
+// made once for all answers with the token, and is not to be changed.
+func (f *sharedFields) Rendered(leased bool, render func() map[string]any) map[string]any {
+	r := &f.unleased
+	if leased {
+		r = &f.leased
+	}
+	r.once.Do(func() { r.data = render() })
+	return r.data
 }
 
 // Answer hands out a token.
