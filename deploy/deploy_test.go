@@ -1,8 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package deploy holds the alert rules and the dashboard against the metrics that docs/api.md lists.
-// A test in backend holds that page against the engine.
+// Package deploy holds the alert rules and the dashboard against the metrics that docs/api.md
+// lists. A test in backend holds that page against the engine.
 //
 // It is a module of its own, so that Prometheus, whose parser it needs, is no requirement of the
 // plugin.
@@ -152,7 +152,8 @@ func TestAlertRulesAreValidAndUseMetricsThatExist(t *testing.T) {
 			if !strings.Contains(runbook, "`"+rule.Alert+"`") {
 				t.Errorf("the runbook does not say what to do about %s", rule.Alert)
 			}
-			if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" || rule.Annotations["description"] == "" {
+			if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" ||
+				rule.Annotations["description"] == "" {
 				t.Errorf("%s lacks severity, summary or description", rule.Alert)
 			}
 		}

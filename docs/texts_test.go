@@ -19,10 +19,15 @@ import (
 	"testing"
 )
 
-// speakingPackages are those whose texts reach people, as errors, warnings, reasons, messages of check or log lines.
-var speakingPackages = []string{"backend", "paths", "internal/events", "internal/health", "internal/ncentral", "internal/pasted", "internal/sessions", "internal/store", "internal/upstream"}
+// speakingPackages are those whose texts reach people, as errors, warnings, reasons, messages of
+// check or log lines.
+var speakingPackages = []string{
+	"backend", "paths", "internal/events", "internal/health", "internal/ncentral", "internal/pasted",
+	"internal/sessions", "internal/store", "internal/upstream",
+}
 
-// textsHeading begins the part of operations.md that lists the texts: in each table, one text a row, in its first cell.
+// textsHeading begins the part of operations.md that lists the texts: in each table, one text a
+// row, in its first cell.
 const textsHeading = "## What the engine says"
 
 var (
@@ -32,8 +37,8 @@ var (
 	firstRow = regexp.MustCompile("^\\| `([^`]+)` \\|")
 )
 
-// TestOperationsListsEveryText holds the list against the source, both ways: who pastes an error into the page's search is to
-// find it, and what is found is to be said by the engine still.
+// TestOperationsListsEveryText holds the list against the source, both ways: who pastes an error
+// into the page's search is to find it, and what is found is to be said by the engine still.
 func TestOperationsListsEveryText(t *testing.T) {
 	said, listed := textsOfSource(t), textsOfDocument(t)
 	for text, place := range said {
@@ -141,9 +146,9 @@ func (s source) constant(node ast.Expr) (value string, isConstant bool) {
 	return value, isConstant
 }
 
-// isNoText says whether no literal below the node is a text of the engine: imports, constants and tags of fields; what Vault
-// shows as help, which is all that a function answers of the framework's types; what is looked for, not said; what is
-// logged below the level of a warning.
+// isNoText says whether no literal below the node is a text of the engine: imports, constants and
+// tags of fields; what Vault shows as help, which is all that a function answers of the framework's
+// types; what is looked for, not said; what is logged below the level of a warning.
 func isNoText(node ast.Node) bool {
 	switch node := node.(type) {
 	case *ast.StructType:
@@ -190,8 +195,8 @@ func answersFramework(results *ast.FieldList) bool {
 	return found
 }
 
-// textOf answers what an expression of literals says, with "…" for what varies, and whether that is all of the expression.
-// A text over several lines, or one that ends with a full stop, is help.
+// textOf answers what an expression of literals says, with "…" for what varies, and whether that is
+// all of the expression. A text over several lines, or one that ends with a full stop, is help.
 func (s source) textOf(node ast.Node) (text string, isAll bool) {
 	switch node := node.(type) {
 	case *ast.CallExpr:
@@ -227,7 +232,8 @@ func (s source) formatted(format string, arguments []ast.Expr) string {
 	})
 }
 
-// unquoted answers the string that a literal is, or a sum with one, in which "…" stands for the rest.
+// unquoted answers the string that a literal is, or a sum with one, in which "…" stands for the
+// rest.
 func unquoted(node ast.Expr) (text string, isString bool) {
 	switch node := node.(type) {
 	case *ast.BinaryExpr:
@@ -250,7 +256,8 @@ func clean(text string) string {
 	return strings.Trim(variable.ReplaceAllString(text, "…"), " .:;…")
 }
 
-// isSentence says whether the text has two words of its own at least. What has fewer only passes on what another says.
+// isSentence says whether the text has two words of its own at least. What has fewer only passes on
+// what another says.
 func isSentence(text string) bool {
 	return len(word.FindAllString(text, 2)) == 2 && strings.Contains(text, " ")
 }

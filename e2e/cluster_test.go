@@ -87,7 +87,7 @@ func TestEveryNodeOfAClusterServes(t *testing.T) {
 		}
 		return nil
 	})
-	expectStandbyToAnswerItself(t, m, m.through(cluster.Nodes[1]), testbed.IsOpenBao(serverBinary))
+	expectStandbyToAnswerItself(t, m, m.through(cluster.Nodes[1]), testbed.IsOpenBao(t.Context(), serverBinary))
 	m.through(cluster.Nodes[2]).delete("sessions/unleased")
 	if m.through(cluster.Nodes[1]).read("unleased").token == shared["unleased"] {
 		t.Error("a token that was ended through one node is answered by another")

@@ -75,7 +75,7 @@ func runAll(m *testing.M) (code int, err error) {
 
 // allowParallelTests sets how many tests run at a time, unless the command line does.
 func allowParallelTests() error {
-	flag.Parse()
+	flag.Parse() //nolint:revive // TestMain calls this first
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if given {

@@ -221,11 +221,11 @@ func (p *procedure) newUserAPIToken() string {
 	return token
 }
 
-// expectOpen fails the test unless so many sessions are open at N-central.
-func (p *procedure) expectOpen(want int) {
+// expectNoneOpen fails the test if a session is open at N-central.
+func (p *procedure) expectNoneOpen() {
 	p.t.Helper()
-	if open := p.OpenSessions(); open != want {
-		p.t.Errorf("%d sessions are open at N-central, want %d", open, want)
+	if open := p.OpenSessions(); open != 0 {
+		p.t.Errorf("%d sessions are open at N-central, want none", open)
 	}
 }
 

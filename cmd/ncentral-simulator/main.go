@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -24,8 +25,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
 // run returns the exit code: 0 after the context ends, 1 where the server cannot be started, 2 for
@@ -66,11 +68,11 @@ func serve(ctx context.Context, options options, stdout io.Writer) error {
 		return err
 	}
 	admin := &http.Server{Handler: ncentral.AdminHandler()}
-	ended := make(chan error, 1)
-	go func() { ended <- admin.Serve(adminListener) }()
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = admin.Serve(adminListener) })
 	defer func() {
 		_ = admin.Close()
-		<-ended
+		serving.Wait()
 	}()
 	if err := writeFiles(options, server.CAPEM, ncentral.AddUser(options.user)); err != nil {
 		return err

@@ -28,10 +28,10 @@ func TestMain(m *testing.M) {
 
 // starting runs the command until the test ends it. It returns the line that the command prints
 // when it is ready, and a channel with its exit code.
-func starting(t *testing.T, ctx context.Context, arguments ...string) (ready, <-chan int) {
+func starting(ctx context.Context, t *testing.T, arguments ...string) (said ready, ended <-chan int) {
 	t.Helper()
 	output, writer := io.Pipe()
-	ended := make(chan int, 1)
+	codes := make(chan int, 1)
 	go func() {
 		var complaint strings.Builder
 		code := run(ctx, arguments, writer, &complaint)
@@ -39,7 +39,7 @@ func starting(t *testing.T, ctx context.Context, arguments ...string) (ready, <-
 			t.Errorf("code %d: %s", code, complaint.String())
 		}
 		_ = writer.Close()
-		ended <- code
+		codes <- code
 	}()
 	line, err := bufio.NewReader(output).ReadBytes('\n')
 	if err != nil {
@@ -48,11 +48,10 @@ func starting(t *testing.T, ctx context.Context, arguments ...string) (ready, <-
 	if strings.Contains(string(line), "eyJ") {
 		t.Error("the line holds a token")
 	}
-	var said ready
 	if err := json.Unmarshal(line, &said); err != nil {
 		t.Fatal(err)
 	}
-	return said, ended
+	return said, codes
 }
 
 func TestServesOverTLSUntilTerminated(t *testing.T) {
@@ -63,7 +62,7 @@ func TestServesOverTLSUntilTerminated(t *testing.T) {
 	}
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
-	said, ended := starting(t, ctx, "-ca-cert-file", certificate, "-user-api-token-file", secret,
+	said, ended := starting(ctx, t, "-ca-cert-file", certificate, "-user-api-token-file", secret,
 		"-access-limit", "10m")
 	want := ready{URL: said.URL, AdminURL: said.AdminURL, CACertFile: certificate, UserAPITokenFile: secret}
 	if said != want || !strings.HasPrefix(said.URL, "https://127.0.0.1:") ||
@@ -106,7 +105,8 @@ func authenticate(t *testing.T, said ready, certificate, secret string) string {
 	trusted.AppendCertsFromPEM(caPEM)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, said.URL+"/api/auth/authenticate", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, said.URL+"/api/auth/authenticate",
+		http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func authenticate(t *testing.T, said ready, certificate, secret string) string {
 
 func TestPlainHTTP(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	said, ended := starting(t, ctx, "-plain-http")
+	said, ended := starting(ctx, t, "-plain-http")
 	for _, url := range []string{said.URL + "/api/auth", said.AdminURL + "/counts"} {
 		answered, err := http.Get(url)
 		if err != nil {

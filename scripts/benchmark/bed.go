@@ -134,7 +134,7 @@ func (b *bed) describe(ctx context.Context, s settings) (string, error) {
 		return "", err
 	}
 	product := "Vault"
-	if testbed.IsOpenBao(b.binary) {
+	if testbed.IsOpenBao(ctx, b.binary) {
 		product = "OpenBao"
 	}
 	return fmt.Sprintf("%s %s, storage %s; %d cores, %s %s/%s; %d clients over HTTP on the same machine, %d rounds "+

@@ -110,7 +110,7 @@ func (r reader) rate(ctx context.Context, path string, duration time.Duration) (
 }
 
 func (r reader) read(ctx context.Context, path string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.address+"/v1/"+path, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.address+"/v1/"+path, http.NoBody)
 	if err != nil {
 		return err
 	}

@@ -26,21 +26,21 @@ const (
 )
 
 func main() {
-	meta := &api.PluginAPIClientMeta{}
-	if err := meta.FlagSet().Parse(os.Args[1:]); err != nil {
-		fail(err)
-	}
-	if err := plugin.ServeMultiplex(&plugin.ServeOpts{
-		BackendFactoryFunc: factory,
-		TLSProviderFunc:    api.VaultPluginTLSProvider(meta.GetTLSConfig()),
-	}); err != nil {
-		fail(err)
+	if err := serve(os.Args[1:]); err != nil {
+		hclog.New(&hclog.LoggerOptions{}).Error("the plugin stops", "error", err)
+		os.Exit(1)
 	}
 }
 
-func fail(err error) {
-	hclog.New(&hclog.LoggerOptions{}).Error("the plugin stops", "error", err)
-	os.Exit(1)
+func serve(arguments []string) error {
+	meta := &api.PluginAPIClientMeta{}
+	if err := meta.FlagSet().Parse(arguments); err != nil {
+		return err
+	}
+	return plugin.ServeMultiplex(&plugin.ServeOpts{
+		BackendFactoryFunc: factory,
+		TLSProviderFunc:    api.VaultPluginTLSProvider(meta.GetTLSConfig()),
+	})
 }
 
 func factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {

@@ -98,7 +98,11 @@ func TestKeepRunsUntilInterrupted(t *testing.T) {
 func TestSteps(t *testing.T) {
 	var output screen
 	stage, err := setStage(t.Context(), &output)
-	defer stage.clear()
+	defer func() {
+		if err := stage.clear(); err != nil {
+			t.Error(err)
+		}
+	}()
 	if err != nil {
 		t.Fatal(err)
 	}

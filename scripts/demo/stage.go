@@ -66,7 +66,7 @@ func setStage(ctx context.Context, output io.Writer) (*stage, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := s.linkCLI(binary); err != nil {
+	if err := s.linkCLI(ctx, binary); err != nil {
 		return s, err
 	}
 	fmt.Fprintf(output, "Starting the simulator, and %s in dev mode.\n", binary)
@@ -79,9 +79,9 @@ func setStage(ctx context.Context, output io.Writer) (*stage, error) {
 
 // linkCLI makes a link to the server's binary, which is also its command line, under the command's
 // name.
-func (s *stage) linkCLI(binary string) error {
+func (s *stage) linkCLI(ctx context.Context, binary string) error {
 	s.cli = "vault"
-	if testbed.IsOpenBao(binary) {
+	if testbed.IsOpenBao(ctx, binary) {
 		s.cli = "bao"
 	}
 	if err := os.Mkdir(s.binDirectory(), 0o755); err != nil {

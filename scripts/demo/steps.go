@@ -190,7 +190,7 @@ func (s *stage) dataCall(ctx context.Context) (string, error) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trust, MinVersion: tls.VersionTLS12}}
 	defer transport.CloseIdleConnections()
 
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ncentral.URL+dataPath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ncentral.URL+dataPath, http.NoBody)
 	if err != nil {
 		return "", err
 	}

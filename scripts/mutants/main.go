@@ -70,7 +70,7 @@ func parse() (settings, error) {
 	flag.StringVar(&skip, "skip", "", "leave out the tests whose names match this regular expression")
 	flag.BoolVar(&s.retry, "retry", false, "try the survivors of earlier runs again")
 	flag.StringVar(&s.results, "results", "bin/mutants.jsonl", "file that keeps the verdicts")
-	flag.Parse()
+	flag.Parse() //nolint:revive // main calls this first
 	s.packages, s.tests = strings.Split(packages, ","), strings.Split(tests, ",")
 	if skip != "" {
 		var err error

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,7 +95,7 @@ func (s *suite) measure(ctx context.Context, settings settings, p *testPackage) 
 	if err != nil {
 		return false, err
 	}
-	if _, err := os.Stat(binary); err != nil {
+	if _, err := os.Stat(binary); errors.Is(err, fs.ErrNotExist) {
 		return false, nil // a package without tests has no test binary
 	}
 	listed := exec.CommandContext(ctx, binary, "-test.list=^(Test|Fuzz|Example)")

@@ -108,8 +108,7 @@ func importsOf(ctx context.Context, directory string) (types.Importer, error) {
 func goTool(ctx context.Context, arguments ...string) ([]byte, error) {
 	command := exec.CommandContext(ctx, "go", arguments...)
 	answer, err := command.Output()
-	var ended *exec.ExitError
-	if errors.As(err, &ended) {
+	if ended, ok := errors.AsType[*exec.ExitError](err); ok {
 		return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(arguments, " "), err, ended.Stderr)
 	}
 	return answer, err
@@ -181,8 +180,7 @@ func (p *sourcePackage) check() (wrong map[*mutant]bool, err error) {
 
 func (p *sourcePackage) typeCheck(positions *token.FileSet, files []*ast.File, failed func(types.Error)) {
 	config := types.Config{Importer: p.imports, Error: func(err error) {
-		var failure types.Error
-		if errors.As(err, &failure) {
+		if failure, ok := errors.AsType[types.Error](err); ok {
 			failed(failure)
 		}
 	}}

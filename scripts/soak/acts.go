@@ -36,10 +36,10 @@ func (s *soak) play(ctx context.Context, n *ncentral, one episode) error {
 	for _, fault := range one.faults {
 		s.faults.add(fault.name, 1)
 		if fault.silences {
-			defer n.silences.begin()()
+			defer n.silences.begin()() //nolint:revive // it lasts as long as the episode
 		}
 		if fault.name == "user disabled" {
-			defer n.lockouts.begin()()
+			defer n.lockouts.begin()() //nolint:revive // it lasts as long as the episode
 		}
 		n.authenticates.add("useless grants", fault.explains)
 		if fault.ends || (fault.regenerates && n.knobs.RegenerateEndsSessions) {
@@ -297,8 +297,7 @@ func (s *soak) readState(ctx context.Context) {
 
 // statusOf returns the HTTP status of an error from the server, or 0 where it did not answer.
 func statusOf(err error) int {
-	var answer *api.ResponseError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*api.ResponseError](err); ok {
 		return answer.StatusCode
 	}
 	return 0

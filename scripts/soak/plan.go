@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -98,7 +99,7 @@ type definition struct {
 // drawDefinition draws lifetimes, mostly of seconds. One outlives the grace after a reboot, and one
 // outlives the soak.
 func drawDefinition(random *rand.Rand) definition {
-	ttl := pick[time.Duration](random, 6, 8, 10, 12, 15, 20, 30, 60) * time.Second
+	ttl := time.Duration(pick(random, 6, 8, 10, 12, 15, 20, 30, 60)) * time.Second
 	if random.IntN(4) == 0 {
 		ttl = longestTTL
 	}
@@ -175,9 +176,9 @@ func seconds(random *rand.Rand, least, most float64) time.Duration {
 
 // String describes an episode in one line.
 func (e episode) String() string {
-	text := fmt.Sprintf("%s for %s", e.faults[0].name, e.lasts.Round(time.Millisecond))
+	names := []string{fmt.Sprintf("%s for %s", e.faults[0].name, e.lasts.Round(time.Millisecond))}
 	for _, more := range e.faults[1:] {
-		text += ", " + more.name
+		names = append(names, more.name)
 	}
-	return text
+	return strings.Join(names, ", ")
 }

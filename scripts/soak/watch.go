@@ -77,7 +77,7 @@ func (w *watch) take() (pid int, taken sample, err error) {
 	if err != nil {
 		return 0, taken, err
 	}
-	directory := filepath.Join("/proc", strconv.Itoa(pid))
+	directory := fmt.Sprintf("/proc/%d", pid)
 	files, err := os.ReadDir(filepath.Join(directory, "fd"))
 	if err != nil {
 		return 0, taken, err

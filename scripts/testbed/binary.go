@@ -55,8 +55,8 @@ func ServerBinary(ctx context.Context, progress io.Writer) (string, error) {
 }
 
 // IsOpenBao reports whether the server binary is an OpenBao. A binary that cannot be run is not.
-func IsOpenBao(path string) bool {
-	version, err := serverVersion(context.Background(), path)
+func IsOpenBao(ctx context.Context, path string) bool {
+	version, err := serverVersion(ctx, path)
 	return err == nil && strings.HasPrefix(version, "OpenBao v")
 }
 

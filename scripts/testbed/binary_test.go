@@ -87,10 +87,11 @@ func TestServerBinaryPrefersVaultOnThePath(t *testing.T) {
 
 func TestIsOpenBao(t *testing.T) {
 	directory := t.TempDir()
-	if !IsOpenBao(writeExecutable(t, directory, "a", fakeBao)) {
+	if !IsOpenBao(t.Context(), writeExecutable(t, directory, "a", fakeBao)) {
 		t.Error("OpenBao is not recognised")
 	}
-	if IsOpenBao(writeExecutable(t, directory, "b", fakeVault)) || IsOpenBao(filepath.Join(directory, "none")) {
+	if IsOpenBao(t.Context(), writeExecutable(t, directory, "b", fakeVault)) ||
+		IsOpenBao(t.Context(), filepath.Join(directory, "none")) {
 		t.Error("taken for an OpenBao")
 	}
 }

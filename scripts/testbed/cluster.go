@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -57,8 +58,8 @@ func (c *Cluster) Active(ctx context.Context) (*Server, error) {
 // Stop stops all nodes, the last first.
 func (c *Cluster) Stop() error {
 	var failure error
-	for i := len(c.Nodes) - 1; i >= 0; i-- {
-		failure = errors.Join(failure, c.Nodes[i].Stop())
+	for _, node := range slices.Backward(c.Nodes) {
+		failure = errors.Join(failure, node.Stop())
 	}
 	return failure
 }

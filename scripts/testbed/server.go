@@ -188,7 +188,7 @@ func startOnce(ctx context.Context, options Options, configure configure) (*Serv
 	if err != nil {
 		return server, err
 	}
-	if err := server.writeConfiguration(configuration); err != nil {
+	if err := server.writeConfiguration(ctx, configuration); err != nil {
 		return server, err
 	}
 	if server.client, err = newClient(server.Address, server.RootToken); err != nil {
@@ -245,7 +245,7 @@ func raftConfiguration(server *Server, address, clusterAddress string) (map[stri
 	}, nil
 }
 
-func (s *Server) writeConfiguration(configuration map[string]any) error {
+func (s *Server) writeConfiguration(ctx context.Context, configuration map[string]any) error {
 	if s.options.PluginDirectory != "" {
 		directory, err := filepath.Abs(s.options.PluginDirectory)
 		if err != nil {
@@ -257,7 +257,7 @@ func (s *Server) writeConfiguration(configuration map[string]any) error {
 		}
 		configuration["plugin_directory"] = s.options.PluginDirectory
 	}
-	if s.options.Audit && IsOpenBao(s.options.Binary) {
+	if s.options.Audit && IsOpenBao(ctx, s.options.Binary) {
 		configuration["unsafe_allow_api_audit_creation"] = true // otherwise it rejects the call of enableAudit
 	}
 	content, err := json.Marshal(configuration)
@@ -385,11 +385,11 @@ func (s *Server) waitUntil(ctx context.Context, what string, condition func(cont
 }
 
 func (s *Server) endedError() error {
-	cause := error(errors.New("the server ended"))
+	cause := errors.New("the server ended")
 	if strings.Contains(s.logSinceStart(), errAddressInUse.Error()) {
 		cause = errAddressInUse
 	}
-	return fmt.Errorf("%w (%v); its last log lines:\n%s", cause, s.process.Err(), s.logTail())
+	return fmt.Errorf("%w (%w); its last log lines:\n%s", cause, s.process.Err(), s.logTail())
 }
 
 // logTail returns the end of the log, without the secrets that a dev server prints at its start.
@@ -436,7 +436,7 @@ func freeAddresses(count int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer listener.Close()
+		defer listener.Close() //nolint:revive // each is held until all are found, lest one be found twice
 		addresses = append(addresses, listener.Addr().String())
 	}
 	return addresses, nil
