@@ -109,7 +109,7 @@ func TestRedirectTakesNoTokenAnywhere(t *testing.T) {
 		})
 		var visits, status atomic.Int64
 		var location atomic.Value
-		client := newAttacker(t, http2, time.Minute, func(w http.ResponseWriter, r *http.Request) {
+		client := newAttacker(t, http2, time.Minute, func(w http.ResponseWriter, _ *http.Request) {
 			visits.Add(1)
 			w.Header().Set("Location", location.Load().(string))
 			w.WriteHeader(int(status.Load()))
@@ -401,8 +401,8 @@ func TestServerThatIsNotTrustedGetsNoToken(t *testing.T) {
 			}
 			defer transport.CloseIdleConnections()
 			client := New(Options{BaseURL: test.url, Transport: transport})
-			for call, make := range callsWithSecrets(t.Context(), client) {
-				if failure := failureOf(t, make(newToken())); failure.Kind != KindUnreachable ||
+			for call, send := range callsWithSecrets(t.Context(), client) {
+				if failure := failureOf(t, send(newToken())); failure.Kind != KindUnreachable ||
 					failure.Fault != test.fault || !failure.NotSent {
 					t.Errorf("%s: got %+v", call, failure)
 				}

@@ -295,7 +295,7 @@ func TestAClientNamesItselfAndTellsItsTrace(t *testing.T) {
 		t.Errorf("%v: sent as %q, told of %v", err, sent, ended)
 	}
 	client.CloseIdleConnections() // this transport has no such method
-	clientOf(transportFunc(func(r *http.Request) (*http.Response, error) {
+	_ = clientOf(transportFunc(func(r *http.Request) (*http.Response, error) {
 		if _, set := r.Header["User-Agent"]; set {
 			t.Error("a client without a name hides Go's")
 		}

@@ -244,11 +244,11 @@ func answerOverPipe(connection net.Conn, delay time.Duration, body string) {
 		if err != nil {
 			return
 		}
-		io.Copy(io.Discard, request.Body)
+		_, _ = io.Copy(io.Discard, request.Body)
 		time.Sleep(delay)
 		response := newResponse(http.StatusOK, "application/json", strings.NewReader(body))
 		response.ProtoMajor, response.ProtoMinor, response.ContentLength = 1, 1, int64(len(body))
-		response.Write(connection)
+		_ = response.Write(connection)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestConnectionIsKeptAcrossCallsAndFailures(t *testing.T) {
 	client := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		connections[r.RemoteAddr] = true
 		w.Header().Set("Content-Type", "application/json")
-		if len(r.URL.RawQuery) > 0 {
+		if r.URL.RawQuery != "" {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 		io.WriteString(w, validBody)

@@ -102,8 +102,7 @@ func (e *Error) Unwrap() error {
 
 // KindOf returns the kind of the *Error that err is or wraps, and "" where there is none.
 func KindOf(err error) Kind {
-	var failure *Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*Error](err); ok {
 		return failure.Kind
 	}
 	return ""

@@ -491,7 +491,7 @@ func TestSwitchingProtocolsDoesNotHang(t *testing.T) {
 		}
 		defer connection.Close()
 		io.WriteString(connection, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
-		bufio.NewReader(connection).ReadByte() // returns when the client hangs up
+		_, _ = bufio.NewReader(connection).ReadByte() // returns when the client hangs up
 	})
 	failure := failureOf(t, client.Data(t.Context(), newToken()))
 	if failure.Kind != KindMalformed || failure.Status != 101 {

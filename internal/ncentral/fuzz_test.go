@@ -278,7 +278,7 @@ func FuzzBaseURL(f *testing.F) {
 		if again, err := ParseBaseURL(base); err != nil || again != base {
 			t.Errorf("%q is %q, and that is %q, %v", raw, base, again, err)
 		}
-		request, err := http.NewRequest(http.MethodGet, base+"/api/auth/validate", nil)
+		request, err := http.NewRequest(http.MethodGet, base+"/api/auth/validate", http.NoBody)
 		if err != nil {
 			t.Fatalf("%q is %q, of which no request can be made: %v", raw, base, err)
 		}

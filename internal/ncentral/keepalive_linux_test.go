@@ -26,17 +26,18 @@ func TestTCPDropsALostConnectionAsSoonAsPingsDo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	option := func(fd uintptr, name int) time.Duration {
+	option := func(fd uintptr, name int) int {
 		value, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return time.Duration(value)
+		return value
 	}
 	err = raw.Control(func(fd uintptr) {
 		idle, interval, probes := option(fd, syscall.TCP_KEEPIDLE), option(fd, syscall.TCP_KEEPINTVL),
 			option(fd, syscall.TCP_KEEPCNT)
-		if lostAfter := (idle + interval*probes) * time.Second; lostAfter != silenceBeforeProbe+probeTimeout {
+		lostAfter := time.Duration(idle+interval*probes) * time.Second
+		if lostAfter != silenceBeforeProbe+probeTimeout {
 			t.Errorf("a lost connection is dropped after %s, want %s", lostAfter, silenceBeforeProbe+probeTimeout)
 		}
 	})

@@ -53,7 +53,7 @@ func TestWhatRetiresConnections(t *testing.T) {
 					ctx, cancel = context.WithTimeout(t.Context(), test.deadline)
 				}
 				defer cancel()
-				request, err := http.NewRequestWithContext(ctx, http.MethodGet, "test://ncentral", nil)
+				request, err := http.NewRequestWithContext(ctx, http.MethodGet, "test://ncentral", http.NoBody)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -138,7 +138,7 @@ func (c *Client) attempt(ctx context.Context, r request) (answer, error) {
 			return e.wait
 		},
 	}
-	if _, err := retrying.Do(built); e.waiting {
+	if _, err := retrying.Do(built); e.waiting { //nolint:bodyclose // checkRetry has read it and closed it
 		// The caller gave up during the wait for the next attempt.
 		return answer{}, connectionError(ctx, r.call, err)
 	}
@@ -162,7 +162,7 @@ func (e *exchange) checkRetry(ctx context.Context, response *http.Response, caus
 		e.answer.sentAt = e.sentAt
 	}
 	if e.failure == nil || ctx.Err() != nil {
-		return false, nil
+		return false, nil //nolint:nilerr // the failure holds what happened
 	}
 	if e.failure.Status == http.StatusInternalServerError {
 		e.serverErrors++
@@ -205,7 +205,7 @@ func (e *exchange) backoff(ctx context.Context) (wait time.Duration, fits bool) 
 		}
 		jitter = min(jitter, left/2)
 	}
-	return wait + rand.N(jitter+1), true
+	return wait + rand.N(jitter+1), true //nolint:gosec // it spreads attempts, and is no secret
 }
 
 // scheduledBackoff returns how long to wait after this number of attempts where the server did not

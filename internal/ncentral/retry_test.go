@@ -212,7 +212,7 @@ func TestWithoutRetries(t *testing.T) {
 		len(server.sentAt) != 1 {
 		t.Errorf("%v after %d attempts, want a 503 after one", err, len(server.sentAt))
 	}
-	synctest.Test(t, func(t *testing.T) { client.Validate(t.Context(), newToken()) })
+	synctest.Test(t, func(t *testing.T) { _ = client.Validate(t.Context(), newToken()) })
 	if len(server.sentAt) != 1+4 {
 		t.Errorf("the client that it was made from makes %d attempts, want 4", len(server.sentAt)-1)
 	}
@@ -419,11 +419,11 @@ func TestTraceIsSilentWhereNothingIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		notices := 0
 		ctx := WithTrace(t.Context(), &Trace{Retrying: func(Call, error, time.Duration) { notices++ }})
-		retryingClient(statuses(401), 3).Validate(ctx, newToken())
-		retryingClient(statuses(503), 0).Validate(ctx, newToken())
+		_ = retryingClient(statuses(401), 3).Validate(ctx, newToken())
+		_ = retryingClient(statuses(503), 0).Validate(ctx, newToken())
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		retryingClient(retryAfterSteps("60"), 3).Validate(short, newToken())
+		_ = retryingClient(retryAfterSteps("60"), 3).Validate(short, newToken())
 		if notices != 0 {
 			t.Errorf("%d notices, want none", notices)
 		}

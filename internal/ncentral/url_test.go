@@ -10,9 +10,10 @@ import (
 
 func TestParseBaseURL(t *testing.T) {
 	tests := map[string]string{
-		"https://ncentral.example.com":       "https://ncentral.example.com",
-		"https://ncentral.example.com/":      "https://ncentral.example.com",
-		"https://ncentral.example.com//":     "https://ncentral.example.com",
+		"https://ncentral.example.com":   "https://ncentral.example.com",
+		"https://ncentral.example.com/":  "https://ncentral.example.com",
+		"https://ncentral.example.com//": "https://ncentral.example.com",
+		//nolint:gocritic // white space is pasted too
 		" https://ncentral.example.com\n":    "https://ncentral.example.com",
 		"HTTPS://ncentral.example.com":       "https://ncentral.example.com",
 		"https://ncentral.example.com:443":   "https://ncentral.example.com:443",

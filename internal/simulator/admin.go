@@ -77,8 +77,7 @@ func sendAdmin(writer http.ResponseWriter, result any, err error) {
 	status := http.StatusOK
 	if err != nil {
 		status = http.StatusBadRequest
-		var refused *adminError
-		if errors.As(err, &refused) {
+		if refused, ok := errors.AsType[*adminError](err); ok {
 			status = refused.status
 		}
 		result = map[string]string{"error": err.Error()}

@@ -144,7 +144,7 @@ func TestValidate(t *testing.T) {
 
 // Only authenticate distinguishes a missing header from one that it does not understand.
 func TestCallsWithoutABearerToken(t *testing.T) {
-	inBubble(t, func(t *testing.T, _ *Simulator, client *testClient) {
+	inBubble(t, func(_ *testing.T, _ *Simulator, client *testClient) {
 		const missing = "UNAUTHORIZED: UnauthorizedException: Missing authorization header bearer."
 		for path, method := range map[string]string{
 			validatePath: http.MethodGet, logoutPath: http.MethodPost, serverInfoPath: http.MethodGet,

@@ -294,7 +294,7 @@ func TestFailuresAreDescribedOrNot(t *testing.T) {
 	}
 	for path, route := range routes {
 		for _, failure := range failures {
-			inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+			inBubble(t, func(_ *testing.T, s *Simulator, client *testClient) {
 				tokens := client.authenticate(s.AddUser("some-user")).Tokens
 				headers, body := bearer(tokens.Access.Token), ""
 				switch route.endpoint {

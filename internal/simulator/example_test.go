@@ -15,7 +15,7 @@ import (
 func authenticate(server *simulator.Server, userAPIToken string) int {
 	transport := &http.Transport{DialContext: server.DialContext}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequest(http.MethodPost, server.URL+"/api/auth/authenticate", nil)
+	request, err := http.NewRequest(http.MethodPost, server.URL+"/api/auth/authenticate", http.NoBody)
 	if err != nil {
 		log.Fatal(err)
 	}

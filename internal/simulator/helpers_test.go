@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -61,9 +62,7 @@ func bearer(token string) header { return header{"Authorization": "Bearer " + to
 
 func (h header) with(name, value string) header {
 	extended := header{name: value}
-	for key, value := range h {
-		extended[key] = value
-	}
+	maps.Copy(extended, h)
 	return extended
 }
 

@@ -5,6 +5,7 @@ package simulator
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -228,31 +229,31 @@ func (k *Knobs) flagSet() *flag.FlagSet {
 // setFromJSON sets a knob from JSON. The value must have the knob's type.
 func setFromJSON(knob flag.Getter, raw json.RawMessage) error {
 	if string(raw) == "null" {
-		return fmt.Errorf("must not be null")
+		return errors.New("must not be null")
 	}
 	switch knob.Get().(type) {
 	case bool:
 		var value bool
 		if json.Unmarshal(raw, &value) != nil {
-			return fmt.Errorf("must be true or false")
+			return errors.New("must be true or false")
 		}
 		return knob.Set(strconv.FormatBool(value))
 	case int:
 		var value int
 		if json.Unmarshal(raw, &value) != nil {
-			return fmt.Errorf("must be an integer")
+			return errors.New("must be an integer")
 		}
 		return knob.Set(strconv.Itoa(value))
 	case time.Duration:
 		var value string
 		if json.Unmarshal(raw, &value) != nil || knob.Set(value) != nil {
-			return fmt.Errorf("must be a duration such as \"90s\"")
+			return errors.New("must be a duration such as \"90s\"")
 		}
 		return nil
 	default:
 		var value string
 		if json.Unmarshal(raw, &value) != nil {
-			return fmt.Errorf("must be a string")
+			return errors.New("must be a string")
 		}
 		return knob.Set(value)
 	}

@@ -19,7 +19,7 @@ import (
 
 // overridden authenticates with overrides and returns the stated lifetimes. They are "" where the
 // answer is a 400.
-func overridden(client *testClient, token, access, refresh string) (string, string) {
+func overridden(client *testClient, token, access, refresh string) (accessSeconds, refreshSeconds string) {
 	client.t.Helper()
 	headers := bearer(token)
 	if access != "" {
@@ -162,7 +162,7 @@ func TestRefreshEndsPredecessor(t *testing.T) {
 }
 
 func TestRefreshContentType(t *testing.T) {
-	inBubble(t, func(t *testing.T, s *Simulator, client *testClient) {
+	inBubble(t, func(_ *testing.T, s *Simulator, client *testClient) {
 		refreshToken := client.authenticate(s.AddUser("some-user")).Tokens.Refresh.Token
 		for _, headers := range []header{nil, {"Content-Type": "application/json"}} {
 			s.Change(func(k *Knobs) { k.LenientRefreshContentType = false })
