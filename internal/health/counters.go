@@ -24,9 +24,8 @@ type Source string
 
 // The sources of a token. Of the first two the token was in hand.
 const (
-	SourceMemory Source = "memory"
-	// the first read of a token after the plugin started or another node replaced it
-	SourceStorage      Source = "storage"
+	SourceMemory       Source = "memory"
+	SourceStorage      Source = "storage"      // the first read on this node since it started or the token is another
 	SourceRefresh      Source = "refresh"      // the read waited for a refresh
 	SourceAuthenticate Source = "authenticate" // the read waited for an authenticate
 )
@@ -91,7 +90,8 @@ func newCounters(config string) *counters {
 			"Calls to N-central, by outcome: success, or the kind of failure of the last attempt.")),
 			[]string{"call", "outcome"}),
 		callSeconds: prometheus.NewHistogramVec(histogram(options("call_duration_seconds",
-			"How long calls to N-central took, their retries and the waits for a place among those in flight included.")), []string{"call"}),
+			"How long calls to N-central took, their retries and the waits for a place among those in flight "+
+				"included.")), []string{"call"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts(options("call_retries_total",
 			"Attempts of calls to N-central that failed and were repeated, by the kind of failure.")),
 			[]string{"call", "reason"}),
@@ -159,8 +159,7 @@ func (c *counters) trace() ncentral.Trace {
 			c.retries.WithLabelValues(string(call), string(ncentral.KindOf(err))).Inc()
 		},
 		Done: func(call ncentral.Call, err error, took time.Duration) {
-			var earlier *Failure
-			if errors.As(err, &earlier) {
+			if _, ok := errors.AsType[*Failure](err); ok {
 				return // the call was not made because of it
 			}
 			outcome := succeeded

@@ -48,7 +48,8 @@ func metricsOf(t *testing.T, c *counters) (values map[string]float64, buckets []
 				func(l *dto.LabelPair) bool { return l.GetName() == ConfigLabel }) {
 				t.Errorf("%s is of no config", name)
 			}
-			values[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+			values[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() +
+				float64(metric.GetHistogram().GetSampleCount())
 			for _, bucket := range metric.GetHistogram().GetBucket() {
 				buckets = append(buckets, bucket.GetUpperBound())
 			}

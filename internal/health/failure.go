@@ -56,7 +56,7 @@ func (f *Failure) Explanation() string {
 	return text.String()
 }
 
-// ofCallNotMade returns the failure of a call for the config that was not made because of an
+// NotMadeFor returns the failure of a call for the config that was not made because of an
 // earlier one, which may have been another config's with the same User-API token.
 func (f *Failure) NotMadeFor(config string, step ncentral.Call) *Failure {
 	later := *f
@@ -74,7 +74,7 @@ func (f *Failure) CredentialRejected() bool {
 		f.Kind == ncentral.KindForbidden)
 }
 
-// mayBeRefusal reports whether the answer to authenticate may be a refusal of the User-API token in
+// MayBeRejection reports whether the answer to authenticate may be a refusal of the User-API token in
 // other words than 401.
 func (f *Failure) MayBeRejection() bool {
 	return f.Step == ncentral.CallAuthenticate && f.fault() != ncentral.FaultAuthorizationLost &&
@@ -160,7 +160,7 @@ func (f *Failure) Remedy() string {
 	return ""
 }
 
-// isDown reports whether a failure of that kind is retried and then counts as the server being
+// IsDown reports whether a failure of that kind is retried and then counts as the server being
 // down.
 func IsDown(kind ncentral.Kind) bool {
 	switch kind {
@@ -173,8 +173,7 @@ func IsDown(kind ncentral.Kind) bool {
 
 // NewFailure returns the failure of a call for the config, or the one that the cause is already.
 func NewFailure(config *store.Config, step ncentral.Call, cause error) *Failure {
-	var known *Failure
-	if errors.As(cause, &known) {
+	if known, ok := errors.AsType[*Failure](cause); ok {
 		return known
 	}
 	// A failure of the transport's own does not know which call it belongs to.

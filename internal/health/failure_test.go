@@ -71,7 +71,8 @@ func TestTheRemedyFitsTheStepAndTheKind(t *testing.T) {
 func TestAFailureTellsConfigStepCauseRemedyAndTheNextAttempt(t *testing.T) {
 	cause := &ncentral.Error{Call: ncentral.CallRefresh, Kind: ncentral.KindQueued, Detail: "no place."}
 	failure := &Failure{Config: "one", Step: ncentral.CallRefresh, Kind: ncentral.KindQueued, Cause: cause}
-	const text = `config "one": refresh: the call waited too long for a place among the requests in flight: no place; try later, or raise max_requests_in_flight`
+	const text = `config "one": refresh: the call waited too long for a place among the requests in flight: no ` +
+		`place; try later, or raise max_requests_in_flight`
 	if got := failure.Error(); got != text {
 		t.Error(got)
 	}
@@ -109,7 +110,7 @@ func TestAFailureOfTheTransportsOwnGetsTheCallThatItBelongsTo(t *testing.T) {
 		t.Errorf("%+v, because of %+v", failure, own)
 	}
 	told := &ncentral.Error{Call: ncentral.CallValidate, Kind: ncentral.KindUnauthorized}
-	if NewFailure(&storeConfig, ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
+	if _ = NewFailure(&storeConfig, ncentral.CallLogout, told); told.Call != ncentral.CallValidate {
 		t.Errorf("the call of an error that knows it becomes %s", told.Call)
 	}
 	if other := NewFailure(&storeConfig, ncentral.CallRefresh,

@@ -103,6 +103,7 @@ func (r *Record) ServedStale(until time.Time) {
 	r.servedStale = until
 }
 
+// EndStale notes that the stale token that lives until then is handed out no more.
 func (r *Record) EndStale(until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -176,6 +177,8 @@ func (r *Record) StartOver() int {
 	return r.generation
 }
 
+// Generation returns the number of the server and credential that the record is about. What is
+// noted under an earlier one is not taken.
 func (r *Record) Generation() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -200,7 +203,7 @@ func (r *Record) NoteUser(generation int, user *ncentral.User) {
 	}
 }
 
-// LastUser is what N-central last told of the API user: where it could not be asked since, that
+// LastUser returns what N-central last told of the API user: where it could not be asked since, that
 // stands.
 func (r *Record) LastUser(generation int) *ncentral.User {
 	r.mu.Lock()
@@ -222,7 +225,7 @@ func (r *Record) UserWarning(config string) string {
 		failure.Explanation())
 }
 
-// NoteProbe notes how a data call went; see recordObtaining.
+// NoteProbe notes how a data call went; see NoteObtaining.
 func (r *Record) NoteProbe(generation int, failure *Failure) Transition {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -75,7 +75,10 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			r.NoteProbe(0,
 				failureOf(ncentral.CallData, "data call"))
 		}, state: StateDegraded, reasons: []string{"data call"}},
-		"the clocks are apart": {traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded, reasons: []string{"clock was 5m1s behind"}},
+		"the clocks are apart": {
+			traits: store.ServerTraits{ClockOffset: new(-5*time.Minute - time.Second)}, state: StateDegraded,
+			reasons: []string{"clock was 5m1s behind"},
+		},
 		"the clocks are all but one": {
 			note:   func(r *Record) { r.NoteProbe(0, nil) },
 			traits: store.ServerTraits{ClockOffset: new(5 * time.Minute)}, state: StateOK,

@@ -27,8 +27,7 @@ func settingsOf(config *store.Config) settings {
 
 // fault is what is plainly wrong, "" where nothing is.
 func (f *Failure) fault() ncentral.Fault {
-	var callErr *ncentral.Error
-	if errors.As(f.Cause, &callErr) {
+	if callErr, ok := errors.AsType[*ncentral.Error](f.Cause); ok {
 		return callErr.Fault
 	}
 	return ""

@@ -17,9 +17,7 @@ type State string
 
 // The states of a config.
 const (
-	// no token was asked for and no data call made since this process started, or since the
-	// credential is another
-	StateUnknown  State = "unknown"
+	StateUnknown  State = "unknown"  // nothing was asked for since the process started or the credential is another
 	StateOK       State = "ok"       // tokens can be had, as far as is known
 	StateDegraded State = "degraded" // tokens are handed out, but something needs a person
 	StateFailing  State = "failing"  // new tokens cannot be had

@@ -12,8 +12,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// troublesOf are what N-central tells of the API user that needs a person, each with its remedy,
-// and whether for one of them the user does not work. A nil user is one of whom nothing was told.
+// UserTroubles returns what N-central tells of the API user that needs a person, each with its
+// remedy, and reports whether for one of them the user does not work. A nil user is one of whom nothing was told.
 func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 	if user == nil {
 		return nil, false
@@ -56,7 +56,7 @@ func NewUserFailure(config *store.Config, user *ncentral.User) *Failure {
 	}
 }
 
-// isOfUser reports whether the failure is no call's, but what N-central told of the user. Of a
+// IsOfUser reports whether the failure is no call's, but what N-central told of the user. Of a
 // users/me that itself fails no check and no probe makes a failure.
 func (f *Failure) IsOfUser() bool { return f.Step == ncentral.CallUser }
 

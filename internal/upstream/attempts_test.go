@@ -54,7 +54,7 @@ func (s *heldServer) paths() string {
 
 // attempt makes one in the background. What it returns waits for the outcome.
 func attempt(ctx context.Context, transport http.RoundTripper, path string) func() (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, http.NoBody)
 	if err != nil {
 		panic(err)
 	}

@@ -52,8 +52,7 @@ func (p *backoff) begin(sent, now time.Time, cause *health.Failure) {
 }
 
 func retryAfter(failure *health.Failure) time.Duration {
-	var callErr *ncentral.Error
-	if errors.As(failure.Cause, &callErr) {
+	if callErr, ok := errors.AsType[*ncentral.Error](failure.Cause); ok {
 		return callErr.RetryAfter
 	}
 	return 0

@@ -132,22 +132,34 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	if failure != nil && !failure.Down() && failure.Kind != ncentral.KindCanceled {
 		s.endOutage()
 	}
+	if passed {
+		s.notePassed(ctx)
+	} else if failure != nil {
+		s.noteFailed(ctx, report)
+	}
+}
+
+// noteFailed notes which step of a check failed, where that tells of the config.
+func (s *Server) noteFailed(ctx context.Context, report *Report) {
+	failure := report.failure
 	switch {
-	case passed:
-		s.credential.works()
-		s.mu.Lock()
-		s.outage.lift()
-		s.backOff.lift()
-		s.mu.Unlock()
-		s.reportObtaining(ctx, nil)
-		s.NoteProbed(ctx, health.NewUserFailure(s.config, s.record.LastUser(s.generation)))
-	case failure == nil:
 	case failure.IsOfUser(), failure.Step == ncentral.CallData && !isUnanswered(failure.Kind):
 		s.NoteProbed(ctx, failure)
 	case failure.CredentialRejected() && s.credential.refusal() != nil:
 	case !report.authenticated && (failure.Step == ncentral.CallAuthenticate || failure.Down()):
 		s.noteAuthenticated(ctx, report.authenticateSent, failure)
 	}
+}
+
+// notePassed takes back what kept calls from being made, and notes that tokens can be had.
+func (s *Server) notePassed(ctx context.Context) {
+	s.credential.works()
+	s.mu.Lock()
+	s.outage.lift()
+	s.backOff.lift()
+	s.mu.Unlock()
+	s.reportObtaining(ctx, nil)
+	s.NoteProbed(ctx, health.NewUserFailure(s.config, s.record.LastUser(s.generation)))
 }
 
 // learnFrom takes over what a check found.
@@ -169,8 +181,8 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	}
 }
 
-// runCheck makes the steps that serve the purpose. hasTokens reports whether tokens of the config may
-// be in hand, which the examination's sessions may end.
+// runCheck makes the steps that serve the purpose. hasTokens reports whether tokens of the config
+// may be in hand, which the examination's sessions may end.
 func (s *Server) runCheck(ctx context.Context, scope scope, hasTokens bool) *Report {
 	e := &checkRun{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
 	e.report.scope = scope
@@ -247,6 +259,7 @@ func (e *checkRun) run(ctx context.Context) {
 		err := e.timed(step.name, func() (string, error) {
 			message, err := step.do(ctx)
 			if err != nil && step.merely && ctx.Err() != nil {
+				//nolint:nilerr // the message tells of it
 				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)",
 					withoutRemedy(err)), nil
 			}
@@ -272,8 +285,7 @@ func (e *checkRun) mayBeCutOff(ctx context.Context) bool {
 func (e *checkRun) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
-	var failure *health.Failure
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*health.Failure](err); ok {
 		message = failure.Explanation()
 	}
 	e.report.Steps = append(e.report.Steps, Step{
@@ -326,8 +338,7 @@ func (e *checkRun) authenticate(ctx context.Context) (string, error) {
 // opened notes a session that is to be ended, of use or not.
 func (e *checkRun) opened(step ncentral.Call, session *ncentral.Session) (*Grant, error) {
 	grant, err := e.server.judge(step, session, ncentral.Overrides{})
-	var unusable *UnusableGrantError
-	if errors.As(err, &unusable) {
+	if unusable, ok := errors.AsType[*UnusableGrantError](err); ok {
 		e.open = append(e.open, unusable.Grant)
 		return nil, err
 	}
@@ -482,10 +493,10 @@ func (e *checkRun) serverInfo(ctx context.Context) (string, error) {
 	if e.report.scope == rotationSteps {
 		return "", nil // the start time is all that is needed
 	}
-	if health, err := e.client.Health(ctx); err != nil {
+	if answer, err := e.client.Health(ctx); err != nil {
 		told = append(told, fmt.Sprintf("no time of day (%s)", withoutRemedy(e.failure(ncentral.CallHealth, err))))
 	} else {
-		e.report.Traits.ClockOffset = &health.ClockOffset
+		e.report.Traits.ClockOffset = &answer.ClockOffset
 	}
 	return strings.Join(told, "; "), nil
 }

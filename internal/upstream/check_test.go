@@ -243,7 +243,8 @@ func TestACheckTellsWhetherTheCredentialWorksAndWhatTheServerIsLike(t *testing.T
 				RefreshEndsPredecessor: new(false), AuthenticateEndsEarlierSessions: new(false),
 			},
 			message: map[string]string{
-				"links":              "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate /api/auth/validate",
+				"links": "authenticate /api/auth/authenticate, refresh /api/auth/refresh, validate " +
+					"/api/auth/validate",
 				"authenticate":       "a token for 1h0m0s, a refresh token for 25h0m0s",
 				"authenticate_again": "the session before it lives on", "validate": "",
 				"refresh": "the access token before it lives on", "server_info": "N-central 2026.4.1.12, API ",
@@ -538,7 +539,8 @@ func TestACheckCastsSuspicionOnWhatItMayEnd(t *testing.T) {
 					s.server.Check(t.Context())
 					if got := s.traits("default").Epoch > 7; got != test.want ||
 						s.traits(other.Name).Epoch > 0 != test.want {
-						t.Errorf("suspect: %t, of another config with the token: %t", got, s.traits(other.Name).Epoch > 0)
+						t.Errorf("suspect: %t, of another config with the token: %t",
+							got, s.traits(other.Name).Epoch > 0)
 					}
 				})
 		})

@@ -11,7 +11,6 @@ import (
 
 // Of two authenticates that overlap, each is told, for either may have ended the other's session.
 func TestAuthenticatesOverlapWhereOneBeginsBeforeTheOtherEnds(t *testing.T) {
-	type begun = func() bool
 	for name, test := range map[string]struct {
 		do   func(*credential) []bool
 		want []bool
@@ -24,11 +23,11 @@ func TestAuthenticatesOverlapWhereOneBeginsBeforeTheOtherEnds(t *testing.T) {
 			}
 		}, []bool{false, false}},
 		"the first ends first": {func(c *credential) []bool {
-			first, second := begun(c.beginAuthenticate()), begun(c.beginAuthenticate())
+			first, second := c.beginAuthenticate(), c.beginAuthenticate()
 			return []bool{first(), second()}
 		}, []bool{true, true}},
 		"one within the other": {func(c *credential) []bool {
-			first, second := begun(c.beginAuthenticate()), begun(c.beginAuthenticate())
+			first, second := c.beginAuthenticate(), c.beginAuthenticate()
 			return []bool{second(), first(), c.beginAuthenticate()()}
 		}, []bool{true, true, false}},
 	} {

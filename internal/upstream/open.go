@@ -129,8 +129,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 		func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error) {
 			return s.client.Refresh(ctx, refreshToken, overrides)
 		})
-	var failure *health.Failure
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*health.Failure](err); ok {
 		failure.Lost = lost || mayHaveArrived(err)
 		if failure.Down() {
 			s.noteNotObtained(ctx, sent, failure)

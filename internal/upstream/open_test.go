@@ -81,8 +81,7 @@ func TestLifetimesOfNoUseAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			test.session.AccessToken, test.session.RefreshToken = "access", "refresh"
 			grant, err := (&Server{config: &storeConfig}).judge(ncentral.CallRefresh, &test.session, test.asked)
-			var unusable *UnusableGrantError
-			if errors.As(err, &unusable) {
+			if unusable, ok := errors.AsType[*UnusableGrantError](err); ok {
 				grant = &unusable.Grant
 			}
 			if grant.Access != test.access || grant.Refresh != test.refresh ||

@@ -107,6 +107,9 @@ func (r *Registry) replace(known *Server, config *store.Config) (*Server, error)
 	return fresh, nil
 }
 
+// isInForce reads on a context of its own: a caller's end must not make its config an outdated one.
+//
+//nolint:contextcheck // see above
 func (r *Registry) isInForce(config *store.Config) bool {
 	stored, err := r.store.Configs.Get(context.Background(), config.Name)
 	return err == nil && stored != nil && stored.WrittenAt.Equal(config.WrittenAt)

@@ -373,7 +373,7 @@ func TestSilenceTellsOfTheServerForFiveMinutes(t *testing.T) {
 	withRegistry(t, func(t *testing.T, b *bench) {
 		config := b.config("default", testURL, "token")
 		server := b.server(config)
-		if server.Validate(t.Context(), &store.Token{AccessToken: "token"}); b.dialled == 0 {
+		if _, _ = server.Validate(t.Context(), &store.Token{AccessToken: "token"}); b.dialled == 0 {
 			t.Fatal("no call was made")
 		}
 		for after, want := range map[time.Duration]health.State{
@@ -474,14 +474,14 @@ func TestAFailureThatIsOfTheNatureOfACallTellsOfNothingThatFails(t *testing.T) {
 		ncentral.KindNotFound:     func(step ncentral.Call) bool { return step == ncentral.CallLogout },
 		ncentral.KindForbidden:    func(step ncentral.Call) bool { return step == ncentral.CallData },
 	}
-	// whoever is not told of the user asks by the data call
-	IsOfUser := func(step ncentral.Call, kind ncentral.Kind) bool {
+	// Whoever is not told of the user asks by the data call.
+	isOfUser := func(step ncentral.Call, kind ncentral.Kind) bool {
 		return step == ncentral.CallUser && !health.IsDown(kind)
 	}
 	for _, kind := range ncentral.Kinds() {
 		for _, step := range ncentral.Calls() {
 			if want := expected[kind] != nil && expected[kind](step) ||
-				IsOfUser(step, kind); isExpected(step, kind) != want {
+				isOfUser(step, kind); isExpected(step, kind) != want {
 				t.Errorf("%s, %s: %t", step, kind, !want)
 			}
 		}

@@ -82,7 +82,7 @@ func verified(t *testing.T, s site) *Report {
 	}
 	for _, secret := range []string{config.UserAPIToken, proxyPassword, secretPath} {
 		if strings.Contains(report.Failed.Message, secret) {
-			t.Errorf("what is told holds a secret")
+			t.Error("what is told holds a secret")
 		}
 	}
 	return report
@@ -130,9 +130,9 @@ func (s site) named(name string) site {
 }
 
 // shows is a server that shows this certificate.
-func shows(t *testing.T, certificate *issuer, chain ...*issuer) site {
+func shows(t *testing.T, certificate *issuer) site {
 	t.Helper()
-	return at(serveHTTP(t, certificate.tls(chain...), http.NotFoundHandler()))
+	return at(serveHTTP(t, certificate.tls(), http.NotFoundHandler()))
 }
 
 func TestAFaultyCertificateIsToldFromASettingThatIsWrong(t *testing.T) {
@@ -388,7 +388,9 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 		},
 		"no certificate under the name that is set": {
 			func(t *testing.T) site {
-				return handshake(func(c *tls.Config) { c.Certificates = nil; c.GetCertificate = noCertificate })(t).named("wrong.example.com")
+				return handshake(func(c *tls.Config) {
+					c.Certificates, c.GetCertificate = nil, noCertificate
+				})(t).named("wrong.example.com")
 			},
 			[]string{"no certificate under the name that it was asked for", "correct tls_server_name"},
 			[]string{setCACert, setName, checkURL},
@@ -407,7 +409,9 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 			handshake(func(c *tls.Config) { c.MaxVersion, c.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert }),
 			client, notInVain,
 		},
-		"a client certificate over TLS 1.3": {handshake(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }), client, notInVain},
+		"a client certificate over TLS 1.3": {
+			handshake(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }), client, notInVain,
+		},
 		"http spoken on the port of https": {
 			func(t *testing.T) site { return at(serveHTTP(t, nil, http.NotFoundHandler())) },
 			[]string{"does not speak TLS on this port", "give url the port on which N-central speaks https"},
@@ -426,7 +430,9 @@ func TestAHandshakeThatFailsIsToldByTheSideThatMustChange(t *testing.T) {
 					_, _ = io.WriteString(c, "\x15\x03\x01\x00\x02\x02\x28\r\n\r\n")
 				})}}
 			},
-			[]string{"the server at this address does not speak HTTP", "host and the port of N-central's web interface"},
+			[]string{
+				"the server at this address does not speak HTTP", "host and the port of N-central's web interface",
+			},
 			notInVain,
 		},
 	})

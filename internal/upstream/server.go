@@ -334,8 +334,7 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 		s.record.NoteOutcome(s.generation, nil, time.Now())
 		return nil
 	}
-	var earlier *health.Failure
-	if errors.As(err, &earlier) {
+	if earlier, ok := errors.AsType[*health.Failure](err); ok {
 		return earlier.NotMadeFor(s.config.Name, step)
 	}
 	failure := health.NewFailure(s.config, step, err)
@@ -360,8 +359,8 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	return failure
 }
 
-// isExpected reports whether a call that ended so tells of nothing that fails: the caller gave it up,
-// the token or session is no more, this server has no logout, the user may not see service
+// isExpected reports whether a call that ended so tells of nothing that fails: the caller gave it
+// up, the token or session is no more, this server has no logout, the user may not see service
 // organisations, or what may be told of them is not.
 func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	switch kind {

@@ -40,11 +40,8 @@ func (i *issuer) pem() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.certificate.Raw}))
 }
 
-func (i *issuer) tls(chain ...*issuer) *tls.Config {
+func (i *issuer) tls() *tls.Config {
 	shown := tls.Certificate{Certificate: [][]byte{i.certificate.Raw}, PrivateKey: i.key}
-	for _, above := range chain {
-		shown.Certificate = append(shown.Certificate, above.certificate.Raw)
-	}
 	return &tls.Config{Certificates: []tls.Certificate{shown}}
 }
 

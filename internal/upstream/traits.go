@@ -158,7 +158,7 @@ func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []
 	if !s.NextAttempt(now).IsZero() {
 		return nil
 	}
-	s.learning.Do("", func() (any, error) {
+	_, _, _ = s.learning.Do("", func() (any, error) {
 		ctx, cancel := s.leavingTime(ctx)
 		defer cancel()
 		if s.watch.hadGap() && s.knowsHowToRotate(ctx) {
