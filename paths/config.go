@@ -55,9 +55,13 @@ func (a *API) configPath() *framework.Path {
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
 		},
-		DisplayAttrs: display("", "config"),
-		HelpSynopsis: "Configure an N-central server and the credential for it.",
-		HelpDescription: `
+		DisplayAttrs:    display("", "config"),
+		HelpSynopsis:    "Configure an N-central server and the credential for it.",
+		HelpDescription: configHelp,
+	}
+}
+
+const configHelp = `
 A config names an N-central server and holds the User-API token of one of its
 users. With this token the engine obtains access tokens. You generate it in
 N-central's web UI: Administration, User Management, Users, the user, API
@@ -89,9 +93,7 @@ you delete it.
 N-central lets the password of an API user expire, after 90 days by default.
 Then no token of that user works. Give password_changed_at to be warned in
 time.
-`,
-	}
-}
+`
 
 // configWriting is both the creation of a config and its update, which are one operation to whoever
 // looks at the API.

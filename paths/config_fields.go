@@ -101,7 +101,8 @@ func callFields() map[string]*framework.FieldSchema {
 		},
 		fieldMaxRetries: {
 			Type: framework.TypeInt, Default: defaultMaxRetries, DisplayAttrs: label("Retries", groupCalls),
-			Description: "How often a call is repeated that found N-central unreachable or busy: 0 to 10, by default 3.",
+			Description: "How often a call is repeated that found N-central unreachable or busy: 0 to 10, by " +
+				"default 3.",
 		},
 		fieldMaxRequestsInFlight: {
 			Type: framework.TypeInt, Default: defaultMaxRequestsInFlight,

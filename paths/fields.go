@@ -216,8 +216,8 @@ func wholeSeconds(raw any) (time.Duration, error) {
 	return value, nil
 }
 
-// isFraction reports whether a field was given as a number that is not whole, which conversions would
-// cut off. To a plugin all numbers of a request come as float64.
+// isFraction reports whether a field was given as a number that is not whole, which conversions
+// would cut off. To a plugin all numbers of a request come as float64.
 func isFraction(raw any) bool {
 	number, isFloat := raw.(float64)
 	return isFloat && number != math.Trunc(number)

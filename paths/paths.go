@@ -56,8 +56,8 @@ func (a *API) Secrets() []*framework.Secret {
 	return []*framework.Secret{a.accessTokenSecret()}
 }
 
-// isStandby reports whether this node must hand to the active node what needs N-central, a lease or a
-// write.
+// isStandby reports whether this node must hand to the active node what needs N-central, a lease or
+// a write.
 func (a *API) isStandby() bool {
 	return a.ReplicationState().HasState(consts.ReplicationPerformanceStandby)
 }

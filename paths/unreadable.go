@@ -17,8 +17,7 @@ import (
 // orUnreadable takes apart the error of a stored entry that cannot be read and storage's own. Such
 // an entry exists: it can be overwritten by a full write, and deleted.
 func orUnreadable[T any](entry T, err error) (T, *store.UnreadableError, error) {
-	var unreadable *store.UnreadableError
-	if errors.As(err, &unreadable) {
+	if unreadable, ok := errors.AsType[*store.UnreadableError](err); ok {
 		return entry, unreadable, nil
 	}
 	return entry, nil, err
@@ -45,7 +44,7 @@ func toChange[T any](
 // one.
 func mistakeOver(unreadable *store.UnreadableError, err error) (*logical.Response, error) {
 	if unreadable != nil {
-		err = fmt.Errorf("%w; %s", err, unreadable)
+		err = fmt.Errorf("%w; %w", err, unreadable)
 	}
 	return mistake(err)
 }

@@ -196,8 +196,7 @@ func (m *Manager) openSession(
 		return nil, err
 	}
 	grant, err := server.Authenticate(upstream.AwaitedBy(ctx, reader), terms.asked)
-	var unusable *upstream.UnusableGrantError
-	if errors.As(err, &unusable) {
+	if unusable, ok := errors.AsType[*upstream.UnusableGrantError](err); ok {
 		m.discard(role.Name, *terms.newToken(&unusable.Grant, store.ByAuthenticate, ""))
 	}
 	if err != nil {

@@ -166,7 +166,7 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	defer cancel()
 	ctx = upstream.WhileWanted(ctx, f.wanted)
 	traced := ncentral.WithTrace(ctx,
-		&ncentral.Trace{Retrying: func(call ncentral.Call, err error, wait time.Duration) {
+		&ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
 			f.attemptFailed(fmt.Sprintf("config %q: %s; it is tried again", f.config.Name, err))
 		}})
 	token, result := m.obtain(traced, state, f)
@@ -195,8 +195,8 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	}
 }
 
-// stillWanted reports whether the flight's role and config are what they were and the role's sessions
-// were not ended. The state is locked.
+// stillWanted reports whether the flight's role and config are what they were and the role's
+// sessions were not ended. The state is locked.
 func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) (bool, error) {
 	if state.ended != f.ended {
 		return false, nil

@@ -78,8 +78,8 @@ type LimitError struct {
 
 func (e *LimitError) Error() string {
 	if e.Dedicated {
-		return fmt.Sprintf("min_ttl: %s is more than the %s that a token of this role lives: ask for less", e.Asked,
-			e.Granted)
+		return fmt.Sprintf("min_ttl: %s is more than the %s that a token of this role lives: ask for less",
+			e.Asked, e.Granted)
 	}
 	return fmt.Sprintf("min_ttl: %s is more than half of the %s that a token of this role lives, which is the limit "+
 		"when readers share it: ask for at most %s, or use a role with credential_type=dedicated",

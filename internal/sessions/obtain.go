@@ -126,8 +126,8 @@ func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store
 	return true
 }
 
-// mayRefresh reports whether the token's session may be refreshed: it has a refresh token that still
-// lives and was not refused, and no reader loses the access token by it.
+// mayRefresh reports whether the token's session may be refreshed: it has a refresh token that
+// still lives and was not refused, and no reader loses the access token by it.
 func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upstream.Server, token *store.Token) bool {
 	now := time.Now()
 	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 ||

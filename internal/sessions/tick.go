@@ -161,8 +161,8 @@ func (m *Manager) endDeleted(ctx context.Context, roles []string) {
 	ends.SetLimit(workAtATime)
 	for _, role := range roles {
 		ends.Go(func() error {
-			if ctx.Err() != nil {
-				return nil
+			if err := ctx.Err(); err != nil {
+				return err
 			}
 			warnings, err := m.end(ctx, role)
 			if err != nil {
@@ -364,8 +364,8 @@ func (m *Manager) retryLogoutsOf(ctx context.Context, logouts []store.PendingLog
 	group.SetLimit(workAtATime)
 	for _, logout := range logouts {
 		group.Go(func() error {
-			if ctx.Err() != nil {
-				return nil
+			if err := ctx.Err(); err != nil {
+				return err
 			}
 			if store.Remaining(logout.GrantedUntil, time.Now()) <= 0 { // since it was listed, or its key does not tell
 				m.deletePendingLogouts(ctx, logout)

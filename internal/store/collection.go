@@ -122,8 +122,8 @@ func (c *Collection[T]) fetch(ctx context.Context, name string) (*T, error) {
 	return c.instead(name, err), nil
 }
 
-// Holds reports whether memory holds what storage has under that name, so that a Get makes no storage
-// call.
+// Holds reports whether memory holds what storage has under that name, so that a Get makes no
+// storage call.
 func (c *Collection[T]) Holds(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -82,13 +82,12 @@ func (s *watchedStorage) List(ctx context.Context, prefix string) ([]string, err
 	return names, err
 }
 
-func put(t *testing.T, roles *Collection[Role], name string, role Role) *Role {
+func put(t *testing.T, roles *Collection[Role], name string, role Role) {
 	t.Helper()
 	role.CredentialType = Shared
 	if err := roles.Put(context.Background(), name, &role); err != nil {
 		t.Fatal(err)
 	}
-	return &role
 }
 
 func get[T any](t *testing.T, entries *Collection[T], name string) *T {

@@ -18,12 +18,15 @@ import (
 var anyEntries = []string{
 	``, `null`, `{}`, `[]`, `1`, `"text"`, `{"format":1`, `{"format":2}`, `{"format":"1"}`, `{"format":-1}`,
 	"\x1f\x8b\b", "\x00\xff",
-	`{"format":1,"url":"https://ncentral.example.com","user_api_token":"a.b.c","request_timeout":10000000000,"written_at":"2026-01-02T03:04:05Z"}`,
-	`{"url":"https://ncentral.example.com","user_api_token":"a.b.c","password_changed_at":"9999-12-31T23:59:59-23:59","password_max_age":9223372036854775807}`,
+	`{"format":1,"url":"https://ncentral.example.com","user_api_token":"a.b.c","request_timeout":10000000000,` +
+		`"written_at":"2026-01-02T03:04:05Z"}`,
+	`{"url":"https://ncentral.example.com","user_api_token":"a.b.c",` +
+		`"password_changed_at":"9999-12-31T23:59:59-23:59","password_max_age":9223372036854775807}`,
 	`{"format":1,"config":"default","credential_type":"shared","ttl":-1,"min_ttl":-9223372036854775808,"lease":true}`,
 	`{"config":"default","credential_type":"neither"}`,
-	`{"config_fingerprint":"a","role_fingerprint":"b","current":{"config":"default","url":"https://ncentral.example.com","access_token":"a",` +
-		`"issued_at":"9999-12-31T23:59:59Z","expires_at":"9999-12-31T23:59:59Z","dies_at":"9999-12-31T23:59:59Z"},"earlier":[{},null]}`,
+	`{"config_fingerprint":"a","role_fingerprint":"b","current":{"config":"default",` +
+		`"url":"https://ncentral.example.com","access_token":"a","issued_at":"9999-12-31T23:59:59Z",` +
+		`"expires_at":"9999-12-31T23:59:59Z","dies_at":"9999-12-31T23:59:59Z"},"earlier":[{},null]}`,
 	`{"current":{},"earlier":[{"dies_at":"0000-01-01T00:00:00Z"}]}`,
 	`{"url":"https://ncentral.example.com","clock_offset":-9223372036854775808,"can_log_out":null,"epoch":-1}`,
 	`{"config":"default","url":"https://ncentral.example.com","access_token":"a","dies_at":"9999-12-31T23:59:59Z"}`,

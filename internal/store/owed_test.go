@@ -96,7 +96,9 @@ func TestADebtThatCannotBeReadIsStruckAndStandsInNobodysWay(t *testing.T) {
 		}
 	}
 	sealed := owe(t, s, "default", "monitoring", time.Now().Add(time.Minute))
-	storage.failing = map[string]error{sealed.Key: errors.New("decryption failed: cipher: message authentication failed")}
+	storage.failing = map[string]error{
+		sealed.Key: errors.New("decryption failed: cipher: message authentication failed"),
+	}
 	live := owe(t, s, "default", "worker", time.Now().Add(time.Minute))
 	if debts := listOwed(t, s, 200); len(debts) != 1 || debts[0].Key != live.Key {
 		t.Error(debts)

@@ -36,8 +36,8 @@ func (s *Session) prepare(string) error {
 	return nil
 }
 
-// Serves reports whether the session's current token was obtained for the config and role as they are
-// now.
+// Serves reports whether the session's current token was obtained for the config and role as they
+// are now.
 func (s *Session) Serves(config *Config, role *Role) bool {
 	return s != nil && s.Current != nil && s.Current.Config == config.Name &&
 		s.ConfigFingerprint == config.Fingerprint() && s.RoleFingerprint == role.Fingerprint()
@@ -217,8 +217,8 @@ func (t *Token) IsFromTheFuture() bool { return t.Epoch < 0 }
 // Lifetime is for how long the token was promised in all.
 func (t *Token) Lifetime() time.Duration { return t.ExpiresAt.Sub(t.IssuedAt) }
 
-// MayBeAccepted reports whether N-central would still accept the token, as far as its granted lifetime
-// tells.
+// MayBeAccepted reports whether N-central would still accept the token, as far as its granted
+// lifetime tells.
 func (t *Token) MayBeAccepted(now time.Time) bool { return Remaining(t.GrantedUntil, now) > 0 }
 
 // ServableUntil is until when the token can be handed out.
