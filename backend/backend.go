@@ -115,9 +115,9 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	return &engine{Backend: backend}, nil
 }
 
-// ticksElsewhere reports whether another node than this does the tick's work: the active node of this
-// cluster for a standby, the primary for a disaster-recovery secondary. A performance secondary
-// does its own, for sessions are each cluster's.
+// ticksElsewhere reports whether another node than this does the tick's work: the active node of
+// this cluster for a standby, the primary for a disaster-recovery secondary. A performance
+// secondary does its own, for sessions are each cluster's.
 func ticksElsewhere(state consts.ReplicationState) bool {
 	return state.HasState(consts.ReplicationPerformanceStandby) || state.HasState(consts.ReplicationDRSecondary)
 }

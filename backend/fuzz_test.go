@@ -94,7 +94,7 @@ func (m *mount) writeAnything(operation logical.Operation, path string, data map
 	m.t.Helper()
 	before := m.stored()
 	response, err := m.do(operation, path, data)
-	text := ""
+	var text string
 	switch {
 	case err != nil:
 		var coded logical.HTTPCodedError

@@ -214,13 +214,14 @@ type gatedConn struct {
 func (c *gatedConn) Write(p []byte) (int, error) {
 	c.gates.mu.Lock()
 	for i, g := range c.gates.armed {
-		if bytes.HasPrefix(p, []byte(g.line)) {
-			c.mu.Lock()
-			c.hold = g.open
-			c.mu.Unlock()
-			c.gates.armed = append(c.gates.armed[:i], c.gates.armed[i+1:]...)
-			break
+		if !bytes.HasPrefix(p, []byte(g.line)) {
+			continue
 		}
+		c.mu.Lock()
+		c.hold = g.open
+		c.mu.Unlock()
+		c.gates.armed = append(c.gates.armed[:i], c.gates.armed[i+1:]...)
+		break
 	}
 	c.gates.mu.Unlock()
 	return c.Conn.Write(p)

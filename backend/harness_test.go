@@ -681,7 +681,7 @@ func keys(data map[string]any) []string {
 // heap returns how many bytes are in use.
 func heap() int64 {
 	var stats runtime.MemStats
-	runtime.GC()
+	runtime.GC() //nolint:revive // garbage is not in use
 	runtime.ReadMemStats(&stats)
 	return int64(stats.HeapAlloc)
 }

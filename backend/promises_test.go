@@ -302,11 +302,11 @@ func (w *world) lookAtTokens() {
 	w.inUse = slices.DeleteFunc(w.inUse, func(t *tokenRecord) bool { return t.reported || !now.Before(t.statedEnd) })
 	for _, t := range w.inUse {
 		w.figures.uses++
-		w.judgeUse(t, now)
+		w.judgeUse(t)
 	}
 }
 
-func (w *world) judgeUse(t *tokenRecord, now time.Time) {
+func (w *world) judgeUse(t *tokenRecord) {
 	if t.site.AccessTokenLives(t.Access) {
 		return
 	}
@@ -877,7 +877,7 @@ func (w *world) judgeStored(path string, a answer, mayFail bool) {
 // What is left.
 
 // leaseEnded holds the end of a dedicated session's lease against promise 9.
-func (w *world) leaseEnded(l *lease, began time.Time) {
+func (w *world) leaseEnded(l *lease) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	l.ended = true

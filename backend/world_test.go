@@ -298,7 +298,7 @@ func (w *world) dial(ctx context.Context, n *member, address string) (net.Conn, 
 		}
 		conn, err := s.server.DialContext(ctx, "tcp", address)
 		n.mu.Lock()
-		defer n.mu.Unlock()
+		defer n.mu.Unlock() //nolint:revive // the loop ends here
 		if n.reach.cut.Load() && err == nil {
 			_ = conn.Close()
 			return nil, net.ErrClosed
@@ -452,7 +452,7 @@ func (a *answer) classify() {
 
 // recovered turns a panic into a promise that was broken.
 func (w *world) recovered(what string) {
-	if p := recover(); p != nil {
+	if p := recover(); p != nil { //nolint:revive // it is the function that is deferred
 		w.breaks(nothingPanics, "%s: %v\n%s", what, p, debug.Stack())
 	}
 }
@@ -755,9 +755,8 @@ func (w *world) revoke(l *lease) {
 	wait := 10 * time.Second
 	for range 6 {
 		n := w.active.Load()
-		began := time.Now()
 		if w.tryToRevoke(n, l, kept) {
-			w.leaseEnded(l, began)
+			w.leaseEnded(l)
 			return
 		}
 		select {
@@ -806,7 +805,7 @@ func (w *world) reads(role string, readers int, asks want) {
 	}
 }
 
-func (w *world) read(role string, asks want) answer {
+func (w *world) read(role string, asks want) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if asks.hangUp > 0 {
@@ -834,7 +833,6 @@ func (w *world) read(role string, asks want) answer {
 	r.began = r.beganAt
 	r.hungUp = ctx.Err() != nil
 	w.endRead(r)
-	return a
 }
 
 // What befalls the servers.
@@ -1018,7 +1016,7 @@ func (w *world) regenerate(s *site, user string) {
 func (w *world) foreignSession(s *site, user string) {
 	w.note("%s: another client of %s opens a session", s.url, user)
 	w.changing(func() {
-		request := httptest.NewRequest(http.MethodPost, s.url+"/api/auth/authenticate", nil)
+		request := httptest.NewRequest(http.MethodPost, s.url+"/api/auth/authenticate", http.NoBody)
 		request.Header.Set("Authorization", "Bearer "+w.tokenOf(s, user))
 		defer func() { _ = recover() }() // a failure that resets the connection
 		recorder := httptest.NewRecorder()

@@ -95,7 +95,7 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", server.DialContext)
 		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
 		defer servers.Close()
-		defer m.Close()
+		t.Cleanup(m.Close)
 		config := &store.Config{
 			Name: "default", URL: server.URL, UserAPIToken: token, WrittenAt: time.Now(),
 			RequestTimeout: 10 * time.Second, MaxRequestsInFlight: 8,
@@ -144,7 +144,7 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		entries := store.New(storage, logger)
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
 		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
-		defer m.Close()
+		t.Cleanup(m.Close)
 		debt := store.PendingLogout{
 			Origin: store.Origin{Config: "gone"}, AccessToken: "token",
 			GrantedUntil: time.Now().Add(time.Hour),
