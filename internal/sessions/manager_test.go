@@ -95,7 +95,7 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", server.DialContext)
 		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
 		defer servers.Close()
-		t.Cleanup(m.Close)
+		defer m.Close()
 		config := &store.Config{
 			Name: "default", URL: server.URL, UserAPIToken: token, WrittenAt: time.Now(),
 			RequestTimeout: 10 * time.Second, MaxRequestsInFlight: 8,
