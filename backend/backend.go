@@ -73,7 +73,8 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	entries := store.New(conf.StorageView, logger)
 	sender := events.NewSender(conf.EventsSender, logger)
 	servers := upstream.NewRegistry(entries, sender, logger, "vault-plugin-secrets-ncentral/"+Version(), dial)
-	manager := sessions.NewManager(entries, servers, func() time.Duration { return system.MaxLeaseTTL() }, sender, logger)
+	maxLeaseTTL := func() time.Duration { return system.MaxLeaseTTL() }
+	manager := sessions.NewManager(entries, servers, maxLeaseTTL, sender, logger)
 	api := &paths.API{
 		Store:            entries,
 		Upstream:         servers,

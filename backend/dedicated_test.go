@@ -322,7 +322,8 @@ func TestWhoStrandsTokensIsTold(t *testing.T) {
 				warnings := strand(m)
 				for _, want := range []string{
 					`logouts owed to config "default", which are given up: 2; those tokens live until ` + until,
-					`what config "default" opened at the url that it had can no longer be logged out, including dedicated leases`,
+					`what config "default" opened at the url that it had can no longer be logged out, including ` +
+						`dedicated leases`,
 				} {
 					if !strings.Contains(warnings, want) {
 						t.Errorf("no warning %q, but:\n%s", want, warnings)

@@ -1,8 +1,8 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// What fallback_configs do: what takes a config out of service, what brings it back, and what readers
-// see in each moment.
+// What fallback_configs do: what takes a config out of service, what brings it back, and what
+// readers see in each moment.
 
 package backend
 
@@ -16,8 +16,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// withTwoUsers runs the test with a second user, the config second for it, and role monitoring falling
-// back to that.
+// withTwoUsers runs the test with a second user, the config second for it, and role monitoring
+// falling back to that.
 func withTwoUsers(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
 	t.Helper()
 	inBubble(t, change, func(m *mount) {
@@ -121,7 +121,9 @@ func TestADeadUserIsFoundWithinAMinute(t *testing.T) {
 		m.ResetCounts()
 		m.expectFrom("second", m.read(nil)) // obtained already, so that no reader waits for it
 		m.expectCalls(calls{})
-		sent := slices.IndexFunc(m.sent(), func(e map[string]string) bool { return e["type"] == string(events.RoleFailedOver) })
+		sent := slices.IndexFunc(m.sent(), func(e map[string]string) bool {
+			return e["type"] == string(events.RoleFailedOver)
+		})
 		if sent < 0 {
 			t.Error("no event tells of it:", m.sent())
 		}
@@ -174,6 +176,7 @@ func TestWhereEveryConfigIsOutTheErrorNamesEach(t *testing.T) {
 		m.tick()
 		time.Sleep(time.Minute)
 		m.tick()
-		m.fails(400, opRead, "creds/monitoring", nil, `none of its configs is in service`, `config "default" since`, `config "second" since`)
+		m.fails(400, opRead, "creds/monitoring", nil, `none of its configs is in service`, `config "default" since`,
+			`config "second" since`)
 	})
 }

@@ -59,9 +59,13 @@ func (a *API) rolesPath() *framework.Path {
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "read"},
 			},
 		},
-		DisplayAttrs: display("", "role"),
-		HelpSynopsis: "Define which config tokens come from, how long they live, and how they are handed out.",
-		HelpDescription: `
+		DisplayAttrs:    display("", "role"),
+		HelpSynopsis:    "Define which config tokens come from, how long they live, and how they are handed out.",
+		HelpDescription: roleHelp,
+	}
+}
+
+const roleHelp = `
 A role hands out access tokens of one config at creds/NAME:
 
     vault write ncentral/roles/monitoring config=default ttl=30m
@@ -89,9 +93,7 @@ Writing a role that exists changes only the fields that are given. So does a
 PATCH, in which null resets a field to its default:
 
     echo '{"min_ttl": null}' | vault patch ncentral/roles/monitoring -
-`,
-	}
-}
+`
 
 // roleWriting is both the creation of a role and its update, which are one operation to whoever
 // looks at the API.
@@ -289,14 +291,20 @@ func (a *API) writeRole(
 		return nil, err
 	}
 	warnings := slices.Concat(overwritten(unreadable), roleWarnings(role), unreadableFallbacks)
-	if stored != nil && stored.CredentialType == store.Dedicated &&
-		(role.CredentialType != store.Dedicated || role.Config != stored.Config) {
+	if leavesLeases(stored, role) {
 		warnings = append(warnings, leasesGoOn(req, name))
 	}
 	if unreadableConfig != nil {
 		warnings = append(warnings, unreadableConfig.Error())
 	}
 	return withWarnings(written(data), warnings), nil
+}
+
+// leavesLeases reports whether the stored role may have leases of dedicated sessions that the
+// changed role has nothing to do with.
+func leavesLeases(stored, changed *store.Role) bool {
+	return stored != nil && stored.CredentialType == store.Dedicated &&
+		(changed.CredentialType != store.Dedicated || changed.Config != stored.Config)
 }
 
 // changedRole returns what the role is to be: the stored one, or the defaults, with the request's
@@ -315,8 +323,8 @@ func changedRole(stored *store.Role, req *logical.Request, data *framework.Field
 			"true, or %s=%s", fieldLease, fieldCredentialType, store.Shared)
 	}
 	if role.CredentialType == store.Dedicated && role.RereadInterval > 0 {
-		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so there is nothing to come back for: give "+
-			"0, or %s=%s", fieldRereadInterval, fieldCredentialType, store.Shared)
+		return nil, fmt.Errorf("%s: a dedicated session ends with its lease, so there is nothing to come back for: "+
+			"give 0, or %s=%s", fieldRereadInterval, fieldCredentialType, store.Shared)
 	}
 	if slices.Contains(role.FallbackConfigs, role.Config) {
 		return nil, fmt.Errorf("%s: %q is the role's own config, which is tried first: leave it out",
@@ -343,8 +351,9 @@ func checkFallbackNames(names []string) error {
 	return nil
 }
 
-// checkFallbacks refuses fallback configs that do not exist, or are of another server than the role's
-// own config, which is nil where it cannot be read. It returns a warning for each that cannot be read.
+// checkFallbacks refuses fallback configs that do not exist, or are of another server than the
+// role's own config, which is nil where it cannot be read. It returns a warning for each that
+// cannot be read.
 func (a *API) checkFallbacks(ctx context.Context, role *store.Role, own *store.Config) (warnings []string, err error) {
 	for _, name := range role.FallbackConfigs {
 		config, unreadable, err := orUnreadable(a.Store.Configs.Get(ctx, name))
@@ -357,8 +366,8 @@ func (a *API) checkFallbacks(ctx context.Context, role *store.Role, own *store.C
 			return nil, fmt.Errorf("%s: there is no config %q: write config/%s first, or name another",
 				fieldFallbackConfigs, name, name)
 		case own != nil && config.URL != own.URL:
-			return nil, fmt.Errorf("%s: config %q has another url than config %q: all configs of a role must be of one "+
-				"server", fieldFallbackConfigs, name, own.Name)
+			return nil, fmt.Errorf("%s: config %q has another url than config %q: all configs of a role must be of "+
+				"one server", fieldFallbackConfigs, name, own.Name)
 		}
 	}
 	return warnings, nil

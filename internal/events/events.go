@@ -35,7 +35,7 @@ const (
 	CredentialDegraded  Type = "ncentral/credential-degrade"  // no new tokens can be had, or data calls fail
 	CredentialRecovered Type = "ncentral/credential-recover"
 	CredentialExpiring  Type = "ncentral/credential-expire" // password or User-API token has expired or soon will
-	RoleFailedOver      Type = "ncentral/role-failover"     // a role's tokens come from a later of its configs than before
+	RoleFailedOver      Type = "ncentral/role-failover"     // a role's tokens come from a later of its configs
 	RoleFailedBack      Type = "ncentral/role-failback"     // they come from an earlier one again
 )
 

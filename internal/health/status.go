@@ -74,7 +74,8 @@ func (r *Record) Status(
 	}
 	if out := pauses.OutOfService; out != nil {
 		status.Reasons = append(status.Reasons, fmt.Sprintf("out of service since %s, so that roles with "+
-			"fallback_configs take their tokens from another config: %s", out.Since.UTC().Format(time.RFC3339), out.Reason))
+			"fallback_configs take their tokens from another config: %s",
+			out.Since.UTC().Format(time.RFC3339), out.Reason))
 	}
 	if now.Before(r.servedStale) {
 		status.Reasons = append(status.Reasons, fmt.Sprintf("no new token could be had, so an earlier one is handed "+

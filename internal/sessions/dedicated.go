@@ -171,7 +171,8 @@ func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config,
 		defer m.running.Done()
 		ctx, cancel := context.WithTimeout(m.background, config.FlightLimit())
 		defer cancel()
-		m.probe(ctx, server, config, accessToken, func() bool { return false }) // its lease may have ended by then
+		isHeld := func() bool { return false } // its lease may have ended by then
+		_ = m.probe(ctx, server, config, accessToken, isHeld)
 	}()
 }
 

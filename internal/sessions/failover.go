@@ -45,11 +45,11 @@ type ConfigOut struct {
 func (e *AllOutError) Error() string {
 	var reasons []string
 	for _, out := range e.Out {
-		reasons = append(reasons, fmt.Sprintf("config %q since %s: %s", out.Config, out.Since.UTC().Format(time.RFC3339),
-			out.Reason))
+		reasons = append(reasons, fmt.Sprintf("config %q since %s: %s",
+			out.Config, out.Since.UTC().Format(time.RFC3339), out.Reason))
 	}
-	return fmt.Sprintf("role %q: none of its configs is in service: %s; they are tried again every few minutes, and by check",
-		e.Role, strings.Join(reasons, "; "))
+	return fmt.Sprintf("role %q: none of its configs is in service: %s; they are tried again every few minutes, "+
+		"and by check", e.Role, strings.Join(reasons, "; "))
 }
 
 // kind is the kind of failure that the first config is out for.
@@ -251,8 +251,8 @@ func (m *Manager) replaceTokensOf(config string) {
 		defer m.running.Done()
 		names, err := m.store.Sessions.Names(m.background)
 		if err != nil {
-			m.logger.Warn("the tokens of a config that is out of service could not be listed: each is replaced when it is "+
-				"read", "config", config, "error", err)
+			m.logger.Warn("the tokens of a config that is out of service could not be listed: each is replaced when "+
+				"it is read", "config", config, "error", err)
 		}
 		var replacements errgroup.Group
 		replacements.SetLimit(workAtATime)
@@ -332,8 +332,7 @@ func (m *Manager) rolesWithFallback(ctx context.Context) (named, helpless map[st
 			}
 		}
 	})
-	var unreadable *store.UnreadableError
-	if errors.As(err, &unreadable) {
+	if _, ok := errors.AsType[*store.UnreadableError](err); ok {
 		err = nil // of the others is known what there is to know
 	}
 	return named, helpless, err
@@ -380,7 +379,7 @@ func (m *Manager) tryConfigOut(ctx context.Context, config *store.Config) {
 func (m *Manager) tryUser(ctx context.Context, config *store.Config) (works bool, failure *health.Failure) {
 	server, err := m.server(config)
 	if err != nil {
-		return false, nil
+		return false, nil //nolint:nilerr // the config has changed
 	}
 	report := server.TryUser(ctx)
 	m.endOpen(config, report)
@@ -409,7 +408,9 @@ func (m *Manager) judgeByOthers(ctx context.Context, role *snapshot, config *sto
 }
 
 // noteServing tells of a role whose tokens come from another of its configs than before.
-func (m *Manager) noteServing(ctx context.Context, state *roleState, role *store.Role, found sources, before, now string) {
+func (m *Manager) noteServing(
+	ctx context.Context, state *roleState, role *store.Role, found sources, before, now string,
+) {
 	if known := state.serving.Swap(&now); known != nil {
 		before = *known
 	}

@@ -110,8 +110,10 @@ type Manager struct {
 	probesMu sync.Mutex
 	probes   map[string]probe // by config name
 
-	started  time.Time
-	outMu    sync.Mutex        // held while a config is put out of service or brought back; no call to N-central is made under it
+	started time.Time
+	// outMu is held while a config is put out of service or brought back. No call to N-central is made
+	// under it.
+	outMu    sync.Mutex
 	outTries map[string]outTry // by config name
 }
 

@@ -93,7 +93,8 @@ func TestAFlightThatLandedKeepsNothingInMemory(t *testing.T) {
 		logger := hclog.NewNullLogger()
 		entries := store.New(&logical.InmemStorage{}, logger)
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", server.DialContext)
-		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
+		sender := events.NewSender(nil, logger)
+		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, sender, logger)
 		defer servers.Close()
 		defer m.Close()
 		config := &store.Config{
@@ -143,7 +144,8 @@ func TestTheTickTellsWhatItCouldNotRead(t *testing.T) {
 		storage := &failingStorage{}
 		entries := store.New(storage, logger)
 		servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
-		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
+		sender := events.NewSender(nil, logger)
+		m := NewManager(entries, servers, func() time.Duration { return time.Hour }, sender, logger)
 		t.Cleanup(m.Close)
 		debt := store.PendingLogout{
 			Origin: store.Origin{Config: "gone"}, AccessToken: "token",

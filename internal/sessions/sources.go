@@ -160,7 +160,8 @@ func (s sources) warnings(role *store.Role, config *store.Config) []string {
 	switch {
 	case config == first.config:
 	case first.out != nil:
-		warnings = append(warnings, fmt.Sprintf("this token comes from config %q: config %q is out of service since %s: %s",
+		warnings = append(warnings, fmt.Sprintf("this token comes from config %q: config %q is out of service "+
+			"since %s: %s",
 			config.Name, first.config.Name, first.out.Since.UTC().Format(time.RFC3339), first.out.Reason))
 	default:
 		warnings = append(warnings, fmt.Sprintf("this token comes from config %q: config %q is in service again, and "+
@@ -169,11 +170,11 @@ func (s sources) warnings(role *store.Role, config *store.Config) []string {
 	for i, fallback := range role.FallbackConfigs {
 		switch other := s[i+1].config; {
 		case other == nil:
-			warnings = append(warnings, fmt.Sprintf("fallback_configs: config %q is passed over: it does not exist, or "+
-				"cannot be read", fallback))
+			warnings = append(warnings, fmt.Sprintf("fallback_configs: config %q is passed over: it does not exist, "+
+				"or cannot be read", fallback))
 		case other.URL != first.config.URL:
-			warnings = append(warnings, fmt.Sprintf("fallback_configs: config %q is passed over: its url is another than "+
-				"that of config %q", fallback, first.config.Name))
+			warnings = append(warnings, fmt.Sprintf("fallback_configs: config %q is passed over: its url is another "+
+				"than that of config %q", fallback, first.config.Name))
 		}
 	}
 	return warnings

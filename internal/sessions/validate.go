@@ -32,9 +32,9 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 }
 
 // validate asks N-central whether the snapshot's token lives, once a second at most and once for
-// all who ask at a time. A dead token is dropped, so that nobody gets it again. By the data call, N-central tells also whether the
-// user works; one that does not puts the config out of service. The error is an
-// *health.Failure or the context's.
+// all who ask at a time. A dead token is dropped, so that nobody gets it again. By the data call,
+// N-central tells also whether the user works; one that does not puts the config out of service.
+// The error is an *health.Failure or the context's.
 func (m *Manager) validate(ctx context.Context, snap *snapshot, byData bool) (upstream.Verdict, error) {
 	state := snap.state
 	last := state.validated.Load()

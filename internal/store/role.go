@@ -47,8 +47,8 @@ type Role struct {
 	// FallbackConfigs give the tokens, in this order, while Config and those before them are out of
 	// service.
 	FallbackConfigs []string `json:"fallback_configs,omitempty"`
-	// RereadInterval is how often consumers of a shared token are to come back at least; 0: when the
-	// token is replaced, or its lease ends with it.
+	// RereadInterval is how often consumers of a shared token are to come back at least; 0: when
+	// the token is replaced, or its lease ends with it.
 	RereadInterval time.Duration `json:"reread_interval,omitempty"`
 
 	fingerprint string
@@ -60,7 +60,8 @@ func (r *Role) prepare(name string) error {
 	if r.Config == "" || r.CredentialType != Shared && r.CredentialType != Dedicated {
 		return errIncomplete
 	}
-	if r.TTL < 0 || r.RereadInterval < 0 || len(r.FallbackConfigs) > MostFallbackConfigs || r.MinTTL != nil && *r.MinTTL < 0 {
+	if r.TTL < 0 || r.RereadInterval < 0 || len(r.FallbackConfigs) > MostFallbackConfigs ||
+		r.MinTTL != nil && *r.MinTTL < 0 {
 		return errOutOfRange
 	}
 	return nil
