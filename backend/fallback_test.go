@@ -130,6 +130,28 @@ func TestADeadUserIsFoundWithinAMinute(t *testing.T) {
 	})
 }
 
+// The tick that rotates the config's only token asks after its user all the same.
+func TestAUserWhoDiesBeforeARotationIsFoundByTheTickThatRotates(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		for range 52 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.ResetCounts()
+		m.tick()
+		if m.all(simulator.EndpointRefresh) != 1 {
+			t.Fatal("this is not the tick that rotates")
+		}
+		time.Sleep(time.Second)
+		m.expectFrom("second", m.read(nil))
+	})
+}
+
 // A config is tried once in ten minutes, and its role takes it again at the next rotation.
 func TestAConfigComesBackAtTheNextRotation(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {

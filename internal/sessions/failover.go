@@ -18,8 +18,9 @@ import (
 )
 
 // userWorkStands is for how long a data call that succeeded tells that the user works. The tick makes
-// one that often for each config that a role with a fallback has a token of.
-const userWorkStands = time.Minute
+// one every minute for each config that a role with a fallback has a token of: as long as it does, and
+// be it late, whoever obtains a token needs none of their own.
+const userWorkStands = 90 * time.Second
 
 const (
 	// retryOutAfter is how often a config that is out of service is tried.

@@ -265,15 +265,15 @@ func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 
 // inspect asks N-central whether the token lives, if it was there before this tick, and once an hour
 // whether a data call succeeds with it. Where a role with a fallback has a token of the config, the data
-// call is the question of every tick. A dead token that has readers is replaced at once; that it died
-// makes the config's other tokens suspect.
+// call is the question of every tick, of a new token too: it asks after the user. A dead token that has
+// readers is replaced at once; that it died makes the config's other tokens suspect.
 func (m *Manager) inspect(ctx context.Context, snap, withFallback *snapshot, wasThere bool) {
 	server, err := m.server(snap.config)
 	if err != nil {
 		return // the config has changed
 	}
 	verdict := upstream.Verdict{Valid: true}
-	if wasThere {
+	if wasThere || withFallback != nil {
 		verdict, err = m.validate(ctx, snap, withFallback != nil)
 	}
 	switch {
