@@ -42,14 +42,25 @@ func benchmarkRead(b *testing.B, backend logical.Backend, kind string) {
 	}
 }
 
-// What a hot read allocates is most of what it costs: nothing may add to it unseen.
+// hotRoles are the kinds of shared roles, and how much a hot read of each allocates. That is most of what
+// it costs: nothing may add to it unseen.
+var hotRoles = map[string]struct {
+	role        map[string]any
+	allocations float64
+}{
+	"unleased":      {map[string]any{"lease": false}, 21},
+	"leased":        {nil, 22},
+	"with-fallback": {map[string]any{"lease": false, "fallback_configs": "second"}, 21},
+	"read-again":    {map[string]any{"lease": false, "reread_interval": "1m"}, 21},
+}
+
 func TestAHotReadAllocatesNoMoreThanItDid(t *testing.T) {
 	if raceDetected {
 		t.Skip("the race detector allocates too")
 	}
 	engine := mountForBenchmark(t)
 	storage := &logical.InmemStorage{}
-	for kind, most := range map[string]float64{"unleased": 26, "leased": 27} {
+	for kind, hot := range hotRoles {
 		request := logical.Request{Operation: opRead, Path: "creds/" + kind, Storage: storage}
 		allocations := testing.AllocsPerRun(1000, func() {
 			again := request
@@ -57,13 +68,34 @@ func TestAHotReadAllocatesNoMoreThanItDid(t *testing.T) {
 				t.Fatal("the read failed", err)
 			}
 		})
-		if allocations > most {
+		if allocations > hot.allocations {
 			t.Errorf("%s: %v allocations", kind, allocations)
 		}
 	}
 }
 
-// mountForBenchmark returns an engine with a role of each kind, whose tokens have been read.
+func TestAHotReadAsksNeitherStorageNorCoreNorNCentral(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		for kind, hot := range hotRoles {
+			m.write("roles/"+kind, hot.role)
+			m.readRole(kind)
+			m.ResetCounts()
+			storage, system := m.storage.calls.Load(), m.system.calls.Load()
+			for range 100 {
+				m.readRole(kind)
+			}
+			if asked := m.storage.calls.Load() - storage; asked != 0 {
+				t.Errorf("%s: storage was asked %d times", kind, asked)
+			}
+			if asked := m.system.calls.Load() - system; asked != 0 {
+				t.Errorf("%s: core was asked %d times", kind, asked)
+			}
+			m.expectCalls(nil)
+		}
+	})
+}
+
+// mountForBenchmark returns an engine with the hot roles, whose tokens have been read.
 func mountForBenchmark(b testing.TB) logical.Backend {
 	ncentral := simulator.New(simulator.DefaultKnobs())
 	server := simulator.ListenInMemory(ncentral)
@@ -75,20 +107,20 @@ func mountForBenchmark(b testing.TB) logical.Backend {
 	}
 	b.Cleanup(func() { backend.Cleanup(context.Background()) })
 
-	for _, request := range []logical.Request{
-		{
-			Operation: opWrite, Path: "config/default",
-			Data: map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser("benchmark")},
-		},
-		{Operation: opWrite, Path: "roles/unleased", Data: map[string]any{"lease": false}},
-		{Operation: opWrite, Path: "roles/leased"},
-		{Operation: opRead, Path: "creds/unleased"},
-		{Operation: opRead, Path: "creds/leased"},
-	} {
-		request.Storage = conf.StorageView
-		if response, err := backend.HandleRequest(b.Context(), &request); err != nil || response.IsError() {
-			b.Fatal(request.Path, err, response.Error())
+	do := func(operation logical.Operation, path string, data map[string]any) {
+		response, err := backend.HandleRequest(b.Context(), &logical.Request{
+			Operation: operation, Path: path, Data: data, Storage: conf.StorageView,
+		})
+		if err != nil || response.IsError() {
+			b.Fatal(path, err, response.Error())
 		}
+	}
+	for _, config := range []string{"default", "second"} {
+		do(opWrite, "config/"+config, map[string]any{"url": server.URL, "user_api_token": ncentral.AddUser(config)})
+	}
+	for kind, hot := range hotRoles {
+		do(opWrite, "roles/"+kind, hot.role)
+		do(opRead, "creds/"+kind, nil)
 	}
 	return backend
 }

@@ -155,18 +155,6 @@ func TestWarningsAreNotShared(t *testing.T) {
 	})
 }
 
-func TestAHotLeasedReadAsksNeitherStorageNorCore(t *testing.T) {
-	inBubble(t, nil, func(m *mount) {
-		m.write("roles/leased", nil)
-		m.readRole("leased")
-		storage, system := m.storage.calls.Load(), m.system.calls.Load()
-		m.readRole("leased")
-		if m.storage.calls.Load() != storage || m.system.calls.Load() != system {
-			t.Error("a hot read asked storage or core")
-		}
-	})
-}
-
 func TestTheTypeOfATokenIsTold(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		for _, answer := range []map[string]any{m.read(nil), m.open(nil).Data} {
