@@ -39,16 +39,58 @@ func (m *mount) readers(count int) (tokens func() []string) {
 	}
 }
 
-func TestAThousandColdReadersCauseOneCall(t *testing.T) {
-	inBubble(t, func(k *simulator.Knobs) { k.Latency = time.Second }, func(m *mount) {
-		tokens := m.readers(1000)()
-		for _, token := range tokens {
-			if token == "" || token != tokens[0] {
+// However many come at once to a role that has no token, they wait for one authenticate and for
+// nothing else.
+func TestAThousandColdReadersWaitForOneCall(t *testing.T) {
+	const latency, most = 2 * time.Second, 2*time.Second + 50*time.Millisecond
+	inBubble(t, func(k *simulator.Knobs) { k.Latency = latency }, func(m *mount) {
+		var waits []func() outcome
+		for range 1000 {
+			waits = append(waits, m.beginRead("monitoring", nil))
+		}
+		first := ""
+		for _, wait := range waits {
+			read := wait()
+			if first == "" {
+				first = m.expectLives(read.response.Data)
+			}
+			if read.token() != first {
 				t.Fatal("the readers got different tokens, or none")
+			}
+			if read.took > most {
+				t.Fatalf("a reader waited for %s", read.took)
 			}
 		}
 		m.expectCalls(calls{simulator.EndpointAuthenticate: 1})
 	})
+}
+
+// While a token is replaced, however slow N-central is about it, its readers wait for nothing: they get
+// the old one, and then the new one.
+func TestARotationIsNotSeenByReaders(t *testing.T) {
+	for name, role := range map[string]map[string]any{
+		"unleased":        {"lease": false},
+		"leased":          {"lease": true},
+		"short":           {"ttl": "1m"},
+		"with a fallback": {"fallback_configs": "second"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withTwoUsers(t, nil, func(m *mount) {
+				m.write("roles/hot", role)
+				m.readRole("hot")
+				m.ResetCounts()
+				m.Change(func(k *simulator.Knobs) { k.Latency = 2 * time.Second })
+				for begun := time.Now(); time.Since(begun) < time.Hour; time.Sleep(100 * time.Millisecond) {
+					if read := m.beginRead("hot", nil)(); read.token() == "" || read.took != 0 {
+						t.Fatalf("after %s a reader waited for %s: %v", time.Since(begun), read.took, read.err)
+					}
+				}
+				if m.all(simulator.EndpointRefresh) == 0 {
+					t.Error("there was no rotation")
+				}
+			})
+		})
+	}
 }
 
 // A reader that looked before a flight ended and joins after starts none of its own.
