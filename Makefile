@@ -17,8 +17,10 @@ SOAK ?=
 MUTANTS ?=
 # LINTFLAGS are flags of golangci-lint, such as --fix, which formats the code and mends what it can.
 LINTFLAGS ?=
+# BENCH are flags of the benchmark, such as '-storage raft -clients 16 -duration 10s'.
+BENCH ?=
 
-.PHONY: help build server test lives fuzz soak mutants lint demo dev clean
+.PHONY: help build server test lives fuzz soak mutants bench lint demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
@@ -31,6 +33,8 @@ help:
 	@echo "             (SOAK='-duration 1m -seed 7': shorter, and the same again)"
 	@echo 'make mutants change one thing at a time in the code and see whether a test notices; takes hours, and goes on where it'
 	@echo "             was broken off (MUTANTS='-n 100': a sample)"
+	@echo "make bench   two minutes of reads on a real server, beside a plugin that answers a constant: a table, and"
+	@echo "             docs/performance.json and .svg (BENCH='-duration 5s': longer, '-output /tmp': written elsewhere)"
 	@echo 'make lint    golangci-lint, as .golangci.yml has it; builds it first, once, which takes a minute or two'
 	@echo 'make server  find or build the Vault or OpenBao server that demo and tests run, and print its path'
 	@echo 'make clean   remove bin/ (the built server stays in your cache directory)'
@@ -73,6 +77,10 @@ mutants:
 lint:
 	$(GO) tool -modfile=scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd deploy && $(GO) tool -modfile=../scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
+
+bench: server
+	@$(GO) build -o bin/benchmark ./scripts/benchmark
+	@bin/benchmark -output docs $(BENCH)
 
 # The demo is started without go run between it and the signals.
 demo:

@@ -14,20 +14,28 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/api"
+	"golang.org/x/sync/errgroup"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-const constantPlugin = "constant-plugin"
+const (
+	constantPlugin = "constant-plugin"
+	kvMount        = "kv"
+)
 
 // bed is a server with both plugins mounted, and the N-central server behind this engine.
 type bed struct {
 	directory string
 	binary    string
+	simulator *simulator.Simulator
 	ncentral  *simulator.Server
+	config    map[string]any // as it is written
 	server    *testbed.Server
 }
 
@@ -68,7 +76,11 @@ func setUp(ctx context.Context, storage string) (*bed, error) {
 			return b, err
 		}
 	}
-	return b, b.writeRoles(ctx)
+	kv := api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}}
+	if err := b.server.Client().Sys().MountWithContext(ctx, kvMount, &kv); err != nil {
+		return b, err
+	}
+	return b, b.writeEntries(ctx)
 }
 
 // buildConstantPlugin uses the flags of testbed.BuildPlugin, which builds only this repository's
@@ -98,37 +110,66 @@ func buildConstantPlugin(ctx context.Context, directory string) (testbed.Plugin,
 	}, nil
 }
 
-// writeRoles starts the N-central server and makes a role of each kind. The roles have N-central's
-// own lifetime, so that no token is replaced during the measurements.
-func (b *bed) writeRoles(ctx context.Context) error {
-	ncentral := simulator.New(simulator.DefaultKnobs())
-	userAPIToken := ncentral.AddUser("benchmark")
+// writeEntries starts the N-central server and makes a role of each kind. All but rotating have
+// N-central's own lifetime, so that no token is replaced during the measurements.
+func (b *bed) writeEntries(ctx context.Context) error {
+	b.simulator = simulator.New(simulator.DefaultKnobs())
+	userAPIToken := b.simulator.AddUser("benchmark")
 	var err error
-	if b.ncentral, err = simulator.Listen(ncentral, "127.0.0.1:0", false); err != nil {
+	if b.ncentral, err = simulator.Listen(b.simulator, "127.0.0.1:0", false); err != nil {
 		return err
 	}
-	logical := b.server.Client().Logical()
+	b.config = map[string]any{
+		"url": b.ncentral.URL, "ca_cert": string(b.ncentral.CAPEM), "user_api_token": userAPIToken,
+	}
 	entries := []struct {
 		path string
 		data map[string]any
 	}{
-		{"config/default", map[string]any{
-			"url": b.ncentral.URL, "ca_cert": string(b.ncentral.CAPEM),
-			"user_api_token": userAPIToken,
+		{testbed.PluginName + "/config/default", b.config},
+		{testbed.PluginName + "/roles/unleased", map[string]any{"lease": false}},
+		{testbed.PluginName + "/roles/leased", map[string]any{"lease": true}},
+		{testbed.PluginName + "/roles/dedicated", map[string]any{"credential_type": "dedicated"}},
+		{testbed.PluginName + "/roles/rotating", map[string]any{
+			"lease": false, "ttl": rotatingTTL.String(), "min_ttl": rotatingMinTTL.String(),
 		}},
-		{"roles/unleased", map[string]any{"lease": false}},
-		{"roles/leased", map[string]any{"lease": true}},
+		{kvMount + "/constant", map[string]any{"access_token": strings.Repeat("x", 250)}}, // as long as N-central's
 	}
 	for _, entry := range entries {
-		if _, err := logical.WriteWithContext(ctx, testbed.PluginName+"/"+entry.path, entry.data); err != nil {
+		if _, err := b.server.Client().Logical().WriteWithContext(ctx, entry.path, entry.data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// describe returns what was measured and on what.
-func (b *bed) describe(ctx context.Context, s settings) (string, error) {
+// writeManyRoles makes roles that are listed.
+func (b *bed) writeManyRoles(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(meanwhileClients)
+	for i := range manyRoles {
+		group.Go(func() error {
+			path := fmt.Sprintf("%s/roles/many-%05d", testbed.PluginName, i)
+			_, err := b.server.Client().Logical().WriteWithContext(ctx, path, map[string]any{"lease": false})
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// obtainRotating has the role rotating obtain a token, and returns when it did.
+func (b *bed) obtainRotating(ctx context.Context) (time.Time, error) {
+	logical := b.server.Client().Logical()
+	if _, err := logical.DeleteWithContext(ctx, testbed.PluginName+"/sessions/rotating"); err != nil {
+		return time.Time{}, err
+	}
+	obtained := time.Now()
+	_, err := logical.ReadWithContext(ctx, testbed.PluginName+"/creds/rotating")
+	return obtained, err
+}
+
+// describe returns on what was measured.
+func (b *bed) describe(ctx context.Context) (string, error) {
 	health, err := b.server.Client().Sys().HealthWithContext(ctx)
 	if err != nil {
 		return "", err
@@ -137,10 +178,8 @@ func (b *bed) describe(ctx context.Context, s settings) (string, error) {
 	if testbed.IsOpenBao(ctx, b.binary) {
 		product = "OpenBao"
 	}
-	return fmt.Sprintf("%s %s, storage %s; %d cores, %s %s/%s; %d clients over HTTP on the same machine, %d rounds "+
-		"of %s each.",
-		product, health.Version, s.storage, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH,
-		s.clients, s.rounds, s.duration), nil
+	return fmt.Sprintf("%s %s; %d cores, %s %s/%s", product, health.Version, runtime.NumCPU(), runtime.Version(),
+		runtime.GOOS, runtime.GOARCH), nil
 }
 
 // clear stops and removes everything.

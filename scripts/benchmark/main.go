@@ -1,14 +1,18 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Benchmark measures how many reads of a shared role a real server answers in a second. It compares
-// them with the reads of a plugin whose answers are constants over the same SDK
-// (scripts/constant-plugin), with and without leases. It measures all of them on one server in one
-// run, in turns, so that other load on the machine affects them alike. Run it by hand:
+// Benchmark measures how many reads a real server answers in a second, and how long they take: those of
+// this engine's roles, of a plugin whose answers are constants over the same SDK
+// (scripts/constant-plugin), and of the server's own kv engine. It then measures what readers see of a
+// rotation, and of the dearest requests of others. All are measured in turns on one server, so that
+// other load on the machine affects them alike. Run it by hand:
 //
-//	go run ./scripts/benchmark -storage raft
+//	make bench
+//	make bench BENCH='-storage raft -clients 16 -duration 10s'
 //
-// Everything, including the clients, runs on loopback and is removed at the end.
+// It goes one way: measure.go, reads.go and meanwhile.go measure, report.go sums up, and table.go and
+// picture.go show the report. Everything, including the clients, runs on loopback and is removed at the
+// end.
 package main
 
 import (
@@ -18,16 +22,19 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
 
 // settings are the values of the flags.
 type settings struct {
-	clients  int
-	duration time.Duration // of one measurement
-	rounds   int           // measurements of each path
-	storage  string        // of the server
+	clients  []int // that read at the same time
+	duration time.Duration
+	rounds   int // measurements of each kind of read
+	storages []string
+	output   string // directory
 }
 
 const (
@@ -36,12 +43,14 @@ const (
 )
 
 func main() {
-	var s settings
-	flag.IntVar(&s.clients, "clients", 16, "clients that read at the same time")
-	flag.DurationVar(&s.duration, "duration", 10*time.Second, "how long one measurement takes")
-	flag.IntVar(&s.rounds, "rounds", 3, "how often each path is measured")
-	flag.StringVar(&s.storage, "storage", storageInMemory,
-		"the server's storage: inmem (a dev server) or raft (on disk)")
+	s := settings{clients: []int{1, 16, 128}, storages: []string{storageInMemory, storageRaft}}
+	flag.Func("clients", "clients that read at the same time, with commas: 1,16,128 unless given", s.setClients)
+	flag.DurationVar(&s.duration, "duration", 700*time.Millisecond, "how long one measurement takes")
+	flag.IntVar(&s.rounds, "rounds", 3, "how often each kind of read is measured")
+	flag.Func("storage", "the servers' storage, with commas: inmem (a dev server), raft (on disk), or both, as "+
+		"unless given", s.setStorages)
+	flag.StringVar(&s.output, "output", "",
+		"directory for performance.json and performance.svg; without one there is only the table")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -53,16 +62,34 @@ func main() {
 	}
 }
 
-func (s settings) check() error {
+func (s *settings) setClients(list string) error {
+	s.clients = nil
+	for one := range strings.SplitSeq(list, ",") {
+		count, err := strconv.Atoi(one)
+		if err != nil || count < 1 {
+			return fmt.Errorf("%q is not a number of clients: at least 1", one)
+		}
+		s.clients = append(s.clients, count)
+	}
+	return nil
+}
+
+func (s *settings) setStorages(list string) error {
+	s.storages = strings.Split(list, ",")
+	for _, one := range s.storages {
+		if one != storageInMemory && one != storageRaft {
+			return fmt.Errorf("%q is not a storage: inmem or raft", one)
+		}
+	}
+	return nil
+}
+
+func (s *settings) check() error {
 	switch {
-	case s.clients < 1:
-		return errors.New("-clients: at least 1")
 	case s.duration <= 0:
 		return errors.New("-duration: more than 0")
 	case s.rounds < 1:
 		return errors.New("-rounds: at least 1")
-	case s.storage != storageInMemory && s.storage != storageRaft:
-		return errors.New("-storage: inmem or raft")
 	}
 	return nil
 }
@@ -71,7 +98,22 @@ func run(ctx context.Context, s settings) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	bed, err := setUp(ctx, s.storage)
+	report := &report{Rounds: s.rounds, Seconds: s.duration.Seconds()}
+	for i, storage := range s.storages {
+		if err := measureOn(ctx, storage, s, i == 0, report); err != nil {
+			return err
+		}
+	}
+	if err := printTables(os.Stdout, report); err != nil {
+		return err
+	}
+	return report.write(s.output)
+}
+
+// measureOn adds to the report what is measured on a server with that storage. What happens meanwhile
+// is measured on one of the servers only.
+func measureOn(ctx context.Context, storage string, s settings, meanwhile bool, report *report) error {
+	bed, err := setUp(ctx, storage)
 	defer func() {
 		if err := bed.clear(); err != nil {
 			fmt.Fprintln(os.Stderr, "Cleaning up:", err)
@@ -80,14 +122,27 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	description, err := bed.describe(ctx, s)
+	if report.Machine, err = bed.describe(ctx); err != nil {
+		return err
+	}
+	reader := newReader(bed)
+	defer reader.close()
+	for _, clients := range s.clients {
+		fmt.Fprintf(os.Stderr, "Measuring reads with storage %s and %d clients.\n", storage, clients)
+		measured, err := reader.measureReads(ctx, clients, s)
+		if err != nil {
+			return err
+		}
+		report.addReads(storage, clients, measured)
+	}
+	if !meanwhile {
+		return nil
+	}
+	fmt.Fprintln(os.Stderr, "Measuring reads while other things happen.")
+	measured, err := measureMeanwhile(ctx, bed, reader, s.rounds)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, "Measuring.")
-	figures, err := measureAll(ctx, bed, s)
-	if err != nil {
-		return err
-	}
-	return printTable(os.Stdout, description, figures)
+	report.addMeanwhile(storage, measured)
+	return nil
 }

@@ -4,52 +4,22 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// figures are the reads per second of one kind of role, with one measurement per round. Those with
-// the same index were taken directly one after the other.
-type figures struct {
-	kind     string
-	constant []float64
-	engine   []float64
-}
-
-const warmUp = time.Second
-
-// measureAll measures the constant plugin and the engine in turns. The order changes from round to
-// round, because leases accumulate in the server.
-func measureAll(ctx context.Context, b *bed, s settings) ([]*figures, error) {
-	transport := &http.Transport{MaxIdleConnsPerHost: s.clients}
-	defer transport.CloseIdleConnections()
-	reader := reader{
-		http: &http.Client{Transport: transport}, address: b.server.Address, token: b.server.RootToken,
-		clients: s.clients,
-	}
-	all := []*figures{{kind: "unleased"}, {kind: "leased"}}
-	for _, kind := range all {
-		for _, plugin := range []string{constantPlugin, testbed.PluginName} {
-			if _, err := reader.rate(ctx, plugin+"/creds/"+kind.kind, warmUp); err != nil {
-				return nil, err
-			}
-		}
-	}
-	for round := range s.rounds {
-		for _, kind := range all {
-			if err := reader.measurePair(ctx, kind, round%2 == 0, s.duration); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return all, nil
+// measurement is what came of reading one path for a while.
+type measurement struct {
+	rate     float64 // reads a second, over all clients
+	p50, p99 time.Duration
 }
 
 // reader reads with several clients at once.
@@ -57,60 +27,72 @@ type reader struct {
 	http    *http.Client
 	address string
 	token   string
-	clients int
 }
 
-func (r reader) measurePair(ctx context.Context, kind *figures, constantFirst bool, duration time.Duration) error {
-	order := []string{constantPlugin, testbed.PluginName}
-	if !constantFirst {
-		order[0], order[1] = order[1], order[0]
+// mostIdle keeps the connection of every client.
+const mostIdle = 1024
+
+func newReader(b *bed) *reader {
+	return &reader{
+		http:    &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: mostIdle}},
+		address: b.server.Address, token: b.server.RootToken,
 	}
-	for _, plugin := range order {
-		rate, err := r.rate(ctx, plugin+"/creds/"+kind.kind, duration)
-		if err != nil {
-			return err
-		}
-		if plugin == constantPlugin {
-			kind.constant = append(kind.constant, rate)
-		} else {
-			kind.engine = append(kind.engine, rate)
-		}
-	}
-	return nil
 }
 
-// rate returns how many reads of the path succeed in a second, over all clients. A read that fails
-// is an error.
-func (r reader) rate(ctx context.Context, path string, duration time.Duration) (float64, error) {
+func (r *reader) close() { r.http.CloseIdleConnections() }
+
+// measure reads the path with so many clients for so long. A read that fails is an error.
+func (r *reader) measure(ctx context.Context, path string, clients int, duration time.Duration) (measurement, error) {
 	began := time.Now()
-	counts := make([]int, r.clients)
+	took := make([][]time.Duration, clients)
 	group, ctx := errgroup.WithContext(ctx)
-	for client := range counts {
+	for client := range took {
 		group.Go(func() error {
-			count := 0
-			defer func() { counts[client] = count }()
-			for time.Since(began) < duration {
+			var mine []time.Duration
+			defer func() { took[client] = mine }()
+			for before := time.Now(); before.Sub(began) < duration; {
 				if err := r.read(ctx, path); err != nil {
 					return err
 				}
-				count++
+				now := time.Now()
+				mine = append(mine, now.Sub(before))
+				before = now
 			}
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return 0, err
+		return measurement{}, err
 	}
-	elapsed := time.Since(began)
-	total := 0
-	for _, count := range counts {
-		total += count
-	}
-	return float64(total) / elapsed.Seconds(), nil
+	return summarise(took, time.Since(began)), nil
 }
 
-func (r reader) read(ctx context.Context, path string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.address+"/v1/"+path, http.NoBody)
+// summarise sums up how long the reads of each client took.
+func summarise(took [][]time.Duration, elapsed time.Duration) measurement {
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	return measurement{
+		rate: float64(len(all)) / elapsed.Seconds(),
+		p50:  all[len(all)/2],
+		p99:  all[len(all)*99/100],
+	}
+}
+
+func (r *reader) read(ctx context.Context, path string) error {
+	return r.send(ctx, http.MethodGet, path, nil)
+}
+
+// send makes a request and reads its answer to the end. One that fails is an error.
+func (r *reader) send(ctx context.Context, method, path string, body any) error {
+	var content io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(encoded)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, r.address+"/v1/"+path, content)
 	if err != nil {
 		return err
 	}
@@ -123,8 +105,8 @@ func (r reader) read(ctx context.Context, path string) error {
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
 		return err
 	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("reading %s: %s", path, response.Status)
+	if response.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("%s %s: %s", method, path, response.Status)
 	}
 	return nil
 }

@@ -6,44 +6,69 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
-	"text/tabwriter"
+	"strings"
+	"unicode/utf8"
 )
 
-// printTable prints reads per second, and the engine's as a share of the constant plugin's. A share
-// compares the two measurements of one round, which come directly one after the other.
-func printTable(output io.Writer, description string, all []*figures) error {
-	table := tabwriter.NewWriter(output, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(output, description)
-	fmt.Fprint(table, "reads/s\tmedian\tmin\tmax\t\n")
-	for _, kind := range all {
-		printRow(table, "constant, "+kind.kind, "%.0f", kind.constant)
-		printRow(table, "engine, "+kind.kind, "%.0f", kind.engine)
+// printTables prints the report as the tables of docs/performance.md.
+func printTables(output io.Writer, r *report) error {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s. Rounds: %d; a measurement: %gs. Figures are medians of the rounds; ratios are those within a "+
+		"round, with the least and the most.\n\n", r.Machine, r.Rounds, r.Seconds)
+	reads := table{{"storage", "clients", "read", "reads/s", "of constant", "p50 ms", "p99 ms", "of constant"}}
+	for _, row := range r.Reads {
+		reads = append(reads, []string{
+			row.Storage, fmt.Sprint(row.Clients), row.Kind, fmt.Sprintf("%.0f", row.Rate), row.RateOfConstant.String(),
+			fmt.Sprintf("%.2f", row.P50), fmt.Sprintf("%.2f", row.P99), row.P99OfConstant.String(),
+		})
 	}
-	for _, kind := range all {
-		printRow(table, "engine/constant, "+kind.kind, "%.2f", ratios(kind.engine, kind.constant))
+	reads.print(&text)
+	if len(r.Meanwhile) > 0 {
+		text.WriteString("\n")
 	}
-	return table.Flush()
+	meanwhile := table{{"storage", "clients", "while there is", "p50 ms", "p99 ms", "of nothing's"}}
+	for _, row := range r.Meanwhile {
+		meanwhile = append(meanwhile, []string{
+			row.Storage, fmt.Sprint(row.Clients), row.While, fmt.Sprintf("%.2f", row.P50), fmt.Sprintf("%.2f", row.P99),
+			row.P99OfCalm.String(),
+		})
+	}
+	meanwhile.print(&text)
+	_, err := io.WriteString(output, text.String())
+	return err
 }
 
-func printRow(table io.Writer, name, format string, values []float64) {
-	row := "%s\t" + format + "\t" + format + "\t" + format + "\t\n"
-	fmt.Fprintf(table, row, name, median(values), slices.Min(values), slices.Max(values))
+func (s *spread) String() string {
+	if s == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", s.Median, s.Min, s.Max)
 }
 
-func ratios(dividends, divisors []float64) []float64 {
-	var all []float64
-	for i, dividend := range dividends {
-		all = append(all, dividend/divisors[i])
-	}
-	return all
-}
+// table is rows of cells, of which the first is the heading.
+type table [][]string
 
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
+// print writes the table in Markdown, which a terminal shows well too. One without rows is left out.
+func (t table) print(output *strings.Builder) {
+	if len(t) < 2 {
+		return
 	}
-	return (sorted[middle-1] + sorted[middle]) / 2
+	widths := make([]int, len(t[0]))
+	for _, row := range t {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for i, row := range t {
+		for column, cell := range row {
+			fmt.Fprintf(output, "| %-*s ", widths[column], cell)
+		}
+		output.WriteString("|\n")
+		if i == 0 {
+			for _, width := range widths {
+				output.WriteString("|" + strings.Repeat("-", width+2))
+			}
+			output.WriteString("|\n")
+		}
+	}
 }
