@@ -165,9 +165,9 @@ func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 			}
 		}
 		for _, after := range []string{"", "r050000"} {
-			costs("a page of the roles", 11, func() {
-				page := m.must(opList, "roles/", map[string]any{"after": after, "limit": 10})
-				if keys := page["keys"].([]string); len(keys) != 10 {
+			costs("a page of the roles", 1+100, func() {
+				page := m.must(opList, "roles/", map[string]any{"after": after, "limit": 100})
+				if keys := page["keys"].([]string); len(keys) != 100 {
 					t.Errorf("%d roles are listed", len(keys))
 				}
 			})
@@ -180,18 +180,19 @@ func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 	})
 }
 
-// The deletion of a config must look at every role, once, and keeps none of them in memory; its
-// answer is no longer for there being many.
+// The deletion of a config must look at every role, unless many name it, and keeps none of them in
+// memory; its answer is no longer for there being many.
 func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 	const many = 5000
 	for name, test := range map[string]struct {
 		role, config string
 		isRefused    bool
+		looks        int64
 	}{
-		"none names it":      {roleOfDefault, "config/unused", false},
-		"all name it":        {roleOfDefault, "config/default", true},
-		"none can be read":   {"{", "config/unused", false},
-		"nor can the one be": {"{", "config/default", true},
+		"none names it":      {roleOfDefault, "config/unused", false, many},
+		"all name it":        {roleOfDefault, "config/default", true, 50},
+		"none can be read":   {"{", "config/unused", false, many},
+		"nor can the one be": {"{", "config/default", true, many},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubbleOfManyRoles(t, many, test.role, func(m *mount) {
@@ -203,7 +204,7 @@ func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 				if err != nil || response.IsError() != test.isRefused {
 					t.Fatal(err, response.IsError())
 				}
-				if made := m.storage.calls.Load() - calls; made > many+20 {
+				if made := m.storage.calls.Load() - calls; made > test.looks+20 {
 					t.Errorf("%d storage calls", made)
 				}
 				answer := fmt.Sprint(response.Data, response.Warnings)
@@ -216,6 +217,37 @@ func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While a config is out of service, the ticks do not look for the roles that it matters to: a try does,
+// and then at the one that the try before found.
+func TestAConfigThatIsOutOfServiceMakesNoTickLookAtEveryRole(t *testing.T) {
+	const many = 5000
+	inBubbleOfManyRoles(t, many, roleOfDefault, func(m *mount) {
+		m.write("config/second", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("second-user")})
+		m.write("roles/with-fallback", map[string]any{"fallback_configs": "second"})
+		m.readRole("with-fallback")
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		walks, opened := 0, m.all(simulator.EndpointAuthenticate)
+		for range 35 {
+			time.Sleep(time.Minute)
+			before := m.storage.calls.Load()
+			m.tick()
+			synctest.Wait()
+			if made := m.storage.calls.Load() - before; made > 40 {
+				walks++
+			}
+			m.readRole("with-fallback")
+		}
+		if m.status()["out_of_service_since"] == nil || m.all(simulator.EndpointAuthenticate)-opened < 4 {
+			t.Error("the config was not found dead and tried")
+		}
+		if walks > 1 {
+			t.Errorf("%d ticks looked at every role", walks)
+		}
+	})
 }
 
 // Of all that cannot be read, a list names every one, and warns of some and how many more there

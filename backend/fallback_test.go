@@ -202,3 +202,47 @@ func TestWhereEveryConfigIsOutTheErrorNamesEach(t *testing.T) {
 			`config "second" since`)
 	})
 }
+
+// Where readers get no token at all, the configs are tried again within minutes; where nobody reads,
+// within ten.
+func TestConfigsThatAreAllOutAreTriedSoonWhileThereAreReaders(t *testing.T) {
+	for name, test := range map[string]struct {
+		isRead bool
+		within time.Duration
+	}{
+		"readers":    {true, 3 * time.Minute},
+		"no readers": {false, 11 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withTwoUsers(t, nil, func(m *mount) {
+				m.read(nil)
+				m.tick()
+				for _, user := range []string{"api-user", "second-user"} {
+					if err := m.SetPasswordExpired(user, true); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 3 {
+					time.Sleep(time.Minute)
+					m.tick()
+				}
+				if test.isRead {
+					m.fails(400, opRead, "creds/monitoring", nil, "none of its configs is in service")
+				}
+				for _, user := range []string{"api-user", "second-user"} {
+					if err := m.SetPasswordExpired(user, false); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for begun := time.Now(); m.status()["out_of_service_since"] != nil; {
+					if time.Since(begun) > test.within {
+						t.Fatalf("after %s the config is still out of service", test.within)
+					}
+					time.Sleep(time.Minute)
+					m.tick()
+				}
+				m.expectFrom("default", m.read(nil))
+			})
+		})
+	}
+}

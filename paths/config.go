@@ -378,7 +378,7 @@ func (a *API) deleteConfig(
 	}
 	if len(users) > 0 {
 		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them "+
-			"another config first: %s", name, strings.Join(some(users), ", ")))
+			"another config first: %s", name, strings.Join(users, ", ")))
 	}
 	return withWarnings(nil, warnings), nil
 }
@@ -432,13 +432,18 @@ func (a *API) stranded(ctx context.Context, config string) (warnings []string, e
 		"that url again", config)), nil
 }
 
-// rolesOf returns the roles that name the config, and a warning for each role that cannot be read.
+// rolesOf returns the roles that name the config, and a warning for each role that cannot be read. Once
+// there are more than need be named, it looks for no others: there may be very many.
 func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []string, err error) {
-	err = a.Store.Roles.Each(ctx, func(role *store.Role) {
+	err = a.Store.Roles.Each(ctx, func(role *store.Role) bool {
 		if role.Names(config) {
 			users = append(users, role.Name)
 		}
+		return len(users) <= mostNamed
 	})
+	if len(users) > mostNamed {
+		users[mostNamed] = "and others"
+	}
 	warnings, err = leftOut(err)
 	return users, some(warnings), err
 }

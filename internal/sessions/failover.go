@@ -58,7 +58,7 @@ func (e *AllOutError) kind() string { return e.Out[0].Kind }
 
 // allOut returns the error of a role of which no config is in service; nil where one is, and where the
 // role has no fallback.
-func (s sources) allOut(role string) error {
+func (s sources) allOut(role string) *AllOutError {
 	if !s.hasFallback() || len(s.inService()) > 0 {
 		return nil
 	}
@@ -230,13 +230,19 @@ func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
 	if m.outOfService(ctx, config) == nil {
 		return
 	}
-	m.forgetOut(ctx, config.Name)
+	m.forgetOutLocked(ctx, config.Name)
 	m.logger.Info("a config is in service again", "config", config.Name)
 }
 
-// forgetOut removes what is stored of a config that is out of service no more, or no more. The caller
-// holds the lock.
+// forgetOut removes what is stored of a config that is out of service no more, or no more.
 func (m *Manager) forgetOut(ctx context.Context, config string) {
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	m.forgetOutLocked(ctx, config)
+}
+
+// forgetOutLocked is forgetOut for whoever holds the lock.
+func (m *Manager) forgetOutLocked(ctx context.Context, config string) {
 	delete(m.outTries, config)
 	if err := m.store.OutOfService.Delete(ctx, config); err != nil {
 		m.logger.Warn("that a config is in service again could not be stored", "config", config, "error", err)
@@ -280,88 +286,120 @@ func (snap *snapshot) isDisplaced() bool {
 		!snap.lastReadAt().Before(inHand.IssuedAt)
 }
 
-// outTry is when a config that is out of service was last tried, and how often.
+// outTry is what memory holds of a config that is out of service.
 type outTry struct {
-	at    time.Time
+	at    time.Time // when it was last tried; zero: not yet
 	times int
+	// role is one with a fallback that named the config when it was last tried.
+	role string
+	// helplessAt is when a reader last met a role that names the config and has none in service.
+	helplessAt time.Time
+}
+
+// noteHelpless notes that a reader met a role that has no config in service.
+func (m *Manager) noteHelpless(role *AllOutError, now time.Time) {
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	for _, out := range role.Out {
+		try := m.outTries[out.Config]
+		try.helplessAt = now
+		m.outTries[out.Config] = try
+	}
 }
 
 // tryConfigsOut tries the configs that are out of service and due, and forgets those that are so no
 // more.
 func (m *Manager) tryConfigsOut(ctx context.Context) error {
 	names, err := m.store.OutOfService.Names(ctx)
-	if err != nil || len(names) == 0 {
+	if err != nil {
 		return err
 	}
-	named, helpless, err := m.rolesWithFallback(ctx)
+	var due []*store.Config
+	for _, name := range names {
+		config, err := m.store.Configs.Get(ctx, name)
+		switch {
+		case err != nil: // it is looked at again at the next tick
+		case config == nil || m.outOfService(ctx, config) == nil:
+			m.forgetOut(ctx, name)
+		case m.isOutTryDue(ctx, config, time.Now()):
+			due = append(due, config)
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	named, err := m.rolesWithFallback(ctx, due)
 	if err != nil {
 		return err
 	}
 	var tries errgroup.Group
 	tries.SetLimit(workAtATime)
-	for _, name := range names {
-		config, err := m.store.Configs.Get(ctx, name)
-		if err != nil {
-			continue // it is looked at again at the next tick
-		}
-		if config == nil || !named[name] || m.outOfService(ctx, config) == nil {
-			m.outMu.Lock()
-			m.forgetOut(ctx, name)
-			m.outMu.Unlock()
+	for _, config := range due {
+		role, isNamed := named[config.Name]
+		if !isNamed {
+			m.forgetOut(ctx, config.Name)
 			continue
 		}
-		if m.claimOutTry(ctx, config, helpless[name], time.Now()) {
-			tries.Go(func() error { m.tryConfigOut(ctx, config); return nil })
-		}
+		m.noteOutTry(config.Name, role, time.Now())
+		tries.Go(func() error { m.tryConfigOut(ctx, config); return nil })
 	}
 	return tries.Wait()
 }
 
-// rolesWithFallback returns which configs such roles name, and which of those are named by one that has
-// no config in service.
-func (m *Manager) rolesWithFallback(ctx context.Context) (named, helpless map[string]bool, err error) {
-	named, helpless = map[string]bool{}, map[string]bool{}
-	err = m.store.Roles.Each(ctx, func(role *store.Role) {
-		if len(role.FallbackConfigs) == 0 {
-			return
-		}
-		found, unknown := m.sourcesOf(ctx, role)
-		for _, config := range role.Configs() {
-			named[config] = true
-			if unknown == nil && len(found.inService()) == 0 {
-				helpless[config] = true
+// rolesWithFallback returns, for each of the configs that such roles name, one of them. It looks first at
+// the one that it found before: there may be very many roles.
+func (m *Manager) rolesWithFallback(ctx context.Context, configs []*store.Config) (map[string]string, error) {
+	named := map[string]string{}
+	note := func(role *store.Role) bool {
+		if role != nil && len(role.FallbackConfigs) > 0 {
+			for _, config := range configs {
+				if role.Names(config.Name) {
+					named[config.Name] = role.Name
+				}
 			}
 		}
-	})
+		return len(named) < len(configs)
+	}
+	for _, config := range configs {
+		if role, err := m.store.Roles.Get(ctx, m.outTry(config.Name).role); err == nil && !note(role) {
+			return named, nil
+		}
+	}
+	err := m.store.Roles.Each(ctx, note)
 	if _, ok := errors.AsType[*store.UnreadableError](err); ok {
 		err = nil // of the others is known what there is to know
 	}
-	return named, helpless, err
+	return named, err
 }
 
-// claimOutTry reports whether the config is due for a try, and notes that it is made.
-func (m *Manager) claimOutTry(ctx context.Context, config *store.Config, helpless bool, now time.Time) bool {
+func (m *Manager) outTry(config string) outTry {
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
-	last, tried := m.outTries[config.Name]
-	if !tried {
-		out := m.outOfService(ctx, config)
-		if out == nil {
-			return false
-		}
-		if last.at = out.Since; last.at.Before(m.started) {
-			last.at = m.started
+	return m.outTries[config]
+}
+
+// isOutTryDue reports whether the config is to be tried: the sooner where readers get no token at all.
+func (m *Manager) isOutTryDue(ctx context.Context, config *store.Config, now time.Time) bool {
+	try := m.outTry(config.Name)
+	last := try.at
+	if out := m.outOfService(ctx, config); last.IsZero() && out != nil {
+		if last = out.Since; last.Before(m.started) {
+			last = m.started
 		}
 	}
 	wait := retryOutAfter
-	if helpless {
-		wait = min(wait, retryAllOutAfter<<min(last.times, 4))
+	if now.Sub(try.helplessAt) < retryOutAfter {
+		wait = min(wait, retryAllOutAfter<<min(try.times, 4))
 	}
-	if now.Sub(last.at) < wait {
-		return false
-	}
-	m.outTries[config.Name] = outTry{at: now, times: last.times + 1}
-	return true
+	return now.Sub(last) >= wait
+}
+
+func (m *Manager) noteOutTry(config, role string, now time.Time) {
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	try := m.outTries[config]
+	try.at, try.times, try.role = now, try.times+1, role
+	m.outTries[config] = try
 }
 
 // tryConfigOut opens a session of the engine's own, to see whether the config's user works again.

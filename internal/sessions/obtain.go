@@ -4,7 +4,6 @@
 package sessions
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -43,10 +42,16 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 
 // whyNone returns the error of a role of which no config is in service by now, else the one given.
 func (m *Manager) whyNone(ctx context.Context, role string, err error) error {
-	if _, found, unknown := m.definition(ctx, role); unknown == nil {
-		return cmp.Or(found.allOut(role), err)
+	_, found, unknown := m.definition(ctx, role)
+	if unknown != nil {
+		return err
 	}
-	return err
+	failure := found.allOut(role)
+	if failure == nil {
+		return err
+	}
+	m.noteHelpless(failure, time.Now())
+	return failure
 }
 
 // obtainFrom gets a token from the config: by refresh where that harms no reader, else by authenticate.

@@ -220,10 +220,10 @@ func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	return entries, errors.Join(failures...)
 }
 
-// Each visits the stored entries, sorted by name. What memory does not hold it does not hold
-// afterwards either, for there may be very many. A failure of storage ends the walk; entries that
-// cannot be read are joined in the error at its end.
-func (c *Collection[T]) Each(ctx context.Context, visit func(*T)) error {
+// Each visits the stored entries, sorted by name, as long as visit reports that it is to go on. What
+// memory does not hold it does not hold afterwards either, for there may be very many. A failure of
+// storage ends the walk; entries that cannot be read are joined in the error at its end.
+func (c *Collection[T]) Each(ctx context.Context, visit func(*T) (goOn bool)) error {
 	names, err := c.Names(ctx)
 	if err != nil {
 		return err
@@ -241,8 +241,8 @@ func (c *Collection[T]) Each(ctx context.Context, visit func(*T)) error {
 			unreadable = append(unreadable, err)
 		case err != nil:
 			return err
-		case entry != nil: // it may have been deleted in the meantime
-			visit(entry)
+		case entry != nil && !visit(entry): // it may have been deleted in the meantime
+			return errors.Join(unreadable...)
 		}
 	}
 	return errors.Join(unreadable...)

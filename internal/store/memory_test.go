@@ -167,12 +167,14 @@ func TestAWalkVisitsWhatCanBeReadAndLeavesMemoryAsItWas(t *testing.T) {
 	roles := New(storage, hclog.NewNullLogger()).Roles
 	held := get(t, roles, "b")
 	storage.gets = 0
+	last := ""
 	walk := func() (visited []string, err error) {
-		err = roles.Each(t.Context(), func(role *Role) {
+		err = roles.Each(t.Context(), func(role *Role) bool {
 			visited = append(visited, role.Name)
 			if role.Name == "b" && role != held {
 				t.Error("another copy than memory's is visited")
 			}
+			return role.Name != last
 		})
 		return visited, err
 	}
@@ -189,6 +191,11 @@ func TestAWalkVisitsWhatCanBeReadAndLeavesMemoryAsItWas(t *testing.T) {
 	if storage.gets != 5 || roles.Holds("a") || !roles.Holds("b") {
 		t.Errorf("%d entries were read, or memory is another", storage.gets)
 	}
+	last, storage.gets = "b", 0
+	if visited, err := walk(); !slices.Equal(visited, []string{"a", "b"}) || err != nil || storage.gets != 1 {
+		t.Error("the walk was to end:", visited, err)
+	}
+	last = ""
 	storage.failing["role/c"] = errors.New("no")
 	var damaged *UnreadableError
 	if visited, err := walk(); !slices.Equal(visited, []string{"a", "b"}) || err == nil || errors.As(err, &damaged) {
