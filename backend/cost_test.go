@@ -180,6 +180,79 @@ func TestManyRolesMakeNothingDearThatIsNotAboutThem(t *testing.T) {
 	})
 }
 
+// A role whose token lives costs a tick no storage call: what it needs is in memory, once it was read.
+func TestLiveRolesCostATickNoStorageCall(t *testing.T) {
+	const configs = 10
+	for name, role := range map[string]map[string]any{
+		"alone": nil, "with a fallback": {"fallback_configs": "default"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			made := map[int]int64{}
+			for _, rolesEach := range []int{1, 50} {
+				inBubble(t, nil, func(m *mount) {
+					for _, role := range m.manyConfigs(configs, rolesEach, role) {
+						m.readRole(role)
+					}
+					before := m.storage.calls.Load()
+					m.tick()
+					made[rolesEach] = m.storage.calls.Load() - before
+				})
+			}
+			if made[1] != made[50] || made[1] > 10 {
+				t.Errorf("storage calls of a tick, by the number of each config's roles: %v", made)
+			}
+		})
+	}
+}
+
+// The first tick of a new process reads each live role and its session once.
+func TestTheFirstTickReadsEachLiveRoleOnce(t *testing.T) {
+	const configs, rolesEach = 10, 20
+	inBubble(t, nil, func(m *mount) {
+		m.manyConfigs(configs, rolesEach, nil)
+		m.start()
+		before := m.storage.calls.Load()
+		m.tick()
+		const most = 2*configs*rolesEach + 4*configs + 10
+		if made := m.storage.calls.Load() - before; made > most {
+			t.Errorf("%d storage calls, want %d at most", made, most)
+		}
+	})
+}
+
+// What memory holds of a live role is its definition, its session and the answer that is ready. It has
+// most of it while the token that a rotation replaced still lives.
+func TestALiveRoleTakesNoMoreThanFourKibibytes(t *testing.T) {
+	if raceDetected {
+		t.Skip("the race detector takes memory too")
+	}
+	const many, most = 1000, 4 << 10
+	for name, role := range map[string]map[string]any{"leased": nil, "unleased": {"lease": false}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(m *mount) {
+				roles := m.addRoles(many, role)
+				readAll := func() {
+					for _, role := range roles {
+						_, _ = m.do(opRead, "creds/"+role, nil)
+					}
+					synctest.Wait()
+				}
+				readAll()
+				time.Sleep(50 * time.Minute)
+				readAll() // begins the rotations
+				m.start() // what the process before held, and N-central, is not counted
+				m.read(nil)
+				before := heap()
+				readAll()
+				readAll()
+				if each := (heap() - before) / many; each > most {
+					t.Errorf("a live role takes %d bytes", each)
+				}
+			})
+		})
+	}
+}
+
 // The deletion of a config must look at every role, unless many name it, and keeps none of them in
 // memory; its answer is no longer for there being many.
 func TestTheDeletionOfAConfigLooksAtManyRolesOnceAndKeepsNone(t *testing.T) {
@@ -246,6 +319,21 @@ func TestAConfigThatIsOutOfServiceMakesNoTickLookAtEveryRole(t *testing.T) {
 		}
 		if walks > 1 {
 			t.Errorf("%d ticks looked at every role", walks)
+		}
+	})
+}
+
+// What a list tells of roles that nobody reads does not stay in memory.
+func TestAListOfManyRolesLeavesNoneInMemory(t *testing.T) {
+	const many = 5000
+	inBubbleOfManyRoles(t, many, roleOfDefault, func(m *mount) {
+		m.must(opList, "roles/", map[string]any{"limit": 10}) // what is made once
+		before := heap()
+		if listed := len(m.must(opList, "roles/", nil)["keys"].([]string)); listed != many+1 {
+			t.Errorf("%d roles are listed", listed)
+		}
+		if grown := heap() - before; grown > many*20 {
+			t.Errorf("a list left %d bytes in memory", grown)
 		}
 	})
 }

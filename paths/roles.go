@@ -460,7 +460,7 @@ func (a *API) listRoles(ctx context.Context, _ *logical.Request, data *framework
 		return nil, err
 	}
 	return listed(names, data, func(name string) (map[string]any, error) {
-		role, err := a.Store.Roles.Get(ctx, name)
+		role, err := a.Store.Roles.Peek(ctx, name)
 		if role == nil {
 			return nil, err
 		}

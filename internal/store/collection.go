@@ -97,6 +97,14 @@ func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) 
 	return fetched, nil
 }
 
+// Peek is Get that leaves memory as it is: for walks, since there may be very many entries.
+func (c *Collection[T]) Peek(ctx context.Context, name string) (*T, error) {
+	if c.Holds(name) {
+		return c.Get(ctx, name)
+	}
+	return c.fetch(ctx, name)
+}
+
 // fetch returns the stored entry, or what stands in its place.
 func (c *Collection[T]) fetch(ctx context.Context, name string) (*T, error) {
 	stored, err := c.storage.Get(ctx, c.prefix+name)
@@ -220,9 +228,9 @@ func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	return entries, errors.Join(failures...)
 }
 
-// Each visits the stored entries, sorted by name, as long as visit reports that it is to go on. What
-// memory does not hold it does not hold afterwards either, for there may be very many. A failure of
-// storage ends the walk; entries that cannot be read are joined in the error at its end.
+// Each visits the stored entries, sorted by name, as long as visit reports that it is to go on. It leaves
+// memory as it is. A failure of storage ends the walk; entries that cannot be read are joined in the
+// error at its end.
 func (c *Collection[T]) Each(ctx context.Context, visit func(*T) (goOn bool)) error {
 	names, err := c.Names(ctx)
 	if err != nil {
@@ -230,11 +238,7 @@ func (c *Collection[T]) Each(ctx context.Context, visit func(*T) (goOn bool)) er
 	}
 	var unreadable []error
 	for _, name := range names {
-		read := c.fetch
-		if c.Holds(name) {
-			read = c.Get
-		}
-		entry, err := read(ctx, name)
+		entry, err := c.Peek(ctx, name)
 		var damaged *UnreadableError
 		switch {
 		case errors.As(err, &damaged):
