@@ -47,7 +47,8 @@ func TestTables(t *testing.T) {
 	if err := printTables(&output, someReport()); err != nil {
 		t.Fatal(err)
 	}
-	want := `On a <machine>. Rounds: 3; a measurement: 0.5s. Figures are medians of the rounds; ratios are those within a round, with the least and the most.
+	want := `On a <machine>. Rounds: 3; a measurement: 0.5s.
+Figures are medians of the rounds. Ratios are those within a round, with the least and the most.
 
 | storage | clients | read               | reads/s | of constant      | p50 ms | p99 ms | of constant      |
 |---------|---------|--------------------|---------|------------------|--------|--------|------------------|
