@@ -349,6 +349,30 @@ func TestAReaderGetsTheMinTTLThatItAsksFor(t *testing.T) {
 	})
 }
 
+// Whoever asks for more than the role's min_ttl is told to come back when that much is left, and
+// then gets another token.
+func TestTTLEndsWhenTheReadersOwnMinTTLIsLeft(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		minute := func(answer map[string]any) int64 { return answer["ttl"].(int64) / 60 }
+		asked := map[string]any{"min_ttl": "20m"}
+		first := m.read(asked)
+		if plain := m.read(nil); minute(first) != 40 || minute(plain) != 55 || m.read(asked)["ttl"] != first["ttl"] {
+			t.Errorf("ttl %v with min_ttl=20m, %v without", first["ttl"], plain["ttl"])
+		}
+		if lower := m.read(map[string]any{"min_ttl": "1m"}); minute(lower) != 55 {
+			t.Errorf("ttl %v with a min_ttl below the role's", lower["ttl"])
+		}
+		time.Sleep(40 * time.Minute)
+		if last := m.read(asked); last["ttl"] != int64(1) || m.expectLives(last) != first["access_token"] {
+			t.Errorf("ttl %v where exactly min_ttl is left", last["ttl"])
+		}
+		time.Sleep(time.Second)
+		if second := m.read(asked); m.expectLives(second) == first["access_token"] || minute(second) != 40 {
+			t.Errorf("ttl %v of the token that came then", second["ttl"])
+		}
+	})
+}
+
 func TestAReadersMinTTLIsHeldAgainstWhatIsLeft(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("config/default", map[string]any{"request_timeout": "20s"})

@@ -135,7 +135,8 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 		},
 		fieldTTL: {
 			Type:        framework.TypeInt64,
-			Description: "Without a lease: seconds until this engine replaces the token, at least 1.",
+			Description: "Without a lease: seconds until this engine replaces the token, or until it has " +
+				"only the min_ttl of this read left, if that is earlier; at least 1.",
 		},
 		fieldRotationPeriod: {
 			Type:        framework.TypeInt64,
@@ -191,7 +192,7 @@ func (a *API) answerCreds(
 	if role.Lease {
 		return leased(answer, capped(answer.Remaining, role.RereadInterval), leaseOfShared(role)), nil
 	}
-	return unleased(answer, capped(answer.UntilRotation, role.RereadInterval)), nil
+	return unleased(answer, capped(untilReplaced(answer, options.MinTTL), role.RereadInterval)), nil
 }
 
 func readOptions(data *framework.FieldData) (sessions.ReadOptions, error) {
@@ -207,6 +208,15 @@ func readOptions(data *framework.FieldData) (sessions.ReadOptions, error) {
 		options.MinTTL = minTTL
 	}
 	return options, nil
+}
+
+// untilReplaced returns the time after which a reader who asks for that min_ttl again gets another
+// token: the engine replaces it then, or earlier because too little of it is left for that reader.
+func untilReplaced(answer *sessions.Answer, minTTL time.Duration) time.Duration {
+	if minTTL > 0 {
+		return min(answer.UntilRotation, answer.Remaining-minTTL)
+	}
+	return answer.UntilRotation
 }
 
 // capped returns the time after which a reader is to come back, where the role says how often at least;
