@@ -187,6 +187,38 @@ func TestCredsConfigAndStatusWarnOfExpiry(t *testing.T) {
 	})
 }
 
+// A reader can neither see nor write a config: a warning of what it needs says whom to tell. Whoever
+// reads the config or the status is who is meant.
+func TestAReaderIsToldWhoIsToActOnAWarning(t *testing.T) {
+	const tell = `; tell whoever runs config "default"`
+	inBubble(t, nil, func(m *mount) {
+		m.write("config/default", map[string]any{
+			"password_changed_at": time.Now().Format(time.RFC3339), "password_max_age": "24h",
+		})
+		if warnings := m.warnings(); !strings.HasSuffix(warnings, tell) {
+			t.Errorf("an expiry: %s", warnings)
+		}
+		for _, path := range []string{"config/default", "status"} {
+			if _, warnings := m.answer(opRead, path, nil); warnings == "" || strings.Contains(warnings, tell) {
+				t.Errorf("%s: %s", path, warnings)
+			}
+		}
+		m.write("config/default", map[string]any{"password_max_age": 0})
+		_ = m.SetPasswordExpired("api-user", true)
+		m.check()
+		if warnings := m.warnings(); !strings.HasSuffix(warnings, tell) {
+			t.Errorf("a user who does not work: %s", warnings)
+		}
+		_ = m.SetPasswordExpired("api-user", false)
+		m.check()
+		m.server.Stop()
+		time.Sleep(56 * time.Minute)
+		if warnings := m.warnings(); !strings.HasSuffix(warnings, tell) {
+			t.Errorf("a stale token: %s", warnings)
+		}
+	})
+}
+
 func TestAConfigThatRotatesAtEveryTickIsProbed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "2m", "min_ttl": "1m"})

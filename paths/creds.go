@@ -134,7 +134,7 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 			Description: "When the token expires: Unix time in seconds.",
 		},
 		fieldTTL: {
-			Type:        framework.TypeInt64,
+			Type: framework.TypeInt64,
 			Description: "Without a lease: seconds until this engine replaces the token, or until it has " +
 				"only the min_ttl of this read left, if that is earlier; at least 1.",
 		},
@@ -253,7 +253,11 @@ func tokenData(answer *sessions.Answer, isLeased bool) map[string]any {
 
 // allWarnings are the answer's, and those of expiries that are near.
 func allWarnings(answer *sessions.Answer) []string {
-	return append(answer.Warnings, health.ExpiryWarnings(answer.Config, time.Now())...)
+	warnings := answer.Warnings
+	for _, warning := range health.ExpiryWarnings(answer.Config, time.Now()) {
+		warnings = append(warnings, health.ForReader(answer.Config.Name, warning))
+	}
+	return warnings
 }
 
 // unleased returns the token with the fields by which consumers know when to come back. Of two

@@ -59,6 +59,12 @@ func ExpiryWarnings(config *store.Config, now time.Time) []string {
 	return warnings
 }
 
+// ForReader returns the warning as whoever reads a token is told it. A reader can neither see nor
+// write a config, so the warning says whom to tell.
+func ForReader(config, warning string) string {
+	return fmt.Sprintf("%s; tell whoever runs config %q", warning, config)
+}
+
 // ExpiryWarning is a warning of an end that is near or past.
 type ExpiryWarning struct {
 	Warning string

@@ -91,7 +91,7 @@ func (snap *snapshot) answer(now time.Time) *Answer {
 		warnings = append(warnings, "this token could not be stored: it is forgotten when the plugin stops")
 	}
 	if warning := snap.record.UserWarning(snap.config.Name); warning != "" {
-		warnings = append(warnings, warning)
+		warnings = append(warnings, health.ForReader(snap.config.Name, warning))
 	}
 	return &Answer{
 		sharedFields:  snap.shared,

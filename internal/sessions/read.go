@@ -377,8 +377,8 @@ func (m *Manager) answerStale(
 		// Not later than halfway to its end, so that whoever comes back then can still be helped.
 		answer.UntilRotation = min(next, (answer.Remaining / 2).Truncate(time.Second))
 	}
-	answer.Warnings = append(answer.Warnings, fmt.Sprintf(
+	answer.Warnings = append(answer.Warnings, health.ForReader(snap.config.Name, fmt.Sprintf(
 		"no new token could be had, so this is the one from before, which lives until %s: %s", snap.shared.ExpiresAt,
-		why))
+		why)))
 	return answer, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -160,9 +161,9 @@ func (s sources) warnings(role *store.Role, config *store.Config) []string {
 	switch {
 	case config == first.config:
 	case first.out != nil:
-		warnings = append(warnings, fmt.Sprintf("this token comes from config %q: config %q is out of service "+
-			"since %s: %s",
-			config.Name, first.config.Name, first.out.Since.UTC().Format(time.RFC3339), first.out.Reason))
+		warnings = append(warnings, health.ForReader(first.config.Name, fmt.Sprintf(
+			"this token comes from config %q: config %q is out of service since %s: %s",
+			config.Name, first.config.Name, first.out.Since.UTC().Format(time.RFC3339), first.out.Reason)))
 	default:
 		warnings = append(warnings, fmt.Sprintf("this token comes from config %q: config %q is in service again, and "+
 			"gives the next one", config.Name, first.config.Name))
