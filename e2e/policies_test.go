@@ -32,12 +32,12 @@ func documentedPolicy(t *testing.T, heading string) string {
 	return policy
 }
 
-// TestDocumentedPolicies tries the three policies of docs/security.md as they stand there, each on
+// TestDocumentedPolicies tries the four policies of docs/security.md as they stand there, each on
 // an engine that is mounted where they expect it.
 func TestDocumentedPolicies(t *testing.T) {
 	t.Parallel()
 	for heading, try := range map[string]func(*mount, string){
-		"Reader": tryReader, "Operator": tryOperator, "Administrator": tryAdministrator,
+		"Reader": tryReader, "Poller": tryPoller, "Operator": tryOperator, "Administrator": tryAdministrator,
 	} {
 		t.Run(heading, func(t *testing.T) { try(documentedMount(t), documentedPolicy(t, heading)) })
 	}
@@ -107,6 +107,19 @@ func withRule(policy, path string) string {
 
 func tryReader(m *mount, policy string) {
 	reader := m.clientFor(policy)
+	m.expectNameIgnored(reader, m.expectGetAndPost(reader))
+	m.expectNoOtherPath(reader)
+	m.expectCalls(calls{simulator.EndpointAuthenticate: 2})
+	m.allows(
+		reader, credsRequest("monitoring", "validate", "true"), credsRequest("monitoring", "min_ttl", "20m"),
+		request{operation: opWrite, path: "creds/monitoring", body: map[string]any{"min_ttl": "20m", "validate": true}},
+	)
+	m.expectLeaseIDIsWorthLittle(reader)
+}
+
+// expectGetAndPost reads the role's token in both ways, and returns it.
+func (m *mount) expectGetAndPost(reader *api.Client) map[string]bool {
+	m.t.Helper()
 	tokens := map[string]bool{}
 	for _, r := range by(reader, credsRequest("monitoring"), request{operation: opWrite, path: "creds/monitoring"}) {
 		tokens[m.must(r).Data["access_token"].(string)] = true
@@ -114,17 +127,22 @@ func tryReader(m *mount, policy string) {
 	if reporting := m.read("reporting").token; len(tokens) != 1 || tokens[reporting] {
 		m.t.Error("GET and POST answered other tokens than the role's")
 	}
+	return tokens
+}
+
+func tryPoller(m *mount, policy string) {
+	poller := m.clientFor(policy)
+	tokens := m.expectGetAndPost(poller)
 	m.expectCalls(calls{simulator.EndpointAuthenticate: 2})
-	m.expectParametersDenied(reader)
-	m.expectNameIgnored(reader, tokens)
-	m.expectNoOtherPath(reader)
+	m.expectParametersDenied(poller)
+	m.expectNameIgnored(poller, tokens)
+	m.expectNoOtherPath(poller)
 
 	// The same, and farther off.
 	for _, path := range []string{"ncentral/creds/monitoring", "ncentral/creds/+", "ncentral/*"} {
 		m.expectParametersDenied(m.clientFor(withRule(policy, path)))
 	}
 	m.expectCalls(nil)
-	m.expectLeaseIDIsWorthLittle(reader)
 }
 
 // expectParametersDenied tries validate and min_ttl in every place and form in which Vault takes
