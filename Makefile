@@ -52,11 +52,12 @@ server:
 
 # First the server, since go test would show nothing of a build that takes minutes. The end-to-end tests run alone, for
 # they hold times to account, and never from go's cache, for it knows nothing of the server and the plugin binary. Nor
-# does it know of the pages that the tests in deploy read, for they are in another module.
+# does it know of the pages that the tests in deploy read, for they are in another module. In their own directory they say
+# at the end which examples were not run, since a program that these need is not here.
 test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) -C deploy test $(RACE) -count=1 ./...
-	$(GO) test $(RACE) -timeout 60m -count=1 ./e2e/...
+	$(GO) -C e2e test $(RACE) -timeout 60m -count=1
 
 # The race detector makes the model and the matrix several times slower, so they try less with it than here.
 lives:

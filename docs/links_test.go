@@ -14,7 +14,7 @@ import (
 
 var (
 	linkTarget = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	namedFile  = regexp.MustCompile("`((?:backend|cmd|deploy|docs|e2e|internal|paths|scripts)/[\\w./*-]+\\.\\w+)`")
+	namedFile  = regexp.MustCompile("`((?:backend|cmd|deploy|docs|e2e|examples|internal|paths|scripts)/[\\w./*-]+\\.\\w+)`")
 	heading    = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	notInLinks = regexp.MustCompile(`[^\p{L}\p{N}\p{M}_ -]`)
 	codeBlock  = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
@@ -25,7 +25,11 @@ func TestWhatTheDocumentsPointToExists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md") {
+	examples, err := filepath.Glob("../examples/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range slices.Concat(pages, examples, []string{"../README.md", "../CONTRIBUTING.md"}) {
 		content := readPage(t, page)
 		for _, link := range linkTarget.FindAllStringSubmatch(content, -1) {
 			expectTarget(t, page, link[1])

@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// A Vault agent that tests run.
+// A Vault agent that tests run, and how the reads and the tokens of any other consumer are watched.
 
 package e2e
 
@@ -60,7 +60,7 @@ type agent struct {
 	log      string // a file
 	rendered string // a file
 	token    string // the Vault token that it reads with
-	reads    *agentReads
+	reads    *notedReads
 }
 
 // startAgent starts an agent that may read the role's token and nothing else.
@@ -73,10 +73,10 @@ func startAgent(t *testing.T, m *mount, role string) *agent {
 		log:      filepath.Join(directory, "agent.log"),
 		rendered: filepath.Join(directory, "rendered"),
 		token:    m.clientFor(fmt.Sprintf("path %q { capabilities = [\"read\"] }", path)).Token(),
-		reads:    &agentReads{path: "/v1/" + path, transport: &http.Transport{}},
+		reads:    &notedReads{path: "/v1/" + path, transport: &http.Transport{}},
 	}
 	tokenFile, configuration := filepath.Join(directory, "token"), filepath.Join(directory, "agent.hcl")
-	text := fmt.Sprintf(agentConfiguration, a.listen(), tokenFile, a.rendered, path)
+	text := fmt.Sprintf(agentConfiguration, a.listen(a.reads), tokenFile, a.rendered, path)
 	if err := errors.Join(
 		os.WriteFile(tokenFile, []byte(a.token), 0o600), os.WriteFile(configuration, []byte(text), 0o600),
 	); err != nil {
@@ -86,19 +86,19 @@ func startAgent(t *testing.T, m *mount, role string) *agent {
 	return a
 }
 
-// listen returns the address where the agent reaches the server and its reads are noted.
-func (a *agent) listen() string {
-	server, err := url.Parse(a.testbed.Address)
+// listen returns an address where the server is reached and reads are noted.
+func (m *mount) listen(reads *notedReads) string {
+	server, err := url.Parse(m.testbed.Address)
 	if err != nil {
-		a.t.Fatal(err)
+		m.t.Fatal(err)
 	}
 	proxy := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite:   func(request *httputil.ProxyRequest) { request.SetURL(server) },
-		Transport: a.reads,
+		Transport: reads,
 	})
-	a.t.Cleanup(func() {
+	m.t.Cleanup(func() {
 		proxy.Close()
-		a.reads.transport.CloseIdleConnections()
+		reads.transport.CloseIdleConnections()
 	})
 	return proxy.URL
 }
@@ -128,33 +128,42 @@ func (a *agent) run(directory, configuration string) {
 // other. N-central must accept what it shows at every look.
 func (a *agent) expectLivingTokens(count int) {
 	a.t.Helper()
-	var shown []string
-	eventually(a.t, agentPatience, func() error {
+	a.mount.expectLivingTokens(a.process, count, func() (string, error) {
 		content, err := os.ReadFile(a.rendered)
+		return strings.TrimSpace(string(content)), err
+	})
+}
+
+// expectLivingTokens looks at what the process shows until that were that many tokens one after the
+// other. N-central must accept what it shows at every look. Nothing is shown where the look answers
+// os.ErrNotExist.
+func (m *mount) expectLivingTokens(process *testbed.Process, count int, look func() (string, error)) {
+	m.t.Helper()
+	var shown []string
+	eventually(m.t, agentPatience, func() error {
+		m.expectRunning(process)
+		token, err := look()
 		if errors.Is(err, os.ErrNotExist) {
-			a.expectRunning()
 			return errors.New("nothing was rendered")
 		}
-		token := strings.TrimSpace(string(content))
-		if !a.AccessTokenLives(token) {
-			a.t.Fatalf("the file shows a dead token, %s, after %d others", fingerprint(token), len(shown))
+		if err != nil || !m.AccessTokenLives(token) {
+			m.t.Fatalf("a dead token is shown, %s, after %d others: %v", fingerprint(token), len(shown), err)
 		}
 		if len(shown) == 0 || shown[len(shown)-1] != token {
 			shown = append(shown, token)
 		}
 		if len(shown) < count {
-			a.expectRunning()
-			return fmt.Errorf("the file has shown %d tokens, want %d", len(shown), count)
+			return fmt.Errorf("%d tokens were shown, want %d", len(shown), count)
 		}
 		return nil
 	})
 }
 
-func (a *agent) expectRunning() {
-	a.t.Helper()
+func (m *mount) expectRunning(process *testbed.Process) {
+	m.t.Helper()
 	select {
-	case <-a.process.Ended():
-		a.t.Fatalf("the agent ended by itself: %v", a.process.Err())
+	case <-process.Ended():
+		m.t.Fatalf("the process ended by itself: %v", process.Err())
 	default:
 	}
 }
@@ -204,17 +213,18 @@ func (a *agent) logWithoutSecrets() string {
 	return text
 }
 
-// agentReads stands between an agent and the server and notes the reads of one path.
-type agentReads struct {
+// notedReads stands between a consumer and the server and notes the reads of one path.
+type notedReads struct {
 	path      string
 	transport *http.Transport
 
 	mutex sync.Mutex
-	reads []agentRead
+	reads []notedRead
 }
 
-type agentRead struct {
+type notedRead struct {
 	path     string
+	query    string
 	asked    time.Time
 	answered time.Time
 	answer   *api.Secret
@@ -222,11 +232,11 @@ type agentRead struct {
 }
 
 // RoundTrip is http.RoundTripper's.
-func (r *agentReads) RoundTrip(request *http.Request) (*http.Response, error) {
+func (r *notedReads) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.URL.Path != r.path {
 		return r.transport.RoundTrip(request)
 	}
-	read := agentRead{path: request.URL.Path, asked: time.Now()}
+	read := notedRead{path: request.URL.Path, query: request.URL.RawQuery, asked: time.Now()}
 	response, err := r.transport.RoundTrip(request)
 	if read.err = err; err == nil {
 		read.answer, read.err = readAnswer(response)
@@ -239,10 +249,19 @@ func (r *agentReads) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // all returns the reads so far, in the order in which they were answered.
-func (r *agentReads) all() []agentRead {
+func (r *notedReads) all() []notedRead {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	return slices.Clone(r.reads)
+}
+
+// take returns the reads since the last take.
+func (r *notedReads) take() []notedRead {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	taken := r.reads
+	r.reads = nil
+	return taken
 }
 
 // readAnswer parses the answer and leaves it to be read again.

@@ -70,7 +70,9 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := readDeclared(ctx, sharedServer); err != nil {
 		return 1, err
 	}
-	return m.Run(), nil
+	code = m.Run()
+	tellSkippedExamples()
+	return code, nil
 }
 
 // allowParallelTests sets how many tests run at a time, unless the command line does.
