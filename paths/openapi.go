@@ -162,7 +162,7 @@ func fieldSchema(
 		schema.Type = "number"
 	case framework.TypeTime:
 		schema.Format = "date-time"
-	case framework.TypeStringSlice:
+	case framework.TypeStringSlice, framework.TypeCommaStringSlice:
 		schema.Type, schema.Items = "array", &framework.OASSchema{Type: "string"}
 	case framework.TypeSlice:
 		schema.Type, schema.Items = "array", objectSchema(entry, nil)
