@@ -66,9 +66,9 @@ func startExample(t *testing.T, name string) *example {
 	if err != nil {
 		t.Fatal(err)
 	}
-	role, policy := roleOfReadme.FindSubmatch(readme), policyOfReadme.FindSubmatch(readme)
-	if role == nil || policy == nil {
-		t.Fatalf("the README of %s writes no role, or names no policy", name)
+	policy := policyOfReadme.FindSubmatch(readme)
+	if policy == nil {
+		t.Fatalf("the README of %s names no policy", name)
 	}
 	e := &example{
 		mount:  newMountAt(t, server, "ncentral", api.MountConfigInput{}, nil),
@@ -76,12 +76,7 @@ func startExample(t *testing.T, name string) *example {
 		reads:  &notedReads{path: "/v1/ncentral/creds/monitoring", transport: &http.Transport{}},
 		policy: documentedPolicy(t, strings.ToUpper(string(policy[1][:1]))+string(policy[1][1:])),
 	}
-	body := map[string]any{}
-	for _, field := range strings.Fields(string(role[1])) {
-		name, value, _ := strings.Cut(field, "=")
-		body[name] = value
-	}
-	e.write("roles/monitoring", body)
+	e.write("roles/monitoring", roleOf(t, readme))
 	e.address = e.listen(e.reads)
 	e.putFile("ca.pem", string(e.server.CAPEM))
 	authority := filepath.Join(e.directory, "ca.pem")
@@ -93,7 +88,22 @@ func startExample(t *testing.T, name string) *example {
 	return e
 }
 
-// rotateSoon has the role's tokens rotated every fifteen seconds, but for that as the README has it.
+// roleOf returns what the README of an example writes to the role.
+func roleOf(t *testing.T, readme []byte) map[string]any {
+	t.Helper()
+	role := roleOfReadme.FindSubmatch(readme)
+	if role == nil {
+		t.Fatalf("a README writes no role:\n%s", readme)
+	}
+	body := map[string]any{}
+	for _, field := range strings.Fields(string(role[1])) {
+		name, value, _ := strings.Cut(field, "=")
+		body[name] = value
+	}
+	return body
+}
+
+// rotateSoon has the tokens rotated every fifteen seconds; the rest stays as the README has it.
 func (e *example) rotateSoon() {
 	e.t.Helper()
 	e.must(request{operation: opPatch, path: "roles/monitoring", body: map[string]any{
@@ -257,15 +267,15 @@ func (e *example) expectFileOfLivingTokens(process *testbed.Process, name string
 	})
 }
 
-// needs skips the test where a program is absent.
-func needs(t *testing.T, name string, versionArguments ...string) string {
+// needs skips the test where a program is absent, or does not run with these arguments.
+func needs(t *testing.T, name string, trial ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
-	if err == nil && len(versionArguments) > 0 {
-		err = exec.CommandContext(t.Context(), path, versionArguments...).Run()
+	if err == nil && len(trial) > 0 {
+		err = exec.CommandContext(t.Context(), path, trial...).Run()
 	}
 	if err != nil {
-		skipExample(t, fmt.Sprintf("%s %s", name, strings.Join(versionArguments, " ")))
+		skipExample(t, name)
 	}
 	return path
 }
@@ -280,7 +290,7 @@ func skipExample(t *testing.T, missing string) {
 	t.Helper()
 	skippedExamples.mutex.Lock()
 	defer skippedExamples.mutex.Unlock()
-	reason := "there is no " + strings.TrimSpace(missing) + " here"
+	reason := "there is no " + missing + " here"
 	skippedExamples.lines = append(skippedExamples.lines, t.Name()+": "+reason)
 	t.Skip(reason)
 }
