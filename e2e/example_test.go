@@ -96,7 +96,7 @@ func roleOf(t *testing.T, readme []byte) map[string]any {
 		t.Fatalf("a README writes no role:\n%s", readme)
 	}
 	body := map[string]any{}
-	for _, field := range strings.Fields(string(role[1])) {
+	for field := range strings.FieldsSeq(string(role[1])) {
 		name, value, _ := strings.Cut(field, "=")
 		body[name] = value
 	}

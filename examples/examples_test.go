@@ -177,7 +177,7 @@ func TestGitHubActions(t *testing.T) {
 	strictly(t, "github-actions/report.yml", &workflow)
 	secrets := workflow.Jobs["report"].Steps[0].With.Secrets
 	form := regexp.MustCompile(`^ncentral/creds/monitoring\?min_ttl=(\d+m) (access_token|url) \| [A-Z_]+$`)
-	for _, line := range strings.Split(strings.TrimSpace(secrets), ";") {
+	for line := range strings.SplitSeq(strings.TrimSpace(secrets), ";") {
 		found := form.FindStringSubmatch(strings.TrimSpace(line))
 		if found == nil {
 			t.Fatalf("%q", line)

@@ -85,26 +85,28 @@ next:
 	for at := 0; at < len(text); {
 		rest := text[at:]
 		for _, begin := range slices.Backward(slices.Sorted(maps.Keys(l.comments))) {
-			if strings.HasPrefix(rest, begin) {
-				length := strings.Index(rest, l.comments[begin])
-				if length < 0 {
-					t.Fatalf("%s: a comment does not end: %.40q", name, rest)
-				}
-				at += length + len(l.comments[begin])
-				kept.WriteByte('\n')
-				continue next
+			if !strings.HasPrefix(rest, begin) {
+				continue
 			}
+			length := strings.Index(rest, l.comments[begin])
+			if length < 0 {
+				t.Fatalf("%s: a comment does not end: %.40q", name, rest)
+			}
+			at += length + len(l.comments[begin])
+			kept.WriteByte('\n')
+			continue next
 		}
 		for _, quote := range l.strings {
-			if strings.HasPrefix(rest, quote) {
-				end := endOfString(rest, quote, l.escape)
-				if end < 0 || len(quote) == 1 && strings.Contains(rest[:end], "\n") {
-					t.Fatalf("%s: a string does not end: %.40q", name, rest)
-				}
-				kept.WriteString(rest[:end])
-				at += end
-				continue next
+			if !strings.HasPrefix(rest, quote) {
+				continue
 			}
+			end := endOfString(rest, quote, l.escape)
+			if end < 0 || len(quote) == 1 && strings.Contains(rest[:end], "\n") {
+				t.Fatalf("%s: a string does not end: %.40q", name, rest)
+			}
+			kept.WriteString(rest[:end])
+			at += end
+			continue next
 		}
 		switch c := text[at]; {
 		case closing[c] != 0:
