@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,25 @@ func TestExampleVaultAgent(t *testing.T) {
 		e.start(e.command(nil, serverBinary, "agent", "-config="+filepath.Join(e.folder, "agent.hcl"))),
 		"ncentral.json",
 	)
+}
+
+// reread_interval has an agent notice that its token is dead, long before the token was to end.
+func TestExampleVaultAgentGetsOverAReboot(t *testing.T) {
+	t.Parallel()
+	e := startExample(t, "vault-agent")
+	e.must(request{operation: opPatch, path: "roles/monitoring", body: map[string]any{"reread_interval": "10s"}})
+	e.appRole()
+	process := e.start(e.command(nil, serverBinary, "agent", "-config="+filepath.Join(e.folder, "agent.hcl")))
+	e.expectLivingTokens(process, 1, e.shownIn("ncentral.json"))
+	e.Reboot()
+	eventually(t, agentPatience, func() error {
+		e.expectRunning(process)
+		token, err := e.shownIn("ncentral.json")()
+		if err == nil && !e.AccessTokenLives(token) {
+			err = fmt.Errorf("the file shows a dead token, %s", fingerprint(token))
+		}
+		return err
+	})
 }
 
 // The program that the agent runs must never be left with a dead token.

@@ -254,7 +254,12 @@ func (e *example) expectFailure(program func(paths ...string) *exec.Cmd, path st
 // expectFileOfLivingTokens watches a file of JSON that the example keeps up to date.
 func (e *example) expectFileOfLivingTokens(process *testbed.Process, name string) {
 	e.t.Helper()
-	e.expectLivingTokens(process, tokensOverTwoRotations, func() (string, error) {
+	e.expectLivingTokens(process, tokensOverTwoRotations, e.shownIn(name))
+}
+
+// shownIn returns how to look for the token in a file of JSON.
+func (e *example) shownIn(name string) func() (token string, err error) {
+	return func() (string, error) {
 		content, err := os.ReadFile(filepath.Join(e.directory, name))
 		if err != nil {
 			return "", err
@@ -264,7 +269,7 @@ func (e *example) expectFileOfLivingTokens(process *testbed.Process, name string
 			e.t.Fatalf("the file holds other than JSON with this url: %v", err)
 		}
 		return shown["access_token"], nil
-	})
+	}
 }
 
 // needs skips the test where a program is absent, or does not run with these arguments.
