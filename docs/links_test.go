@@ -14,7 +14,9 @@ import (
 
 var (
 	linkTarget = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	namedFile  = regexp.MustCompile("`((?:backend|cmd|deploy|docs|e2e|examples|internal|paths|scripts)/[\\w./*-]+\\.\\w+)`")
+	namedFile  = regexp.MustCompile(
+		"`((?:backend|cmd|deploy|docs|e2e|examples|internal|paths|scripts)/[\\w./*-]+\\.\\w+)`",
+	)
 	heading    = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	notInLinks = regexp.MustCompile(`[^\p{L}\p{N}\p{M}_ -]`)
 	codeBlock  = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
