@@ -50,7 +50,7 @@ func TestLists(t *testing.T) {
 	m.read("c")
 	for path, want := range map[string]map[string]any{
 		"config":   {"url": m.server.URL, "state": "ok"},
-		"roles":    {"config": "b", "credential_type": "shared", "ttl": json.Number("600"), "lease": true},
+		"roles":    {"config": "b", "serving_config": "b", "credential_type": "shared", "ttl": json.Number("600"), "lease": true},
 		"sessions": {"expires_at": answer.Data["expires_at"]},
 	} {
 		list := m.must(request{
@@ -198,20 +198,23 @@ func TestNullInAPatchResetsEachFieldOfARole(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)
 	m.write("config/other", with(m.config(), "verify", false))
+	m.write("config/third", with(m.config(), "verify", false))
 	alone := func(string) map[string]any { return map[string]any{} }
 	config := resets{{"config", "other", "default"}}
+	config = append(config, resets{{"fallback_configs", []any{"third"}, []any{}}}...)
 	lifetime := resets{{"ttl", "20m", json.Number("0")}, {"min_ttl", "2m", json.Number("300")}}
-	m.write("roles/shared", map[string]any{"config": "other", "ttl": "20m", "min_ttl": "2m", "lease": false})
-	m.expectNullResets(
-		"roles/shared", slices.Concat(config, lifetime, resets{{"lease", false, true}}), alone, "credential_type",
-	)
+	reading := resets{{"lease", false, true}, {"reread_interval", "1m", json.Number("0")}}
+	m.write("roles/shared", map[string]any{
+		"config": "other", "ttl": "20m", "min_ttl": "2m", "lease": false, "fallback_configs": "third", "reread_interval": "1m",
+	})
+	m.expectNullResets("roles/shared", slices.Concat(config, lifetime, reading), alone, "credential_type")
 	// What is dedicated must have a lease.
 	m.write("roles/dedicated", map[string]any{
-		"config": "other", "ttl": "20m", "min_ttl": "2m", "credential_type": "dedicated",
+		"config": "other", "ttl": "20m", "min_ttl": "2m", "credential_type": "dedicated", "fallback_configs": "third",
 	})
 	m.expectNullResets(
 		"roles/dedicated", slices.Concat(config, lifetime, resets{{"credential_type", "dedicated", "shared"}}), alone,
-		"lease",
+		"lease", "reread_interval",
 	)
 
 	m.delete("config/default")
@@ -318,7 +321,7 @@ func TestDeclaredDefaultsAreTheRealOnes(t *testing.T) {
 	m := newMount(t, nil)
 	m.write("config/bare", map[string]any{"url": m.server.URL, "user_api_token": m.userAPIToken, "verify": false})
 	m.write("roles/bare", map[string]any{})
-	for kind, fields := range map[string]int{"config": 7, "roles": 4} {
+	for kind, fields := range map[string]int{"config": 7, "roles": 5} {
 		entry := m.get(kind + "/bare")
 		checked := 0
 		body := declared["POST "+kind+"/{name}"].RequestBody.Value.Content["application/json"].Schema.Value
