@@ -44,7 +44,7 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		if err != nil || response.StatusCode != http.StatusUnauthorized || dead != "" {
 			return response, err
 		}
-		if body != nil { // is sent already, and http.NewRequest knows how to send it again
+		if body != nil && body != http.NoBody { // is sent already, and http.NewRequest knows how to send it again
 			if request.GetBody == nil {
 				return response, nil
 			}
