@@ -49,8 +49,11 @@ func TestLists(t *testing.T) {
 	answer := m.read("b")
 	m.read("c")
 	for path, want := range map[string]map[string]any{
-		"config":   {"url": m.server.URL, "state": "ok"},
-		"roles":    {"config": "b", "serving_config": "b", "credential_type": "shared", "ttl": json.Number("600"), "lease": true},
+		"config": {"url": m.server.URL, "state": "ok"},
+		"roles": {
+			"config": "b", "serving_config": "b", "credential_type": "shared", "ttl": json.Number("600"),
+			"lease": true,
+		},
 		"sessions": {"expires_at": answer.Data["expires_at"]},
 	} {
 		list := m.must(request{
@@ -205,7 +208,8 @@ func TestNullInAPatchResetsEachFieldOfARole(t *testing.T) {
 	lifetime := resets{{"ttl", "20m", json.Number("0")}, {"min_ttl", "2m", json.Number("300")}}
 	reading := resets{{"lease", false, true}, {"reread_interval", "1m", json.Number("0")}}
 	m.write("roles/shared", map[string]any{
-		"config": "other", "ttl": "20m", "min_ttl": "2m", "lease": false, "fallback_configs": "third", "reread_interval": "1m",
+		"config": "other", "ttl": "20m", "min_ttl": "2m", "lease": false, "fallback_configs": "third",
+		"reread_interval": "1m",
 	})
 	m.expectNullResets("roles/shared", slices.Concat(config, lifetime, reading), alone, "credential_type")
 	// What is dedicated must have a lease.

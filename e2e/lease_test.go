@@ -58,7 +58,8 @@ func TestLeasedAnswer(t *testing.T) {
 	answer := m.read("monitoring")
 	m.expectToken(answer, 20*time.Minute)
 	expectSame(
-		t, []string{"access_token", "config", "expires_at", "expires_at_seconds", "token_type", "url"}, fields(answer.Data),
+		t, []string{"access_token", "config", "expires_at", "expires_at_seconds", "token_type", "url"},
+		fields(answer.Data),
 	)
 	if !strings.HasPrefix(answer.LeaseID, m.path+"/creds/monitoring/") {
 		t.Errorf("the lease is %q", answer.LeaseID)
@@ -80,7 +81,8 @@ func TestUnleasedAnswer(t *testing.T) {
 	answer := m.read("monitoring")
 	m.expectToken(answer, 20*time.Minute)
 	expectSame(t, []string{
-		"access_token", "config", "expires_at", "expires_at_seconds", "last_vault_rotation", "rotation_period", "token_type",
+		"access_token", "config", "expires_at", "expires_at_seconds", "last_vault_rotation", "rotation_period",
+		"token_type",
 		"ttl", "url",
 	}, fields(answer.Data))
 	if answer.LeaseID != "" || answer.LeaseDuration != 0 {

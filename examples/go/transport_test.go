@@ -20,7 +20,8 @@ func TestARepeatedRequestIsTheSame(t *testing.T) {
 	var got []string
 	ncentral := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got = append(got, fmt.Sprint(r.Method, " ", r.RequestURI, " ", string(body), " ", r.Header.Get("Authorization")))
+		got = append(got, fmt.Sprint(r.Method, " ", r.RequestURI, " ", string(body), " ",
+			r.Header.Get("Authorization")))
 		if len(got) == 1 {
 			w.WriteHeader(http.StatusUnauthorized)
 		}
@@ -38,7 +39,8 @@ func TestARepeatedRequestIsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/api/a%2Fb?c=d", strings.NewReader("body"))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/api/a%2Fb?c=d",
+		strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)
 	}
