@@ -14,6 +14,7 @@ import (
 
 	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/health"
+	"vault-plugin-secrets-ncentral/internal/ncentral"
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
@@ -161,7 +162,8 @@ func (a *attempt) isOfThisConfigAlone(config *store.Config, err error) bool {
 		return false
 	case failure.CredentialRejected():
 		a.out = append(a.out, verdictOn{config, failure, false})
-	case failure.MayBeRejection():
+	case failure.MayBeRejection(),
+		failure.Step == ncentral.CallAuthenticate && failure.Kind == ncentral.KindServerError:
 		a.doubted = append(a.doubted, verdictOn{config, failure, false})
 	default:
 		return false

@@ -1,0 +1,31 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// What a sick N-central does to roles with fallback_configs: no more than to others.
+
+package backend
+
+import (
+	"testing"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
+)
+
+// An authenticate that fails for one user only, in whatever way N-central answers it, leads to the next.
+func TestARoleGoesOnWithItsNextConfigWhereAuthenticateFailsInOtherWords(t *testing.T) {
+	for name, test := range map[string]struct {
+		failure  simulator.Failure
+		attempts int
+	}{
+		"400":            {simulator.Failure{Kind: simulator.FailureStatus, Status: 400}, 1},
+		"500":            {simulator.Failure{Kind: simulator.FailureStatus, Status: 500}, 2},
+		"a hidden error": {simulator.Failure{Kind: simulator.FailureErrorMessage}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withTwoUsers(t, nil, func(m *mount) {
+				m.FailNext(simulator.EndpointAuthenticate, test.attempts, test.failure)
+				m.expectFrom("second", m.read(nil))
+			})
+		})
+	}
+}
