@@ -7,6 +7,7 @@ package backend
 
 import (
 	"testing"
+	"time"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
@@ -28,4 +29,21 @@ func TestARoleGoesOnWithItsNextConfigWhereAuthenticateFailsInOtherWords(t *testi
 			})
 		})
 	}
+}
+
+// allOf is a number of calls that no test makes.
+const allOf = 1 << 20
+
+// That the next config's user worked a moment ago says nothing of a server that is sick since.
+func TestASickServerPutsNoConfigOutForAnothersEarlierSuccess(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		time.Sleep(2 * time.Minute) // since default was verified
+		m.write("roles/others", map[string]any{"config": "second", "fallback_configs": "default", "lease": false})
+		m.readRole("others")
+		m.FailNext(simulator.EndpointServiceOrgs, allOf, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		m.expectFrom("default", m.read(nil))
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("out of service since", since)
+		}
+	})
 }

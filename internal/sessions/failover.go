@@ -133,7 +133,8 @@ func (a *attempt) try(ctx context.Context, config *store.Config) (found *candida
 	if err != nil {
 		return nil, a.isOfThisConfigAlone(config, err), err
 	}
-	failure, err := a.m.userFailure(ctx, config, token)
+	// That a user worked a moment ago does not tell whether N-central is sick since.
+	failure, err := a.m.userFailure(ctx, config, token, len(a.doubted) > 0)
 	switch {
 	case err != nil:
 		a.end(token)
@@ -179,10 +180,12 @@ func (a *attempt) putOut(ctx context.Context, verdicts *[]verdictOn) {
 }
 
 // userFailure returns why the new token's user does not work, or seems not to; nil where a data call
-// succeeds, or did a moment ago, and where N-central does not answer it. The error is of a token that is
-// of no use.
-func (m *Manager) userFailure(ctx context.Context, config *store.Config, token *store.Token) (*health.Failure, error) {
-	if m.upstream.Record(config.Name).UserWorked(userWorkStands, time.Now()) {
+// succeeds, or did a moment ago unless it is to be made anew, and where N-central does not answer it.
+// The error is of a token that is of no use.
+func (m *Manager) userFailure(
+	ctx context.Context, config *store.Config, token *store.Token, anew bool,
+) (*health.Failure, error) {
+	if !anew && m.upstream.Record(config.Name).UserWorked(userWorkStands, time.Now()) {
 		return nil, nil
 	}
 	server, err := m.server(config)
