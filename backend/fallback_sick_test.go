@@ -47,3 +47,12 @@ func TestASickServerPutsNoConfigOutForAnothersEarlierSuccess(t *testing.T) {
 		}
 	})
 }
+
+// A data call that is not answered keeps no reader from a token that there is.
+func TestADataCallThatHangsKeepsNoReaderFromItsToken(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		time.Sleep(2 * time.Minute) // since default was verified
+		m.FailNext(simulator.EndpointServiceOrgs, allOf, simulator.Failure{Kind: simulator.FailureHang})
+		m.expectFrom("default", m.read(nil))
+	})
+}

@@ -192,6 +192,9 @@ func (m *Manager) userFailure(
 	if err != nil {
 		return nil, err
 	}
+	// Its readers wait: they need the token more than the answer.
+	ctx, cancel := context.WithTimeout(ctx, config.RequestTimeout)
+	defer cancel()
 	verdict, err := server.ValidateByData(ctx, token)
 	if verdict.UserFailure == nil && err == nil && !verdict.Valid { // another session of the same user ended it
 		return nil, ErrSuperseded
