@@ -20,8 +20,9 @@ import (
 
 // userWorkStands is for how long a data call that succeeded tells that the user works. The tick makes
 // one every minute for each config that a role with a fallback has a token of: as long as it does, and
-// be it late, whoever obtains a token needs none of their own.
-const userWorkStands = 90 * time.Second
+// be it a little late, whoever obtains a token needs none of their own. Nor is a dead user's session
+// opened for longer than that: the tick does not ask after users of whom it has no token.
+const userWorkStands = 65 * time.Second
 
 const (
 	// retryOutAfter is how often a config that is out of service is tried.
