@@ -56,3 +56,19 @@ func TestADataCallThatHangsKeepsNoReaderFromItsToken(t *testing.T) {
 		m.expectFrom("default", m.read(nil))
 	})
 }
+
+// reason that is none of N-central's health, the first is tried again within minutes.
+func TestAConfigThatIsOutIsTriedSoonWhereTheNextGivesNothing(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 400})
+		m.fails(anyStatus, opRead, "creds/monitoring", nil)
+		for range 3 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("still out of service since", since)
+		}
+	})
+}

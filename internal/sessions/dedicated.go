@@ -148,6 +148,7 @@ func (m *Manager) openFirst(
 	}
 	a := &attempt{
 		m:      m,
+		role:   role.Name,
 		turnTo: func(*store.Config) {},
 		from: func(ctx context.Context, config *store.Config) (*store.Token, error) {
 			return m.openSession(ctx, config, role)
@@ -156,7 +157,7 @@ func (m *Manager) openFirst(
 	}
 	first, err := a.obtain(ctx, found.inService())
 	if first == nil {
-		return nil, nil, m.whyNone(ctx, role.Name, err)
+		return nil, nil, err
 	}
 	return first.config, first.token, nil
 }

@@ -27,8 +27,8 @@ const userWorkStands = 65 * time.Second
 const (
 	// retryOutAfter is how often a config that is out of service is tried.
 	retryOutAfter = 10 * time.Minute
-	// retryAllOutAfter is after which time one is tried first where no config of a role is in service;
-	// each try that fails doubles it.
+	// retryAllOutAfter is after which time one is tried first where a role gets nothing of use from its
+	// other configs; each try that fails doubles it.
 	retryAllOutAfter = time.Minute
 )
 
@@ -81,7 +81,8 @@ type candidate struct {
 
 // attempt is one way through a role's configs to a session.
 type attempt struct {
-	m *Manager
+	m    *Manager
+	role string
 	// turnTo notes which config is asked next.
 	turnTo func(*store.Config)
 	// from opens a session with the config.
@@ -114,14 +115,17 @@ func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *c
 		}
 	}
 	a.putOut(ctx, &a.out)
-	switch {
-	case found != nil:
+	if found != nil {
 		a.putOut(ctx, &a.doubted)
 		if a.held != nil {
 			a.end(a.held.token)
 		}
 		return found, nil
-	case a.held != nil:
+	}
+	if failure := a.m.noteHelpless(ctx, a.role); failure != nil {
+		err = failure
+	}
+	if a.held != nil {
 		a.turnTo(a.held.config)
 		return a.held, nil
 	}
@@ -301,19 +305,28 @@ type outTry struct {
 	times int
 	// role is one with a fallback that named the config when it was last tried.
 	role string
-	// helplessAt is when a reader last met a role that names the config and has none in service.
+	// helplessAt is when a reader last met a role that names the config and gets nothing of use from the
+	// others.
 	helplessAt time.Time
 }
 
-// noteHelpless notes that a reader met a role that has no config in service.
-func (m *Manager) noteHelpless(role *AllOutError, now time.Time) {
+// noteHelpless notes, for each of the role's configs that is out of service by now, that a reader gets
+// nothing of use from the others. It returns the error of a role of which no config is in service.
+func (m *Manager) noteHelpless(ctx context.Context, role string) *AllOutError {
+	_, found, err := m.definition(ctx, role)
+	if err != nil {
+		return nil
+	}
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
-	for _, out := range role.Out {
-		try := m.outTries[out.Config]
-		try.helplessAt = now
-		m.outTries[out.Config] = try
+	for _, one := range found {
+		if one.config != nil && one.out != nil {
+			try := m.outTries[one.config.Name]
+			try.helplessAt = time.Now()
+			m.outTries[one.config.Name] = try
+		}
 	}
+	return found.allOut(role)
 }
 
 // tryConfigsOut tries the configs that are out of service and due, and forgets those that are so no

@@ -22,7 +22,8 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 		return m.obtainFrom(ctx, state, f, f.config)
 	}
 	a := &attempt{
-		m: m,
+		m:    m,
+		role: state.role,
 		turnTo: func(config *store.Config) {
 			state.mu.Lock()
 			defer state.mu.Unlock()
@@ -35,23 +36,9 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 	}
 	found, err := a.obtain(ctx, f.sources.inService())
 	if found == nil {
-		return nil, m.whyNone(ctx, state.role, err)
+		return nil, err
 	}
 	return found.token, nil
-}
-
-// whyNone returns the error of a role of which no config is in service by now, else the one given.
-func (m *Manager) whyNone(ctx context.Context, role string, err error) error {
-	_, found, unknown := m.definition(ctx, role)
-	if unknown != nil {
-		return err
-	}
-	failure := found.allOut(role)
-	if failure == nil {
-		return err
-	}
-	m.noteHelpless(failure, time.Now())
-	return failure
 }
 
 // obtainFrom gets a token from the config: by refresh where that harms no reader, else by authenticate.
