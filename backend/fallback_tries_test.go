@@ -8,6 +8,8 @@ package backend
 import (
 	"testing"
 	"time"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
 // A dead user's sessions are handed out for no longer than a minute and ten seconds.
@@ -21,5 +23,29 @@ func TestADedicatedRoleLeavesADeadUserWithinAMinute(t *testing.T) {
 		}
 		time.Sleep(70 * time.Second)
 		m.expectFrom("second", m.open(nil).Data)
+	})
+}
+
+// minute.
+func (m *mount) triesInAnHour() int {
+	m.t.Helper()
+	m.ResetCounts()
+	for range 60 {
+		m.tick()
+		_, _ = m.do(opRead, "creds/monitoring", nil)
+		time.Sleep(time.Minute)
+	}
+	return m.all(simulator.EndpointAuthenticate)
+}
+
+// One user is one user, however many configs hold the token.
+func TestADeadUserOfTwoConfigsIsTriedAsOne(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.write("config/second", map[string]any{"user_api_token": m.token, "verify": false})
+		m.regenerate()
+		m.fails(400, opRead, "creds/monitoring", nil, "none of its configs is in service")
+		if tries := m.triesInAnHour(); tries > 8 {
+			t.Errorf("tried %d times in an hour", tries)
+		}
 	})
 }

@@ -336,15 +336,18 @@ func (m *Manager) tryConfigsOut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var due []*store.Config
+	var out, due []*store.Config
 	for _, name := range names {
 		config, err := m.store.Configs.Get(ctx, name)
 		switch {
 		case err != nil: // it is looked at again at the next tick
 		case config == nil || m.outOfService(ctx, config) == nil:
 			m.forgetOut(ctx, name)
-		case m.isOutTryDue(ctx, config, time.Now()):
-			due = append(due, config)
+		default:
+			out = append(out, config)
+			if m.isOutTryDue(ctx, config, time.Now()) {
+				due = append(due, config)
+			}
 		}
 	}
 	if len(due) == 0 {
@@ -362,10 +365,30 @@ func (m *Manager) tryConfigsOut(ctx context.Context) error {
 			m.forgetOut(ctx, config.Name)
 			continue
 		}
-		m.noteOutTry(config.Name, role, time.Now())
-		tries.Go(func() error { m.tryConfigOut(ctx, config); return nil })
+		if sameUser := m.takeOutTry(ctx, config, role, out); sameUser != nil {
+			tries.Go(func() error { m.tryConfigOut(ctx, config, sameUser); return nil })
+		}
 	}
 	return tries.Wait()
+}
+
+// takeOutTry notes that the config is tried, and with it those of the configs out of service that are of
+// the same user, which it returns: one try tells of them all. It returns nothing where the config was
+// tried so, a moment ago.
+func (m *Manager) takeOutTry(
+	ctx context.Context, config *store.Config, role string, out []*store.Config,
+) (sameUser []*store.Config) {
+	now := time.Now()
+	if !m.isOutTryDue(ctx, config, now) {
+		return nil
+	}
+	for _, other := range out {
+		if other.URL == config.URL && other.UserAPIToken == config.UserAPIToken {
+			sameUser = append(sameUser, other)
+			m.noteOutTry(other.Name, role, now)
+		}
+	}
+	return sameUser
 }
 
 // rolesWithFallback returns, for each of the configs that such roles name, one of them. It looks first at
@@ -424,12 +447,14 @@ func (m *Manager) noteOutTry(config, role string, now time.Time) {
 	m.outTries[config] = try
 }
 
-// tryConfigOut opens a session of the engine's own, to see whether the config's user works again.
-func (m *Manager) tryConfigOut(ctx context.Context, config *store.Config) {
+// tryConfigOut opens a session of the engine's own, to see whether the user of these configs works again.
+func (m *Manager) tryConfigOut(ctx context.Context, config *store.Config, sameUser []*store.Config) {
 	works, failure := m.tryUser(ctx, config)
 	switch {
 	case works:
-		m.bringBack(ctx, config)
+		for _, one := range sameUser {
+			m.bringBack(ctx, one)
+		}
 	case failure == nil || failure.Down():
 		m.logger.Info("a config that is out of service could not be tried", "config", config.Name)
 	}
