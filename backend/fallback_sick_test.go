@@ -72,3 +72,24 @@ func TestAConfigThatIsOutIsTriedSoonWhereTheNextGivesNothing(t *testing.T) {
 		}
 	})
 }
+
+// find out.
+func TestASickServerEndsNobodysSession(t *testing.T) {
+	sick := func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }
+	withTwoUsers(t, sick, func(m *mount) {
+		m.write("config/second/check", nil)
+		m.write("roles/others", map[string]any{"config": "second", "lease": false})
+		m.read(nil)
+		others := m.expectLives(m.readRole("others"))
+		m.tick()
+		m.FailNext(simulator.EndpointServiceOrgs, allOf, simulator.Failure{Kind: simulator.FailureStatus, Status: 500})
+		for range 10 {
+			time.Sleep(time.Minute)
+			m.tick()
+			if !m.AccessTokenLives(others) {
+				t.Fatal("the token of a role without a fallback was ended")
+			}
+		}
+		m.expectFrom("default", m.read(nil))
+	})
+}

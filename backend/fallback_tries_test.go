@@ -49,3 +49,44 @@ func TestADeadUserOfTwoConfigsIsTriedAsOne(t *testing.T) {
 		}
 	})
 }
+
+// Two users that both seem not to work, of whom N-central tells nothing.
+func TestUsersThatSeemDeadAreNotTriedEachMinute(t *testing.T) {
+	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		for _, user := range []string{"api-user", "second-user"} {
+			if err := m.SetPasswordExpired(user, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tries := m.triesInAnHour(); tries > 12 { // a rotation among them
+			t.Errorf("tried %d times in an hour", tries)
+		}
+	})
+}
+
+// that works.
+func TestAConfigIsJudgedByTheFallbacksOfAllItsRoles(t *testing.T) {
+	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
+		m.write("config/third", map[string]any{
+			"url": m.server.URL, "user_api_token": m.AddUser("third-user"), "password_max_age": 0, "verify": false,
+		})
+		if err := m.SetPasswordExpired("second-user", true); err != nil {
+			t.Fatal(err)
+		}
+		for _, role := range m.addRoles(8, map[string]any{"fallback_configs": "second"}) {
+			m.readRole(role)
+		}
+		m.write("roles/monitoring", map[string]any{"fallback_configs": "third"})
+		m.read(nil)
+		m.tick()
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		time.Sleep(5 * time.Second)
+		m.expectFrom("third", m.read(nil))
+	})
+}

@@ -299,7 +299,7 @@ func (snap *snapshot) isDisplaced() bool {
 		!snap.lastReadAt().Before(inHand.IssuedAt)
 }
 
-// outTry is what memory holds of a config that is out of service.
+// outTry is what memory holds of a config that is out of service, or was asked for another's sake.
 type outTry struct {
 	at    time.Time // when it was last tried; zero: not yet
 	times int
@@ -309,6 +309,9 @@ type outTry struct {
 	// others.
 	helplessAt time.Time
 }
+
+// wait is how long the config is left alone where somebody waits for it.
+func (t *outTry) wait() time.Duration { return min(retryAllOutAfter<<min(t.times, 4), retryOutAfter) }
 
 // noteHelpless notes, for each of the role's configs that is out of service by now, that a reader gets
 // nothing of use from the others. It returns the error of a role of which no config is in service.
@@ -434,7 +437,7 @@ func (m *Manager) isOutTryDue(ctx context.Context, config *store.Config, now tim
 	}
 	wait := retryOutAfter
 	if now.Sub(try.helplessAt) < retryOutAfter {
-		wait = min(wait, retryAllOutAfter<<min(try.times, 4))
+		wait = try.wait()
 	}
 	return now.Sub(last) >= wait
 }
@@ -443,6 +446,9 @@ func (m *Manager) noteOutTry(config, role string, now time.Time) {
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
 	try := m.outTries[config]
+	if now.Sub(try.at) > time.Hour {
+		try.times = 0 // which was of another occasion
+	}
 	try.at, try.times, try.role = now, try.times+1, role
 	m.outTries[config] = try
 }
@@ -479,18 +485,49 @@ func (m *Manager) tryUser(ctx context.Context, config *store.Config) (works bool
 	return report.Failed == nil, failure
 }
 
-// judgeByOthers puts the config, whose user seems not to work, out of service if another of the role's
-// configs has a user that works: else it is N-central that is sick.
-func (m *Manager) judgeByOthers(ctx context.Context, role *snapshot, config *store.Config, failure *health.Failure) {
-	for _, other := range role.sources.inService() {
-		if other.Name == config.Name {
-			continue
-		}
-		if works, _ := m.tryUser(ctx, other); works {
-			m.putOut(ctx, config, failure, true)
-			return
+// judgeByOthers puts the config, whose user seems not to work, out of service if another config of one
+// of its roles has a user that works: else it is N-central that is sick. held are the tokens in hand.
+func (m *Manager) judgeByOthers(
+	ctx context.Context, roles []*snapshot, held map[string]tokensInHand, config *store.Config,
+	failure *health.Failure,
+) {
+	asked := map[string]bool{config.Name: true}
+	for _, role := range roles {
+		for _, other := range role.sources.inService() {
+			if asked[other.Name] {
+				continue
+			}
+			asked[other.Name] = true
+			if m.seesUserWork(ctx, other, role.role.Name, held[other.Name]) {
+				m.putOut(ctx, config, failure, true)
+				return
+			}
 		}
 	}
+}
+
+// seesUserWork reports whether the user of a config in service works now. It asks with a token in hand
+// where there is one: a new session may end those that the user has. One of the engine's own is opened
+// no more often than for a config that is out of service.
+func (m *Manager) seesUserWork(ctx context.Context, config *store.Config, role string, held tokensInHand) bool {
+	if snap := m.oldest(ctx, held); snap != nil {
+		server, err := m.server(snap.config)
+		if err != nil {
+			return false
+		}
+		verdict, err := server.ValidateByData(ctx, snap.token)
+		if verdict.UserFailure.UserIsBarred() {
+			m.putOut(ctx, snap.config, verdict.UserFailure, true)
+		}
+		return err == nil && verdict.Valid && verdict.UserFailure == nil
+	}
+	now := time.Now()
+	if try := m.outTry(config.Name); !try.at.IsZero() && now.Sub(try.at) < try.wait() {
+		return false
+	}
+	m.noteOutTry(config.Name, role, now)
+	works, _ := m.tryUser(ctx, config)
+	return works
 }
 
 // noteServing tells of a role whose tokens come from another of its configs than before.

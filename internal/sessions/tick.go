@@ -50,7 +50,7 @@ func (m *Manager) Tick(ctx context.Context) error {
 	found := m.pruneSessions(ctx, roles)
 	work.Go(func() error { m.endDeleted(ctx, found.deleted); return nil })
 	for _, tokens := range found.held {
-		work.Go(func() error { m.tend(ctx, tokens); return nil })
+		work.Go(func() error { m.tend(ctx, tokens, found.held); return nil })
 	}
 	work.Go(func() error { m.rotateEach(ctx, found.displaced); return nil })
 	for _, logouts := range found.over {
@@ -177,17 +177,17 @@ func (m *Manager) endDeleted(ctx context.Context, roles []string) {
 	_ = ends.Wait()
 }
 
-// tend rotates what is due of one config's tokens, and asks after the oldest of them.
-func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
-	var due []*snapshot
-	var withFallback *snapshot
+// tend rotates what is due of one config's tokens, and asks after the oldest of them. held are those of
+// all configs.
+func (m *Manager) tend(ctx context.Context, tokens tokensInHand, held map[string]tokensInHand) {
+	var due, withFallback []*snapshot
 	for role := range tokens {
 		snap, err := m.snapshot(ctx, role)
 		if err != nil || !snap.usable(time.Now()) {
 			continue
 		}
 		if snap.sources.hasFallback() {
-			withFallback = snap
+			withFallback = append(withFallback, snap)
 		}
 		if snap.dueAhead(time.Now()) && snap.wasRead() {
 			due = append(due, snap)
@@ -195,7 +195,11 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand) {
 	}
 	m.rotateEach(ctx, due)
 	if snap := m.oldest(ctx, tokens); snap != nil {
-		m.inspect(ctx, snap, withFallback, snap.sameToken(tokens[snap.role.Name]))
+		wasThere := snap.sameToken(tokens[snap.role.Name])
+		failure := m.inspect(ctx, snap, len(withFallback) > 0, wasThere)
+		if failure != nil && !failure.UserIsBarred() {
+			m.judgeByOthers(ctx, withFallback, held, snap.config, failure)
+		}
 	}
 }
 
@@ -266,21 +270,22 @@ func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 // inspect asks N-central whether the token lives, if it was there before this tick, and once an hour
 // whether a data call succeeds with it. Where a role with a fallback has a token of the config, the data
 // call is the question of every tick, of a new token too: it asks after the user. A dead token that has
-// readers is replaced at once; that it died makes the config's other tokens suspect.
-func (m *Manager) inspect(ctx context.Context, snap, withFallback *snapshot, wasThere bool) {
+// readers is replaced at once; that it died makes the config's other tokens suspect. It returns why the
+// user seems not to work, as far as that question tells.
+func (m *Manager) inspect(
+	ctx context.Context, snap *snapshot, withFallback, wasThere bool,
+) (userFailure *health.Failure) {
 	server, err := m.server(snap.config)
 	if err != nil {
-		return // the config has changed
+		return nil // the config has changed
 	}
 	verdict := upstream.Verdict{Valid: true}
-	if wasThere || withFallback != nil {
-		verdict, err = m.validate(ctx, snap, withFallback != nil)
+	if wasThere || withFallback {
+		verdict, err = m.validate(ctx, snap, withFallback)
 	}
 	switch {
 	case verdict.UserFailure != nil:
-		if !verdict.UserFailure.UserIsBarred() {
-			m.judgeByOthers(ctx, withFallback, snap.config, verdict.UserFailure)
-		}
+		return verdict.UserFailure
 	case err != nil:
 		m.logger.Warn("a token could not be validated", "config", snap.config.Name, "error", err)
 	case !verdict.Valid:
@@ -290,10 +295,11 @@ func (m *Manager) inspect(ctx context.Context, snap, withFallback *snapshot, was
 			latest, err := m.snapshot(ctx, snap.role.Name)
 			return err == nil && latest.sameToken(snap.token)
 		})
-		if withFallback != nil && failure.UserIsBarred() {
+		if withFallback && failure.UserIsBarred() {
 			m.putOut(ctx, snap.config, failure, true)
 		}
 	}
+	return nil
 }
 
 // replaceDead makes the config's other tokens suspect, and replaces a token that was found dead, if
