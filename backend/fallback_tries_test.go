@@ -90,3 +90,20 @@ func TestAConfigIsJudgedByTheFallbacksOfAllItsRoles(t *testing.T) {
 		m.expectFrom("third", m.read(nil))
 	})
 }
+
+// A config whose user works again is in service, and not tried any more, though storage refuses to note
+// it.
+func TestAConfigIsInServiceAgainThoughStorageRefusesToNoteIt(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
+		m.expectFrom("second", m.read(nil))
+		m.hooked().del.Store(failsFor("out/"))
+		if tries := m.triesInAnHour(); tries > 10 { // rotations among them
+			t.Errorf("tried %d times in an hour", tries)
+		}
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("still out of service since", since)
+		}
+		m.expectFrom("default", m.read(nil))
+	})
+}

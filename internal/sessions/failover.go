@@ -243,7 +243,10 @@ func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
 	if m.outOfService(ctx, config) == nil {
 		return
 	}
-	m.forgetOutLocked(ctx, config.Name)
+	if !m.forgetOutLocked(ctx, config.Name) { // what memory has of another version counts, until storage strikes it
+		another := config.WrittenAt.Add(-time.Nanosecond)
+		m.store.OutOfService.Keep(config.Name, &store.OutOfService{ConfigWrittenAt: another})
+	}
 	m.logger.Info("a config is in service again", "config", config.Name)
 }
 
@@ -254,12 +257,14 @@ func (m *Manager) forgetOut(ctx context.Context, config string) {
 	m.forgetOutLocked(ctx, config)
 }
 
-// forgetOutLocked is forgetOut for whoever holds the lock.
-func (m *Manager) forgetOutLocked(ctx context.Context, config string) {
+// forgetOutLocked is forgetOut for whoever holds the lock, and reports whether storage agreed.
+func (m *Manager) forgetOutLocked(ctx context.Context, config string) bool {
 	delete(m.outTries, config)
-	if err := m.store.OutOfService.Delete(ctx, config); err != nil {
+	err := m.store.OutOfService.Delete(ctx, config)
+	if err != nil {
 		m.logger.Warn("that a config is in service again could not be stored", "config", config, "error", err)
 	}
+	return err == nil
 }
 
 // replaceTokensOf replaces the tokens of the config that have readers, in the background.
