@@ -277,7 +277,7 @@ func (m *Manager) inspect(
 ) (userFailure *health.Failure) {
 	server, err := m.server(snap.config)
 	if err != nil {
-		return nil // the config has changed
+		return nil //nolint:nilerr // the config has changed
 	}
 	verdict := upstream.Verdict{Valid: true}
 	if wasThere || withFallback {
