@@ -12,7 +12,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// The parts that all names of the engine's metrics begin with, and the label that most carry.
+// The first two parts of the names of all metrics of the engine, and the label that most of them
+// have.
 const (
 	MetricNamespace = "vault"
 	MetricSubsystem = "ncentral"
@@ -22,10 +23,10 @@ const (
 // Source says where the token of a read came from.
 type Source string
 
-// The sources of a token. Of the first two the token was in hand.
+// The sources of a token. In the first two cases the token was there already.
 const (
 	SourceMemory       Source = "memory"
-	SourceStorage      Source = "storage"      // the first read on this node since it started or the token is another
+	SourceStorage      Source = "storage"      // the first read here since the start, or since another node replaced the token
 	SourceRefresh      Source = "refresh"      // the read waited for a refresh
 	SourceAuthenticate Source = "authenticate" // the read waited for an authenticate
 )
@@ -38,7 +39,7 @@ const (
 	ReasonStorage       = "storage"
 )
 
-// failureReasons are all there are.
+// failureReasons returns all reasons for which a read can fail, as metrics name them.
 func failureReasons() []string {
 	reasons := []string{ReasonReaderGone, ReasonSuperseded, ReasonDeadOnArrival, ReasonStorage}
 	for _, kind := range ncentral.Kinds() {
@@ -49,12 +50,11 @@ func failureReasons() []string {
 	return reasons
 }
 
-// succeeded is the outcome of a call that brought what it was made for. The other outcomes are the
-// kinds of failure.
+// succeeded is the outcome of a call without an error. The other outcomes are the kinds of failure.
 const succeeded = "success"
 
-// counters count what happened with one config since this process started. They are one Collector,
-// so that a config's metrics come and go with it.
+// counters count what happened with one config since this process started. They form one Collector,
+// so that a config's metrics appear and disappear together.
 type counters struct {
 	reads             map[Source]prometheus.Counter
 	readsBySource     *prometheus.CounterVec
@@ -108,8 +108,8 @@ func newCounters(config string) *counters {
 	for _, source := range []Source{SourceMemory, SourceStorage, SourceRefresh, SourceAuthenticate} {
 		c.reads[source] = c.readsBySource.WithLabelValues(string(source))
 	}
-	// What alerts ask the increase of is there before it counts: Prometheus sees no increase in a
-	// series that begins above 0.
+	// These series begin at 0 before anything is counted: Prometheus sees no increase in a series
+	// whose first value is above 0. Alerts ask for their increase.
 	for _, reason := range failureReasons() {
 		c.failedReads.WithLabelValues(reason)
 	}
@@ -120,8 +120,8 @@ func newCounters(config string) *counters {
 	return c
 }
 
-// histogram has buckets that span what a healthy call takes up to the longest flight, three times
-// the longest request_timeout.
+// histogram returns options with buckets from what a healthy call takes up to the longest flight,
+// which is three times the longest request_timeout.
 func histogram(options prometheus.Opts) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Namespace: options.Namespace, Subsystem: options.Subsystem, Name: options.Name, Help: options.Help,
@@ -160,7 +160,7 @@ func (c *counters) trace() ncentral.Trace {
 		},
 		Done: func(call ncentral.Call, err error, took time.Duration) {
 			if _, ok := errors.AsType[*Failure](err); ok {
-				return // the call was not made because of it
+				return // this call was not made
 			}
 			outcome := succeeded
 			if err != nil {

@@ -10,13 +10,13 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// announceAgainAfter is how long a near expiry that was told of is left alone in log and events.
+// announceAgainAfter is how long a warning of an expiry is not repeated in the log and as an event.
 const announceAgainAfter = 24 * time.Hour
 
-// expiry is the end of something that a config's tokens depend on.
+// expiry is when something expires that a config's tokens depend on.
 type expiry struct {
 	what   string
-	at     time.Time // zero where it is not known
+	at     time.Time // zero if it is not known
 	remedy string
 }
 
@@ -34,8 +34,8 @@ func expiriesOf(config *store.Config) [2]expiry {
 	}
 }
 
-// warning tells of the expiry at that time, if it is within the config's expiry_warning or past;
-// else it is empty.
+// warning returns the warning of the expiry if it is past, or nearer than the config's
+// expiry_warning. Else it is empty.
 func (e expiry) warning(config *store.Config, now time.Time) string {
 	if e.at.IsZero() || e.at.Sub(now) > config.ExpiryWarning {
 		return ""
@@ -47,8 +47,8 @@ func (e expiry) warning(config *store.Config, now time.Time) string {
 	return fmt.Sprintf("config %q: %s %s %s, %s", config.Name, e.what, tense, e.at.Format(time.RFC3339), e.remedy)
 }
 
-// ExpiryWarnings tells of the ends that are near or past at that time: of the API user's password
-// and of the User-API token, from the config's expiry_warning ahead.
+// ExpiryWarnings returns the warnings of the expiries that are past, or nearer than the config's
+// expiry_warning: that of the API user's password and that of the User-API token.
 func ExpiryWarnings(config *store.Config, now time.Time) []string {
 	var warnings []string
 	for _, e := range expiriesOf(config) {
@@ -59,20 +59,20 @@ func ExpiryWarnings(config *store.Config, now time.Time) []string {
 	return warnings
 }
 
-// ForReader returns the warning as whoever reads a token is told it. A reader can neither see nor
-// write a config, so the warning says whom to tell.
+// ForReader returns the warning for whoever reads a token. A reader can neither see nor write a
+// config, so it also says whom to tell.
 func ForReader(config, warning string) string {
 	return fmt.Sprintf("%s; tell whoever runs config %q", warning, config)
 }
 
-// ExpiryWarning is a warning of an end that is near or past.
+// ExpiryWarning is the warning of an expiry that is near or past.
 type ExpiryWarning struct {
 	Warning string
 	At      time.Time
 }
 
-// ExpiriesToAnnounce returns the warnings that are to be given at that time, and notes that they
-// are: each once a day, and again when the end is there.
+// ExpiriesToAnnounce returns the warnings that are to go to the log and to events at that time, and
+// notes that they did. Each is due once a day, and again when the expiry is past.
 func (r *Record) ExpiriesToAnnounce(config *store.Config, now time.Time) []ExpiryWarning {
 	var due []ExpiryWarning
 	for _, e := range expiriesOf(config) {
@@ -83,14 +83,14 @@ func (r *Record) ExpiriesToAnnounce(config *store.Config, now time.Time) []Expir
 	return due
 }
 
-// announcement is the last warning that was given of an expiry.
+// announcement is the last warning that was given of an expiry, and when.
 type announcement struct {
 	warning string
 	at      time.Time
 }
 
-// mayAnnounce notes that the warning is given at that time, unless there is none or the same was
-// told within a day.
+// mayAnnounce reports whether the warning is due: there is one, and the same was not given within a
+// day. If so, it notes that it is given.
 func (r *Record) mayAnnounce(what, warning string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

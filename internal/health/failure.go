@@ -13,34 +13,36 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Failure is a call to N-central that did not bring what it was made for, told to the people who
-// run the engine: which config, which step, what happened, what to do, and when it is tried again.
+// Failure is a call to N-central that did not bring what it was made for, worded for the people who
+// run the engine: which config, which step, what happened, what to do, and when the engine tries
+// again.
 type Failure struct {
 	Config string
 	Step   ncentral.Call
 	Kind   ncentral.Kind
 	Cause  error
-	// has is what the config says that decides on the remedy.
+	// has holds those settings of the config on which the remedy depends.
 	has settings
 	// Next is when the engine tries again; zero where it tries at the next request.
 	Next time.Time
-	// NotMade says that the call was not made, because the server is being left alone after the
-	// Cause.
+	// NotMade is set if the call was not made, because the server is being left alone. Cause is
+	// then the failure of the earlier call.
 	NotMade bool
-	// Lost says of a refresh that N-central may have acted on it, or on an attempt before the last,
-	// without the engine having got the answer.
+	// Lost is set for a refresh on which N-central may have acted although no answer arrived. This
+	// holds for the last attempt and for those before it.
 	Lost bool
-	// User is what N-central told of the API user beside a data call that failed, or what is wrong
-	// with them; nil where it did not tell.
+	// User is what N-central said about the API user when a data call failed, or what is wrong with
+	// the user. It is nil if N-central did not say anything.
 	User *ncentral.User
 }
 
-// Error names config, step, cause, remedy and the time of the next attempt. It holds no token.
+// Error returns a text that names the config, the step, the cause, the remedy and the time of the
+// next attempt. It holds no token.
 func (f *Failure) Error() string {
 	return fmt.Sprintf("config %q: %s", f.Config, f.Explanation())
 }
 
-// Explanation is Error without the config.
+// Explanation returns the text of Error without the config.
 func (f *Failure) Explanation() string {
 	var text strings.Builder
 	if f.NotMade {
@@ -56,35 +58,36 @@ func (f *Failure) Explanation() string {
 	return text.String()
 }
 
-// NotMadeFor returns the failure of a call for the config that was not made because of an
-// earlier one, which may have been another config's with the same User-API token.
+// NotMadeFor returns the failure of a call that was not made because of f. The config may be
+// another than that of f, if both have the same User-API token.
 func (f *Failure) NotMadeFor(config string, step ncentral.Call) *Failure {
 	later := *f
 	later.Config, later.Step, later.NotMade = config, step, true
 	return &later
 }
 
-// Unwrap returns the client's error.
+// Unwrap returns the error of the client.
 func (f *Failure) Unwrap() error { return f.Cause }
 
-// CredentialRejected reports that N-central refused the User-API token: the caller's configuration
-// is at fault, and time mends nothing.
+// CredentialRejected reports whether N-central refused the User-API token. Only a change of the
+// config or of the N-central user helps then, and waiting does not.
 func (f *Failure) CredentialRejected() bool {
 	return f.Step == ncentral.CallAuthenticate && (f.Kind == ncentral.KindUnauthorized ||
 		f.Kind == ncentral.KindForbidden)
 }
 
-// MayBeRejection reports whether the answer to authenticate may be a refusal of the User-API token in
-// other words than 401.
+// MayBeRejection reports whether N-central may have refused the User-API token in another form than
+// the usual 401 or 403.
 func (f *Failure) MayBeRejection() bool {
 	return f.Step == ncentral.CallAuthenticate && f.fault() != ncentral.FaultAuthorizationLost &&
 		(f.Kind == ncentral.KindBadRequest || f.Kind == ncentral.KindHiddenError)
 }
 
-// Down says that N-central does not answer, or is too busy to: time may mend it.
+// Down reports whether N-central did not answer, or was too busy to. Waiting may help then.
 func (f *Failure) Down() bool { return IsDown(f.Kind) }
 
-// Final says that N-central has judged the call: made again, it would be answered the same.
+// Final reports whether N-central decided about the call, so that the same call would fail in the
+// same way again.
 func (f *Failure) Final() bool {
 	switch f.Kind {
 	case ncentral.KindUnauthorized, ncentral.KindForbidden, ncentral.KindBadRequest, ncentral.KindNotFound:
@@ -93,7 +96,7 @@ func (f *Failure) Final() bool {
 	return false
 }
 
-// Reason is what happened and what to do about it, without the config and the time of the next
+// Reason returns what happened and what to do about it, without the config and the time of the next
 // attempt.
 func (f *Failure) Reason() string {
 	plain := *f
@@ -101,8 +104,8 @@ func (f *Failure) Reason() string {
 	return plain.Explanation()
 }
 
-// UserIsBarred reports whether N-central told, beside the failure, that the API user does not work. It
-// is false of no failure, nil.
+// UserIsBarred reports whether N-central said that the API user does not work, for example because
+// the user is locked. It returns false if f is nil.
 func (f *Failure) UserIsBarred() bool {
 	if f == nil {
 		return false
@@ -111,7 +114,7 @@ func (f *Failure) UserIsBarred() bool {
 	return bars
 }
 
-// Remedy is what a person can do about it; empty where that is not known.
+// Remedy returns what a person can do about the failure. It is empty if that is not known.
 func (f *Failure) Remedy() string {
 	if remedy := f.remedyOfFault(); remedy != "" {
 		return remedy
@@ -160,8 +163,8 @@ func (f *Failure) Remedy() string {
 	return ""
 }
 
-// IsDown reports whether a failure of that kind is retried and then counts as the server being
-// down.
+// IsDown reports whether a failure of that kind means that N-central did not answer or was too
+// busy, or that the call got no place among those in flight.
 func IsDown(kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindUnreachable, ncentral.KindTimeout, ncentral.KindRateLimited, ncentral.KindUnavailable,
@@ -171,12 +174,13 @@ func IsDown(kind ncentral.Kind) bool {
 	return false
 }
 
-// NewFailure returns the failure of a call for the config, or the one that the cause is already.
+// NewFailure returns the failure of a call for the config. If the cause is a Failure already, it
+// returns that.
 func NewFailure(config *store.Config, step ncentral.Call, cause error) *Failure {
 	if known, ok := errors.AsType[*Failure](cause); ok {
 		return known
 	}
-	// A failure of the transport's own does not know which call it belongs to.
+	// An error of the transport does not know to which call it belongs.
 	var callErr *ncentral.Error
 	if errors.As(cause, &callErr) && callErr.Call == "" {
 		callErr.Call = step

@@ -12,7 +12,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// settings are what a config has, so that no remedy tells to set what is set.
+// settings say what a config has set, so that no remedy asks for what is done already.
 type settings struct {
 	caCert, serverName, http bool
 }
@@ -25,7 +25,7 @@ func settingsOf(config *store.Config) settings {
 	}
 }
 
-// fault is what is plainly wrong, "" where nothing is.
+// fault returns what exactly is wrong, if the client could tell. Else it is empty.
 func (f *Failure) fault() ncentral.Fault {
 	if callErr, ok := errors.AsType[*ncentral.Error](f.Cause); ok {
 		return callErr.Fault
@@ -33,8 +33,8 @@ func (f *Failure) fault() ncentral.Fault {
 	return ""
 }
 
-// remedyOfFault is what a person can do about what is plainly wrong; empty where the kind of
-// failure decides on that.
+// remedyOfFault returns the remedy for what exactly is wrong. If that is not known, it is empty,
+// and the kind of the failure decides.
 func (f *Failure) remedyOfFault() string {
 	var callErr *ncentral.Error
 	if !errors.As(f.Cause, &callErr) {
@@ -52,7 +52,7 @@ func (f *Failure) remedyOfFault() string {
 	return f.has.remedyOfCertificate(callErr.Fault)
 }
 
-// remedies are those that depend on nothing else.
+// remedies are the remedies that depend on nothing but the fault.
 var remedies = map[ncentral.Fault]string{
 	ncentral.FaultNameUnknown: "check the host of url, and whether the DNS servers of this Vault node know it",
 	ncentral.FaultNoDNS:       "see to the DNS servers of this Vault node",
@@ -154,8 +154,8 @@ func (s settings) remedyOfCertificate(fault ncentral.Fault) string {
 	return ""
 }
 
-// remedyAtProxy is what can be done about the connection to the proxy itself, which is made with
-// the config's trust.
+// remedyAtProxy returns what can be done about the connection to the proxy itself. The config's TLS
+// settings apply to that connection too.
 func (s settings) remedyAtProxy(fault ncentral.Fault) string {
 	switch fault {
 	case ncentral.FaultNotTLS:

@@ -12,47 +12,47 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// State is how the credential of a config fares.
+// State is the state of a config in a word.
 type State string
 
 // The states of a config.
 const (
-	StateUnknown  State = "unknown"  // nothing was asked for since the process started or the credential is another
+	StateUnknown  State = "unknown"  // nothing was asked for since the process started or the credential changed
 	StateOK       State = "ok"       // tokens can be had, as far as is known
 	StateDegraded State = "degraded" // tokens are handed out, but something needs a person
 	StateFailing  State = "failing"  // new tokens cannot be had
 )
 
-// States are all there are.
+// States returns all states.
 func States() []State { return []State{StateUnknown, StateOK, StateDegraded, StateFailing} }
 
-// Status is how a config fares, and what of it needs a person. Times are zero where there was none
-// such.
+// Status is the state of a config, with the reasons for it and the facts beside it. A time is zero
+// if it is not known.
 type Status struct {
 	State           State
 	Reasons         []string
 	LastSuccess     time.Time
 	LastFailure     time.Time
 	LastFailureKind ncentral.Kind
-	NextAttempt     time.Time           // where the server is being left alone: when it is next asked for a token
+	NextAttempt     time.Time           // while the server is left alone: when it is next asked for a token
 	OutOfService    *store.OutOfService // nil while roles take their tokens from it
 	LogoutsOwed     int
-	User            *ncentral.User     // as N-central last told of them; nil where it did not
-	Traits          store.ServerTraits // what is known of the server; empty where that is of another URL
+	User            *ncentral.User     // what N-central last said about the user; nil if it said nothing
+	Traits          store.ServerTraits // what was learnt of the server; empty if that was at another URL
 }
 
-// Pauses are why a config's server is, or may be, left alone.
+// Pauses says why a config's server is left alone or passed over, if it is.
 type Pauses struct {
-	Outage *Failure // why the last call to it was not answered, nil where it was
-	// why the User-API token was refused when any config with it last tried it, nil where it was
-	// not
+	Outage *Failure // why the last call got no answer; nil if it got one
+	// why the User-API token was refused when it was last tried, by whichever config has it; nil if
+	// it was not refused
 	Rejection    *Failure
-	OutOfService *store.OutOfService // why roles with a fallback pass it over, nil where they do not
-	Next         time.Time           // when it is next asked for a token, where it is being left alone
+	OutOfService *store.OutOfService // why roles with a fallback pass it over; nil if they do not
+	Next         time.Time           // while it is left alone: when it is next asked for a token
 }
 
-// Status returns how the config fares at that time, with what is known of its server and so many
-// logouts owed there.
+// Status returns how the config fares at that time. The caller knows the pauses, the traits of the
+// server and how many logouts are owed.
 func (r *Record) Status(
 	config *store.Config, pauses Pauses, traits store.ServerTraits, owed int, now time.Time,
 ) Status {
@@ -65,7 +65,7 @@ func (r *Record) Status(
 	}
 	obtaining, outage := cmp.Or(r.obtaining, pauses.Rejection), pauses.Outage
 	if obtaining != nil {
-		outage = nil // it says no more
+		outage = nil // it would say the same twice
 	}
 	for _, failure := range []*Failure{obtaining, outage, r.validation, r.dataCall.Load()} {
 		if failure != nil {
@@ -102,11 +102,11 @@ func (r *Record) Status(
 	return status
 }
 
-// clockTolerance is how far apart the clocks of N-central and of this node may be without a word.
+// clockTolerance is how far the clocks of N-central and of this node may differ without a warning.
 const clockTolerance = 5 * time.Minute
 
-// ClockWarning tells of clocks that are apart, as a check last found them; else it is empty. Tokens
-// are none the worse: how long they live is counted by this node's clock alone.
+// ClockWarning returns a warning if the clocks differed when a check last compared them, else an
+// empty string. Tokens are not affected: their lifetimes are counted by this node's clock alone.
 func ClockWarning(traits store.ServerTraits) string {
 	if traits.ClockOffset == nil || traits.ClockOffset.Abs() <= clockTolerance {
 		return ""

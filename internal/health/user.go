@@ -12,8 +12,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// UserTroubles returns what N-central tells of the API user that needs a person, each with its
-// remedy, and reports whether for one of them the user does not work. A nil user is one of whom nothing was told.
+// UserTroubles returns what is wrong with the API user by what N-central says, each with its
+// remedy. bars reports whether one of them keeps the user from working. A nil user has no troubles.
 func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 	if user == nil {
 		return nil, false
@@ -41,10 +41,11 @@ func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 	return troubles, isKnown(user.PasswordExpired) || isKnown(user.Locked) || isDisabled
 }
 
+// isKnown reports whether the value is known and true.
 func isKnown(is *bool) bool { return is != nil && *is }
 
-// NewUserFailure returns what N-central tells of the API user that needs a person, nil where it
-// tells of nothing.
+// NewUserFailure returns a Failure that names what is wrong with the API user by what N-central
+// says. It returns nil if nothing is.
 func NewUserFailure(config *store.Config, user *ncentral.User) *Failure {
 	troubles, _ := UserTroubles(user)
 	if len(troubles) == 0 {
@@ -56,12 +57,12 @@ func NewUserFailure(config *store.Config, user *ncentral.User) *Failure {
 	}
 }
 
-// IsOfUser reports whether the failure is no call's, but what N-central told of the user. Of a
-// users/me that itself fails no check and no probe makes a failure.
+// IsOfUser reports whether f is about the user, as NewUserFailure makes it, and not about a failed
+// call. A call of users/me that fails never becomes such a Failure.
 func (f *Failure) IsOfUser() bool { return f.Step == ncentral.CallUser }
 
-// remedyOfData is what to do about a data call that failed where the token lives. What N-central
-// tells of the user decides.
+// remedyOfData returns what to do if a data call fails although the token lives. It depends on what
+// N-central says about the user.
 func remedyOfData(user *ncentral.User) string {
 	troubles, _ := UserTroubles(user)
 	switch {
