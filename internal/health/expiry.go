@@ -76,7 +76,7 @@ type ExpiryWarning struct {
 func (r *Record) ExpiriesToAnnounce(config *store.Config, now time.Time) []ExpiryWarning {
 	var due []ExpiryWarning
 	for _, e := range expiriesOf(config) {
-		if warning := e.warning(config, now); r.mayAnnounce(e.what, warning, now) {
+		if warning := e.warning(config, now); r.claimAnnouncement(e.what, warning, now) {
 			due = append(due, ExpiryWarning{warning, e.at})
 		}
 	}
@@ -89,9 +89,9 @@ type announcement struct {
 	at      time.Time
 }
 
-// mayAnnounce reports whether the warning is due: there is one, and the same was not given within a
+// claimAnnouncement reports whether the warning is due: there is one, and the same was not given within a
 // day. If so, it notes that it is given.
-func (r *Record) mayAnnounce(what, warning string, now time.Time) bool {
+func (r *Record) claimAnnouncement(what, warning string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := r.announcedExpiries[what]

@@ -67,7 +67,7 @@ func TestAnEndIsToldOfOnceADayAndAgainWhenItIsThere(t *testing.T) {
 		{"password", "expires", 48*time.Hour - 1, false},
 		{"password", "expired", 48*time.Hour - 1, true},
 	} {
-		if got := record.mayAnnounce(test.what, test.warning, now.Add(test.after)); got != test.want {
+		if got := record.claimAnnouncement(test.what, test.warning, now.Add(test.after)); got != test.want {
 			t.Errorf("%d: %s %q after %s: %t", i, test.what, test.warning, test.after, got)
 		}
 	}

@@ -18,14 +18,14 @@ func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 	if user == nil {
 		return nil, false
 	}
-	if isKnown(user.PasswordExpired) {
+	if isTrue(user.PasswordExpired) {
 		troubles = append(troubles, "the API user's password has expired: set a new one in N-central, then generate "+
 			"a new User-API token and write user_api_token and password_changed_at")
-	} else if isKnown(user.PasswordResetRequired) {
+	} else if isTrue(user.PasswordResetRequired) {
 		troubles = append(troubles, "N-central requires the API user to set a new password: set it, then generate a "+
 			"new User-API token and write user_api_token and password_changed_at")
 	}
-	if isKnown(user.Locked) {
+	if isTrue(user.Locked) {
 		troubles = append(troubles, "the API user is locked: unlock the user in N-central (Administration, User "+
 			"Management, Users)")
 	}
@@ -38,11 +38,11 @@ func UserTroubles(user *ncentral.User) (troubles []string, bars bool) {
 		troubles = append(troubles, fmt.Sprintf("the API user has two-factor authentication on (%s), and may be "+
 			"refused because of that: switch it off for this user in N-central", user.TwoFactorType))
 	}
-	return troubles, isKnown(user.PasswordExpired) || isKnown(user.Locked) || isDisabled
+	return troubles, isTrue(user.PasswordExpired) || isTrue(user.Locked) || isDisabled
 }
 
-// isKnown reports whether the value is known and true.
-func isKnown(is *bool) bool { return is != nil && *is }
+// isTrue reports whether the value is known and true.
+func isTrue(is *bool) bool { return is != nil && *is }
 
 // NewUserFailure returns a Failure that names what is wrong with the API user by what N-central
 // says. It returns nil if nothing is.
