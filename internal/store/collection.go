@@ -14,44 +14,46 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Collection is one kind of entry: how it lies in Vault's storage under a prefix, and the copies of
-// it in memory that serve the reads. Entries are shared between readers and never changed in place:
-// change a copy and Put it.
+// Collection is all entries of one kind: those in Vault's storage under a prefix, and copies in
+// memory that answer the reads. Readers share an entry, so it is never changed in place: change a
+// copy and Put it.
 type Collection[T any] struct {
 	storage logical.Storage
 	prefix  string
-	// absenceKept says that memory also keeps what storage does not hold. It is right only for
-	// names that are looked up after something of that name was found, so that callers cannot fill
-	// memory with names of their invention.
+	// absenceKept is set if memory also keeps that storage has no entry of a name. That is allowed
+	// only for names which are looked up after something else of that name was found. Otherwise
+	// callers could fill memory with invented names.
 	absenceKept bool
-	prepare     func(name string, entry *T) error
-	// instead returns what stands in the place of an entry that cannot be read; nil where nothing
-	// does.
+	// prepare sets the fields that are not stored, and returns an error if the entry lacks
+	// something.
+	prepare func(name string, entry *T) error
+	// instead returns what is used in place of an entry that cannot be read; nil counts as absent.
+	// If instead is nil, Get returns an *UnreadableError.
 	instead func(name string, unreadable error) *T
 
 	writes sync.Mutex // one write at a time, so that memory and storage change in the same order
 
 	mu      sync.RWMutex
 	entries map[string]*T
-	// doubtful are the names of which a write failed: it may have been done all the same, so that
-	// storage is asked again.
+	// doubtful holds the names for which a write failed. It may have been done all the same, so the
+	// next Get asks storage again.
 	doubtful map[string]bool
-	// unstored are the names of entries that memory alone holds, or holds in another form than
-	// storage.
+	// unstored holds the names of entries that only memory has, or that storage has in an older
+	// form.
 	unstored map[string]bool
-	changes  uint64 // counts what makes memory lack or doubt an entry: what was read before is not kept after it
+	changes  uint64 // counts forget and doubt; a Get that began before one of them keeps nothing
 }
 
-// Storable reports whether Vault's storage takes the name: it refuses keys with two dots in a row.
+// Storable reports whether Vault's storage accepts the name. It refuses two dots in a row.
 func Storable(name string) bool { return !strings.Contains(name, "..") }
 
-// Get returns the entry of that name, or nil where there is none. A name that memory holds costs no
-// storage call. The error is storage's, or an *UnreadableError.
+// Get returns the entry of that name, or nil if there is none. If memory holds the name, it makes
+// no storage call. The error is storage's, or an *UnreadableError.
 func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
 	return c.get(ctx, name, c.absenceKept)
 }
 
-// Find is Get for names that a caller may have invented: memory does not keep that there is none.
+// Find is Get for a name that a caller may have invented: memory never keeps that it is absent.
 func (c *Collection[T]) Find(ctx context.Context, name string) (*T, error) {
 	return c.get(ctx, name, false)
 }
@@ -82,12 +84,12 @@ func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) 
 	if c.changes != before {
 		return fetched, nil
 	}
-	if c.doubtful[name] { // storage has said what is
+	if c.doubtful[name] { // storage has answered
 		delete(c.entries, name)
 		delete(c.doubtful, name)
 	}
-	// A concurrent reader may have kept its own copy of the same bytes: one copy serves all, so
-	// that pointers compare.
+	// A concurrent reader may have kept a copy of the same entry. Both return that one, so that
+	// pointers can be compared.
 	if kept, known := c.entries[name]; known {
 		return kept, nil
 	}
@@ -97,7 +99,8 @@ func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) 
 	return fetched, nil
 }
 
-// Peek is Get that leaves memory as it is: for walks, since there may be very many entries.
+// Peek is Get, but adds nothing to memory. It is for walks over all entries, since there may be
+// very many.
 func (c *Collection[T]) Peek(ctx context.Context, name string) (*T, error) {
 	if c.Holds(name) {
 		return c.Get(ctx, name)
@@ -105,7 +108,7 @@ func (c *Collection[T]) Peek(ctx context.Context, name string) (*T, error) {
 	return c.fetch(ctx, name)
 }
 
-// fetch returns the stored entry, or what stands in its place.
+// fetch returns the stored entry, or what is used in its place.
 func (c *Collection[T]) fetch(ctx context.Context, name string) (*T, error) {
 	stored, err := c.storage.Get(ctx, c.prefix+name)
 	switch {
@@ -130,8 +133,8 @@ func (c *Collection[T]) fetch(ctx context.Context, name string) (*T, error) {
 	return c.instead(name, err), nil
 }
 
-// Holds reports whether memory holds what storage has under that name, so that a Get makes no
-// storage call.
+// Holds reports whether memory holds the name, so that a Get of it makes no storage call unless a
+// write of it has failed.
 func (c *Collection[T]) Holds(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -139,8 +142,8 @@ func (c *Collection[T]) Holds(name string) bool {
 	return known
 }
 
-// Put writes the entry to storage and then to memory. After an error memory is as it was, and looks
-// at storage again when that answers: the write may have been done all the same.
+// Put writes the entry to storage and then to memory. If it fails, memory keeps what it had, but
+// the next Get asks storage: the write may have been done all the same.
 func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
@@ -156,13 +159,13 @@ func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	return nil
 }
 
-// Keep puts the entry in memory alone: for one that storage refused and that is worth having all
-// the same. Names lists it.
+// Keep puts the entry into memory alone. It is for an entry that storage refused and that is needed
+// all the same. Names lists it.
 func (c *Collection[T]) Keep(name string, entry *T) {
 	c.remember(name, entry, true)
 }
 
-// IsUnstored reports whether memory alone holds the entry, for storage refused it.
+// IsUnstored reports whether only memory holds the entry, because storage refused it.
 func (c *Collection[T]) IsUnstored(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -170,7 +173,7 @@ func (c *Collection[T]) IsUnstored(name string) bool {
 }
 
 func (c *Collection[T]) remember(name string, entry *T, unstored bool) {
-	_ = c.prepare(name, entry) // what is lacking in it is for its writer to see
+	_ = c.prepare(name, entry) // whoever writes an entry has seen to it that nothing is missing
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries[name] = entry
@@ -182,7 +185,7 @@ func (c *Collection[T]) remember(name string, entry *T, unstored bool) {
 	}
 }
 
-// Delete removes the entry from storage and memory. Deleting what is not there is no error.
+// Delete removes the entry from storage and memory. It is no error if there is none.
 func (c *Collection[T]) Delete(ctx context.Context, name string) error {
 	if !Storable(name) {
 		return nil
@@ -197,7 +200,7 @@ func (c *Collection[T]) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// Names lists the entries, sorted: the stored ones, and those that memory alone holds.
+// Names returns the names of the stored entries and of those that only memory holds, sorted.
 func (c *Collection[T]) Names(ctx context.Context) ([]string, error) {
 	names, err := c.storage.List(ctx, c.prefix)
 	if err != nil {
@@ -212,8 +215,8 @@ func (c *Collection[T]) Names(ctx context.Context) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// All returns the stored entries, sorted by name. Beside an error, which may be several joined,
-// stand those that could be read.
+// All returns the entries, sorted by name. It returns those that could be read even if there is an
+// error, which may be several joined ones.
 func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	names, err := c.Names(ctx)
 	failures := []error{err}
@@ -228,9 +231,9 @@ func (c *Collection[T]) All(ctx context.Context) ([]*T, error) {
 	return entries, errors.Join(failures...)
 }
 
-// Each visits the stored entries, sorted by name, as long as visit reports that it is to go on. It leaves
-// memory as it is. A failure of storage ends the walk; entries that cannot be read are joined in the
-// error at its end.
+// Each visits the entries, sorted by name, until visit returns false. It adds nothing to memory,
+// since there may be very many entries. It stops if storage fails. The errors of entries that
+// cannot be read are joined and returned at the end.
 func (c *Collection[T]) Each(ctx context.Context, visit func(*T) (goOn bool)) error {
 	names, err := c.Names(ctx)
 	if err != nil {
@@ -261,8 +264,8 @@ func (c *Collection[T]) forget(name string) {
 	delete(c.unstored, name)
 }
 
-// doubt has the next Get look at storage again. What memory holds stays where storage does not
-// answer, and where storage is known to be behind: it holds what was before, or nothing.
+// doubt makes the next Get ask storage again. What memory holds stays, in case storage does not
+// answer. An unstored entry is not doubted: storage is known to have an older form, or none.
 func (c *Collection[T]) doubt(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -272,7 +275,7 @@ func (c *Collection[T]) doubt(name string) {
 	}
 }
 
-// invalidate forgets the entry that the storage key names, if it is one of this collection.
+// invalidate forgets the entry with that storage key, if the key has the prefix of this collection.
 func (c *Collection[T]) invalidate(key string) {
 	if name, ours := strings.CutPrefix(key, c.prefix); ours {
 		c.forget(name)

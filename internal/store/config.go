@@ -13,8 +13,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// The bounds of a config's numbers. What is stored beyond them is damage, with which a client would
-// hang or crash.
+// The bounds of a config's numbers. A stored number beyond them is taken for damage: a client would
+// hang or crash with it.
 const (
 	LeastRequestTimeout  = time.Second
 	MostRequestTimeout   = 20 * time.Second
@@ -39,7 +39,8 @@ type Config struct {
 	PasswordMaxAge      time.Duration `json:"password_max_age"`
 	ExpiryWarning       time.Duration `json:"expiry_warning"`
 	UserAPITokenSetAt   time.Time     `json:"user_api_token_set_at"`
-	// WrittenAt tells one version of the config from the next, also where a write changed no field.
+	// WrittenAt identifies the version of the config. Every write changes it, even one that changes
+	// nothing else.
 	WrittenAt time.Time `json:"written_at"`
 
 	fingerprint           string
@@ -62,13 +63,13 @@ func (c *Config) prepare(name string) error {
 	return nil
 }
 
-// Fingerprint changes with the fields whose change retires the config's sessions: url,
-// user_api_token and TLS trust.
+// Fingerprint returns a hash of the fields on which the config's sessions depend: url,
+// user_api_token and TLS trust. A change of them retires the sessions.
 func (c *Config) Fingerprint() string { return c.fingerprint }
 
-// Authorities is the bundle of CACert, which keeps the form it was given in, without what changes
-// no trust: byte order marks, of which there is one for each file that was joined, the white space
-// around it and how its lines end.
+// Authorities returns the certificates of CACert without what makes no difference to trust: byte
+// order marks (one for each file that was joined), white space around, and the form of line ends.
+// CACert itself stays as it was given.
 func (c *Config) Authorities() string {
 	bundle := strings.TrimSpace(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\ufeff", "").Replace(c.CACert))
 	if bundle == "" {
@@ -77,21 +78,22 @@ func (c *Config) Authorities() string {
 	return bundle + "\n"
 }
 
-// longestFlight ends before Vault's clients give up, after 60 s: they would not get to know why.
+// longestFlight is shorter than the 60 s after which Vault's clients give up, since they would not
+// see the reason.
 const longestFlight = 55 * time.Second
 
-// FlightLimit is how long one obtaining of a token may take, queueing, retries and fallback
-// included.
+// FlightLimit returns how long it may take to obtain a token, including queueing, retries and the
+// fallback from refresh to authenticate.
 func (c *Config) FlightLimit() time.Duration { return min(3*c.RequestTimeout, longestFlight) }
 
-// UserAPITokenSHA256 is the root token fingerprint: the SHA-256 of the User-API token, in hex.
+// UserAPITokenSHA256 returns the SHA-256 of the User-API token, in hex.
 func (c *Config) UserAPITokenSHA256() string {
 	sum := sha256.Sum256([]byte(c.UserAPIToken))
 	return hex.EncodeToString(sum[:])
 }
 
-// UserAPITokenExpiresAt is the User-API token's `exp` claim; zero where it has none. The claim is
-// read, never trusted: N-central decides what it accepts.
+// UserAPITokenExpiresAt returns the `exp` claim of the User-API token, or zero if it has none. It
+// is used for warnings alone: N-central decides what it accepts.
 func (c *Config) UserAPITokenExpiresAt() time.Time { return c.userAPITokenExpiresAt }
 
 func expiryOf(userAPIToken string) time.Time {
@@ -100,14 +102,14 @@ func expiryOf(userAPIToken string) time.Time {
 		return time.Time{}
 	}
 	at := claims.ExpiresAt.UTC()
-	if at.Year() < 1970 || at.Year() > 9999 { // no time that RFC 3339 can tell, or that anybody meant
+	if at.Year() < 1970 || at.Year() > 9999 { // not a time that RFC 3339 can express, or that anybody meant
 		return time.Time{}
 	}
 	return at
 }
 
-// PasswordExpiresAt is when N-central lets the API user's password expire; zero where that is not
-// known or switched off.
+// PasswordExpiresAt returns when the API user's password expires. It is zero if that is not known,
+// or if passwords do not expire.
 func (c *Config) PasswordExpiresAt() time.Time {
 	if c.PasswordChangedAt.IsZero() || c.PasswordMaxAge == 0 {
 		return time.Time{}
@@ -115,8 +117,8 @@ func (c *Config) PasswordExpiresAt() time.Time {
 	return c.PasswordChangedAt.Add(c.PasswordMaxAge).UTC()
 }
 
-// fingerprint is a SHA-256 over the fields, each with its length, so that no two lists of fields
-// look alike.
+// fingerprint returns a SHA-256 of the fields, each with its length, so that no two lists of fields
+// give the same hash.
 func fingerprint(fields ...string) string {
 	hash := sha256.New()
 	for _, field := range fields {

@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// currentFormat is the form in which entries are stored. Each carries its number, so that an entry
-// of a later version of the engine is told from a damaged one. It is raised when this version would
-// misread what that one writes.
+// currentFormat is the number of the form in which this version stores entries. Every entry carries
+// such a number, so that an entry of a newer version is not taken for a damaged one. It is raised
+// if older versions would misread the new form.
 const currentFormat = 1
 
 var (
@@ -22,19 +22,20 @@ var (
 	errOutOfRange = errors.New("a number in it is out of range")
 )
 
-// UnreadableError says that a stored entry is damaged, or was written by a newer version of the
-// engine. It can be overwritten and deleted like any other.
+// UnreadableError is the error of a stored entry that is damaged, or that a newer version of the
+// engine wrote. Such an entry can be overwritten and deleted like any other.
 type UnreadableError struct {
 	Key   string // in storage
 	Cause error
 }
 
+// Error names the entry and the remedy. It quotes nothing of the entry.
 func (e *UnreadableError) Error() string {
 	return fmt.Sprintf("the stored entry %s cannot be read: %s: restore it, write it again with all that a new one "+
 		"needs, or delete it", e.Key, reasonOf(e.Cause))
 }
 
-// reasonOf says why an entry cannot be read, without quoting it.
+// reasonOf returns why an entry cannot be read, without quoting it.
 func reasonOf(err error) string {
 	if errors.Is(err, errNewer) || errors.Is(err, errIncomplete) || errors.Is(err, errOutOfRange) {
 		return err.Error()
@@ -45,13 +46,12 @@ func reasonOf(err error) string {
 // Unwrap returns the cause, which may quote the entry.
 func (e *UnreadableError) Unwrap() error { return e.Cause }
 
-// tellsOfDamage reports whether storage failed to read an entry because its bytes are not what was
-// written. The seal of the storage finds most damage before the engine sees the entry, and its
-// error comes over a boundary that passes texts alone. Other failures pass, and say nothing of the
-// entry.
+// tellsOfDamage reports whether storage could not read an entry because its bytes have changed.
+// Vault's encryption finds most damage before the engine sees the entry. A plugin gets the error as
+// a text, so the text decides. All other failures of storage say nothing about the entry.
 func tellsOfDamage(err error) bool { return strings.Contains(err.Error(), "decryption failed") }
 
-// encode makes a storage entry of a struct, with the number of its form.
+// encode returns the storage entry of a struct, with the number of its form.
 func encode(key string, entry any) (*logical.StorageEntry, error) {
 	stored, err := logical.StorageEntryJSON(key, entry)
 	if err != nil {
@@ -61,7 +61,7 @@ func encode(key string, entry any) (*logical.StorageEntry, error) {
 	return stored, nil
 }
 
-// decode reads a storage entry into a struct. One without a number has the first form.
+// decode reads a storage entry into a struct. An entry without a number has form 1.
 func decode(stored *logical.StorageEntry, entry any) error {
 	var form struct {
 		Format int `json:"format"`

@@ -5,19 +5,20 @@ package store
 
 import "time"
 
-// OutOfService says that a config's N-central user gives no tokens of use: roles that name other
-// configs in fallback_configs take theirs from those. It is of one cluster, which has found it out.
+// OutOfService says that a config gives no tokens that are of use. Roles with fallback_configs then
+// take their tokens from another config. Each cluster finds this out for itself.
 type OutOfService struct {
-	// ConfigWrittenAt is the version of the config that is out (Config.WrittenAt): a write puts the
-	// config into service again.
+	// ConfigWrittenAt is the WrittenAt of the version of the config that is out of service. A write
+	// makes another version, which is in service.
 	ConfigWrittenAt time.Time `json:"config_written_at"`
 	Since           time.Time `json:"since"`
-	// Kind is the kind of the failure that put the config out (ncentral.Kind), Reason the same in
-	// words, with what to do. Neither holds a token.
+	// Kind is the kind of the failure for which the config is out (an ncentral.Kind). Reason says
+	// the same in words, and what to do about it. Neither holds a token.
 	Kind   string `json:"kind"`
 	Reason string `json:"reason"`
-	// UserFails is set where the user does not work, so that the tokens in hand are of no use either.
-	// Else N-central refuses the User-API token, and the access tokens in hand may live on.
+	// UserFails is set if the user does not work, so that the access tokens in hand are of no use
+	// either. Otherwise N-central refuses the User-API token, and the access tokens in hand may
+	// still work.
 	UserFails bool `json:"user_fails"`
 }
 
@@ -28,7 +29,7 @@ func (o *OutOfService) prepare(string) error {
 	return nil
 }
 
-// IsOf reports whether that version of the config is the one out of service.
+// IsOf reports whether o is about that version of the config. It returns false if o is nil.
 func (o *OutOfService) IsOf(config *Config) bool {
 	return o != nil && o.ConfigWrittenAt.Equal(config.WrittenAt)
 }

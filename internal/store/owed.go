@@ -15,24 +15,26 @@ import (
 	"github.com/hashicorp/go-uuid"
 )
 
-// PendingLogout is a logout that is still to be done. Pending logouts are few and only the active
-// node's tick tries them, so they are not kept in memory.
+// PendingLogout is a logout that is owed. There are few, and only the active node's tick tries
+// them, so memory keeps no copies.
 type PendingLogout struct {
-	// Key is the logout's place in storage: config, role, and when the token expires, so that
-	// logouts can be counted, and those that have expired removed, without being read.
+	// Key is the logout's key in storage. It names the config, the role and when the token expires,
+	// so that logouts can be counted, and expired ones removed, without reading them.
 	Key string `json:"-"`
-	// Role is the one that the session was opened for, as the key tells.
+	// Role is the role for which the session was opened. It comes from the key.
 	Role string `json:"-"`
 	Origin
 	AccessToken  string    `json:"access_token"`
 	GrantedUntil time.Time `json:"dies_at"`
 }
 
-// expiryDigits is how wide a key states the Unix time of the expiry, so that keys sort by it.
+// expiryDigits is the number of digits of the Unix time in a key. It is fixed, so that keys sort by
+// expiry.
 const expiryDigits = 12
 
-// PutPendingLogout writes down that the role's token is still to be logged out, and returns the
-// pending logout with its key.
+// PutPendingLogout stores that the role's token is still to be logged out, and returns the pending
+// logout with its key. If it fails, the entry may have been written all the same, and the returned
+// key is that of the entry.
 func (s *Store) PutPendingLogout(ctx context.Context, role string, logout PendingLogout) (PendingLogout, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
@@ -51,22 +53,22 @@ func (s *Store) PutPendingLogout(ctx context.Context, role string, logout Pendin
 	return logout, nil
 }
 
-// expiryOfID returns when the logout of that id expires, in Unix time, unless it does not tell.
+// expiryOfID returns when the token of the logout expires, in Unix time. An id is the last part of
+// a key. told is false if the id does not say.
 func expiryOfID(id string) (seconds int64, told bool) {
 	digits, _, _ := strings.Cut(id, "-")
 	seconds, err := strconv.ParseInt(digits, 10, 64)
 	return seconds, err == nil && len(digits) == expiryDigits
 }
 
-// expiredBy reports whether the logout of that id has expired, as its key tells. One that does not
-// tell has not.
+// expiredBy reports whether the id says that the token of the logout had expired by then.
 func expiredBy(id string, now time.Time) bool {
 	seconds, told := expiryOfID(id)
 	return told && seconds < now.Unix()
 }
 
-// ids returns the logouts of the role, those that expire first before the others, as far as they
-// have expired or not.
+// ids returns the ids of the logouts in that folder, CONFIG/ROLE/, the earliest expiry first: those
+// that have expired, or those that have not.
 func (s *Store) ids(ctx context.Context, folder string, expired bool) ([]string, error) {
 	all, err := s.listOwed(ctx, folder)
 	if err != nil {
@@ -78,7 +80,7 @@ func (s *Store) ids(ctx context.Context, folder string, expired bool) ([]string,
 	return ids, nil
 }
 
-// CountOwedOfRole says how many logouts are owed for the role, of whichever config.
+// CountOwedOfRole returns how many logouts are owed for the role, at the servers of all configs.
 func (s *Store) CountOwedOfRole(ctx context.Context, role string) (int, error) {
 	configs, err := s.listOwed(ctx, "")
 	if err != nil {
@@ -87,7 +89,7 @@ func (s *Store) CountOwedOfRole(ctx context.Context, role string) (int, error) {
 	return s.sumOwed(ctx, configs, func(config string) string { return config + role + "/" })
 }
 
-// CountOwedOfConfig says how many logouts are owed at the config's server, for whichever role.
+// CountOwedOfConfig returns how many logouts are owed at the config's server, for all roles.
 func (s *Store) CountOwedOfConfig(ctx context.Context, config string) (int, error) {
 	roles, err := s.listOwed(ctx, config+"/")
 	if err != nil {
@@ -96,8 +98,8 @@ func (s *Store) CountOwedOfConfig(ctx context.Context, config string) (int, erro
 	return s.sumOwed(ctx, roles, func(role string) string { return config + "/" + role })
 }
 
-// OwedUntil returns when the last of the tokens expires whose logout is owed at the config's
-// server, to the second; zero where none is.
+// OwedUntil returns when the last of those tokens expires for which a logout is owed at the
+// config's server, in whole seconds. It is zero if none is owed.
 func (s *Store) OwedUntil(ctx context.Context, config string) (last time.Time, err error) {
 	roles, err := s.listOwed(ctx, config+"/")
 	if err != nil {
@@ -128,9 +130,9 @@ func (s *Store) sumOwed(ctx context.Context, names []string, folder func(name st
 	return sum, nil
 }
 
-// ListPendingLogouts returns up to limit logouts of each config that have not expired: those that
-// expire first, of its roles in turn. Beside an error, which may be several joined, stand those
-// that could be read.
+// ListPendingLogouts returns up to limit logouts of each config that have not expired. The roles of
+// a config take turns, and the earliest expiry of each comes first. It returns those that could be
+// read even if there is an error, which may be several joined ones.
 func (s *Store) ListPendingLogouts(ctx context.Context, limit int) ([]PendingLogout, error) {
 	configs, err := s.listOwed(ctx, "")
 	var logouts []PendingLogout
@@ -151,7 +153,7 @@ func (s *Store) ListPendingLogouts(ctx context.Context, limit int) ([]PendingLog
 	return logouts, err
 }
 
-// keysInTurn returns up to limit keys of the config's logouts: one of each role, then another of
+// keysInTurn returns up to limit keys of the config's logouts: one of each role, then a second of
 // each, and so on.
 func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys []string, err error) {
 	roles, err := s.listOwed(ctx, config)
@@ -178,8 +180,7 @@ func (s *Store) keysInTurn(ctx context.Context, config string, limit int) (keys 
 	return keys[:min(limit, len(keys))], nil
 }
 
-// DeleteExpiredLogouts removes the logouts whose tokens have expired, without reading them, until
-// the context ends.
+// DeleteExpiredLogouts removes the logouts whose tokens have expired, without reading them.
 func (s *Store) DeleteExpiredLogouts(ctx context.Context) error {
 	configs, err := s.listOwed(ctx, "")
 	if err != nil {
@@ -213,7 +214,7 @@ func (s *Store) listOwed(ctx context.Context, folder string) ([]string, error) {
 	return names, nil
 }
 
-// DeletePendingLogout removes a logout that ListPendingLogouts or PutPendingLogout answered.
+// DeletePendingLogout removes a logout that ListPendingLogouts or PutPendingLogout returned.
 func (s *Store) DeletePendingLogout(ctx context.Context, logout PendingLogout) error {
 	if err := s.storage.Delete(ctx, logout.Key); err != nil {
 		return fmt.Errorf("deleting a logout owed: %w", err)
@@ -221,8 +222,8 @@ func (s *Store) DeletePendingLogout(ctx context.Context, logout PendingLogout) e
 	return nil
 }
 
-// owed reads a logout, nil where it was removed in the meantime. One that cannot be read is
-// removed: nothing else would end it.
+// owed returns the logout of that key, or nil if it was removed in the meantime. A logout that
+// cannot be read is removed, since it could never be tried.
 func (s *Store) owed(ctx context.Context, key string) (*PendingLogout, error) {
 	entry, err := s.storage.Get(ctx, key)
 	switch {

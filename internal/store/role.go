@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// CredentialType reports whether a role's readers share a token.
+// CredentialType says whether the readers of a role share a token.
 type CredentialType string
 
 // The credential types.
@@ -18,24 +18,23 @@ const (
 )
 
 const (
-	// DefaultAccessLifetime is the access-token lifetime that N-central grants where nothing else
-	// was asked for, by N-able's documentation.
+	// DefaultAccessLifetime is the access-token lifetime that N-central grants by default, as
+	// N-able documents it.
 	DefaultAccessLifetime = time.Hour
 	// DefaultRefreshLifetime is the same for refresh tokens.
 	DefaultRefreshLifetime = 25 * time.Hour
 
-	// leastMinTTL is the least that a role's min_ttl is by default, and shareOfMinTTL the part of a
-	// longer token's life. Agents come back when up to a tenth of a lease is left: where it was
-	// less, they would be given the same token once more.
+	// By default, a role's min_ttl is a sixth (1/shareOfMinTTL) of the token's life, and
+	// leastMinTTL at least. Vault's agents read again when up to a tenth of a lease is left. If
+	// min_ttl were less than that, they would get the same token once more.
 	leastMinTTL   = 5 * time.Minute
 	shareOfMinTTL = 6
 )
 
-// MostFallbackConfigs bounds how many configs a role names beside its first.
+// MostFallbackConfigs is how many fallback_configs a role may name.
 const MostFallbackConfigs = 8
 
-// Role says who gets what: which config its tokens come from, how they are shared, and for how
-// long.
+// Role says which configs its tokens come from, how they are shared and how long they live.
 type Role struct {
 	Name string `json:"-"`
 
@@ -44,11 +43,11 @@ type Role struct {
 	TTL            time.Duration  `json:"ttl"`
 	MinTTL         *time.Duration `json:"min_ttl,omitempty"` // nil: the default
 	Lease          bool           `json:"lease"`
-	// FallbackConfigs give the tokens, in this order, while Config and those before them are out of
-	// service.
+	// FallbackConfigs are the configs that tokens are taken from while Config is out of service, in
+	// the order in which they are tried.
 	FallbackConfigs []string `json:"fallback_configs,omitempty"`
-	// RereadInterval is how often consumers of a shared token are to come back at least; 0: when
-	// the token is replaced, or its lease ends with it.
+	// RereadInterval is the longest time after which readers of a shared token are told to read
+	// again. 0 sets no such limit.
 	RereadInterval time.Duration `json:"reread_interval,omitempty"`
 
 	fingerprint string
@@ -67,7 +66,8 @@ func (r *Role) prepare(name string) error {
 	return nil
 }
 
-// Configs are those that the role's tokens may come from, in the order in which they are tried.
+// Configs returns the names of the configs that the role's tokens may come from, in the order in
+// which they are tried.
 func (r *Role) Configs() []string { return append([]string{r.Config}, r.FallbackConfigs...) }
 
 // Names reports whether the role's tokens may come from that config.
@@ -75,12 +75,13 @@ func (r *Role) Names(config string) bool {
 	return r.Config == config || slices.Contains(r.FallbackConfigs, config)
 }
 
-// Fingerprint changes with the fields whose change retires the role's sessions: config,
-// credential_type and ttl.
+// Fingerprint returns a hash of the fields on which the role's sessions depend: config,
+// credential_type and ttl. A change of them retires the sessions. fallback_configs is not one of
+// them.
 func (r *Role) Fingerprint() string { return r.fingerprint }
 
-// ExpectedLifetime is the access-token lifetime that the role's readers may expect before N-central
-// was asked.
+// ExpectedLifetime returns how long a token of the role is likely to live, before N-central has
+// granted any.
 func (r *Role) ExpectedLifetime() time.Duration {
 	if r.TTL > 0 {
 		return r.TTL
@@ -88,9 +89,9 @@ func (r *Role) ExpectedLifetime() time.Duration {
 	return DefaultAccessLifetime
 }
 
-// MinTTLWithin is the least remaining lifetime of a token when it is handed out, given how long the
-// token lives in all: the role's min_ttl, by default a sixth of that life and 5m at least, and
-// never more than half of it, so that no token is replaced as soon as it was obtained.
+// MinTTLWithin returns the remaining life below which a token is replaced, for a token that lives
+// for lifetime in all: the role's min_ttl, or its default. It is never more than half of the
+// lifetime, so that no token is due to be replaced as soon as it was obtained.
 func (r *Role) MinTTLWithin(lifetime time.Duration) time.Duration {
 	if r.MinTTL != nil {
 		return min(*r.MinTTL, lifetime/2)

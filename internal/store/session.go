@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// Session is all that a shared role has open at N-central: the token that readers get, and those
-// that a rotation replaced or a change retired and that have not lapsed yet.
+// Session holds the tokens of a shared role that still live at N-central: the current one, which
+// readers get, and earlier ones, which a rotation replaced or a change of config or role retired.
 type Session struct {
-	// The fingerprints of the config and role that Current was obtained for. Where they are others
-	// now, it is retired.
+	// The fingerprints of the config and role for which Current was obtained. If one of them is
+	// another now, Current is retired.
 	ConfigFingerprint string  `json:"config_fingerprint"`
 	RoleFingerprint   string  `json:"role_fingerprint"`
 	Current           *Token  `json:"current,omitempty"`
@@ -43,7 +43,8 @@ func (s *Session) Serves(config *Config, role *Role) bool {
 		s.ConfigFingerprint == config.Fingerprint() && s.RoleFingerprint == role.Fingerprint()
 }
 
-// Tokens are all tokens of the session that N-central may still accept at that time.
+// Tokens returns all tokens of the session that N-central may still accept at that time, the
+// current one first.
 func (s *Session) Tokens(now time.Time) []Token {
 	var live []Token
 	if s == nil {
@@ -69,7 +70,7 @@ func (s *Session) Holds(accessToken string) bool {
 		slices.ContainsFunc(s.Earlier, func(token Token) bool { return token.AccessToken == accessToken })
 }
 
-// Promises reports whether a token of that chain is promised to readers at that time.
+// Promises reports whether a token of that chain is still promised to readers at that time.
 func (s *Session) Promises(chain string, now time.Time) bool {
 	return slices.ContainsFunc(s.Tokens(now), func(t Token) bool {
 		return t.Chain == chain &&
@@ -77,13 +78,14 @@ func (s *Session) Promises(chain string, now time.Time) bool {
 	})
 }
 
-// mostEarlier bounds how many earlier tokens a session keeps: an entry in storage has a size that
-// it must not exceed.
+// mostEarlier is how many earlier tokens a session keeps at most, because storage limits the size
+// of an entry.
 const mostEarlier = 50
 
-// Followed returns what the session is once another token has taken the current one's place, and
-// the tokens that are more than it keeps, of which the promise is over and that N-central can end
-// alone.
+// Followed returns the earlier tokens of the session that comes after s, with by as its current
+// token. If they are too many, the oldest are dropped. Those of the dropped ones whose chain has no
+// other token that is kept or promised are returned as ended: they can be logged out without harm
+// to a reader.
 func (s *Session) Followed(by *Token, now time.Time) (earlier, ended []Token) {
 	earlier = s.Tokens(now)
 	slices.SortStableFunc(earlier, func(a, b Token) int { return b.IssuedAt.Compare(a.IssuedAt) })
@@ -102,8 +104,9 @@ func (s *Session) Followed(by *Token, now time.Time) (earlier, ended []Token) {
 	return kept, ended
 }
 
-// PastPromise returns the session without the earlier tokens whose promise is over, and these as
-// far as N-central still accepts them and can end them alone.
+// PastPromise returns the session without the earlier tokens that are past their promise, and these
+// tokens as over. A token of a chain that is still promised stays: a logout may end the whole
+// chain. Tokens that N-central no longer accepts are dropped.
 func (s *Session) PastPromise(now time.Time) (kept *Session, over []Token) {
 	promised := chainsOf(s.Earlier, func(t Token) bool { return Remaining(t.ExpiresAt, now) > 0 })
 	if s.Current != nil {
@@ -123,6 +126,7 @@ func (s *Session) PastPromise(now time.Time) (kept *Session, over []Token) {
 	return &next, over
 }
 
+// chainsOf returns the chains of those tokens for which which returns true.
 func chainsOf(tokens []Token, which func(Token) bool) map[string]bool {
 	chains := map[string]bool{}
 	for _, token := range tokens {
@@ -133,9 +137,9 @@ func chainsOf(tokens []Token, which func(Token) bool) map[string]bool {
 	return chains
 }
 
-// Lapsed reports whether nothing of the session is of use any more: no token lives, and no reader
-// waits for one that the refresh token would bring. A reader waits where the last one came when the
-// token was due to be replaced already.
+// Lapsed reports whether the session is of no use any more: none of its tokens lives, and no reader
+// waits for what its refresh token could bring. A reader is taken to wait if the last read was made
+// when the token was already due to be replaced.
 func (s *Session) Lapsed(now, lastRead, rotatesAt time.Time) bool {
 	if len(s.Tokens(now)) > 0 {
 		return false
@@ -145,7 +149,7 @@ func (s *Session) Lapsed(now, lastRead, rotatesAt time.Time) bool {
 	return !refreshes || rotatesAt.IsZero() || lastRead.Before(rotatesAt)
 }
 
-// Origin says where a token came from. It is sent to that URL and nowhere else.
+// Origin is where a token came from. The token is sent to that URL and nowhere else.
 type Origin struct {
 	Config string `json:"config"`
 	URL    string `json:"url"`
@@ -160,16 +164,16 @@ const (
 	ByRefresh      ObtainedBy = "refresh"
 )
 
-// Token is an N-central access token with the refresh token beside it. Times that this process took
-// keep their monotonic reading in memory; storage keeps the wall clock.
+// Token is an N-central access token, with its refresh token. In memory, times that this process
+// took keep their monotonic reading. Storage has the wall clock alone.
 type Token struct {
 	Origin
 	AccessToken  string     `json:"access_token"`
 	TokenType    string     `json:"token_type"`
 	RefreshToken string     `json:"refresh_token,omitempty"`
 	ObtainedBy   ObtainedBy `json:"obtained_by"`
-	// Chain is common to a token and those refreshed from it: N-central may end them all where one
-	// is logged out [?].
+	// Chain is the same for a token and all that are refreshed from it. If one of them is logged
+	// out, N-central may end them all [?].
 	Chain string `json:"chain,omitempty"`
 
 	IssuedAt         time.Time `json:"issued_at"`  // when the request for it was sent
@@ -178,22 +182,22 @@ type Token struct {
 	RefreshExpiresAt time.Time `json:"refresh_expires_at,omitzero"`
 	LastValidatedAt  time.Time `json:"last_validated_at,omitzero"`
 
-	// ObtainedHere is set for a token that this process obtained. One that came from storage may be
-	// of the past.
+	// ObtainedHere is set if this process obtained the token. A token from storage may be out of
+	// date, for example after a snapshot was restored.
 	ObtainedHere bool `json:"-"`
 
-	// Epoch is the config's (ServerTraits.Epoch) when the token was last known to live.
-	// ServerTraits.Suspects tells what follows.
+	// Epoch is the epoch of the config (ServerTraits.Epoch) when the token was last known to live.
+	// See ServerTraits.Suspects.
 	Epoch int64 `json:"epoch"`
-	// Warnings came with the grant and go with every answer that hands the token out.
+	// Warnings came with the grant. Every answer with the token has them.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// fromTheFuture is the Epoch of a token that is suspect whatever the config's is.
+// fromTheFuture is the Epoch of a token that is suspect whatever the config's epoch is.
 const fromTheFuture = -1
 
-// seenAt returns the token as it is seen at that time. One that came from storage and was issued
-// later, by a node whose clock was ahead, has at most its whole life left, and is suspect.
+// seenAt returns the token as this node sees it at that time. If another node issued it, whose
+// clock is ahead, its times are moved back so that it was issued now, and it is suspect.
 func (t *Token) seenAt(now time.Time) *Token {
 	ahead := t.IssuedAt.Round(0).Sub(now.Round(0))
 	if t.ObtainedHere || ahead <= 0 {
@@ -210,27 +214,27 @@ func (t *Token) seenAt(now time.Time) *Token {
 	return &seen
 }
 
-// IsFromTheFuture reports whether another node issued the token at a time that is yet to come by
-// this node's clock.
+// IsFromTheFuture reports whether another node, whose clock is ahead, issued the token later than
+// now by this node's clock.
 func (t *Token) IsFromTheFuture() bool { return t.Epoch < 0 }
 
-// Lifetime is for how long the token was promised in all.
+// Lifetime returns for how long the token was promised when it was issued.
 func (t *Token) Lifetime() time.Duration { return t.ExpiresAt.Sub(t.IssuedAt) }
 
-// MayBeAccepted reports whether N-central would still accept the token, as far as its granted
-// lifetime tells.
+// MayBeAccepted reports whether the granted lifetime of the token is not over, so that N-central
+// should accept it.
 func (t *Token) MayBeAccepted(now time.Time) bool { return Remaining(t.GrantedUntil, now) > 0 }
 
-// ServableUntil is until when the token can be handed out.
+// ServableUntil returns until when the token can be handed out.
 func (t *Token) ServableUntil() time.Time { return t.ExpiresAt.Add(-MinServable) }
 
-// MinServable is what a token must have left to be handed out: a lease of 0 s would become Vault's
-// default of 768h.
+// MinServable is how long a token must still live to be handed out. Vault would turn a lease of 0 s
+// into its default of 768 h.
 const MinServable = 2 * time.Second
 
-// Remaining is the time from now until then, by the clock that says less. Both clocks count as long
-// as the process lasts: the monotonic one misses no change of the wall clock, and the wall clock
-// misses no suspension of the machine.
+// Remaining returns the time from now until then, by the clock that says less. While the process
+// runs, both clocks count: somebody may set the wall clock, which the monotonic clock does not
+// notice; and the machine may be suspended, during which the monotonic clock may stand still.
 func Remaining(then, now time.Time) time.Duration {
 	return min(then.Sub(now), then.Round(0).Sub(now.Round(0)))
 }

@@ -1,8 +1,26 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package store holds the engine's entries: their form in Vault's storage, their fingerprints, and
-// the copies in memory that serve the reads. It is the one package that Vault's Invalidate reaches.
+// Package store holds the engine's entries: how they look in Vault's storage, their fingerprints,
+// and the copies in memory from which reads are answered. It knows nothing of N-central's API.
+//
+// There are six kinds of entry. A Config and a Role are what users write. A Session holds a shared
+// role's tokens (Token), the current one and earlier ones that still live. ServerTraits are what
+// was learnt of a config's server, with the epoch by which tokens become suspect. OutOfService says
+// that roles with a fallback pass a config over. A PendingLogout is a logout that is owed.
+// Dedicated tokens are not stored here: their leases hold them.
+//
+// A Collection keeps all entries of one kind. Get returns the same pointer until the entry changes,
+// so callers can compare pointers, and must copy an entry before they change it. Put writes to
+// storage first and then to memory. Keep is for an entry that storage refused. Pending logouts are
+// in no collection: they are always read from storage.
+//
+// Store.Definitions orders the writes of configs and roles. In a Collection, writes orders the
+// writes of its kind, and mu guards its maps; mu is never held during a storage call. The order of
+// all locks is in docs/design.md.
+//
+// The tests beside the files test the entries and the collection. What damage and failing storage
+// do to a mount is in backend/damage_test.go and backend/entries_test.go.
 package store
 
 import (
@@ -23,27 +41,28 @@ const (
 	outPrefix     = "out/"
 )
 
-// SealWrapped are the storage prefixes whose entries hold a token.
+// SealWrapped returns the storage prefixes whose entries hold a token.
 func SealWrapped() []string { return []string{configPrefix, sessionPrefix, owedPrefix} }
 
-// Local are the storage prefixes that belong to one cluster and are not replicated: sessions, the
-// logouts owed for them, and what was learnt of the server as that cluster reaches it.
+// Local returns the storage prefixes of what each cluster has for itself, and Vault does not
+// replicate: sessions, the logouts owed for them, what was learnt of the servers, and which configs
+// are out of service.
 func Local() []string { return []string{sessionPrefix, owedPrefix, learntPrefix, outPrefix} }
 
-// Store is all that one mount keeps.
+// Store is all that one mount stores.
 type Store struct {
 	storage logical.Storage
 	logger  hclog.Logger
 
-	// Definitions is held while a config or role is written or deleted, so that a role cannot come
-	// to name a config that is being deleted. No call to N-central is made under it.
+	// Definitions is held while a config or role is written or deleted, so that no role can name a
+	// config that is being deleted. It is never held during a call to N-central.
 	Definitions sync.Mutex
 
 	Configs  *Collection[Config]
 	Roles    *Collection[Role]
 	Sessions *Collection[Session]
 	Traits   *Collection[ServerTraits]
-	// OutOfService are the configs whose users give no tokens of use, by the config's name.
+	// OutOfService holds the configs that are out of service, by name.
 	OutOfService *Collection[OutOfService]
 }
 
@@ -89,8 +108,8 @@ func newCollection[T any](storage logical.Storage, prefix string, prepare func(*
 	}
 }
 
-// Invalidate drops from memory exactly what the storage key names: Vault calls it where another
-// node wrote the key.
+// Invalidate drops the entry with that storage key from memory. Vault calls it when another node
+// has written the key.
 func (s *Store) Invalidate(key string) {
 	s.Configs.invalidate(key)
 	s.Roles.invalidate(key)
