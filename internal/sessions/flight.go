@@ -237,7 +237,7 @@ func (m *Manager) keep(ctx context.Context, state *roleState, f *flight, token *
 		m.logger.Warn("the session before the new one cannot be read: its tokens are left to lapse", "role", state.role,
 			"error", err)
 	}
-	earlier, ended := before.Followed(token, now)
+	earlier, ended := before.EarlierAfter(token, now)
 	for _, one := range ended {
 		m.discard(state.role, one)
 	}

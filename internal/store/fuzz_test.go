@@ -115,7 +115,7 @@ func use(entry any) {
 	case *Session:
 		_ = entry.Tokens(now)
 		_, _ = entry.PastPromise(now)
-		_, _ = entry.Followed(&Token{}, now)
+		_, _ = entry.EarlierAfter(&Token{}, now)
 		_ = entry.Lapsed(now, now, now)
 	}
 }

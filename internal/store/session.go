@@ -82,11 +82,11 @@ func (s *Session) Promises(chain string, now time.Time) bool {
 // of an entry.
 const mostEarlier = 50
 
-// Followed returns the earlier tokens of the session that comes after s, with by as its current
+// EarlierAfter returns the earlier tokens of the session that comes after s, with by as its current
 // token. If they are too many, the oldest are dropped. Those of the dropped ones whose chain has no
 // other token that is kept or promised are returned as ended: they can be logged out without harm
 // to a reader.
-func (s *Session) Followed(by *Token, now time.Time) (earlier, ended []Token) {
+func (s *Session) EarlierAfter(by *Token, now time.Time) (earlier, ended []Token) {
 	earlier = s.Tokens(now)
 	slices.SortStableFunc(earlier, func(a, b Token) int { return b.IssuedAt.Compare(a.IssuedAt) })
 	if len(earlier) <= mostEarlier {

@@ -110,7 +110,7 @@ func TestASessionKeepsTheFiftyNewestOfItsEarlierTokens(t *testing.T) {
 		session.Earlier = append([]Token{tokenOf(strconv.Itoa(age), strconv.Itoa(age), now, age, -1, 60)},
 			session.Earlier...)
 	}
-	kept, ended := session.Followed(&by, now)
+	kept, ended := session.EarlierAfter(&by, now)
 	if len(kept) != 50 || len(ended) != 0 {
 		t.Errorf("of 50, %d are kept, %d ended", len(kept), len(ended))
 	}
@@ -123,7 +123,7 @@ func TestASessionKeepsTheFiftyNewestOfItsEarlierTokens(t *testing.T) {
 		tokenOf("56", "56", now, 56, 0, 60),
 		tokenOf("57", "52", now, 57, -1, 60), // with one that is promised
 	)
-	kept, ended = session.Followed(&by, now)
+	kept, ended = session.EarlierAfter(&by, now)
 	if len(kept) != 50 || kept[0].AccessToken != "1" || kept[49].AccessToken != "50" {
 		t.Error("kept:", namesOf(kept))
 	}
