@@ -12,15 +12,15 @@ import (
 type aliveness int
 
 const (
-	notAsked aliveness = iota // N-central does not answer, or is left alone
-	untold                    // it answers, and that tells nothing of the token
+	notAsked aliveness = iota // N-central did not answer, or is being left alone
+	untold                    // N-central answered, and that does not show whether the token lives
 	dead
 	alive
 )
 
-// askWhetherAlive asks by validate. Where that tells nothing, which no version of N-central is
-// documented to do but proxies and older servers may [?], the data call decides. The error says why
-// for notAsked and untold.
+// askWhetherAlive finds out by validate whether a token lives. If the answer to validate is
+// inconclusive, the data call decides. N-able documents no version of which that is true, but
+// proxies and older servers may be like that [?]. The error says why for notAsked and untold.
 func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	err := validate()
 	switch kind := ncentral.KindOf(err); {
@@ -43,9 +43,10 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	return untold, err
 }
 
-// askByData asks by the data call, which tells beside whether the token's user works. Where it fails,
-// validate tells whether the token lives all the same: userErr is why the user then seems not to work,
-// also where validate tells nothing. The error says why for notAsked and untold.
+// askByData finds out by the data call whether a token lives, and whether its user works. If the
+// data call fails, validate decides whether the token lives. userErr is then why the user seems not
+// to work: it is set unless the token is dead or N-central did not answer. The error says why for
+// notAsked and untold.
 func askByData(validate, data func() error) (found aliveness, userErr, err error) {
 	dataErr := data()
 	switch kind := ncentral.KindOf(dataErr); {
@@ -68,7 +69,8 @@ func askByData(validate, data func() error) (found aliveness, userErr, err error
 	return untold, dataErr, err
 }
 
-// isUnanswered reports whether a call that failed so brought no answer of N-central's that counts.
+// isUnanswered reports whether a call that failed with that kind got no answer from N-central that
+// counts.
 func isUnanswered(kind ncentral.Kind) bool {
 	return health.IsDown(kind) || kind == ncentral.KindCanceled
 }

@@ -18,15 +18,15 @@ import (
 	"vault-plugin-secrets-ncentral/internal/ncentral"
 )
 
-// attempts is the transport that every attempt of every call to one server goes through. It holds
-// the requests in flight to their limit, in the order in which they came, and each attempt to
-// request_timeout, which counts from when its turn has come until the body is read. A part of the
-// places is kept from those calls that each reader causes one of, so that no number of them keeps
-// those waiting that many readers share.
+// attempts is the transport through which every attempt of every call to one server goes. It limits
+// the requests in flight, first come, first served, and gives each attempt the request_timeout,
+// which counts from when the attempt got its place until the body is read. A quarter of the places
+// is kept for calls whose result many readers share. Calls that are made for one reader each cannot
+// take these, however many there are.
 type attempts struct {
 	next      http.RoundTripper
 	places    *semaphore.Weighted
-	perReader *semaphore.Weighted // the places among them that calls for one reader may take
+	perReader *semaphore.Weighted // those of the places that calls for one reader may take
 	limit     int
 	timeout   time.Duration
 
@@ -44,11 +44,12 @@ func newAttempts(next http.RoundTripper, limit int, timeout time.Duration, inFli
 	}
 }
 
-// PlacesPerReader is how many of the places calls that each reader causes one of may take. A
-// quarter, one at least, is kept for what readers share; where there is but one place, that waits
-// for one other call at most.
+// PlacesPerReader returns how many of the places calls for one reader may take. A quarter, and at
+// least one, is kept for what readers share. If there is only one place, all calls share it.
 func PlacesPerReader(limit int) int { return max(limit-max(limit/4, 1), 1) }
 
+// RoundTrip makes one attempt: it waits for a place, looks whether the gate of its turn has been
+// shut meanwhile, and sends. The place is given back when the turn ends or makes another attempt.
 func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 	turn := turnOf(request.Context())
 	turn.giveBack()
@@ -109,8 +110,8 @@ func releaseAll(pools []*semaphore.Weighted) {
 	}
 }
 
-// noPlace returns the error of an attempt that got no place in time, or that of one whose caller
-// gave it up.
+// noPlace returns the error of an attempt that got no place: inTime, or a cancellation if its
+// caller gave up.
 func noPlace(inTime *ncentral.Error, cause error) error {
 	if errors.Is(cause, context.Canceled) {
 		inTime = &ncentral.Error{Kind: ncentral.KindCanceled}
@@ -119,15 +120,16 @@ func noPlace(inTime *ncentral.Error, cause error) error {
 	return inTime
 }
 
-// CloseIdleConnections lets http.Client reach the transport below.
+// CloseIdleConnections passes the call of http.Client on to the transport below.
 func (a *attempts) CloseIdleConnections() {
 	if idle, ok := a.next.(interface{ CloseIdleConnections() }); ok {
 		idle.CloseIdleConnections()
 	}
 }
 
-// turn is the place among those in flight of what is done for one caller. It is kept from an answer
-// until that is acted on, so that whoever comes next sees what it led to.
+// turn is what the calls of one piece of work share: their gate, and the place that they hold. The
+// place is not given back with the answer, but when the answer has been acted on. So whoever gets
+// the place next sees what came of it, such as a pause.
 type turn struct {
 	shut gate
 
@@ -139,8 +141,8 @@ type turn struct {
 
 type turnKey struct{}
 
-// withTurn returns a context for attempts that are not to be made any more once the gate is shut.
-// The place is given back when another attempt is waited for, or by end.
+// withTurn returns a context for calls of one turn. None of their attempts is made once the gate is
+// shut. The place is given back when a turn makes another attempt, and by end.
 func withTurn(ctx context.Context, shut gate) (traced context.Context, end func()) {
 	t := &turn{shut: shut}
 	ctx = context.WithValue(ctx, turnKey{}, t)
@@ -149,14 +151,14 @@ func withTurn(ctx context.Context, shut gate) (traced context.Context, end func(
 	}), t.giveBack
 }
 
-// turnOf returns the turn of the call that the context is of. A call without one is made whatever
-// is being left alone, and gives its place back with the answer.
+// turnOf returns the turn of the context, or nil. A call without a turn has no gate, and gives its
+// place back with the answer.
 func turnOf(ctx context.Context) *turn {
 	t, _ := ctx.Value(turnKey{}).(*turn)
 	return t
 }
 
-// look returns the error of an attempt whose gate was shut while it waited, or nil.
+// look returns an error if the gate is shut by now, else nil.
 func (t *turn) look() error {
 	if t == nil {
 		return nil
@@ -167,7 +169,7 @@ func (t *turn) look() error {
 	return nil
 }
 
-// send notes that an attempt is sent.
+// send notes that an attempt is being sent.
 func (t *turn) send() {
 	if t == nil {
 		return
@@ -177,7 +179,7 @@ func (t *turn) send() {
 	t.sentAt = time.Now()
 }
 
-// fail notes that an attempt failed and another is waited for.
+// fail notes that an attempt failed and is made again.
 func (t *turn) fail() {
 	t.giveBack()
 	t.mu.Lock()
@@ -185,7 +187,8 @@ func (t *turn) fail() {
 	t.retried = true
 }
 
-// wasCutShort reports whether the one attempt was not sent, or given up before it had its time.
+// wasCutShort reports whether there was a single attempt, and it was not sent or did not get its
+// full time.
 func (t *turn) wasCutShort(timeout time.Duration) bool {
 	if t == nil {
 		return false
@@ -195,6 +198,7 @@ func (t *turn) wasCutShort(timeout time.Duration) bool {
 	return !t.retried && (t.sentAt.IsZero() || time.Since(t.sentAt) < timeout)
 }
 
+// keep keeps the place until giveBack. Without a turn it is released at once.
 func (t *turn) keep(release func()) {
 	if t == nil {
 		release()
@@ -219,21 +223,21 @@ func (t *turn) giveBack() {
 
 type wantedKey struct{}
 
-// WhileWanted returns a context for calls that are wanted as long as another context lasts. An
-// attempt that has not been sent by its end is not made. One that has been is not broken off, since
-// N-central may have opened a session by then that nobody would know of.
+// WhileWanted returns a context for calls that are wanted until the other context ends. After that,
+// no attempt is sent any more. An attempt that was sent already is not broken off: N-central may
+// have opened a session, and nobody would know of it.
 func WhileWanted(ctx, wanted context.Context) context.Context {
 	return context.WithValue(ctx, wantedKey{}, wanted)
 }
 
-// AwaitedBy is WhileWanted for a call that one reader waits for.
+// AwaitedBy is WhileWanted for a call that is made for one reader, who waits for it.
 func AwaitedBy(ctx, reader context.Context) context.Context {
 	return WhileWanted(forOneReader(ctx), reader)
 }
 
 type forOneReaderKey struct{}
 
-// forOneReader returns a context for a call that each reader causes one of. It takes none of the
+// forOneReader returns a context for a call that is made for one reader alone. It takes none of the
 // places that are kept for what readers share.
 func forOneReader(ctx context.Context) context.Context {
 	return context.WithValue(ctx, forOneReaderKey{}, struct{}{})
@@ -241,12 +245,12 @@ func forOneReader(ctx context.Context) context.Context {
 
 func isForOneReader(ctx context.Context) bool { return ctx.Value(forOneReaderKey{}) != nil }
 
-// untilUnwanted returns a context that also ends when the call is not wanted any more.
+// untilUnwanted returns a context that also ends when the call is no longer wanted.
 func untilUnwanted(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	if wanted, ok := ctx.Value(wantedKey{}).(context.Context); ok {
 		if wanted.Err() != nil {
-			cancel() // at once: AfterFunc has it done some time
+			cancel() // now: AfterFunc would do it a little later
 		}
 		stop := context.AfterFunc(wanted, cancel)
 		return ctx, func() { stop(); cancel() }
@@ -260,6 +264,7 @@ type attemptBody struct {
 	done func()
 }
 
+// Close closes the body and ends the attempt.
 func (b *attemptBody) Close() error {
 	defer b.done()
 	return b.ReadCloser.Close()

@@ -17,12 +17,14 @@ const (
 	longestCoolDown = 10 * time.Minute
 	firstBackOff    = time.Second
 	longestBackOff  = 15 * time.Second
-	// longestRetryAfter bounds for how long N-central may ask to be left alone.
+	// longestRetryAfter is how long N-central is left alone at most if it asks for it by
+	// Retry-After.
 	longestRetryAfter = 10 * time.Minute
 )
 
-// backoff is a time in which N-central is not asked for something. Each failure after it doubles
-// the next, up to the longest; a success ends it and starts over with the first.
+// backoff is a time during which N-central is not asked for something: a cool-down, or a back-off.
+// Each failure that follows doubles the length of the next, up to the longest. A success ends it,
+// and the next begins with the first length.
 type backoff struct {
 	first, longest time.Duration
 
@@ -34,8 +36,8 @@ type backoff struct {
 func newCoolDown() backoff { return backoff{first: firstCoolDown, longest: longestCoolDown} }
 func newBackOff() backoff  { return backoff{first: firstBackOff, longest: longestBackOff} }
 
-// begin starts the pause after an attempt that was sent at that time. An attempt that was under way
-// already when the last pause began tells nothing new and does not lengthen it. Where N-central
+// begin begins the pause after an attempt that was sent at that time. If the attempt was sent
+// before the last pause began, its failure is no news, and the pause stays as it is. If N-central
 // said for how long it wants to be left alone, that counts.
 func (p *backoff) begin(sent, now time.Time, cause *health.Failure) {
 	if sent.Before(p.begun) {
@@ -58,17 +60,17 @@ func retryAfter(failure *health.Failure) time.Duration {
 	return 0
 }
 
-// lift ends the pause because what it waited for is well again.
+// lift ends the pause and forgets the failures, because a call succeeded.
 func (p *backoff) lift() { *p = backoff{first: p.first, longest: p.longest} }
 
-// release ends the pause for one attempt: if that fails too, the next pause is as much longer as it
-// would have been.
+// release ends the pause without forgetting the failures: if the next attempt fails too, the pause
+// after it is longer.
 func (p *backoff) release() { p.until = p.begun }
 
-// active returns why nothing is asked at that time, or nil. A caller whose token ended during the
-// pause need not wait for its end, once it has lasted as long as the first one does. A zero
-// tokenEnd is that of a caller who had none. A time is over as soon as one of the clocks says so,
-// as a token's is: the machine may have been suspended meanwhile.
+// active returns why nothing is asked at that time, or nil if there is no pause. The pause does not
+// apply to a caller whose token ended during it, once it has lasted for the first length. tokenEnd
+// is zero if the caller had no token. Times are over as soon as one of the clocks says so, as for
+// tokens: the machine may have been suspended.
 func (p *backoff) active(now, tokenEnd time.Time) *health.Failure {
 	isOver := func(then time.Time) bool { return store.Remaining(then, now) <= 0 }
 	switch {

@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Step is one step of a check.
+// Step is one step of a check, and how it went.
 type Step struct {
 	Name     string
 	OK       bool
@@ -28,55 +28,58 @@ type Report struct {
 	Steps  []Step
 	Failed *Step // the first step that failed; nil where all passed
 	Traits store.ServerTraits
-	// User is what N-central told of the API user; nil where it was not asked, or did not tell.
+	// User is what N-central said about the API user; nil if it was not asked, or said nothing.
 	User *ncentral.User
-	// Warnings tell of what is well enough to pass and worth knowing all the same.
+	// Warnings are about what lets the check pass and is still worth knowing.
 	Warnings []string
-	// Left are the sessions that were opened and have not been ended.
+	// OpenSessions are the sessions that were opened and not ended. The caller must end them.
 	OpenSessions []Grant
 
 	scope         scope
 	authenticated bool
 	userAsked     bool
-	failure       *health.Failure // why the first failed step failed, where that is a call's or the user's
+	failure       *health.Failure // of the step that failed, if a call failed or the user does not work
 	// authenticateSent is when the last authenticate was sent.
 	authenticateSent time.Time
 }
 
+// scope is the set of steps that a check makes.
 type scope int
 
 const (
-	allSteps      scope = 1 << iota // is the credential alive, and what is this server like: every step
-	rotationSteps                   // only what must be known before a token is rotated
+	allSteps      scope = 1 << iota // every step: does the credential work, and how does the server behave?
+	rotationSteps                   // only what ProbeRotation needs
 	userSteps                       // only whether the API user works
 )
 
 // Check makes every step of check: links; authenticate, twice; validate; user; the data call;
-// refresh; server info; logout of every session that it opened. No step is retried. The steps end
-// within the config's FlightLimit, and the logouts have as much again. It is made in spite of a
-// cool-down, and lifts it where it passes. What it learnt of the server is stored.
+// refresh; server info; logout of every session that it opened. No step is retried. The steps take
+// at most the config's FlightLimit, and the logouts as long again. A cool-down does not stop it,
+// and ends if the check passes. What it learnt of the server is stored.
 func (s *Server) Check(ctx context.Context) *Report {
-	// A caller that hangs up would leave a session open that nobody knows of.
+	// The check goes on if its caller hangs up: otherwise a session could be left open that nobody
+	// knows of.
 	report := s.runCheck(context.WithoutCancel(ctx), allSteps, true)
 	s.Apply(ctx, report)
 	return report
 }
 
-// TryUser makes the steps of check that tell whether the API user works: authenticate, user, data,
-// and logout of the session. It is made in spite of a cool-down, and lifts it where it passes.
+// TryUser makes the steps of check that show whether the API user works: authenticate, user, data
+// and logout. A cool-down does not stop it, and ends if the steps pass.
 func (s *Server) TryUser(ctx context.Context) *Report {
 	report := s.runCheck(context.WithoutCancel(ctx), userSteps, true)
 	s.Apply(ctx, report)
 	return report
 }
 
-// Failure is why the first step failed that did; nil where all passed, and where it was no call's
-// failure nor the user's.
+// Failure returns why the first failed step failed. It is nil if all steps passed, or if neither a
+// call failed nor the user does not work.
 func (r *Report) Failure() *health.Failure { return r.failure }
 
-// Verify is Check on a config that is not stored yet, the stored one of that name beside it, if
-// any. It changes nothing of the stored one, save that tokens which the new sessions may have ended
-// are suspect. Once the config is stored, its server is to Apply the report.
+// Verify is Check on a candidate: a config that is not stored yet. stored is the stored config of
+// that name, or nil. Nothing about the stored config changes, except that tokens which the new
+// sessions may have ended become suspect. Once the candidate is stored, the caller must Apply the
+// report to its server.
 func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) (*Report, error) {
 	server, inForce, err := r.serverToVerify(candidate, stored)
 	if err != nil {
@@ -90,8 +93,9 @@ func (r *Registry) Verify(ctx context.Context, candidate, stored *store.Config) 
 	return server.runCheck(context.WithoutCancel(ctx), allSteps, inForce != nil), nil
 }
 
-// serverToVerify makes a server of the candidate alone, and returns the credential of the stored
-// config beside it, whose sessions it may end; nil where there is none at that URL.
+// serverToVerify returns a server for the candidate, which the registry does not keep. It also
+// returns the credential of the stored config, whose sessions the verification may end; that is nil
+// if there is no stored config with the same URL.
 func (r *Registry) serverToVerify(candidate, stored *store.Config) (*Server, *credential, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,9 +117,9 @@ func (r *Registry) endVerification(server *Server) {
 	r.dropUnused()
 }
 
-// Apply stores what a check taught. One that passed lifts cool-down and back-off; one whose
-// User-API token was refused begins a cool-down where there is none, and leaves alone what
-// there is.
+// Apply stores what a check learnt, and notes its result. A check that passed ends cool-down and
+// back-off. If N-central refused the User-API token, Apply begins a cool-down, unless there is one
+// already.
 func (s *Server) Apply(ctx context.Context, report *Report) {
 	passed := report.Failed == nil && report.scope != rotationSteps
 	s.learnFrom(ctx, report, passed && report.scope == allSteps)
@@ -139,7 +143,7 @@ func (s *Server) Apply(ctx context.Context, report *Report) {
 	}
 }
 
-// noteFailed notes which step of a check failed, where that tells of the config.
+// noteFailed notes the failure of a check, if it says something about the config or its server.
 func (s *Server) noteFailed(ctx context.Context, report *Report) {
 	failure := report.failure
 	switch {
@@ -151,7 +155,7 @@ func (s *Server) noteFailed(ctx context.Context, report *Report) {
 	}
 }
 
-// notePassed takes back what kept calls from being made, and notes that tokens can be had.
+// notePassed ends cool-down, outage and back-off, and notes that tokens can be obtained.
 func (s *Server) notePassed(ctx context.Context) {
 	s.credential.works()
 	s.mu.Lock()
@@ -162,7 +166,7 @@ func (s *Server) notePassed(ctx context.Context) {
 	s.NoteProbed(ctx, health.NewUserFailure(s.config, s.record.LastUser(s.generation)))
 }
 
-// learnFrom takes over what a check found.
+// learnFrom stores what a check found out about the server.
 func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	var rebooted bool
 	s.knowledge.change(ctx, func(l *store.ServerTraits) {
@@ -172,7 +176,7 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 		}
 		mergeTraits(l, report.Traits)
 		if passed {
-			// The administrator may have raised the limits since: ask again.
+			// The administrator may have raised the limits since, so everything is asked for again.
 			l.AccessOverrideCeiling, l.RefreshOverrideCeiling = 0, 0
 		}
 	})
@@ -181,8 +185,8 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	}
 }
 
-// runCheck makes the steps that serve the purpose. hasTokens reports whether tokens of the config
-// may be in hand, which the examination's sessions may end.
+// runCheck makes the steps of the scope. hasTokens is set if readers may hold tokens of the config,
+// which the sessions of the check may end.
 func (s *Server) runCheck(ctx context.Context, scope scope, hasTokens bool) *Report {
 	e := &checkRun{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
 	e.report.scope = scope
@@ -192,7 +196,7 @@ func (s *Server) runCheck(ctx context.Context, scope scope, hasTokens bool) *Rep
 	return &e.report
 }
 
-// mergeTraits takes over what was found and keeps the rest.
+// mergeTraits copies what was found, and leaves the rest as it was.
 func mergeTraits(into *store.ServerTraits, found store.ServerTraits) {
 	if found.ServerVersion != "" {
 		into.ServerVersion = found.ServerVersion
@@ -220,14 +224,14 @@ func mergeTraits(into *store.ServerTraits, found store.ServerTraits) {
 	}
 }
 
-// checkRun is one run of the steps.
+// checkRun is one run of the steps of a check.
 type checkRun struct {
 	server        *Server
 	hasTokens     bool
 	client        *ncentral.Client
 	report        Report
 	open          []Grant // the sessions to end, the newest last
-	takenForEnded []Grant // of which N-central said that the next session ended them
+	takenForEnded []Grant // those that seemed to be ended by the next session
 }
 
 func (e *checkRun) run(ctx context.Context) {
@@ -237,8 +241,8 @@ func (e *checkRun) run(ctx context.Context) {
 	steps := []struct {
 		name   string
 		do     func(context.Context) (string, error)
-		in     scope // what it is a part of
-		merely bool  // finds out what the server is like: it passes where there is no time left for it
+		in     scope // the scopes that it is a part of
+		merely bool  // only finds out how the server behaves: it passes if there was no time for it
 	}{
 		{name: "links", do: e.links, in: allSteps},
 		{name: "authenticate", do: e.authenticate, in: allSteps | rotationSteps | userSteps},
@@ -259,7 +263,7 @@ func (e *checkRun) run(ctx context.Context) {
 		err := e.timed(step.name, func() (string, error) {
 			message, err := step.do(ctx)
 			if err != nil && step.merely && ctx.Err() != nil {
-				//nolint:nilerr // the message tells of it
+				//nolint:nilerr // the message says it
 				return fmt.Sprintf("not found out: the steps took longer than three times request_timeout (%s)",
 					withoutRemedy(err)), nil
 			}
@@ -274,14 +278,15 @@ func (e *checkRun) run(ctx context.Context) {
 	}
 }
 
-// mayBeCutOff reports whether a call made now might be given up before it is answered: what it
-// opened would be lost.
+// mayBeCutOff reports whether a call that began now might be broken off before its answer. A
+// session that it opened would be lost.
 func (e *checkRun) mayBeCutOff(ctx context.Context) bool {
-	deadline, _ := ctx.Deadline() // which every examination has
+	deadline, _ := ctx.Deadline() // run has set one
 	return time.Until(deadline) < e.server.config.RequestTimeout
 }
 
-// timed makes one step and writes it down; the error, a *Failure, is told with its remedy.
+// timed makes one step and adds it to the report. An error is a *health.Failure, and the report has
+// its remedy.
 func (e *checkRun) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
@@ -300,7 +305,7 @@ func (e *checkRun) links(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", e.failure(ncentral.CallLinks, err)
 	}
-	if links.Logout != "" && e.server.Traits(ctx).CanLogOut == nil { // else a logout was tried, which tells more
+	if links.Logout != "" && e.server.Traits(ctx).CanLogOut == nil { // else a logout was tried, which shows more
 		e.report.Traits.CanLogOut = new(true)
 	}
 	var named []string
@@ -335,7 +340,7 @@ func (e *checkRun) authenticate(ctx context.Context) (string, error) {
 	return fmt.Sprintf("a token for %s, a refresh token for %s", grant.Access, grant.Refresh), nil
 }
 
-// opened notes a session that is to be ended, of use or not.
+// opened notes a session that must be ended, even if it cannot be used.
 func (e *checkRun) opened(step ncentral.Call, session *ncentral.Session) (*Grant, error) {
 	grant, err := e.server.judge(step, session, ncentral.Overrides{})
 	if unusable, ok := errors.AsType[*UnusableGrantError](err); ok {
@@ -346,7 +351,7 @@ func (e *checkRun) opened(step ncentral.Call, session *ncentral.Session) (*Grant
 	return grant, nil
 }
 
-// suspectEarlier makes the tokens suspect that the check's sessions may have ended.
+// suspectEarlier makes those tokens suspect that the sessions of the check may have ended.
 func (e *checkRun) suspectEarlier(ctx context.Context) {
 	if e.hasTokens {
 		e.server.suspectUser(ctx)
@@ -376,7 +381,7 @@ func (e *checkRun) authenticateAgain(ctx context.Context) (string, error) {
 		return "the session before it lives on", nil
 	}
 	e.report.Traits.AuthenticateEndsEarlierSessions = new(true)
-	e.suspectEarlier(ctx) // also where this server was known not to
+	e.suspectEarlier(ctx) // even if this server was known not to end earlier ones
 	e.takenForEnded, e.open = e.open[:1:1], e.open[1:]
 	return "a new session ends the earlier ones of this user", nil
 }
@@ -385,7 +390,7 @@ func (e *checkRun) validate(ctx context.Context) (string, error) {
 	err := e.client.Validate(ctx, e.newest().AccessToken)
 	e.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
 	if *e.report.Traits.CanValidate {
-		if ncentral.KindOf(err) == ncentral.KindUnauthorized { // the newest token too: a 401 tells nothing here
+		if ncentral.KindOf(err) == ncentral.KindUnauthorized { // the newest token is refused too, so a 401 shows nothing here
 			e.report.Traits.AuthenticateEndsEarlierSessions = nil
 			e.open = append(e.takenForEnded, e.open...)
 		}
@@ -394,10 +399,11 @@ func (e *checkRun) validate(ctx context.Context) (string, error) {
 	return "this server has no validate: the data call answers for it", nil
 }
 
+// newest returns the session that was opened last.
 func (e *checkRun) newest() Grant { return e.open[len(e.open)-1] }
 
-// user asks what N-central tells of the API user. Where it does not tell, for whatever reason, the
-// data call decides, for which it leaves time.
+// user asks what N-central says about the API user. If it does not say, the data call decides, so
+// time is left for that.
 func (e *checkRun) user(ctx context.Context) (string, error) {
 	ctx, cancel := e.server.leavingTime(ctx)
 	defer cancel()
@@ -437,8 +443,8 @@ func (e *checkRun) data(ctx context.Context) (string, error) {
 	return "", failure
 }
 
-// refresh tries what rotations would like to do. A server that refuses it can be lived with: roles
-// authenticate instead.
+// refresh tries what rotations would like to do. If the server refuses it, the check still passes:
+// roles authenticate instead.
 func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	predecessor := len(e.open) - 1
 	if e.open[predecessor].RefreshToken == "" {
@@ -472,7 +478,7 @@ func (e *checkRun) refresh(ctx context.Context) (string, error) {
 	return "a refresh ends the access token before it", nil
 }
 
-// askWhetherAlive asks whether an earlier session of the check is still there.
+// askWhetherAlive asks whether a session that the check opened is still alive.
 func (e *checkRun) askWhetherAlive(ctx context.Context, index int) (aliveness, error) {
 	token := e.open[index].AccessToken
 	return askWhetherAlive(
@@ -481,7 +487,8 @@ func (e *checkRun) askWhetherAlive(ctx context.Context, index int) (aliveness, e
 	)
 }
 
-// serverInfo is for the reader's knowledge: a server that does not tell is none the worse for it.
+// serverInfo asks for the version, the start time and the time of day. The step passes even if the
+// server does not say.
 func (e *checkRun) serverInfo(ctx context.Context) (string, error) {
 	var told []string
 	if info, err := e.client.ServerInfo(ctx, e.newest().AccessToken); err != nil {
@@ -501,8 +508,8 @@ func (e *checkRun) serverInfo(ctx context.Context) (string, error) {
 	return strings.Join(told, "; "), nil
 }
 
-// logOut ends the sessions that the check opened. What stays open is reported, and no reason to
-// fail. A rotation does not wait for it.
+// logOut ends the sessions that the check opened. It never makes the check fail: what stays open is
+// in the report. A rotation does not wait for the logouts, so it gets all sessions to end.
 func (e *checkRun) logOut(ctx context.Context) {
 	if len(e.open) == 0 {
 		return
@@ -521,7 +528,7 @@ func (e *checkRun) logOut(ctx context.Context) {
 			case "":
 				e.report.Traits.CanLogOut = new(true)
 			case ncentral.KindUnauthorized:
-				// The session is gone already.
+				// The session has ended already.
 			case ncentral.KindNotFound:
 				e.report.Traits.CanLogOut = new(false)
 			default:
@@ -542,7 +549,7 @@ func (e *checkRun) logOut(ctx context.Context) {
 	})
 }
 
-// failure returns nil for no error, else a *Failure.
+// failure returns nil if there is no error, else a *health.Failure.
 func (e *checkRun) failure(step ncentral.Call, err error) error {
 	if err == nil {
 		return nil
@@ -550,8 +557,8 @@ func (e *checkRun) failure(step ncentral.Call, err error) error {
 	return health.NewFailure(e.server.config, step, err)
 }
 
-// withoutRemedy is what failed, for a step that passes all the same: there is nothing to be done
-// about it.
+// withoutRemedy returns what failed, without the remedy, for a step that passes all the same:
+// nothing needs to be done.
 func withoutRemedy(err error) string {
 	var failure *health.Failure
 	if errors.As(err, &failure) && failure.Cause != nil {

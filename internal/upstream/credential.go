@@ -11,16 +11,15 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// credential is a User-API token at one URL. What is known of it holds for every config that has
-// it.
+// credential is a User-API token at one URL. All configs with this token and URL share it.
 type credential struct {
-	mu       sync.Mutex
-	coolDown backoff // after N-central refused the User-API token
+	mu       sync.Mutex // guards what follows
+	coolDown backoff    // after N-central refused the User-API token
 	calls    authCalls
 }
 
-// authCalls counts the authenticate calls with one credential, to see which of them overlapped:
-// they may end each other's sessions.
+// authCalls counts the authenticate calls with one credential. Calls that overlap may end each
+// other's sessions.
 type authCalls struct{ underWay, begun int }
 
 type credentialKey struct{ url, userAPIToken string }
@@ -29,8 +28,8 @@ func keyOf(config *store.Config) credentialKey { return credentialKey{config.URL
 
 func newCredential() *credential { return &credential{coolDown: newCoolDown()} }
 
-// beginAuthenticate notes that an authenticate begins. The function it returns notes the end, and
-// reports whether another was under way at any time in between.
+// beginAuthenticate notes that an authenticate begins. The returned function notes its end, and
+// reports whether another one was under way at any time between.
 func (c *credential) beginAuthenticate() (end func() (overlapped bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,14 +45,16 @@ func (c *credential) beginAuthenticate() (end func() (overlapped bool)) {
 	}
 }
 
+// authCallsSoFar returns the counts now. Two of them show whether an authenticate was under way
+// between.
 func (c *credential) authCallsSoFar() authCalls {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.calls
 }
 
-// beginCoolDown begins the cool-down after an authenticate that was sent at that time, and reports
-// whether this is the first refusal since the credential last worked.
+// beginCoolDown begins the cool-down after an authenticate that was sent at that time. It reports
+// whether this was the first refusal since the credential last worked.
 func (c *credential) beginCoolDown(sent time.Time, failure *health.Failure) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,28 +63,31 @@ func (c *credential) beginCoolDown(sent time.Time, failure *health.Failure) (fir
 	return first
 }
 
-// refusal returns why N-central refused the User-API token the last time it was tried, or nil where
-// it did not.
+// refusal returns why N-central refused the User-API token when it was last tried, or nil if it did
+// not.
 func (c *credential) refusal() *health.Failure {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.coolDown.cause
 }
 
+// works notes that N-central accepted the User-API token: the cool-down is over.
 func (c *credential) works() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.coolDown.lift()
 }
 
-// mayBeTried ends the wait, not the memory of earlier refusals: somebody has written the config
-// since.
+// mayBeTried ends the wait of the cool-down, since somebody has written the config. Earlier
+// refusals are not forgotten.
 func (c *credential) mayBeTried() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.coolDown.release()
 }
 
+// pausedAt returns why the User-API token is not tried at that time, or nil if it is, and until
+// when. See backoff.active about tokenEnd.
 func (c *credential) pausedAt(now, tokenEnd time.Time) (cause *health.Failure, until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,18 +11,18 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// announceLimit is how long a tick tells of expiries.
+// announceLimit is how long a tick may take to announce expiries.
 const announceLimit = 5 * time.Second
 
-// AnnounceExpiries tells log and events of the ends that are near or past, of all configs: once a
-// day each, and again when the end is there. It is for the tick.
+// AnnounceExpiries writes warnings of near and past expiries to the log and sends them as events:
+// each once a day, and again when the expiry is past. The tick calls it.
 func (r *Registry) AnnounceExpiries(ctx context.Context) error {
 	configs, err := r.store.Configs.All(ctx)
 	limited, cancel := context.WithTimeout(ctx, announceLimit)
 	defer cancel()
 	for _, config := range configs {
 		if limited.Err() != nil {
-			break // the event system is slow: the rest is told of at the next tick
+			break // the event system is slow: the next tick announces the rest
 		}
 		r.announceExpiries(ctx, config, time.Now())
 	}

@@ -16,46 +16,46 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// longestLifetime is what no access or refresh token of N-central comes near: more is an answer
-// gone wrong.
+// longestLifetime is longer than the life of any token of N-central. An answer with more is taken
+// to be wrong.
 const longestLifetime = 366 * 24 * time.Hour
 
 // Grant is a session that N-central opened or refreshed.
 type Grant struct {
 	*ncentral.Session
 	Access, Refresh time.Duration // the lifetimes granted, counted from SentAt
-	Epoch           int64         // of the token; see store.Token
+	Epoch           int64         // the new token's; see store.Token.Epoch
 	Warnings        []string
 }
 
-// UnusableGrantError is the error of a session that N-central opened or refreshed, and that is of
-// no use. The session is the caller's to end.
+// UnusableGrantError is the error if N-central opened or refreshed a session that cannot be used.
+// The caller must end that session.
 type UnusableGrantError struct {
 	Grant   Grant
 	Failure *health.Failure
 }
 
-// Error is the failure's.
+// Error returns the text of the failure.
 func (e *UnusableGrantError) Error() string { return e.Failure.Error() }
 
 // Unwrap returns the failure.
 func (e *UnusableGrantError) Unwrap() error { return e.Failure }
 
-// Asked is what a token is asked for with.
+// Asked is what a caller asks for together with a token.
 type Asked struct {
 	ncentral.Overrides
-	// TokenEnd is until when the token in hand can be handed out; zero where there is none. No time
-	// in which N-central is left alone lasts beyond it.
+	// TokenEnd is until when the caller's token in hand can be handed out; zero if there is none. A
+	// pause that began before does not keep the caller from asking after that.
 	TokenEnd time.Time
 }
 
-// Authenticate opens a session. Errors are a *health.Failure, during a cool-down or back-off the
-// one that began it, without a call; and an *UnusableGrantError.
+// Authenticate opens a session. The error is a *health.Failure or an *UnusableGrantError. During a
+// cool-down or back-off no call is made, and the error is made from the failure that began it.
 func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) {
 	sent := time.Now()
 	ctx, endTurn := withTurn(ctx, s.mayAuthenticate(asked.TokenEnd))
 	endAuthenticate := s.credential.beginAuthenticate()
-	lost := false // whether the answer to an attempt before the last was
+	lost := false // an attempt that was made again may have opened a session
 	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
 		lost = lost || s.mayHaveOpened(ctx, err)
 	}})
@@ -68,22 +68,22 @@ func (s *Server) Authenticate(ctx context.Context, asked Asked) (*Grant, error) 
 	switch {
 	case err == nil:
 		grant.Epoch = s.suspectEarlier(ctx)
-		if !isForOneReader(ctx) { // of which the tick knows nothing
+		if !isForOneReader(ctx) { // the tick does not know tokens of one reader, so it cannot watch by them
 			s.watch.tokenObtained(grant.SentAt.Add(grant.Access), time.Now())
 		}
 	case lost || s.mayHaveOpened(ctx, err):
 		s.suspectUser(ctx)
 	}
 	if overlapped := endAuthenticate(); overlapped && err == nil && s.mayEndEarlier(ctx) {
-		grant.Epoch = store.EpochBefore(grant.Epoch) // born suspect: either may have ended the other's session
+		grant.Epoch = store.EpochBefore(grant.Epoch) // suspect at once: either may have ended the other's session
 	}
 	return grant, err
 }
 
-// mayHaveOpened reports whether an authenticate that failed may all the same have opened a session
-// that ended earlier ones. Where it is not known that this server ends any, a call whose answer was
-// lost is taken to have opened none, or tokens that live could not be handed out while N-central is
-// down.
+// mayHaveOpened reports whether an authenticate that failed may have opened a session all the same,
+// and this has ended earlier ones. If it is not known whether this server ends earlier sessions, a
+// call whose answer was lost is taken to have opened none. Otherwise tokens that live could not be
+// handed out while N-central is down.
 func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 	if !mayHaveArrived(err) {
 		return false
@@ -96,7 +96,7 @@ func (s *Server) mayHaveOpened(ctx context.Context, err error) bool {
 }
 
 // mayHaveArrived reports whether N-central may have acted on a call that failed: it was sent, and
-// its answer was lost.
+// no answer of N-central arrived.
 func mayHaveArrived(err error) bool {
 	var failure *health.Failure
 	var callErr *ncentral.Error
@@ -107,19 +107,19 @@ func mayHaveArrived(err error) bool {
 	switch callErr.Kind {
 	case ncentral.KindTimeout, ncentral.KindUnreachable:
 		return true
-	case ncentral.KindMalformed: // else it is the page of something that stands before N-central
+	case ncentral.KindMalformed: // with another status it is a page of something before N-central
 		return callErr.Status == http.StatusOK
 	}
-	return callErr.Status == http.StatusGatewayTimeout // a proxy's word, not N-central's
+	return callErr.Status == http.StatusGatewayTimeout // which a proxy answers, not N-central
 }
 
-// Refresh renews a session: N-central answers a new access token and a new refresh token. See
-// Authenticate.
+// Refresh refreshes a session: N-central returns a new access token and a new refresh token. The
+// errors are those of Authenticate, but a cool-down does not matter to it.
 func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) (*Grant, error) {
 	sent := time.Now()
 	ctx, endTurn := withTurn(ctx, s.mayRefresh(asked.TokenEnd))
 	defer endTurn()
-	// An authenticate that overtakes the refresh may end what it brings.
+	// An authenticate that begins after this may end the new token, so the epoch is that of now.
 	epoch := s.Traits(ctx).Epoch
 	lost := false
 	ctx = ncentral.WithTrace(ctx, &ncentral.Trace{Retrying: func(_ ncentral.Call, err error, _ time.Duration) {
@@ -141,7 +141,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	s.mu.Lock()
 	s.backOff.lift()
 	s.mu.Unlock()
-	if s.credential.refusal() == nil { // a refresh that succeeds says nothing of the User-API token
+	if s.credential.refusal() == nil { // a refresh does not show that the User-API token works again
 		s.reportObtaining(ctx, nil)
 	}
 	grant.Epoch = epoch
@@ -149,7 +149,8 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 	return grant, nil
 }
 
-// open makes the call with what may be asked for, and judges the grant.
+// open makes the call that brings a session, and reads the grant. It asks for the lifetimes unless
+// the server has refused to be asked for them.
 func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender) (*Grant, error) {
 	session, sent, err := s.openAsking(ctx, step, asked, send)
 	if err != nil {
@@ -174,8 +175,8 @@ func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Ov
 	return grant, nil
 }
 
-// unstated is the lifetime where N-central states none: what was asked for, but no more than its
-// default, which is also its limit unless an administrator changed that [D].
+// unstated returns the lifetime to assume if N-central states none: what was asked for, but at most
+// its default. The default is also the limit, unless an administrator has changed that [D].
 func unstated(asked, standard time.Duration) time.Duration {
 	if asked > 0 {
 		return min(asked, standard)
@@ -183,7 +184,7 @@ func unstated(asked, standard time.Duration) time.Duration {
 	return standard
 }
 
-// judge reads the granted lifetimes. The error is an *UnusableGrantError.
+// judge returns the grant of a session, with its lifetimes. The error is an *UnusableGrantError.
 func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncentral.Overrides) (*Grant, error) {
 	grant := &Grant{Session: session, Access: session.AccessLifetime, Refresh: session.RefreshLifetime}
 	if !session.AccessLifetimeStated {
@@ -193,11 +194,11 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 		grant.Refresh = unstated(asked.Refresh, store.DefaultRefreshLifetime)
 	}
 	if grant.Refresh <= 0 || grant.Refresh > longestLifetime {
-		grant.RefreshToken, grant.Refresh = "", 0 // a refresh token of such a life is not worth a try
+		grant.RefreshToken, grant.Refresh = "", 0 // a refresh token with such a lifetime is not worth a try
 	}
 	if grant.Access <= store.MinServable || grant.Access > longestLifetime {
 		stated := grant.Access
-		grant.Access = store.DefaultAccessLifetime // how long the session may be there at most, so that it can be ended
+		grant.Access = store.DefaultAccessLifetime // it may live that long: its logout is tried until then
 		return nil, &UnusableGrantError{Grant: *grant, Failure: health.NewFailure(s.config, step, &ncentral.Error{
 			Kind: ncentral.KindMalformed, Status: http.StatusOK,
 			Detail: fmt.Sprintf("an access token with a lifetime of %s, which is of no use", stated),
@@ -206,7 +207,7 @@ func (s *Server) judge(step ncentral.Call, session *ncentral.Session, asked ncen
 	return grant, nil
 }
 
-// noteAuthenticated records how an authenticate went that was sent at that time.
+// noteAuthenticated records how an authenticate went. It was sent at that time.
 func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err error) {
 	var failure *health.Failure
 	switch {
@@ -223,8 +224,8 @@ func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err erro
 	}
 }
 
-// noteRefused begins the cool-down. The first refusal makes live tokens suspect, since a User-API
-// token that was replaced may have ended them.
+// noteRefused begins the cool-down. The first refusal makes live tokens suspect: perhaps a new
+// User-API token was generated, and that has ended them.
 func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *health.Failure) {
 	if failure.NotMade {
 		return
@@ -242,8 +243,8 @@ func (s *Server) noteRefused(ctx context.Context, sent time.Time, failure *healt
 }
 
 // noteNotObtained begins the back-off after an attempt to obtain a token that failed for another
-// reason than a refusal. Where that may have been a refusal in other words, the first one makes
-// live tokens suspect as a refusal does.
+// reason than a refusal. If the failure may be a refusal in another form, the first one makes live
+// tokens suspect too.
 func (s *Server) noteNotObtained(ctx context.Context, sent time.Time, failure *health.Failure) {
 	if failure.NotMade || failure.Kind == ncentral.KindCanceled || failure.Kind == ncentral.KindQueued {
 		return

@@ -14,12 +14,13 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// sender makes one call that brings a session.
+// sender makes one call that brings a session. The overrides are the lifetimes to ask for.
 type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error)
 
-// openAsking makes the call, and again with less asked for as long as that is answered with 400,
-// which is how N-central may refuse overrides [?]. It returns with what the last one was made.
-// Which override was refused, and at what length, is learnt once a call without it succeeds.
+// openAsking makes the call with the lifetimes that are asked for. While the server answers 400,
+// which is how N-central may refuse overrides [?], it makes the call again with less. It returns
+// what the last call asked for. If that call succeeds, what was left out and at what length is
+// learnt as refused.
 func (s *Server) openAsking(
 	ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender,
 ) (*ncentral.Session, ncentral.Overrides, error) {
@@ -53,7 +54,7 @@ func (s *Server) openWith(
 	return session, err
 }
 
-// namedIn returns those of the overrides sent that the errors of a 400 name.
+// namedIn returns those of the overrides that the 400 names as wrong.
 func namedIn(err error, sent ncentral.Overrides) (named ncentral.Overrides) {
 	var callErr *ncentral.Error
 	if !errors.As(err, &callErr) {
@@ -68,8 +69,8 @@ func namedIn(err error, sent ncentral.Overrides) (named ncentral.Overrides) {
 	return named
 }
 
-// lessThan returns what to ask for after a 400: what was sent without that which N-central names,
-// else without the access token's lifetime, else nothing.
+// lessThan returns what to ask for after a 400. The overrides that N-central named are left out. If
+// it named none, the access lifetime is left out, and after that everything.
 func lessThan(sent, named ncentral.Overrides) ncentral.Overrides {
 	switch {
 	case named != (ncentral.Overrides{}):
@@ -80,7 +81,7 @@ func lessThan(sent, named ncentral.Overrides) ncentral.Overrides {
 	return ncentral.Overrides{}
 }
 
-// difference returns what the first holds and the second does not.
+// difference returns the first overrides without those that the second ones set.
 func difference(of, without ncentral.Overrides) ncentral.Overrides {
 	if without.Access != 0 {
 		of.Access = 0
@@ -91,13 +92,13 @@ func difference(of, without ncentral.Overrides) ncentral.Overrides {
 	return of
 }
 
-// merged returns what either holds.
+// merged returns what at least one of them sets.
 func merged(one, other ncentral.Overrides) ncentral.Overrides {
 	return ncentral.Overrides{Access: max(one.Access, other.Access), Refresh: max(one.Refresh, other.Refresh)}
 }
 
-// withoutRefused returns the overrides without those that are as long as one that the server
-// refused.
+// withoutRefused returns the overrides without those that are as long as one that the server has
+// refused, or longer.
 func withoutRefused(asked ncentral.Overrides, traits store.ServerTraits) ncentral.Overrides {
 	if refused := traits.AccessOverrideCeiling; refused > 0 && asked.Access >= refused {
 		asked.Access = 0
@@ -108,7 +109,7 @@ func withoutRefused(asked ncentral.Overrides, traits store.ServerTraits) ncentra
 	return asked
 }
 
-// shorter returns the shorter of two lifetimes of which zero is none.
+// shorter returns the shorter of two lifetimes. Zero means that there is none.
 func shorter(one, other time.Duration) time.Duration {
 	if one == 0 || other == 0 {
 		return max(one, other)
@@ -116,7 +117,8 @@ func shorter(one, other time.Duration) time.Duration {
 	return min(one, other)
 }
 
-// isBadRequest reports whether N-central answered 400, which is how it may refuse overrides.
+// isBadRequest reports whether N-central answered 400, which may mean that it refuses the
+// overrides.
 func isBadRequest(err error) bool {
 	var callErr *ncentral.Error
 	return errors.As(err, &callErr) && callErr.Status == http.StatusBadRequest &&

@@ -20,7 +20,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Server is one N-central server as one version of a config describes it.
+// Server is one N-central server, as one version of a config describes it.
 type Server struct {
 	config     *store.Config
 	client     *ncentral.Client
@@ -35,14 +35,14 @@ type Server struct {
 
 	learning singleflight.Group
 
-	mu      sync.Mutex
-	outage  backoff // after N-central did not answer: no call is made
-	backOff backoff // after a token could not be obtained for another reason than a refusal: none is asked for
-	// learntNothingAt is when an attempt to learn how the server rotates last taught nothing.
+	mu      sync.Mutex // guards what follows
+	outage  backoff    // after a call got no answer: no call is made
+	backOff backoff    // after a token could not be obtained, unless it was refused: none is asked for
+	// learntNothingAt is when ProbeRotation last found nothing out.
 	learntNothingAt time.Time
 }
 
-// newServer makes the server of a config. The registry is locked.
+// newServer returns the server of that version of a config. The registry is locked.
 func (r *Registry) newServer(config *store.Config, state *configState) (*Server, error) {
 	transport, err := ncentral.NewTransport(ncentral.TransportOptions{
 		CACert:        config.Authorities(),
@@ -73,27 +73,30 @@ func (r *Registry) newServer(config *store.Config, state *configState) (*Server,
 	}, nil
 }
 
-// Verdict is what N-central said of an access token.
+// Verdict is what N-central said about an access token.
 type Verdict struct {
 	Valid bool
-	// Unexplained is set for a token that died though nothing had cast suspicion on it and no
-	// authenticate of the engine's own, if that may end tokens, was under way: the server has
+	// Unexplained is set if the token is dead and the engine knows no reason: it was not suspect,
+	// and no authenticate of the engine that may have ended it was under way. The server must have
 	// changed.
 	Unexplained bool
-	// Untold is set beside an error where N-central answers, and that tells nothing of the token.
+	// Untold is set beside an error if N-central answered, and the answer does not show whether the
+	// token lives.
 	Untold bool
-	// UserFailure is why the token's user does not work, or seems not to: the data call failed though
-	// the token lives, or nobody knows whether it does. It is nil where that was not asked.
+	// UserFailure is why the token's user does not work, or seems not to: the data call failed, and
+	// the token is not known to be dead. It is nil if the user works, or was not asked about.
 	UserFailure *health.Failure
 }
 
-// Validate asks whether the token lives, by the data call where validate does not tell. The error is
-// a *health.Failure where N-central could not be asked, and where what it answers tells nothing.
+// Validate asks N-central whether the token lives: by validate, and by the data call if the answer
+// to validate is inconclusive. The error is a *health.Failure, if N-central could not be asked or
+// its answers are inconclusive.
 func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, error) {
 	return s.verdictOn(ctx, token, askWhetherAlive)
 }
 
-// ValidateByData is Validate by the data call, which tells beside whether the token's user works.
+// ValidateByData is Validate by the data call first, which also shows whether the token's user
+// works.
 func (s *Server) ValidateByData(ctx context.Context, token *store.Token) (Verdict, error) {
 	var userErr error
 	verdict, err := s.verdictOn(ctx, token, func(validate, data func() error) (found aliveness, err error) {
@@ -111,11 +114,12 @@ func (s *Server) ValidateByData(ctx context.Context, token *store.Token) (Verdic
 	return verdict, err
 }
 
+// verdictOn asks by isAlive whether the token lives, and notes what that shows about the server.
 func (s *Server) verdictOn(
 	ctx context.Context, token *store.Token, isAlive func(validate, data func() error) (aliveness, error),
 ) (Verdict, error) {
 	traits := s.Traits(ctx)
-	explained := traits.Suspects(token) && !token.IsFromTheFuture() // which no event brought about
+	explained := traits.Suspects(token) && !token.IsFromTheFuture() // a token from the future is suspect without a reason to be dead
 	before := s.credential.authCallsSoFar()
 	ask := func(step ncentral.Call, do func(context.Context, string) error) func() error {
 		return func() error {
@@ -150,15 +154,15 @@ var errNoValidate = &ncentral.Error{
 	Detail: "this server has no validate, and a data call does not show whether the token lives",
 }
 
-// Probe makes the data call that a working user is needed for, and asks what N-central tells of the
-// user. The failure is nil where the user works and needs no person: a 403 to the data call is
-// well, for the user may merely not be allowed to see service organisations. It reports whether
-// N-central answered.
+// Probe makes the data call, for which the user must work, and asks what N-central says about the
+// user. The failure is nil if the user works and nothing about the user needs a person. A 403 to
+// the data call is no failure: perhaps the user is just not allowed to see service organisations.
+// answered reports whether N-central answered.
 func (s *Server) Probe(ctx context.Context, accessToken string) (failure *health.Failure, answered bool) {
 	err := s.ask(ctx, ncentral.CallData, func(ctx context.Context) error { return s.client.Data(ctx, accessToken) })
 	errors.As(err, &failure)
 	if failure != nil && (isUnanswered(failure.Kind) || failure.Kind == ncentral.KindUnauthorized) {
-		return failure, !isUnanswered(failure.Kind) // with a token that is dead there is nobody to ask after
+		return failure, !isUnanswered(failure.Kind) // with a dead token, nothing can be asked about the user
 	}
 	user := s.askOfUser(ctx, accessToken)
 	if failure == nil || failure.Kind == ncentral.KindForbidden {
@@ -168,8 +172,9 @@ func (s *Server) Probe(ctx context.Context, accessToken string) (failure *health
 	return failure, true
 }
 
-// askOfUser asks what N-central tells of the token's user, once, and notes it: nil where the server
-// does not tell, or the user may not know. Whether the user works, the data call says in any case.
+// askOfUser asks what N-central says about the token's user, without a retry, and notes it. It
+// returns nil if the server does not say, or the user may not know. Whether the user works, the
+// data call shows in any case.
 func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.User {
 	var user ncentral.User
 	err := s.ask(ctx, ncentral.CallUser, func(ctx context.Context) (err error) {
@@ -186,7 +191,8 @@ func (s *Server) askOfUser(ctx context.Context, accessToken string) *ncentral.Us
 	return told
 }
 
-// NoteProbed records how a data call went, and what N-central tells of the user.
+// NoteProbed records how a data call went, or what N-central said about the user. A nil failure is
+// a success.
 func (s *Server) NoteProbed(ctx context.Context, failure *health.Failure) {
 	switch {
 	case failure == nil:
@@ -198,16 +204,16 @@ func (s *Server) NoteProbed(ctx context.Context, failure *health.Failure) {
 	s.announce(ctx, s.record.NoteProbe(s.generation, failure), failure)
 }
 
-// reportObtaining records how an attempt to obtain a token went.
+// reportObtaining records how an attempt to obtain a token went. A nil failure is a success.
 func (s *Server) reportObtaining(ctx context.Context, failure *health.Failure) {
 	transition := s.record.NoteObtaining(s.generation, failure)
-	if transition.Worsened() && !failure.CredentialRejected() { // each refusal has a line of its own
+	if transition.Worsened() && !failure.CredentialRejected() { // noteRefused writes a line for each refusal
 		s.logger.Warn("new tokens cannot be had", "reason", failure.Explanation())
 	}
 	s.announce(ctx, transition, failure)
 }
 
-// announce sends an event where the credential took a turn for the worse, or is well again.
+// announce sends an event if the credential fares worse than before, or is well again.
 func (s *Server) announce(ctx context.Context, transition health.Transition, failure *health.Failure) {
 	switch {
 	case transition.Worsened():
@@ -222,14 +228,14 @@ func (s *Server) announce(ctx context.Context, transition health.Transition, fai
 // LogoutResult is how a logout went.
 type LogoutResult int
 
-// The ways a logout can go where N-central was asked.
+// The ways a logout can go.
 const (
-	LogoutDone        LogoutResult = iota // the session is no more
-	LogoutUnsupported                     // this server has no logout: the session lapses with its token
+	LogoutDone        LogoutResult = iota // the session has ended
+	LogoutUnsupported                     // this server has no logout: the session lives until its token expires
 	LogoutFailed                          // the logout failed and is worth another try
 )
 
-// Logout ends the session of the access token. The error says why for all but LogoutDone.
+// Logout ends the session of the access token. The error says why, unless the result is LogoutDone.
 func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, error) {
 	err := s.ask(forOneReader(ctx), ncentral.CallLogout,
 		func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
@@ -252,11 +258,11 @@ func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, 
 	return LogoutFailed, err
 }
 
-// FlightLimit is how long what is done for one request may take.
+// FlightLimit returns how long all that is done for one request may take.
 func (s *Server) FlightLimit() time.Duration { return s.config.FlightLimit() }
 
-// NextAttempt is when the engine next asks this server for a new token; zero where it does so at
-// the next request.
+// NextAttempt returns when this server may next be asked for a new token, or zero if it may be
+// asked now.
 func (s *Server) NextAttempt(now time.Time) time.Time {
 	var next time.Time
 	if cause, until := s.credential.pausedAt(now, time.Time{}); cause != nil {
@@ -272,12 +278,12 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	return next
 }
 
-// outageStands is for how long a call that was not answered tells of the server: while there is
-// anything to ask it, the tick does so once a minute.
+// outageStands is how long an unanswered call counts as an outage in status. As long as there is
+// anything to ask, the tick asks the server once a minute.
 const outageStands = 5 * time.Minute
 
-// lastOutage is why the last call was not answered, nil where it was, or where there was nothing to
-// ask since.
+// lastOutage returns why the last call got no answer. It is nil if the call got one, or if nothing
+// was asked for a while.
 func (s *Server) lastOutage(now time.Time) *health.Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,18 +293,19 @@ func (s *Server) lastOutage(now time.Time) *health.Failure {
 	return s.outage.cause
 }
 
-// gate returns why a call is not to be made at that time, or nil.
+// gate is asked before each attempt. It returns why the attempt must not be made at that time, or
+// nil if it may.
 type gate func(now time.Time) *health.Failure
 
-// noOutage is the gate of every call.
+// noOutage is the gate of calls that obtain no token.
 func (s *Server) noOutage(now time.Time) *health.Failure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.outage.active(now, time.Time{})
 }
 
-// mayRefresh and mayAuthenticate are the gates of obtaining a token for a caller whose token ended
-// at that time.
+// mayRefresh returns the gate of a refresh. tokenEnd is until when the caller's token can be handed
+// out.
 func (s *Server) mayRefresh(tokenEnd time.Time) gate {
 	return func(now time.Time) *health.Failure {
 		s.mu.Lock()
@@ -307,6 +314,8 @@ func (s *Server) mayRefresh(tokenEnd time.Time) gate {
 	}
 }
 
+// mayAuthenticate returns the gate of an authenticate: that of a refresh, and the cool-down of the
+// User-API token.
 func (s *Server) mayAuthenticate(tokenEnd time.Time) gate {
 	return func(now time.Time) *health.Failure {
 		refusal, _ := s.credential.pausedAt(now, tokenEnd)
@@ -314,15 +323,15 @@ func (s *Server) mayAuthenticate(tokenEnd time.Time) gate {
 	}
 }
 
-// ask makes one call that obtains no token. An error is a *Failure.
+// ask makes one call that obtains no token, in a turn of its own. An error is a *health.Failure.
 func (s *Server) ask(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
 	ctx, endTurn := withTurn(ctx, s.noOutage)
 	defer endTurn()
 	return s.call(ctx, step, do)
 }
 
-// call makes one call of a turn unless its gate is shut, and notes whether it was answered. The
-// gate is looked at again whenever an attempt's turn has come. An error is a *Failure.
+// call makes one call of the context's turn, unless its gate is shut, and notes whether N-central
+// answered. Each attempt asks the gate again when it has its place. An error is a *health.Failure.
 func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
 	sent := time.Now()
 	err := turnOf(ctx).look()
@@ -339,16 +348,16 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	}
 	failure := health.NewFailure(s.config, step, err)
 	if ctx.Err() != nil && failure.Kind == ncentral.KindTimeout && turnOf(ctx).wasCutShort(s.config.RequestTimeout) {
-		failure.Kind = ncentral.KindQueued // what came before took the time that it needed
+		failure.Kind = ncentral.KindQueued // waiting for a place took the time that the call needed
 	}
 	if !isExpected(step, failure.Kind) {
 		s.record.NoteOutcome(s.generation, failure, time.Now())
 	}
 	switch {
 	case failure.Kind == ncentral.KindCanceled, failure.Kind == ncentral.KindQueued:
-		// Neither says anything of the server.
+		// Neither says anything about the server.
 	case step == ncentral.CallUser:
-		// Nor does this: tokens do not depend on it, and the data call before it was answered.
+		// Nor does this call: tokens do not depend on it, and the data call before it was answered.
 	case failure.Down():
 		s.mu.Lock()
 		s.outage.begin(sent, time.Now(), failure)
@@ -359,9 +368,9 @@ func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.C
 	return failure
 }
 
-// isExpected reports whether a call that ended so tells of nothing that fails: the caller gave it
-// up, the token or session is no more, this server has no logout, the user may not see service
-// organisations, or what may be told of them is not.
+// isExpected reports whether a call that failed with that kind is no sign of trouble: the caller
+// gave up, the token or session has ended, the server has no logout, the user may not see service
+// organisations, or N-central does not say anything about the user.
 func isExpected(step ncentral.Call, kind ncentral.Kind) bool {
 	switch kind {
 	case ncentral.KindCanceled:

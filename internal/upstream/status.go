@@ -11,7 +11,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Status says how the config fares at that time. It makes no call to N-central. The error is
+// Status returns how the config fares at that time. It makes no call to N-central. The error is
 // storage's.
 func (r *Registry) Status(ctx context.Context, config *store.Config, now time.Time) (health.Status, error) {
 	owed, err := r.store.CountOwedOfConfig(ctx, config.Name)
@@ -36,10 +36,10 @@ func (r *Registry) Status(ctx context.Context, config *store.Config, now time.Ti
 	return r.Record(config.Name).Status(config, pauses, *traits, owed, now), nil
 }
 
-// pausesOf returns why the config's server is, or may be, left alone.
+// pausesOf returns why the config's server is left alone, if it is.
 func (r *Registry) pausesOf(config *store.Config, now time.Time) health.Pauses {
 	if r.isOutdated(config) {
-		_, _ = r.Server(config) // another node wrote it: how the version before fared is nothing to it
+		_, _ = r.Server(config) // another node wrote it: begin anew, so that the version before does not count
 	}
 	server := r.known(config.Name)
 	if server == nil {
@@ -51,6 +51,7 @@ func (r *Registry) pausesOf(config *store.Config, now time.Time) health.Pauses {
 	}
 }
 
+// isOutdated reports whether the registry has the server of another version of the config.
 func (r *Registry) isOutdated(config *store.Config) bool {
 	server := r.known(config.Name)
 	return server != nil && !server.config.WrittenAt.Equal(config.WrittenAt)

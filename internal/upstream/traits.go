@@ -14,17 +14,19 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// learningPause is how long after an attempt to learn that taught nothing the next one is made.
+// learningPause is how long no other attempt is made to find out how to rotate, after one that
+// taught nothing.
 const learningPause = time.Hour
 
-// knowledge is what is known of one config's server, in storage and memory.
+// knowledge reads and changes the traits of one config's server, which the store keeps.
 type knowledge struct {
 	config, url string
-	changing    *sync.Mutex // held while it is changed, so that no change is lost
+	changing    *sync.Mutex // configState.changingTraits
 	entries     *store.Collection[store.ServerTraits]
 	logger      hclog.Logger
 }
 
+// knowledgeOf returns the knowledge for the config. The registry is locked.
 func (r *Registry) knowledgeOf(config *store.Config, state *configState) *knowledge {
 	return &knowledge{
 		config: config.Name, url: config.URL, changing: state.changingTraits,
@@ -32,12 +34,15 @@ func (r *Registry) knowledgeOf(config *store.Config, state *configState) *knowle
 	}
 }
 
+// knowledgeOfOther is knowledgeOf for callers that have not locked the registry.
 func (r *Registry) knowledgeOfOther(config *store.Config) *knowledge {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.knowledgeOf(config, r.state(config.Name))
 }
 
+// read returns what is known. If that was learnt at another URL, only the epoch counts. Beside an
+// error it returns traits of which nothing is known.
 func (k *knowledge) read(ctx context.Context) (store.ServerTraits, error) {
 	stored, err := k.entries.Get(ctx, k.config)
 	switch {
@@ -49,14 +54,15 @@ func (k *knowledge) read(ctx context.Context) (store.ServerTraits, error) {
 	return *stored, nil
 }
 
-// change changes what is known, in storage and memory; in memory alone where storage fails.
+// change changes what is known, in storage and memory. If storage fails, it changes it in memory
+// alone.
 func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)) store.ServerTraits {
 	k.changing.Lock()
 	defer k.changing.Unlock()
-	ctx = context.WithoutCancel(ctx) // what was found out counts also where the time for finding it is over
+	ctx = context.WithoutCancel(ctx) // what was found out counts even if the time for it is over
 	traits, err := k.read(ctx)
 	if err != nil {
-		raiseEpoch(&traits) // what cannot be read may have held one
+		raiseEpoch(&traits) // the epoch that cannot be read may be higher
 	}
 	change(&traits)
 	if err := k.entries.Put(ctx, k.config, &traits); err != nil {
@@ -66,8 +72,8 @@ func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)
 	return traits
 }
 
-// Traits returns what is known of this server: empty but for the epoch where what is stored was
-// learnt at another URL.
+// Traits returns what is known of this server. If that was learnt at another URL, only the epoch is
+// set.
 func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 	traits, err := s.knowledge.read(ctx)
 	if err != nil {
@@ -76,20 +82,20 @@ func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 	return traits
 }
 
-// Suspect makes every token of the config that was obtained so far suspect, and returns the new
-// epoch.
+// Suspect makes all tokens of the config that were obtained so far suspect, by raising its epoch,
+// and returns the new epoch.
 func (s *Server) Suspect(ctx context.Context) int64 {
 	return s.knowledge.change(ctx, raiseEpoch).Epoch
 }
 
-// suspectUser is Suspect for every config with the same URL and User-API token: what ends the
-// sessions of one ends those of all.
+// suspectUser is Suspect for all configs with the same URL and User-API token: what ends sessions
+// of this user ends those of all these configs. It returns the epoch of this config.
 func (s *Server) suspectUser(ctx context.Context) int64 {
 	s.suspectOthers(ctx)
 	return s.Suspect(ctx)
 }
 
-// suspectOthers is suspectUser for the other configs alone.
+// suspectOthers is suspectUser without this config.
 func (s *Server) suspectOthers(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	configs, err := s.registry.store.Configs.All(ctx)
@@ -104,12 +110,12 @@ func (s *Server) suspectOthers(ctx context.Context) {
 	}
 }
 
-// raiseEpoch is above every count before it, also where that is not known: a config was deleted and
-// made anew, or what is stored cannot be read.
+// raiseEpoch raises the epoch above all that were there before, even if they are not known: the
+// config may have been deleted and made anew, or what is stored may be unreadable.
 func raiseEpoch(l *store.ServerTraits) { l.Epoch = max(l.Epoch+1, time.Now().UnixNano()) }
 
-// ForgetTraits forgets what was learnt of the server, which has changed since, and makes every
-// token of the config suspect.
+// ForgetTraits forgets what was learnt of the server, because it may have been upgraded, and makes
+// all tokens of the config suspect.
 func (s *Server) ForgetTraits(ctx context.Context) {
 	s.knowledge.change(ctx, forget)
 }
@@ -119,15 +125,15 @@ func forget(l *store.ServerTraits) {
 	*l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch}
 }
 
-// mayEndEarlier reports whether, for all that is known, this server's authenticate ends the user's
-// earlier sessions.
+// mayEndEarlier reports whether an authenticate may end the user's earlier sessions on this server.
+// It is true if that is not known.
 func (s *Server) mayEndEarlier(ctx context.Context) bool {
 	ends := s.Traits(ctx).AuthenticateEndsEarlierSessions
 	return ends == nil || *ends
 }
 
-// suspectEarlier makes the tokens suspect that an authenticate may have ended, and returns the
-// epoch of the new token.
+// suspectEarlier makes those tokens suspect that an authenticate may have ended, and returns the
+// epoch for the new token.
 func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	if !s.mayEndEarlier(ctx) {
 		return s.Traits(ctx).Epoch
@@ -135,7 +141,7 @@ func (s *Server) suspectEarlier(ctx context.Context) int64 {
 	return s.suspectUser(ctx)
 }
 
-// learnOnce changes what is known where known does not say that the change would bring nothing new.
+// learnOnce makes the change unless known reports that it would change nothing.
 func (s *Server) learnOnce(
 	ctx context.Context, change func(*store.ServerTraits), known func(*store.ServerTraits) bool,
 ) {
@@ -148,11 +154,12 @@ func canLogOut(can bool) func(*store.ServerTraits) {
 	return func(l *store.ServerTraits) { l.CanLogOut = &can }
 }
 
-// ProbeRotation finds out whether this server's refresh ends the access token before it and whether
-// authenticate ends earlier sessions, on sessions of its own making, where that is not known, or
-// was learnt before a time in which no token would have told of a reboot. Any number of concurrent
-// callers cause one such attempt. What could not be learnt stays unknown. The sessions that it
-// opened are the caller's to end: of concurrent callers, one gets them.
+// ProbeRotation finds out whether a refresh on this server ends the access token before it, and
+// whether an authenticate ends earlier sessions. It uses sessions of its own. It does so if that is
+// not known, or if it was learnt before a time in which a reboot would not have been noticed. Then
+// it first uses the given token to ask when the server was started. Concurrent callers share one
+// attempt. What could not be found out stays unknown. The caller must end the returned sessions.
+// Only one of concurrent callers gets them.
 func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []Grant) {
 	now := time.Now()
 	if !s.NextAttempt(now).IsZero() {
@@ -181,8 +188,8 @@ func (s *Server) ProbeRotation(ctx context.Context, accessToken string) (left []
 	return left
 }
 
-// leavingTime returns a context that ends so much earlier that the call which is then to bring a
-// token has its time.
+// leavingTime returns a context that ends one request_timeout earlier, so that time is left for the
+// next call.
 func (s *Server) leavingTime(ctx context.Context) (context.Context, context.CancelFunc) {
 	if deadline, limited := ctx.Deadline(); limited {
 		return context.WithDeadline(ctx, deadline.Add(-s.config.RequestTimeout))
@@ -190,15 +197,15 @@ func (s *Server) leavingTime(ctx context.Context) (context.Context, context.Canc
 	return context.WithCancel(ctx)
 }
 
-// compareStart asks for the server's start time, and forgets what was learnt of it where that is
-// another than before, or is not told: an upgrade reboots the server.
+// compareStart asks for the server's start time. If it is another than before, or the server does
+// not say, what was learnt is forgotten: an upgrade reboots the server.
 func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	var info ncentral.ServerInfo
 	err := s.ask(ctx, ncentral.CallServerInfo, func(ctx context.Context) (err error) {
 		info, err = s.client.ServerInfo(ctx, accessToken)
 		return err
 	})
-	// what ended the token, others find out
+	// if the token is dead, others find out why
 	if kind := ncentral.KindOf(err); isUnanswered(kind) || kind == ncentral.KindUnauthorized {
 		return
 	}
@@ -208,6 +215,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	}
 }
 
+// knowsHowToRotate reports whether both questions of ProbeRotation are answered.
 func (s *Server) knowsHowToRotate(ctx context.Context) bool {
 	traits := s.Traits(ctx)
 	return (traits.RefreshEndsPredecessor != nil || traits.RefreshRejected) &&
