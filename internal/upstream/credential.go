@@ -14,7 +14,7 @@ import (
 // credential is a User-API token at one URL. All configs with this token and URL share it.
 type credential struct {
 	mu       sync.Mutex // guards what follows
-	coolDown backoff    // after N-central refused the User-API token
+	coolDown pause      // after N-central refused the User-API token
 	calls    authCalls
 }
 
@@ -87,7 +87,7 @@ func (c *credential) mayBeTried() {
 }
 
 // pausedAt returns why the User-API token is not tried at that time, or nil if it is, and until
-// when. See backoff.active about tokenEnd.
+// when. See pause.active about tokenEnd.
 func (c *credential) pausedAt(now, tokenEnd time.Time) (cause *health.Failure, until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,7 +10,7 @@
 // the same User-API token and URL.
 //
 // A shared token passes through here like this. Server.Authenticate opens its session (open.go),
-// through the gates of cool-down and back-off (backoff.go), a place among the requests in flight
+// through the gates of cool-down and back-off (pause.go), a place among the requests in flight
 // (attempts.go), and the lifetimes that this server accepts (overrides.go). Before the first
 // rotation, ProbeRotation finds out on sessions of its own what a refresh would end (traits.go,
 // check.go). Then Refresh or Authenticate brings the next token, Validate tells whether one lives

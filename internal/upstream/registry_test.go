@@ -401,7 +401,7 @@ func TestTheNextAttemptIsAtTheEndOfTheLongestPause(t *testing.T) {
 			"cool-down": {3, 2, 1, 30 * time.Second},
 		} {
 			server.outage, server.backOff, server.credential.coolDown = newBackOff(), newBackOff(), newCoolDown()
-			for p, times := range map[*backoff]int{
+			for p, times := range map[*pause]int{
 				&server.outage: test.outage, &server.backOff: test.backOff,
 				&server.credential.coolDown: test.coolDown,
 			} {

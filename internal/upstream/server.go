@@ -36,8 +36,8 @@ type Server struct {
 	learning singleflight.Group
 
 	mu      sync.Mutex // guards what follows
-	outage  backoff    // after a call got no answer: no call is made
-	backOff backoff    // after a token could not be obtained, unless it was refused: none is asked for
+	outage  pause      // after a call got no answer: no call is made
+	backOff pause      // after a token could not be obtained, unless it was refused: none is asked for
 	// learntNothingAt is when ProbeRotation last found nothing out.
 	learntNothingAt time.Time
 }
@@ -270,7 +270,7 @@ func (s *Server) NextAttempt(now time.Time) time.Time {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range []*backoff{&s.outage, &s.backOff} {
+	for _, p := range []*pause{&s.outage, &s.backOff} {
 		if p.active(now, time.Time{}) != nil && p.until.After(next) {
 			next = p.until
 		}

@@ -71,8 +71,8 @@ func failed() *health.Failure { return &health.Failure{Cause: errors.New("no")} 
 
 func TestEachFailureDoublesThePauseUpToTheLongest(t *testing.T) {
 	for name, test := range map[string]struct {
-		backoff backoff
-		want    []time.Duration
+		pause pause
+		want  []time.Duration
 	}{
 		"cool-down": {newCoolDown(), []time.Duration{
 			30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute,
@@ -86,19 +86,19 @@ func TestEachFailureDoublesThePauseUpToTheLongest(t *testing.T) {
 			now := time.Now()
 			for _, want := range test.want {
 				cause := failed()
-				test.backoff.begin(now, now, cause)
-				if !test.backoff.until.Equal(now.Add(want)) || !cause.Next.Equal(test.backoff.until) {
-					t.Errorf("%s, told as %s, want %s", test.backoff.until.Sub(now), cause.Next.Sub(now), want)
+				test.pause.begin(now, now, cause)
+				if !test.pause.until.Equal(now.Add(want)) || !cause.Next.Equal(test.pause.until) {
+					t.Errorf("%s, told as %s, want %s", test.pause.until.Sub(now), cause.Next.Sub(now), want)
 				}
-				now = test.backoff.until
+				now = test.pause.until
 			}
-			test.backoff.lift()
-			if test.backoff.active(now, time.Time{}) != nil {
+			test.pause.lift()
+			if test.pause.active(now, time.Time{}) != nil {
 				t.Error("it goes on after a success")
 			}
-			test.backoff.begin(now, now, failed())
-			if !test.backoff.until.Equal(now.Add(test.want[0])) {
-				t.Errorf("%s after a success, want %s", test.backoff.until.Sub(now), test.want[0])
+			test.pause.begin(now, now, failed())
+			if !test.pause.until.Equal(now.Add(test.want[0])) {
+				t.Errorf("%s after a success, want %s", test.pause.until.Sub(now), test.want[0])
 			}
 		})
 	}

@@ -22,10 +22,10 @@ const (
 	longestRetryAfter = 10 * time.Minute
 )
 
-// backoff is a time during which N-central is not asked for something: a cool-down, or a back-off.
+// pause is a time during which N-central is not asked for something: a cool-down, or a back-off.
 // Each failure that follows doubles the length of the next, up to the longest. A success ends it,
 // and the next begins with the first length.
-type backoff struct {
+type pause struct {
 	first, longest time.Duration
 
 	begun, until time.Time
@@ -33,13 +33,13 @@ type backoff struct {
 	cause        *health.Failure
 }
 
-func newCoolDown() backoff { return backoff{first: firstCoolDown, longest: longestCoolDown} }
-func newBackOff() backoff  { return backoff{first: firstBackOff, longest: longestBackOff} }
+func newCoolDown() pause { return pause{first: firstCoolDown, longest: longestCoolDown} }
+func newBackOff() pause  { return pause{first: firstBackOff, longest: longestBackOff} }
 
 // begin begins the pause after an attempt that was sent at that time. If the attempt was sent
 // before the last pause began, its failure is no news, and the pause stays as it is. If N-central
 // said for how long it wants to be left alone, that counts.
-func (p *backoff) begin(sent, now time.Time, cause *health.Failure) {
+func (p *pause) begin(sent, now time.Time, cause *health.Failure) {
 	if sent.Before(p.begun) {
 		cause.Next = p.until
 		return
@@ -61,17 +61,17 @@ func retryAfter(failure *health.Failure) time.Duration {
 }
 
 // lift ends the pause and forgets the failures, because a call succeeded.
-func (p *backoff) lift() { *p = backoff{first: p.first, longest: p.longest} }
+func (p *pause) lift() { *p = pause{first: p.first, longest: p.longest} }
 
 // release ends the pause without forgetting the failures: if the next attempt fails too, the pause
 // after it is longer.
-func (p *backoff) release() { p.until = p.begun }
+func (p *pause) release() { p.until = p.begun }
 
 // active returns why nothing is asked at that time, or nil if there is no pause. The pause does not
 // apply to a caller whose token ended during it, once it has lasted for the first length. tokenEnd
 // is zero if the caller had no token. Times are over as soon as one of the clocks says so, as for
 // tokens: the machine may have been suspended.
-func (p *backoff) active(now, tokenEnd time.Time) *health.Failure {
+func (p *pause) active(now, tokenEnd time.Time) *health.Failure {
 	isOver := func(then time.Time) bool { return store.Remaining(then, now) <= 0 }
 	switch {
 	case isOver(p.until):
