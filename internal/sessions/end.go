@@ -46,8 +46,8 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 		return nil, err
 	}
 	if session != nil && session.Current != nil {
-		m.upstream.ServesStaleNoMore(session.Current.Config, session.Current.ExpiresAt)
-		m.upstream.Watch(session.Current.Config).End()
+		m.upstream.EndStale(session.Current.Config, session.Current.ExpiresAt)
+		m.upstream.Watch(session.Current.Config).NoteTokensEnded()
 	}
 	return m.tryLogouts(ctx, logouts), nil
 }

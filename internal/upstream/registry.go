@@ -152,9 +152,9 @@ func (r *Registry) Watch(config string) *Watch {
 	return r.state(config).watch
 }
 
-// ServesStaleNoMore is Record.EndStale, but does nothing for a config that the registry does not
+// EndStale is Record.EndStale, but does nothing for a config that the registry does not
 // know.
-func (r *Registry) ServesStaleNoMore(config string, until time.Time) {
+func (r *Registry) EndStale(config string, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if state, known := r.configs[config]; known {

@@ -219,7 +219,7 @@ func TestAStaleTokenThatIsGoneIsServedNoMore(t *testing.T) {
 		if state := b.status(config).State; state != health.StateDegraded {
 			t.Errorf("the state is %s", state)
 		}
-		if b.ServesStaleNoMore("default", until); b.status(config).State != health.StateUnknown {
+		if b.EndStale("default", until); b.status(config).State != health.StateUnknown {
 			t.Errorf("the state is %s", b.status(config).State)
 		}
 	})
@@ -307,7 +307,7 @@ func TestWhatIsForgottenOfAConfigDoesNotComeBack(t *testing.T) {
 			t.Error("a call that ends late is told of:", b.sentEvents())
 		}
 		b.Evict("never there")
-		b.ServesStaleNoMore("never there", time.Now())
+		b.EndStale("never there", time.Now())
 		if len(b.configs) != 1 {
 			t.Error("a record of what was never there is kept")
 		}

@@ -42,8 +42,8 @@ func (w *Watch) DoubtStorage() { w.storageDoubted.Store(true) }
 // StorageWasDoubted reports whether DoubtStorage was called.
 func (w *Watch) StorageWasDoubted() bool { return w.storageDoubted.Load() }
 
-// End notes that the engine ended tokens by which a reboot would have been noticed.
-func (w *Watch) End() {
+// NoteTokensEnded notes that the engine ended tokens by which a reboot would have been noticed.
+func (w *Watch) NoteTokensEnded() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.watchedUntil = time.Time{}

@@ -47,7 +47,7 @@ func TestATimeWithoutALiveTokenIsUnwatched(t *testing.T) {
 		"tokens were ended": {func(w *Watch) {
 			w.traitsConfirmed(now)
 			w.tokenObtained(at(60), now)
-			w.End()
+			w.NoteTokensEnded()
 			w.tokenObtained(at(90), at(1))
 		}, true},
 		"it was asked after a gap": {
