@@ -157,7 +157,7 @@ func (s *Server) noteFailed(ctx context.Context, report *Report) {
 
 // notePassed ends cool-down, outage and back-off, and notes that tokens can be obtained.
 func (s *Server) notePassed(ctx context.Context) {
-	s.credential.works()
+	s.credential.noteAccepted()
 	s.mu.Lock()
 	s.outage.lift()
 	s.backOff.lift()

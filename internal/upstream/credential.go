@@ -71,16 +71,16 @@ func (c *credential) refusal() *health.Failure {
 	return c.coolDown.cause
 }
 
-// works notes that N-central accepted the User-API token: the cool-down is over.
-func (c *credential) works() {
+// noteAccepted notes that N-central accepted the User-API token: the cool-down is over.
+func (c *credential) noteAccepted() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.coolDown.lift()
 }
 
-// mayBeTried ends the wait of the cool-down, since somebody has written the config. Earlier
+// endWait ends the wait of the cool-down, since somebody has written the config. Earlier
 // refusals are not forgotten.
-func (c *credential) mayBeTried() {
+func (c *credential) endWait() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.coolDown.release()

@@ -62,7 +62,7 @@ func TestARefusalIsTheFirstUntilTheCredentialWorksAgain(t *testing.T) {
 		if !refused() || refused() {
 			t.Error("the first refusal is not told from the second")
 		}
-		credential.mayBeTried()
+		credential.endWait()
 		if cause, _ := credential.pausedAt(now, time.Time{}); cause != nil || credential.refusal() == nil {
 			t.Error("it is not tried, or the refusal is forgotten")
 		}
@@ -72,7 +72,7 @@ func TestARefusalIsTheFirstUntilTheCredentialWorksAgain(t *testing.T) {
 		if cause, until := credential.pausedAt(now, time.Time{}); cause == nil || !until.After(now) {
 			t.Error("it is tried again at once")
 		}
-		credential.works()
+		credential.noteAccepted()
 		if cause, _ := credential.pausedAt(now, time.Time{}); cause != nil || credential.refusal() != nil {
 			t.Error("the refusal outlasts a success")
 		}

@@ -212,7 +212,7 @@ func (s *Server) noteAuthenticated(ctx context.Context, sent time.Time, err erro
 	var failure *health.Failure
 	switch {
 	case err == nil:
-		s.credential.works()
+		s.credential.noteAccepted()
 		s.mu.Lock()
 		s.backOff.lift()
 		s.mu.Unlock()

@@ -122,7 +122,7 @@ func (r *Registry) replace(known *Server, config *store.Config) (*Server, error)
 		if known.config.Fingerprint() != config.Fingerprint() {
 			fresh.generation = fresh.record.StartOver()
 		}
-		fresh.credential.mayBeTried()
+		fresh.credential.endWait()
 	}
 	r.servers[config.Name] = fresh
 	r.dropUnused()
