@@ -57,11 +57,11 @@ func (a *attempts) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := turn.look(); err != nil {
+	if err := turn.checkGate(); err != nil {
 		release()
 		return nil, err
 	}
-	turn.send()
+	turn.noteSent()
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
 	a.inFlight.Inc()
 	done := sync.OnceFunc(func() {
@@ -131,23 +131,23 @@ func (a *attempts) CloseIdleConnections() {
 // place is not given back with the answer, but when the answer has been acted on. So whoever gets
 // the place next sees what came of it, such as a pause.
 type turn struct {
-	shut gate
+	gate gate
 
 	mu      sync.Mutex
 	release func()
-	sentAt  time.Time // of the attempt that was sent last; zero where none was
-	retried bool      // whether an attempt before that failed
+	sentAt  time.Time // of the attempt that was sent last; zero if none was
+	retried bool      // an attempt failed and was made again
 }
 
 type turnKey struct{}
 
 // withTurn returns a context for calls of one turn. None of their attempts is made once the gate is
 // shut. The place is given back when a turn makes another attempt, and by end.
-func withTurn(ctx context.Context, shut gate) (traced context.Context, end func()) {
-	t := &turn{shut: shut}
+func withTurn(ctx context.Context, gate gate) (traced context.Context, end func()) {
+	t := &turn{gate: gate}
 	ctx = context.WithValue(ctx, turnKey{}, t)
 	return ncentral.WithTrace(ctx, &ncentral.Trace{
-		Retrying: func(ncentral.Call, error, time.Duration) { t.fail() },
+		Retrying: func(ncentral.Call, error, time.Duration) { t.noteRetry() },
 	}), t.giveBack
 }
 
@@ -158,19 +158,19 @@ func turnOf(ctx context.Context) *turn {
 	return t
 }
 
-// look returns an error if the gate is shut by now, else nil.
-func (t *turn) look() error {
+// checkGate returns an error if the gate is shut by now, else nil.
+func (t *turn) checkGate() error {
 	if t == nil {
 		return nil
 	}
-	if failure := t.shut(time.Now()); failure != nil {
+	if failure := t.gate(time.Now()); failure != nil {
 		return &ncentral.Error{Kind: failure.Kind, Err: failure}
 	}
 	return nil
 }
 
-// send notes that an attempt is being sent.
-func (t *turn) send() {
+// noteSent notes that an attempt is being sent.
+func (t *turn) noteSent() {
 	if t == nil {
 		return
 	}
@@ -179,8 +179,8 @@ func (t *turn) send() {
 	t.sentAt = time.Now()
 }
 
-// fail notes that an attempt failed and is made again.
-func (t *turn) fail() {
+// noteRetry notes that an attempt failed and is made again.
+func (t *turn) noteRetry() {
 	t.giveBack()
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -297,10 +297,10 @@ func TestAnAttemptIsCutShortWhereItHadNotItsTime(t *testing.T) {
 			want bool
 		}{
 			"not sent":                {func(*turn) {}, true},
-			"sent just now":           {func(turn *turn) { turn.send() }, true},
-			"sent a while ago":        {func(turn *turn) { turn.send(); time.Sleep(time.Second - 1) }, true},
-			"sent its whole time ago": {func(turn *turn) { turn.send(); time.Sleep(time.Second) }, false},
-			"the second try":          {func(turn *turn) { turn.send(); turn.fail(); turn.send() }, false},
+			"sent just now":           {func(turn *turn) { turn.noteSent() }, true},
+			"sent a while ago":        {func(turn *turn) { turn.noteSent(); time.Sleep(time.Second - 1) }, true},
+			"sent its whole time ago": {func(turn *turn) { turn.noteSent(); time.Sleep(time.Second) }, false},
+			"the second try":          {func(turn *turn) { turn.noteSent(); turn.noteRetry(); turn.noteSent() }, false},
 		} {
 			ctx, end := withTurn(t.Context(), open)
 			turn := turnOf(ctx)

@@ -334,7 +334,7 @@ func (s *Server) ask(ctx context.Context, step ncentral.Call, do func(context.Co
 // answered. Each attempt asks the gate again when it has its place. An error is a *health.Failure.
 func (s *Server) call(ctx context.Context, step ncentral.Call, do func(context.Context) error) error {
 	sent := time.Now()
-	err := turnOf(ctx).look()
+	err := turnOf(ctx).checkGate()
 	if err == nil {
 		err = do(ctx)
 	}
