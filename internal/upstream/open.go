@@ -152,7 +152,7 @@ func (s *Server) Refresh(ctx context.Context, refreshToken string, asked Asked) 
 // open makes the call that brings a session, and reads the grant. It asks for the lifetimes unless
 // the server has refused to be asked for them.
 func (s *Server) open(ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender) (*Grant, error) {
-	session, sent, err := s.openAsking(ctx, step, asked, send)
+	session, sent, err := s.openAskingForLess(ctx, step, asked, send)
 	if err != nil {
 		return nil, err
 	}

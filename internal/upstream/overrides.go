@@ -17,11 +17,11 @@ import (
 // sender makes one call that brings a session. The overrides are the lifetimes to ask for.
 type sender func(ctx context.Context, overrides ncentral.Overrides) (*ncentral.Session, error)
 
-// openAsking makes the call with the lifetimes that are asked for. While the server answers 400,
-// which is how N-central may refuse overrides [?], it makes the call again with less. It returns
-// what the last call asked for. If that call succeeds, what was left out and at what length is
-// learnt as refused.
-func (s *Server) openAsking(
+// openAskingForLess makes the call with the lifetimes that are asked for. While the server answers
+// 400, which is how N-central may refuse overrides [?], it makes the call again with less. It
+// returns what the last call asked for. If that call succeeds, what was left out and at what length
+// is learnt as refused.
+func (s *Server) openAskingForLess(
 	ctx context.Context, step ncentral.Call, asked ncentral.Overrides, send sender,
 ) (*ncentral.Session, ncentral.Overrides, error) {
 	sent := withoutRefused(asked, s.Traits(ctx))
