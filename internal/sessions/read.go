@@ -245,7 +245,7 @@ func (snap *snapshot) checkLimit(options ReadOptions) error {
 // a new token is tried.
 func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) error {
 	verdict, err := m.validate(ctx, snap, snap.sources.hasFallback())
-	if err != nil && options.Validate && !verdict.Untold {
+	if err != nil && options.Validate && !verdict.Inconclusive {
 		return err
 	}
 	if verdict.Valid && !verdict.UserFailure.UserIsBarred() {

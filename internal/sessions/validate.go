@@ -17,10 +17,10 @@ const validationStands = time.Second
 
 // validation is what N-central last said of a token.
 type validation struct {
-	accessToken string
-	at          time.Time
-	untold      bool  // N-central answers, and that tells nothing
-	failure     error // why nothing is known; nil where it said that the token lives
+	accessToken  string
+	at           time.Time
+	inconclusive bool  // N-central answered, and that does not show whether the token lives
+	failure      error // why nothing is known; nil if it said that the token lives
 }
 
 // validatedAt is when the token was last known to live by N-central's word.
@@ -42,7 +42,7 @@ func (m *Manager) validate(ctx context.Context, snap *snapshot, byData bool) (up
 		suspect, err := m.suspect(ctx, snap)
 		if err != nil || last.failure != nil || !suspect {
 			err = errors.Join(err, last.failure)
-			return upstream.Verdict{Valid: err == nil, Untold: last.untold}, err
+			return upstream.Verdict{Valid: err == nil, Inconclusive: last.inconclusive}, err
 		}
 	}
 	answer := state.validations.DoChan(snap.token.AccessToken, func() (any, error) {
@@ -80,12 +80,12 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bo
 		m.putOut(ctx, snap.config, verdict.UserFailure, true)
 	}
 	now := time.Now()
-	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Untold || verdict.Unexplained) {
+	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Inconclusive || verdict.Unexplained) {
 		defer snap.watch.ProveStorage() // a token that something is known to have ended tells nothing of the others
 	}
 	if err != nil {
 		state.validated.Store(&validation{
-			accessToken: snap.token.AccessToken, at: now, untold: verdict.Untold,
+			accessToken: snap.token.AccessToken, at: now, inconclusive: verdict.Inconclusive,
 			failure: err,
 		})
 		return verdict, err

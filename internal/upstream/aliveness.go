@@ -12,15 +12,16 @@ import (
 type aliveness int
 
 const (
-	notAsked aliveness = iota // N-central did not answer, or is being left alone
-	untold                    // N-central answered, and that does not show whether the token lives
+	unanswered   aliveness = iota // N-central did not answer, or is being left alone
+	inconclusive                  // N-central answered, and that does not show whether the token lives
 	dead
 	alive
 )
 
 // askWhetherAlive finds out by validate whether a token lives. If the answer to validate is
 // inconclusive, the data call decides. N-able documents no version of which that is true, but
-// proxies and older servers may be like that [?]. The error says why for notAsked and untold.
+// proxies and older servers may be like that [?]. The error says why for unanswered and
+// inconclusive.
 func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	err := validate()
 	switch kind := ncentral.KindOf(err); {
@@ -29,7 +30,7 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	case kind == ncentral.KindUnauthorized:
 		return dead, nil
 	case isUnanswered(kind):
-		return notAsked, err
+		return unanswered, err
 	}
 	dataErr := data()
 	switch kind := ncentral.KindOf(dataErr); {
@@ -38,15 +39,15 @@ func askWhetherAlive(validate, data func() error) (aliveness, error) {
 	case kind == ncentral.KindUnauthorized:
 		return dead, nil
 	case isUnanswered(kind):
-		return notAsked, dataErr
+		return unanswered, dataErr
 	}
-	return untold, err
+	return inconclusive, err
 }
 
 // askByData finds out by the data call whether a token lives, and whether its user works. If the
 // data call fails, validate decides whether the token lives. userErr is then why the user seems not
 // to work: it is set unless the token is dead or N-central did not answer. The error says why for
-// notAsked and untold.
+// unanswered and inconclusive.
 func askByData(validate, data func() error) (found aliveness, userErr, err error) {
 	dataErr := data()
 	switch kind := ncentral.KindOf(dataErr); {
@@ -55,7 +56,7 @@ func askByData(validate, data func() error) (found aliveness, userErr, err error
 	case kind == ncentral.KindUnauthorized:
 		return dead, nil, nil
 	case isUnanswered(kind):
-		return notAsked, nil, dataErr
+		return unanswered, nil, dataErr
 	}
 	err = validate()
 	switch kind := ncentral.KindOf(err); {
@@ -64,9 +65,9 @@ func askByData(validate, data func() error) (found aliveness, userErr, err error
 	case kind == ncentral.KindUnauthorized:
 		return dead, nil, nil
 	case isUnanswered(kind):
-		return notAsked, nil, err
+		return unanswered, nil, err
 	}
-	return untold, dataErr, err
+	return inconclusive, dataErr, err
 }
 
 // isUnanswered reports whether a call that failed with that kind got no answer from N-central that

@@ -21,30 +21,30 @@ func TestWhetherATokenLivesIsValidatesWordElseTheDataCalls(t *testing.T) {
 	}{
 		{validate: well, want: alive},
 		{validate: ncentral.KindUnauthorized, want: dead},
-		{validate: ncentral.KindUnreachable, want: notAsked, why: ncentral.KindUnreachable},
-		{validate: ncentral.KindTimeout, want: notAsked, why: ncentral.KindTimeout},
-		{validate: ncentral.KindRateLimited, want: notAsked, why: ncentral.KindRateLimited},
-		{validate: ncentral.KindUnavailable, want: notAsked, why: ncentral.KindUnavailable},
-		{validate: ncentral.KindQueued, want: notAsked, why: ncentral.KindQueued},
-		{validate: ncentral.KindCanceled, want: notAsked, why: ncentral.KindCanceled},
+		{validate: ncentral.KindUnreachable, want: unanswered, why: ncentral.KindUnreachable},
+		{validate: ncentral.KindTimeout, want: unanswered, why: ncentral.KindTimeout},
+		{validate: ncentral.KindRateLimited, want: unanswered, why: ncentral.KindRateLimited},
+		{validate: ncentral.KindUnavailable, want: unanswered, why: ncentral.KindUnavailable},
+		{validate: ncentral.KindQueued, want: unanswered, why: ncentral.KindQueued},
+		{validate: ncentral.KindCanceled, want: unanswered, why: ncentral.KindCanceled},
 
 		{validate: ncentral.KindNotFound, data: well, want: alive, dataAsked: true},
 		{validate: ncentral.KindForbidden, data: ncentral.KindForbidden, want: alive, dataAsked: true},
 		{validate: ncentral.KindMalformed, data: ncentral.KindUnauthorized, want: dead, dataAsked: true},
 		{
-			validate: ncentral.KindServerError, data: ncentral.KindTimeout, want: notAsked, dataAsked: true,
+			validate: ncentral.KindServerError, data: ncentral.KindTimeout, want: unanswered, dataAsked: true,
 			why: ncentral.KindTimeout,
 		},
 		{
-			validate: ncentral.KindServerError, data: ncentral.KindCanceled, want: notAsked, dataAsked: true,
+			validate: ncentral.KindServerError, data: ncentral.KindCanceled, want: unanswered, dataAsked: true,
 			why: ncentral.KindCanceled,
 		},
 		{
-			validate: ncentral.KindHiddenError, data: ncentral.KindServerError, want: untold, dataAsked: true,
+			validate: ncentral.KindHiddenError, data: ncentral.KindServerError, want: inconclusive, dataAsked: true,
 			why: ncentral.KindHiddenError,
 		},
 		{
-			validate: ncentral.KindNotFound, data: ncentral.KindMalformed, want: untold, dataAsked: true,
+			validate: ncentral.KindNotFound, data: ncentral.KindMalformed, want: inconclusive, dataAsked: true,
 			why: ncentral.KindNotFound,
 		},
 	}

@@ -372,9 +372,9 @@ func (e *checkRun) authenticateAgain(ctx context.Context) (string, error) {
 		return "the same access token as before", nil
 	}
 	switch found, err := e.askWhetherAlive(ctx, 0); found {
-	case notAsked:
+	case unanswered:
 		return "", err
-	case untold:
+	case inconclusive:
 		return fmt.Sprintf("whether the session before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
 		e.report.Traits.AuthenticateEndsEarlierSessions = new(false)
@@ -465,9 +465,9 @@ func (e *checkRun) refresh(ctx context.Context) (string, error) {
 		return "", err
 	}
 	switch found, err := e.askWhetherAlive(ctx, predecessor); found {
-	case notAsked:
+	case unanswered:
 		return "", err
-	case untold:
+	case inconclusive:
 		return fmt.Sprintf("whether the access token before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
 		e.report.Traits.RefreshEndsPredecessor = new(false)

@@ -80,9 +80,9 @@ type Verdict struct {
 	// and no authenticate of the engine that may have ended it was under way. The server must have
 	// changed.
 	Unexplained bool
-	// Untold is set beside an error if N-central answered, and the answer does not show whether the
-	// token lives.
-	Untold bool
+	// Inconclusive is set beside an error if N-central answered, and the answer does not show
+	// whether the token lives.
+	Inconclusive bool
 	// UserFailure is why the token's user does not work, or seems not to: the data call failed, and
 	// the token is not known to be dead. It is nil if the user works, or was not asked about.
 	UserFailure *health.Failure
@@ -132,12 +132,12 @@ func (s *Server) verdictOn(
 	}
 	found, err := isAlive(validate, ask(ncentral.CallData, s.client.Data))
 	switch found {
-	case notAsked:
+	case unanswered:
 		return Verdict{}, err
-	case untold:
+	case inconclusive:
 		failure := health.NewFailure(s.config, ncentral.CallValidate, err)
 		s.record.NoteValidation(s.generation, failure)
-		return Verdict{Untold: true}, failure
+		return Verdict{Inconclusive: true}, failure
 	}
 	s.record.NoteValidation(s.generation, nil)
 	if found == alive {

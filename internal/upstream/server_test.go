@@ -536,7 +536,7 @@ func TestARefusalIsToldOfUnlessItIsAnotherCredentials(t *testing.T) {
 // A token that died under no suspicion, and by no authenticate of the engine's own, tells that the
 // server has changed.
 func TestWhatAValidationTells(t *testing.T) {
-	untold := simulator.Failure{Kind: simulator.FailureHTML}
+	page := simulator.Failure{Kind: simulator.FailureHTML}
 	for name, test := range map[string]struct {
 		traits   store.ServerTraits
 		epoch    int64 // of the token
@@ -567,7 +567,7 @@ func TestWhatAValidationTells(t *testing.T) {
 		},
 		"there is no validate, and data tells nothing": {
 			traits: store.ServerTraits{CanValidate: new(false)},
-			fails:  map[simulator.Endpoint]simulator.Failure{"service_orgs": untold}, want: Verdict{Untold: true},
+			fails:  map[simulator.Endpoint]simulator.Failure{"service_orgs": page}, want: Verdict{Inconclusive: true},
 			fault: ncentral.KindNotFound, text: "validate: N-central does not know the call: this server has no " +
 				"validate", calls: map[simulator.Endpoint]int{"service_orgs": 1}, state: health.StateDegraded,
 		},
@@ -599,12 +599,12 @@ func TestWhatAValidationTells(t *testing.T) {
 			calls: map[simulator.Endpoint]int{"validate": 1}, state: health.StateUnknown,
 		},
 		"validate tells nothing": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold}, want: Verdict{Valid: true},
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": page}, want: Verdict{Valid: true},
 			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateUnknown,
 		},
 		"nothing tells": {
-			fails: map[simulator.Endpoint]simulator.Failure{"validate": untold, "service_orgs": untold},
-			want:  Verdict{Untold: true}, fault: ncentral.KindMalformed,
+			fails: map[simulator.Endpoint]simulator.Failure{"validate": page, "service_orgs": page},
+			want:  Verdict{Inconclusive: true}, fault: ncentral.KindMalformed,
 			calls: map[simulator.Endpoint]int{"validate": 1, "service_orgs": 1}, state: health.StateDegraded,
 		},
 		"no answer": {
