@@ -169,15 +169,15 @@ func (s *Server) notePassed(ctx context.Context) {
 // learnFrom stores what a check found out about the server.
 func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	var rebooted bool
-	s.knowledge.change(ctx, func(l *store.ServerTraits) {
-		rebooted = l.StartTime != "" && report.Traits.StartTime != "" && l.StartTime != report.Traits.StartTime
+	s.knowledge.change(ctx, func(t *store.ServerTraits) {
+		rebooted = t.StartTime != "" && report.Traits.StartTime != "" && t.StartTime != report.Traits.StartTime
 		if rebooted {
-			forget(l)
+			forget(t)
 		}
-		mergeTraits(l, report.Traits)
+		mergeTraits(t, report.Traits)
 		if passed {
 			// The administrator may have raised the limits since, so everything is asked for again.
-			l.AccessOverrideCeiling, l.RefreshOverrideCeiling = 0, 0
+			t.AccessOverrideCeiling, t.RefreshOverrideCeiling = 0, 0
 		}
 	})
 	if rebooted {
@@ -188,12 +188,12 @@ func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 // runCheck makes the steps of the scope. hasTokens is set if readers may hold tokens of the config,
 // which the sessions of the check may end.
 func (s *Server) runCheck(ctx context.Context, scope scope, hasTokens bool) *Report {
-	e := &checkRun{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
-	e.report.scope = scope
+	c := &checkRun{server: s, hasTokens: hasTokens, client: s.client.WithoutRetries()}
+	c.report.scope = scope
 	end := s.credential.beginAuthenticate()
 	defer end()
-	e.run(ctx)
-	return &e.report
+	c.run(ctx)
+	return &c.report
 }
 
 // mergeTraits copies what was found, and leaves the rest as it was.
@@ -234,9 +234,9 @@ type checkRun struct {
 	takenForEnded []Grant // those that seemed to be ended by the next session
 }
 
-func (e *checkRun) run(ctx context.Context) {
-	defer e.logOut(ctx)
-	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
+func (c *checkRun) run(ctx context.Context) {
+	defer c.logOut(ctx)
+	ctx, cancel := context.WithTimeout(ctx, c.server.FlightLimit())
 	defer cancel()
 	steps := []struct {
 		name   string
@@ -244,23 +244,23 @@ func (e *checkRun) run(ctx context.Context) {
 		in     scope // the scopes that it is a part of
 		merely bool  // only finds out how the server behaves: it passes if there was no time for it
 	}{
-		{name: "links", do: e.links, in: allSteps},
-		{name: "authenticate", do: e.authenticate, in: allSteps | rotationSteps | userSteps},
-		{name: "authenticate_again", do: e.authenticateAgain, in: allSteps | rotationSteps, merely: true},
-		{name: "validate", do: e.validate, in: allSteps | rotationSteps},
-		{name: "user", do: e.user, in: allSteps | userSteps},
-		{name: "data", do: e.data, in: allSteps | userSteps},
-		{name: "refresh", do: e.refresh, in: allSteps | rotationSteps, merely: true},
-		{name: "server_info", do: e.serverInfo, in: allSteps | rotationSteps},
+		{name: "links", do: c.links, in: allSteps},
+		{name: "authenticate", do: c.authenticate, in: allSteps | rotationSteps | userSteps},
+		{name: "authenticate_again", do: c.authenticateAgain, in: allSteps | rotationSteps, merely: true},
+		{name: "validate", do: c.validate, in: allSteps | rotationSteps},
+		{name: "user", do: c.user, in: allSteps | userSteps},
+		{name: "data", do: c.data, in: allSteps | userSteps},
+		{name: "refresh", do: c.refresh, in: allSteps | rotationSteps, merely: true},
+		{name: "server_info", do: c.serverInfo, in: allSteps | rotationSteps},
 	}
 	for _, step := range steps {
-		if step.in&e.report.scope == 0 {
+		if step.in&c.report.scope == 0 {
 			continue
 		}
-		if e.report.scope == rotationSteps && e.mayBeCutOff(ctx) {
+		if c.report.scope == rotationSteps && c.mayBeCutOff(ctx) {
 			return
 		}
-		err := e.timed(step.name, func() (string, error) {
+		err := c.timed(step.name, func() (string, error) {
 			message, err := step.do(ctx)
 			if err != nil && step.merely && ctx.Err() != nil {
 				//nolint:nilerr // the message says it
@@ -270,9 +270,9 @@ func (e *checkRun) run(ctx context.Context) {
 			return message, err
 		})
 		if err != nil {
-			failed := e.report.Steps[len(e.report.Steps)-1]
-			e.report.Failed = &failed
-			errors.As(err, &e.report.failure)
+			failed := c.report.Steps[len(c.report.Steps)-1]
+			c.report.Failed = &failed
+			errors.As(err, &c.report.failure)
 			return
 		}
 	}
@@ -280,33 +280,33 @@ func (e *checkRun) run(ctx context.Context) {
 
 // mayBeCutOff reports whether a call that began now might be broken off before its answer. A
 // session that it opened would be lost.
-func (e *checkRun) mayBeCutOff(ctx context.Context) bool {
+func (c *checkRun) mayBeCutOff(ctx context.Context) bool {
 	deadline, _ := ctx.Deadline() // run has set one
-	return time.Until(deadline) < e.server.config.RequestTimeout
+	return time.Until(deadline) < c.server.config.RequestTimeout
 }
 
 // timed makes one step and adds it to the report. An error is a *health.Failure, and the report has
 // its remedy.
-func (e *checkRun) timed(name string, do func() (string, error)) error {
+func (c *checkRun) timed(name string, do func() (string, error)) error {
 	began := time.Now()
 	message, err := do()
 	if failure, ok := errors.AsType[*health.Failure](err); ok {
 		message = failure.Explanation()
 	}
-	e.report.Steps = append(e.report.Steps, Step{
+	c.report.Steps = append(c.report.Steps, Step{
 		Name: name, OK: err == nil, Duration: time.Since(began),
 		Message: message,
 	})
 	return err
 }
 
-func (e *checkRun) links(ctx context.Context) (string, error) {
-	links, err := e.client.Links(ctx)
+func (c *checkRun) links(ctx context.Context) (string, error) {
+	links, err := c.client.Links(ctx)
 	if err != nil {
-		return "", e.failure(ncentral.CallLinks, err)
+		return "", c.failure(ncentral.CallLinks, err)
 	}
-	if links.Logout != "" && e.server.Traits(ctx).CanLogOut == nil { // else a logout was tried, which shows more
-		e.report.Traits.CanLogOut = new(true)
+	if links.Logout != "" && c.server.Traits(ctx).CanLogOut == nil { // else a logout was tried, which shows more
+		c.report.Traits.CanLogOut = new(true)
 	}
 	var named []string
 	for _, link := range [...][2]string{
@@ -323,17 +323,17 @@ func (e *checkRun) links(ctx context.Context) (string, error) {
 	return strings.Join(named, ", "), nil
 }
 
-func (e *checkRun) authenticate(ctx context.Context) (string, error) {
-	e.report.authenticateSent = time.Now()
-	session, err := e.client.Authenticate(ctx, e.server.config.UserAPIToken, ncentral.Overrides{})
-	if (err == nil || e.server.mayHaveOpened(ctx, err)) && e.server.mayEndEarlier(ctx) {
-		e.suspectEarlier(ctx)
+func (c *checkRun) authenticate(ctx context.Context) (string, error) {
+	c.report.authenticateSent = time.Now()
+	session, err := c.client.Authenticate(ctx, c.server.config.UserAPIToken, ncentral.Overrides{})
+	if (err == nil || c.server.mayHaveOpened(ctx, err)) && c.server.mayEndEarlier(ctx) {
+		c.suspectEarlier(ctx)
 	}
 	if err != nil {
-		return "", e.failure(ncentral.CallAuthenticate, err)
+		return "", c.failure(ncentral.CallAuthenticate, err)
 	}
-	e.report.authenticated = true
-	grant, err := e.opened(ncentral.CallAuthenticate, session)
+	c.report.authenticated = true
+	grant, err := c.opened(ncentral.CallAuthenticate, session)
 	if err != nil {
 		return "", err
 	}
@@ -341,74 +341,74 @@ func (e *checkRun) authenticate(ctx context.Context) (string, error) {
 }
 
 // opened notes a session that must be ended, even if it cannot be used.
-func (e *checkRun) opened(step ncentral.Call, session *ncentral.Session) (*Grant, error) {
-	grant, err := e.server.judge(step, session, ncentral.Overrides{})
+func (c *checkRun) opened(step ncentral.Call, session *ncentral.Session) (*Grant, error) {
+	grant, err := c.server.judge(step, session, ncentral.Overrides{})
 	if unusable, ok := errors.AsType[*UnusableGrantError](err); ok {
-		e.open = append(e.open, unusable.Grant)
+		c.open = append(c.open, unusable.Grant)
 		return nil, err
 	}
-	e.open = append(e.open, *grant)
+	c.open = append(c.open, *grant)
 	return grant, nil
 }
 
 // suspectEarlier makes those tokens suspect that the sessions of the check may have ended.
-func (e *checkRun) suspectEarlier(ctx context.Context) {
-	if e.hasTokens {
-		e.server.suspectUser(ctx)
+func (c *checkRun) suspectEarlier(ctx context.Context) {
+	if c.hasTokens {
+		c.server.suspectUser(ctx)
 		return
 	}
-	e.server.suspectOthers(ctx)
+	c.server.suspectOthers(ctx)
 }
 
-func (e *checkRun) authenticateAgain(ctx context.Context) (string, error) {
-	if _, err := e.authenticate(ctx); err != nil {
+func (c *checkRun) authenticateAgain(ctx context.Context) (string, error) {
+	if _, err := c.authenticate(ctx); err != nil {
 		return "", err
 	}
-	if e.open[0].AccessToken == e.open[1].AccessToken {
-		e.open = e.open[1:]
-		e.report.Warnings = append(e.report.Warnings,
+	if c.open[0].AccessToken == c.open[1].AccessToken {
+		c.open = c.open[1:]
+		c.report.Warnings = append(c.report.Warnings,
 			"this server answers one access token to several authenticate calls: the end of one lease of a "+
 				"dedicated role would end the tokens of the others")
 		return "the same access token as before", nil
 	}
-	switch found, err := e.askWhetherAlive(ctx, 0); found {
+	switch found, err := c.askWhetherAlive(ctx, 0); found {
 	case unanswered:
 		return "", err
 	case inconclusive:
 		return fmt.Sprintf("whether the session before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
-		e.report.Traits.AuthenticateEndsEarlierSessions = new(false)
+		c.report.Traits.AuthenticateEndsEarlierSessions = new(false)
 		return "the session before it lives on", nil
 	}
-	e.report.Traits.AuthenticateEndsEarlierSessions = new(true)
-	e.suspectEarlier(ctx) // even if this server was known not to end earlier ones
-	e.takenForEnded, e.open = e.open[:1:1], e.open[1:]
+	c.report.Traits.AuthenticateEndsEarlierSessions = new(true)
+	c.suspectEarlier(ctx) // even if this server was known not to end earlier ones
+	c.takenForEnded, c.open = c.open[:1:1], c.open[1:]
 	return "a new session ends the earlier ones of this user", nil
 }
 
-func (e *checkRun) validate(ctx context.Context) (string, error) {
-	err := e.client.Validate(ctx, e.newest().AccessToken)
-	e.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
-	if *e.report.Traits.CanValidate {
+func (c *checkRun) validate(ctx context.Context) (string, error) {
+	err := c.client.Validate(ctx, c.newest().AccessToken)
+	c.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
+	if *c.report.Traits.CanValidate {
 		if ncentral.KindOf(err) == ncentral.KindUnauthorized { // the newest token is refused too, so a 401 shows nothing here
-			e.report.Traits.AuthenticateEndsEarlierSessions = nil
-			e.open = append(e.takenForEnded, e.open...)
+			c.report.Traits.AuthenticateEndsEarlierSessions = nil
+			c.open = append(c.takenForEnded, c.open...)
 		}
-		return "", e.failure(ncentral.CallValidate, err)
+		return "", c.failure(ncentral.CallValidate, err)
 	}
 	return "this server has no validate: the data call answers for it", nil
 }
 
 // newest returns the session that was opened last.
-func (e *checkRun) newest() Grant { return e.open[len(e.open)-1] }
+func (c *checkRun) newest() Grant { return c.open[len(c.open)-1] }
 
 // user asks what N-central says about the API user. If it does not say, the data call decides, so
 // time is left for that.
-func (e *checkRun) user(ctx context.Context) (string, error) {
-	ctx, cancel := e.server.leavingTime(ctx)
+func (c *checkRun) user(ctx context.Context) (string, error) {
+	ctx, cancel := c.server.leavingTime(ctx)
 	defer cancel()
-	user, err := e.client.User(ctx, e.newest().AccessToken)
-	e.report.userAsked = !isUnanswered(ncentral.KindOf(err))
+	user, err := c.client.User(ctx, c.newest().AccessToken)
+	c.report.userAsked = !isUnanswered(ncentral.KindOf(err))
 	switch ncentral.KindOf(err) {
 	case "":
 	case ncentral.KindForbidden:
@@ -419,130 +419,130 @@ func (e *checkRun) user(ctx context.Context) (string, error) {
 			"whether the user works", nil
 	default:
 		return fmt.Sprintf("not told (%s): the data call shows whether the user works",
-			withoutRemedy(e.failure(ncentral.CallUser, err))), nil
+			withoutRemedy(c.failure(ncentral.CallUser, err))), nil
 	}
-	e.report.User = &user
+	c.report.User = &user
 	troubles, bars := health.UserTroubles(&user)
 	if bars {
-		return "", health.NewUserFailure(e.server.config, &user)
+		return "", health.NewUserFailure(c.server.config, &user)
 	}
-	e.report.Warnings = append(e.report.Warnings, troubles...)
+	c.report.Warnings = append(c.report.Warnings, troubles...)
 	return user.Name, nil
 }
 
-func (e *checkRun) data(ctx context.Context) (string, error) {
-	err := e.client.Data(ctx, e.newest().AccessToken)
+func (c *checkRun) data(ctx context.Context) (string, error) {
+	err := c.client.Data(ctx, c.newest().AccessToken)
 	switch ncentral.KindOf(err) {
 	case "":
 		return "", nil
 	case ncentral.KindForbidden:
 		return "the user may not see service organisations, which is no fault if its work does not need them", nil
 	}
-	failure := health.NewFailure(e.server.config, ncentral.CallData, err)
-	failure.User = e.report.User
+	failure := health.NewFailure(c.server.config, ncentral.CallData, err)
+	failure.User = c.report.User
 	return "", failure
 }
 
 // refresh tries what rotations would like to do. If the server refuses it, the check still passes:
 // roles authenticate instead.
-func (e *checkRun) refresh(ctx context.Context) (string, error) {
-	predecessor := len(e.open) - 1
-	if e.open[predecessor].RefreshToken == "" {
-		e.report.Traits.RefreshRejected = true
+func (c *checkRun) refresh(ctx context.Context) (string, error) {
+	predecessor := len(c.open) - 1
+	if c.open[predecessor].RefreshToken == "" {
+		c.report.Traits.RefreshRejected = true
 		return "N-central gave no refresh token that can be used: tokens are replaced by authenticating", nil
 	}
-	session, err := e.client.Refresh(ctx, e.open[predecessor].RefreshToken, ncentral.Overrides{})
+	session, err := c.client.Refresh(ctx, c.open[predecessor].RefreshToken, ncentral.Overrides{})
 	if err != nil && !health.IsDown(ncentral.KindOf(err)) {
-		e.report.Traits.RefreshRejected = true
+		c.report.Traits.RefreshRejected = true
 		return fmt.Sprintf("not possible here (%s): tokens are replaced by authenticating",
-			withoutRemedy(e.failure(ncentral.CallRefresh, err))), nil
+			withoutRemedy(c.failure(ncentral.CallRefresh, err))), nil
 	}
 	if err != nil {
-		return "", e.failure(ncentral.CallRefresh, err)
+		return "", c.failure(ncentral.CallRefresh, err)
 	}
-	grant, err := e.opened(ncentral.CallRefresh, session)
+	grant, err := c.opened(ncentral.CallRefresh, session)
 	if err != nil {
 		return "", err
 	}
-	switch found, err := e.askWhetherAlive(ctx, predecessor); found {
+	switch found, err := c.askWhetherAlive(ctx, predecessor); found {
 	case unanswered:
 		return "", err
 	case inconclusive:
 		return fmt.Sprintf("whether the access token before it lives on cannot be told (%s)", withoutRemedy(err)), nil
 	case alive:
-		e.report.Traits.RefreshEndsPredecessor = new(false)
+		c.report.Traits.RefreshEndsPredecessor = new(false)
 		return "the access token before it lives on", nil
 	}
-	e.report.Traits.RefreshEndsPredecessor = new(true)
-	e.open = append(e.open[:predecessor], *grant)
+	c.report.Traits.RefreshEndsPredecessor = new(true)
+	c.open = append(c.open[:predecessor], *grant)
 	return "a refresh ends the access token before it", nil
 }
 
 // askWhetherAlive asks whether a session that the check opened is still alive.
-func (e *checkRun) askWhetherAlive(ctx context.Context, index int) (aliveness, error) {
-	token := e.open[index].AccessToken
+func (c *checkRun) askWhetherAlive(ctx context.Context, index int) (aliveness, error) {
+	token := c.open[index].AccessToken
 	return askWhetherAlive(
-		func() error { return e.failure(ncentral.CallValidate, e.client.Validate(ctx, token)) },
-		func() error { return e.failure(ncentral.CallData, e.client.Data(ctx, token)) },
+		func() error { return c.failure(ncentral.CallValidate, c.client.Validate(ctx, token)) },
+		func() error { return c.failure(ncentral.CallData, c.client.Data(ctx, token)) },
 	)
 }
 
 // serverInfo asks for the version, the start time and the time of day. The step passes even if the
 // server does not say.
-func (e *checkRun) serverInfo(ctx context.Context) (string, error) {
+func (c *checkRun) serverInfo(ctx context.Context) (string, error) {
 	var told []string
-	if info, err := e.client.ServerInfo(ctx, e.newest().AccessToken); err != nil {
-		told = append(told, fmt.Sprintf("no version (%s)", withoutRemedy(e.failure(ncentral.CallServerInfo, err))))
+	if info, err := c.client.ServerInfo(ctx, c.newest().AccessToken); err != nil {
+		told = append(told, fmt.Sprintf("no version (%s)", withoutRemedy(c.failure(ncentral.CallServerInfo, err))))
 	} else {
-		e.report.Traits.ServerVersion, e.report.Traits.StartTime = info.NCentral, info.StartTime
+		c.report.Traits.ServerVersion, c.report.Traits.StartTime = info.NCentral, info.StartTime
 		told = append(told, "N-central "+info.NCentral+", API "+info.Version)
 	}
-	if e.report.scope == rotationSteps {
+	if c.report.scope == rotationSteps {
 		return "", nil // the start time is all that is needed
 	}
-	if answer, err := e.client.Health(ctx); err != nil {
-		told = append(told, fmt.Sprintf("no time of day (%s)", withoutRemedy(e.failure(ncentral.CallHealth, err))))
+	if answer, err := c.client.Health(ctx); err != nil {
+		told = append(told, fmt.Sprintf("no time of day (%s)", withoutRemedy(c.failure(ncentral.CallHealth, err))))
 	} else {
-		e.report.Traits.ClockOffset = &answer.ClockOffset
+		c.report.Traits.ClockOffset = &answer.ClockOffset
 	}
 	return strings.Join(told, "; "), nil
 }
 
 // logOut ends the sessions that the check opened. It never makes the check fail: what stays open is
 // in the report. A rotation does not wait for the logouts, so it gets all sessions to end.
-func (e *checkRun) logOut(ctx context.Context) {
-	if len(e.open) == 0 {
+func (c *checkRun) logOut(ctx context.Context) {
+	if len(c.open) == 0 {
 		return
 	}
-	if e.report.scope == rotationSteps {
-		e.report.OpenSessions = e.open
+	if c.report.scope == rotationSteps {
+		c.report.OpenSessions = c.open
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.server.FlightLimit())
+	ctx, cancel := context.WithTimeout(ctx, c.server.FlightLimit())
 	defer cancel()
-	_ = e.timed("logout", func() (string, error) {
+	_ = c.timed("logout", func() (string, error) {
 		var failure error
-		for _, grant := range e.open {
-			err := e.client.Logout(ctx, grant.AccessToken)
+		for _, grant := range c.open {
+			err := c.client.Logout(ctx, grant.AccessToken)
 			switch ncentral.KindOf(err) {
 			case "":
-				e.report.Traits.CanLogOut = new(true)
+				c.report.Traits.CanLogOut = new(true)
 			case ncentral.KindUnauthorized:
 				// The session has ended already.
 			case ncentral.KindNotFound:
-				e.report.Traits.CanLogOut = new(false)
+				c.report.Traits.CanLogOut = new(false)
 			default:
-				failure = e.failure(ncentral.CallLogout, err)
-				e.report.OpenSessions = append(e.report.OpenSessions, grant)
+				failure = c.failure(ncentral.CallLogout, err)
+				c.report.OpenSessions = append(c.report.OpenSessions, grant)
 			}
 		}
 		if failure != nil {
-			e.report.Warnings = append(e.report.Warnings, fmt.Sprintf(
+			c.report.Warnings = append(c.report.Warnings, fmt.Sprintf(
 				"sessions that were opened to try the credential could not be logged out: %d; this is tried once a "+
 					"minute until they expire (%s)",
-				len(e.report.OpenSessions), failure))
+				len(c.report.OpenSessions), failure))
 		}
-		if can := e.report.Traits.CanLogOut; can != nil && !*can {
+		if can := c.report.Traits.CanLogOut; can != nil && !*can {
 			return "this server has no logout: tokens live until they expire", failure
 		}
 		return "", failure
@@ -550,11 +550,11 @@ func (e *checkRun) logOut(ctx context.Context) {
 }
 
 // failure returns nil if there is no error, else a *health.Failure.
-func (e *checkRun) failure(step ncentral.Call, err error) error {
+func (c *checkRun) failure(step ncentral.Call, err error) error {
 	if err == nil {
 		return nil
 	}
-	return health.NewFailure(e.server.config, step, err)
+	return health.NewFailure(c.server.config, step, err)
 }
 
 // withoutRemedy returns what failed, without the remedy, for a step that passes all the same:

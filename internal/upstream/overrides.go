@@ -36,9 +36,9 @@ func (s *Server) openAskingForLess(
 		session, err = s.openWith(ctx, step, sent, send)
 	}
 	if err == nil && refused != (ncentral.Overrides{}) {
-		s.knowledge.change(ctx, func(l *store.ServerTraits) {
-			l.AccessOverrideCeiling = shorter(l.AccessOverrideCeiling, refused.Access)
-			l.RefreshOverrideCeiling = shorter(l.RefreshOverrideCeiling, refused.Refresh)
+		s.knowledge.change(ctx, func(t *store.ServerTraits) {
+			t.AccessOverrideCeiling = shorter(t.AccessOverrideCeiling, refused.Access)
+			t.RefreshOverrideCeiling = shorter(t.RefreshOverrideCeiling, refused.Refresh)
 		})
 	}
 	return session, sent, err

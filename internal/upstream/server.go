@@ -241,18 +241,12 @@ func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, 
 		func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "":
-		s.learnOnce(ctx, canLogOut(true), func(l *store.ServerTraits) bool {
-			return l.CanLogOut != nil &&
-				*l.CanLogOut
-		})
+		s.learnOnce(ctx, canLogOut(true), func(t *store.ServerTraits) bool { return t.CanLogOut != nil && *t.CanLogOut })
 		return LogoutDone, nil
 	case ncentral.KindUnauthorized:
 		return LogoutDone, nil
 	case ncentral.KindNotFound:
-		s.learnOnce(ctx, canLogOut(false), func(l *store.ServerTraits) bool {
-			return l.CanLogOut != nil &&
-				!*l.CanLogOut
-		})
+		s.learnOnce(ctx, canLogOut(false), func(t *store.ServerTraits) bool { return t.CanLogOut != nil && !*t.CanLogOut })
 		return LogoutUnsupported, err
 	}
 	return LogoutFailed, err

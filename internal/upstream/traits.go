@@ -112,7 +112,7 @@ func (s *Server) suspectOthers(ctx context.Context) {
 
 // raiseEpoch raises the epoch above all that were there before, even if they are not known: the
 // config may have been deleted and made anew, or what is stored may be unreadable.
-func raiseEpoch(l *store.ServerTraits) { l.Epoch = max(l.Epoch+1, time.Now().UnixNano()) }
+func raiseEpoch(t *store.ServerTraits) { t.Epoch = max(t.Epoch+1, time.Now().UnixNano()) }
 
 // ForgetTraits forgets what was learnt of the server, because it may have been upgraded, and makes
 // all tokens of the config suspect.
@@ -120,9 +120,9 @@ func (s *Server) ForgetTraits(ctx context.Context) {
 	s.knowledge.change(ctx, forget)
 }
 
-func forget(l *store.ServerTraits) {
-	raiseEpoch(l)
-	*l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch}
+func forget(t *store.ServerTraits) {
+	raiseEpoch(t)
+	*t = store.ServerTraits{URL: t.URL, Epoch: t.Epoch}
 }
 
 // mayEndEarlier reports whether an authenticate may end the user's earlier sessions on this server.
@@ -151,7 +151,7 @@ func (s *Server) learnOnce(
 }
 
 func canLogOut(can bool) func(*store.ServerTraits) {
-	return func(l *store.ServerTraits) { l.CanLogOut = &can }
+	return func(t *store.ServerTraits) { t.CanLogOut = &can }
 }
 
 // ProbeRotation finds out whether a refresh on this server ends the access token before it, and
@@ -211,7 +211,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	}
 	s.watch.traitsConfirmed(time.Now())
 	if err != nil || info.StartTime == "" || info.StartTime != s.Traits(ctx).StartTime {
-		s.knowledge.change(ctx, func(l *store.ServerTraits) { *l = store.ServerTraits{URL: l.URL, Epoch: l.Epoch} })
+		s.knowledge.change(ctx, func(t *store.ServerTraits) { *t = store.ServerTraits{URL: t.URL, Epoch: t.Epoch} })
 	}
 }
 
