@@ -169,7 +169,7 @@ func (s *Server) notePassed(ctx context.Context) {
 // learnFrom stores what a check found out about the server.
 func (s *Server) learnFrom(ctx context.Context, report *Report, passed bool) {
 	var rebooted bool
-	s.knowledge.change(ctx, func(t *store.ServerTraits) {
+	s.learnt.change(ctx, func(t *store.ServerTraits) {
 		rebooted = t.StartTime != "" && report.Traits.StartTime != "" && t.StartTime != report.Traits.StartTime
 		if rebooted {
 			forget(t)

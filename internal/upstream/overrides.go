@@ -36,7 +36,7 @@ func (s *Server) openAskingForLess(
 		session, err = s.openWith(ctx, step, sent, send)
 	}
 	if err == nil && refused != (ncentral.Overrides{}) {
-		s.knowledge.change(ctx, func(t *store.ServerTraits) {
+		s.learnt.change(ctx, func(t *store.ServerTraits) {
 			t.AccessOverrideCeiling = shorter(t.AccessOverrideCeiling, refused.Access)
 			t.RefreshOverrideCeiling = shorter(t.RefreshOverrideCeiling, refused.Refresh)
 		})

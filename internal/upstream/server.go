@@ -26,7 +26,7 @@ type Server struct {
 	client     *ncentral.Client
 	credential *credential
 	registry   *Registry
-	knowledge  *knowledge
+	learnt     *learntTraits
 	record     *health.Record
 	watch      *Watch
 	generation int // of the record
@@ -62,7 +62,7 @@ func (r *Registry) newServer(config *store.Config, state *configState) (*Server,
 		}),
 		credential: r.credentialOf(config),
 		registry:   r,
-		knowledge:  r.knowledgeOf(config, state),
+		learnt:     r.learntTraitsOf(config, state),
 		record:     state.record,
 		watch:      state.watch,
 		generation: state.record.Generation(),

@@ -18,56 +18,56 @@ import (
 // taught nothing.
 const learningPause = time.Hour
 
-// knowledge reads and changes the traits of one config's server, which the store keeps.
-type knowledge struct {
+// learntTraits reads and changes the traits of one config's server, which the store keeps.
+type learntTraits struct {
 	config, url string
 	changing    *sync.Mutex // configState.changingTraits
 	entries     *store.Collection[store.ServerTraits]
 	logger      hclog.Logger
 }
 
-// knowledgeOf returns the knowledge for the config. The registry is locked.
-func (r *Registry) knowledgeOf(config *store.Config, state *configState) *knowledge {
-	return &knowledge{
+// learntTraitsOf returns the learnt traits of the config. The registry is locked.
+func (r *Registry) learntTraitsOf(config *store.Config, state *configState) *learntTraits {
+	return &learntTraits{
 		config: config.Name, url: config.URL, changing: state.changingTraits,
 		entries: r.store.Traits, logger: r.logger.With("config", config.Name),
 	}
 }
 
-// knowledgeOfOther is knowledgeOf for callers that have not locked the registry.
-func (r *Registry) knowledgeOfOther(config *store.Config) *knowledge {
+// learntTraitsOfOther is learntTraitsOf for callers that have not locked the registry.
+func (r *Registry) learntTraitsOfOther(config *store.Config) *learntTraits {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.knowledgeOf(config, r.state(config.Name))
+	return r.learntTraitsOf(config, r.state(config.Name))
 }
 
 // read returns what is known. If that was learnt at another URL, only the epoch counts. Beside an
 // error it returns traits of which nothing is known.
-func (k *knowledge) read(ctx context.Context) (store.ServerTraits, error) {
-	stored, err := k.entries.Get(ctx, k.config)
+func (l *learntTraits) read(ctx context.Context) (store.ServerTraits, error) {
+	stored, err := l.entries.Get(ctx, l.config)
 	switch {
 	case stored == nil:
-		return store.ServerTraits{URL: k.url}, err
-	case stored.URL != k.url:
-		return store.ServerTraits{URL: k.url, Epoch: stored.Epoch}, nil
+		return store.ServerTraits{URL: l.url}, err
+	case stored.URL != l.url:
+		return store.ServerTraits{URL: l.url, Epoch: stored.Epoch}, nil
 	}
 	return *stored, nil
 }
 
 // change changes what is known, in storage and memory. If storage fails, it changes it in memory
 // alone.
-func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)) store.ServerTraits {
-	k.changing.Lock()
-	defer k.changing.Unlock()
+func (l *learntTraits) change(ctx context.Context, change func(*store.ServerTraits)) store.ServerTraits {
+	l.changing.Lock()
+	defer l.changing.Unlock()
 	ctx = context.WithoutCancel(ctx) // what was found out counts even if the time for it is over
-	traits, err := k.read(ctx)
+	traits, err := l.read(ctx)
 	if err != nil {
 		raiseEpoch(&traits) // the epoch that cannot be read may be higher
 	}
 	change(&traits)
-	if err := k.entries.Put(ctx, k.config, &traits); err != nil {
-		k.logger.Warn("what was learnt of the server could not be stored", "error", err)
-		k.entries.Keep(k.config, &traits)
+	if err := l.entries.Put(ctx, l.config, &traits); err != nil {
+		l.logger.Warn("what was learnt of the server could not be stored", "error", err)
+		l.entries.Keep(l.config, &traits)
 	}
 	return traits
 }
@@ -75,7 +75,7 @@ func (k *knowledge) change(ctx context.Context, change func(*store.ServerTraits)
 // Traits returns what is known of this server. If that was learnt at another URL, only the epoch is
 // set.
 func (s *Server) Traits(ctx context.Context) store.ServerTraits {
-	traits, err := s.knowledge.read(ctx)
+	traits, err := s.learnt.read(ctx)
 	if err != nil {
 		s.logger.Warn("what was learnt of the server cannot be read", "error", err)
 	}
@@ -85,7 +85,7 @@ func (s *Server) Traits(ctx context.Context) store.ServerTraits {
 // Suspect makes all tokens of the config that were obtained so far suspect, by raising its epoch,
 // and returns the new epoch.
 func (s *Server) Suspect(ctx context.Context) int64 {
-	return s.knowledge.change(ctx, raiseEpoch).Epoch
+	return s.learnt.change(ctx, raiseEpoch).Epoch
 }
 
 // suspectUser is Suspect for all configs with the same URL and User-API token: what ends sessions
@@ -105,7 +105,7 @@ func (s *Server) suspectOthers(ctx context.Context) {
 	}
 	for _, other := range configs {
 		if other.Name != s.config.Name && keyOf(other) == keyOf(s.config) {
-			s.registry.knowledgeOfOther(other).change(ctx, raiseEpoch)
+			s.registry.learntTraitsOfOther(other).change(ctx, raiseEpoch)
 		}
 	}
 }
@@ -117,7 +117,7 @@ func raiseEpoch(t *store.ServerTraits) { t.Epoch = max(t.Epoch+1, time.Now().Uni
 // ForgetTraits forgets what was learnt of the server, because it may have been upgraded, and makes
 // all tokens of the config suspect.
 func (s *Server) ForgetTraits(ctx context.Context) {
-	s.knowledge.change(ctx, forget)
+	s.learnt.change(ctx, forget)
 }
 
 func forget(t *store.ServerTraits) {
@@ -146,7 +146,7 @@ func (s *Server) learnOnce(
 	ctx context.Context, change func(*store.ServerTraits), known func(*store.ServerTraits) bool,
 ) {
 	if traits := s.Traits(ctx); !known(&traits) {
-		s.knowledge.change(ctx, change)
+		s.learnt.change(ctx, change)
 	}
 }
 
@@ -211,7 +211,7 @@ func (s *Server) compareStart(ctx context.Context, accessToken string) {
 	}
 	s.watch.traitsConfirmed(time.Now())
 	if err != nil || info.StartTime == "" || info.StartTime != s.Traits(ctx).StartTime {
-		s.knowledge.change(ctx, func(t *store.ServerTraits) { *t = store.ServerTraits{URL: t.URL, Epoch: t.Epoch} })
+		s.learnt.change(ctx, func(t *store.ServerTraits) { *t = store.ServerTraits{URL: t.URL, Epoch: t.Epoch} })
 	}
 }
 
