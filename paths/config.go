@@ -95,8 +95,8 @@ Then no token of that user works. Give password_changed_at to be warned in
 time.
 `
 
-// configWriting is both the creation of a config and its update, which are one operation to whoever
-// looks at the API.
+// configWriting returns the operation that creates a config and updates one. In the API these are
+// one operation.
 func (a *API) configWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
 		Callback: a.telling(events.ConfigWritten, a.writeConfig),
@@ -194,7 +194,7 @@ func (a *API) writeConfig(
 		traits)), nil
 }
 
-// notStored says that the config is what it was, because the step failed that tried the new values.
+// notStored returns the error of a write whose verification failed, so that nothing was stored.
 func notStored(stored, candidate *store.Config, failed *upstream.Step) error {
 	why := fmt.Errorf("its verification failed at step %s: %s", failed.Name,
 		strings.TrimPrefix(failed.Message, failed.Name+": "))
@@ -204,14 +204,14 @@ func notStored(stored, candidate *store.Config, failed *upstream.Step) error {
 	return fmt.Errorf("config %q was not changed, because %w", candidate.Name, why)
 }
 
-// adopt keeps what the verification taught, if there was one, and returns what of it and of the
-// server is worth a warning.
+// adopt keeps what the verification learnt, if there was one, and returns warnings from it and
+// about the server.
 func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.Report) (warnings []string, err error) {
 	if report != nil {
 		warnings = report.Warnings
 	}
 	server, err := a.Upstream.Server(config)
-	if errors.Is(err, upstream.ErrOutdated) { // this version is stored, and another is by now
+	if errors.Is(err, upstream.ErrOutdated) { // this version was stored, and another one has been since
 		return warnings, nil
 	}
 	if err != nil {
@@ -223,8 +223,8 @@ func (a *API) adopt(ctx context.Context, config *store.Config, report *upstream.
 	return append(warnings, learntWarnings(server.Traits(ctx))...), nil
 }
 
-// changedConfig returns what the config is to be: the stored one, or the defaults, with the
-// request's fields.
+// changedConfig returns the config as the request asks for it: the fields of the request, and for
+// the others those of the stored config or the defaults.
 func changedConfig(
 	name string, stored *store.Config, req *logical.Request, data *framework.FieldData,
 ) (*store.Config, error) {
@@ -263,14 +263,14 @@ func changedConfig(
 	}
 	candidate.WrittenAt = now
 	if stored != nil && !now.After(stored.WrittenAt) {
-		candidate.WrittenAt = stored.WrittenAt.Add(1) // versions differ also where the clock stood still or went back
+		candidate.WrittenAt = stored.WrittenAt.Add(1) // each version has another time, even if the clock stood still or went back
 	}
 	candidate.Name = name
 	return candidate, nil
 }
 
-// changedTrust names the field, if any, in which the two configs differ in where the User-API token
-// is sent to.
+// changedTrust returns the first field whose change may send the User-API token somewhere else. It
+// is empty if no such field changed.
 func changedTrust(before, after *store.Config) string {
 	switch {
 	case before.URL != after.URL:
@@ -285,8 +285,8 @@ func changedTrust(before, after *store.Config) string {
 	return ""
 }
 
-// storeConfig stores the candidate unless the config is another by now than the one it was made
-// from.
+// storeConfig stores the candidate, unless the config has been changed since the candidate was made
+// from it.
 func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config) error {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
@@ -329,7 +329,7 @@ func (a *API) readConfig(
 	return withWarnings(&logical.Response{Data: answer}, configWarnings(config)), nil
 }
 
-// configWarnings are what a reader of the config should know of it.
+// configWarnings returns what a reader of the config should know about it.
 func configWarnings(config *store.Config) []string {
 	warnings := health.ExpiryWarnings(config, time.Now())
 	if config.TLSSkipVerify {
@@ -343,12 +343,12 @@ func configWarnings(config *store.Config) []string {
 	return warnings
 }
 
-// reportWarnings are what a check found that is worth knowing though it passes.
+// reportWarnings returns what a check found that is worth knowing even if it passed.
 func reportWarnings(report *upstream.Report) []string {
 	return append(report.Warnings, learntWarnings(report.Traits)...)
 }
 
-// learntWarnings are what the server is like and whoever sets up roles should know.
+// learntWarnings returns what is known of the server that matters to whoever sets up roles.
 func learntWarnings(traits store.ServerTraits) []string {
 	var warnings []string
 	if ends := traits.AuthenticateEndsEarlierSessions; ends != nil && *ends {
@@ -383,9 +383,9 @@ func (a *API) deleteConfig(
 	return withWarnings(nil, warnings), nil
 }
 
-// deleteUnusedConfig deletes the config unless roles use it, which it returns, and reports whether
-// there was one and it is gone. The warnings name roles that cannot be read: whether they use it is
-// not known.
+// deleteUnusedConfig deletes the config, unless roles use it. Then it returns these roles. deleted
+// reports whether there was a config and it has been deleted. The warnings name roles that cannot
+// be read, so that it is not known whether they use the config.
 func (a *API) deleteUnusedConfig(ctx context.Context, name string) (deleted bool, users, warnings []string, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()
@@ -411,8 +411,8 @@ func (a *API) deleteUnusedConfig(ctx context.Context, name string) (deleted bool
 	return true, nil, append(warnings, stranded...), err
 }
 
-// stranded returns the warnings of what can no longer be logged out, once the config is no more or
-// has another url: a token is sent nowhere but to the url that it came from.
+// stranded returns warnings about sessions that can no longer be logged out once the config is
+// deleted or has another url: a token is only ever sent to the url that it came from.
 func (a *API) stranded(ctx context.Context, config string) (warnings []string, err error) {
 	owed, err := a.Store.CountOwedOfConfig(ctx, config)
 	if err != nil {
@@ -432,8 +432,8 @@ func (a *API) stranded(ctx context.Context, config string) (warnings []string, e
 		"that url again", config)), nil
 }
 
-// rolesOf returns the roles that name the config, and a warning for each role that cannot be read. Once
-// there are more than need be named, it looks for no others: there may be very many.
+// rolesOf returns the roles that name the config, and a warning for each role that cannot be read.
+// There may be very many roles, so it stops once there are more than an answer names.
 func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []string, err error) {
 	err = a.Store.Roles.Each(ctx, func(role *store.Role) bool {
 		if role.Names(config) {

@@ -114,7 +114,8 @@ func userField() *framework.FieldSchema {
 	}
 }
 
-// userFields are what N-central may tell of the API user, and left out where it does not.
+// userFields returns the fields of what N-central may say about the API user. What it does not say
+// is left out.
 func userFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldUserName: {Type: framework.TypeString, Description: "The user's name in N-central."},
@@ -135,7 +136,7 @@ func userFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// learntFields are what is known of a server, and left out where it is not.
+// learntFields returns the fields of what is known of a server. What is not known is left out.
 func learntFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldClockOffset: {
@@ -204,8 +205,8 @@ func (a *API) checkConfig(
 	return withWarnings(&logical.Response{Data: answer}, warnings), nil
 }
 
-// reportText has a line for each step, for what came of it, and for each warning: the command line
-// shows nothing else where it is asked for this field alone.
+// reportText returns a line for each step and each warning, and one for the result. If somebody
+// asks for this field alone, the command line shows nothing else.
 func reportText(report *upstream.Report, outcome string, warnings []string) string {
 	var text strings.Builder
 	line := func(verdict, name string, took time.Duration, message string) {
@@ -251,7 +252,7 @@ func checkAnswer(report *upstream.Report) map[string]any {
 	return answer
 }
 
-// putUser adds what N-central tells of the API user to an answer.
+// putUser adds what N-central says about the API user to an answer.
 func putUser(answer map[string]any, user *ncentral.User) {
 	if user == nil {
 		return

@@ -50,8 +50,8 @@ const (
 	defaultExpiryWarning       = 14 * 24 * time.Hour
 )
 
-// earliestPassword is older than any password of N-central: what lies before it is no time, but a
-// day without its hyphens taken for seconds, or a year that cannot be stored.
+// earliestPassword is before the time of any N-central password. An earlier time is a mistake: a
+// day without hyphens, which was taken for seconds, or a year that cannot be stored.
 var earliestPassword = time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)
 
 const (
@@ -61,7 +61,7 @@ const (
 	groupExpiry = "Expiry"
 )
 
-// configFields are the fields that a config is written with and read.
+// configFields returns the fields of a config that can be written and read.
 func configFields() map[string]*framework.FieldSchema {
 	return together(serverFields(), callFields(), expiryFields())
 }
@@ -139,7 +139,7 @@ func expiryFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// configWriteFields are the fields that a config is written with and not read.
+// configWriteFields returns the fields of a config that can be written and not read.
 func configWriteFields() map[string]*framework.FieldSchema {
 	secret := label("User-API token", groupServer)
 	secret.Sensitive = true
@@ -164,8 +164,8 @@ func configWriteFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// configAnswerFields are the fields of a read: those of a config without its token, and what
-// follows from them.
+// configAnswerFields returns the fields of a read: those of a config without its token, and those
+// that are computed from them.
 func configAnswerFields() map[string]*framework.FieldSchema {
 	return together(alwaysAnswered(configFields()), map[string]*framework.FieldSchema{
 		fieldPasswordChangedAt: {
@@ -193,8 +193,8 @@ func configAnswerFields() map[string]*framework.FieldSchema {
 	})
 }
 
-// configSettings are how a write changes a config. What depends on several fields is
-// changedConfig's.
+// configSettings returns how a write changes each field of a config. changedConfig does what
+// depends on several fields.
 func configSettings() []setting[store.Config] {
 	url := textSetting(fieldURL, ncentral.ParseBaseURL, func(c *store.Config) *string { return &c.URL })
 	token := textSetting(fieldUserAPIToken, pasted.ParseUserAPIToken,
@@ -218,8 +218,8 @@ func configSettings() []setting[store.Config] {
 		{
 			field: fieldPasswordChangedAt,
 			set: func(c *store.Config, data *framework.FieldData) (err error) {
-				// The framework's own type for times takes no number, as which a plugin is given
-				// Unix time.
+				// The framework's own type for times does not take a number, and Unix time reaches
+				// a plugin as a number.
 				c.PasswordChangedAt, err = readPasswordChangedAt(data.Get(fieldPasswordChangedAt).(string), time.Now())
 				return err
 			},
@@ -232,8 +232,8 @@ func configSettings() []setting[store.Config] {
 	}
 }
 
-// readPasswordChangedAt takes the time in every form that people and tools write it in, and refuses
-// what cannot be meant.
+// readPasswordChangedAt reads a time in any form in which people and tools write it. It returns an
+// error if that cannot be what was meant.
 func readPasswordChangedAt(given string, now time.Time) (time.Time, error) {
 	at, err := parseutil.ParseAbsoluteTime(given)
 	if err != nil {
@@ -257,8 +257,8 @@ func readPasswordChangedAt(given string, now time.Time) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-// zeroOrDays is a check for durations of days. Fewer seconds than a day has are most likely days
-// without their unit.
+// zeroOrDays checks a duration of whole days. If it is shorter than a day, somebody most likely
+// gave days without a unit.
 func zeroOrDays(value time.Duration) error {
 	if value != 0 && value < 24*time.Hour {
 		return fmt.Errorf("%s is too short: give 0 or at least a day, with the unit d for days, like 14d", value)
@@ -268,7 +268,7 @@ func zeroOrDays(value time.Duration) error {
 
 var inHex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// checkSHA256 holds a hash that was given against the config's User-API token.
+// checkSHA256 compares the given hash with that of the config's User-API token.
 func checkSHA256(given string, config *store.Config, tokenGiven bool) error {
 	given = strings.ToLower(strings.TrimSpace(given))
 	of := func(token string) string { return (&store.Config{UserAPIToken: token}).UserAPITokenSHA256() }
@@ -287,7 +287,8 @@ func checkSHA256(given string, config *store.Config, tokenGiven bool) error {
 	return errors.New("it is not that of the stored User-API token: give the token that it is of as user_api_token")
 }
 
-// checkCACert takes a bundle as it is given: declarative tools compare it with what is answered.
+// checkCACert returns the bundle as it was given, or an error: declarative tools compare what they
+// gave with what they read.
 func checkCACert(given string) (string, error) {
 	if pasted.HoldsPrivateKey(given) {
 		return "", errors.New("it holds a private key, which everyone who may read this config would see: leave the " +
@@ -302,12 +303,11 @@ func checkCACert(given string) (string, error) {
 
 const longestHostName = 253
 
-// hostName is a name of labels as RFC 1123 has them, absolute or not.
+// hostName matches a name of labels as in RFC 1123, with or without a final dot.
 var hostName = regexp.MustCompile(`(?i)^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\.?$`)
 
-// checkServerName takes the names that a certificate can hold, and IP addresses, for which
-// crypto/tls looks among those of the certificate. A name is sent in clear at each handshake, so
-// nothing else may get in.
+// checkServerName returns the name, or an error unless a certificate can hold it: it is a host name
+// or an IP address. Every handshake sends the name unencrypted, so nothing else may get through.
 func checkServerName(given string) (string, error) {
 	name := strings.TrimSpace(given)
 	address, err := netip.ParseAddr(name)

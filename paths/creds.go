@@ -210,8 +210,8 @@ func readOptions(data *framework.FieldData) (sessions.ReadOptions, error) {
 	return options, nil
 }
 
-// untilReplaced returns the time after which a reader who asks for that min_ttl again gets another
-// token: the engine replaces it then, or earlier because too little of it is left for that reader.
+// untilReplaced returns the time after which another read with that min_ttl gets another token: the
+// engine has replaced the token by then, or too little of its life is left for that read.
 func untilReplaced(answer *sessions.Answer, minTTL time.Duration) time.Duration {
 	if minTTL > 0 {
 		return min(answer.UntilRotation, answer.Remaining-minTTL)
@@ -219,8 +219,8 @@ func untilReplaced(answer *sessions.Answer, minTTL time.Duration) time.Duration 
 	return answer.UntilRotation
 }
 
-// capped returns the time after which a reader is to come back, where the role says how often at least;
-// 0 says nothing.
+// capped returns the time after which a reader is told to come back: until, or the role's
+// reread_interval if that is shorter. An interval of 0 sets no limit.
 func capped(until, interval time.Duration) time.Duration {
 	if interval > 0 {
 		return min(until, interval)
@@ -228,8 +228,8 @@ func capped(until, interval time.Duration) time.Duration {
 	return until
 }
 
-// tokenData returns the data of an answer. All but ttl is the same in every answer with the token, and is
-// put together once: a hot read copies it.
+// tokenData returns the data of an answer without ttl. All answers with the same token have this in
+// common, so it is put together once, and each read copies it.
 func tokenData(answer *sessions.Answer, isLeased bool) map[string]any {
 	common := answer.Rendered(isLeased, func() map[string]any {
 		data := map[string]any{
@@ -251,7 +251,7 @@ func tokenData(answer *sessions.Answer, isLeased bool) map[string]any {
 	return data
 }
 
-// allWarnings are the answer's, and those of expiries that are near.
+// allWarnings returns the warnings of the answer, and those of expiries that are near.
 func allWarnings(answer *sessions.Answer) []string {
 	warnings := answer.Warnings
 	for _, warning := range health.ExpiryWarnings(answer.Config, time.Now()) {
@@ -260,17 +260,18 @@ func allWarnings(answer *sessions.Answer) []string {
 	return warnings
 }
 
-// unleased returns the token with the fields by which consumers know when to come back. Of two
-// returns with one token, only ttl may differ: Vault's Secrets Operator restarts what it serves
-// where another field does.
+// unleased returns the token with the fields by which readers know when to come back. Two answers
+// with the same token may differ in ttl alone: if another field differs, Vault's Secrets Operator
+// restarts the workloads that use it.
 func unleased(answer *sessions.Answer, until time.Duration) *logical.Response {
 	data := tokenData(answer, false)
 	data[fieldTTL] = max(int64((until+time.Second-1)/time.Second), 1)
 	return &logical.Response{Data: data, Warnings: allWarnings(answer)}
 }
 
-// leased returns the token under a lease that ends with it, in whole seconds rounded down, so that
-// no lease outlives its token. It is never renewable: N-central cannot lengthen an access token.
+// leased returns the token under a lease that ends with it. The lease is rounded down to whole
+// seconds, so that it does not outlive its token. It is not renewable: N-central cannot extend an
+// access token.
 func leased(answer *sessions.Answer, lifetime time.Duration, internal map[string]any) *logical.Response {
 	lifetime = lifetime.Truncate(time.Second)
 	internal["secret_type"] = accessTokenType
@@ -284,7 +285,8 @@ func leased(answer *sessions.Answer, lifetime time.Duration, internal map[string
 	}
 }
 
-// What a lease keeps of its token. That of a shared token keeps no token: its end ends nothing.
+// What a lease keeps of its token. The lease of a shared token does not keep the token, since its
+// end ends nothing.
 const (
 	leaseRole           = "role"
 	leaseCredentialType = "credential_type"
@@ -309,7 +311,7 @@ func leaseOfDedicated(lease *sessions.Lease) map[string]any {
 	}
 }
 
-// accessTokenSecret is what a lease of this engine holds.
+// accessTokenSecret returns the type of what a lease of this engine holds.
 func (a *API) accessTokenSecret() *framework.Secret {
 	return &framework.Secret{
 		Type: accessTokenType,
@@ -320,8 +322,8 @@ func (a *API) accessTokenSecret() *framework.Secret {
 	}
 }
 
-// revoke ends the session of a dedicated token. That of a shared one is left alone: other readers
-// hold the same token.
+// revoke ends the session of a dedicated token. It leaves the session of a shared token alone,
+// since other readers hold the same token.
 func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	kept := req.Secret.InternalData
 	if kept[leaseCredentialType] != string(store.Dedicated) {

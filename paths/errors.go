@@ -16,10 +16,10 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// failed returns an error of the packages below in Vault's way: 400 for the caller's mistakes and a
-// refused credential, 503 where N-central is not there or too busy, 502 where it answers what it
-// should not. It is never 403, on which Vault's Secrets Operator throws its own Vault token away,
-// and 500 only for failures of this node.
+// failed returns an error of the packages below in the form that Vault expects. It is a 400 for the
+// caller's mistakes and a refused credential, a 503 if N-central cannot be reached or is too busy,
+// a 502 if N-central answers what it should not, and a 500 for failures of this node alone. It is
+// never a 403: Vault's Secrets Operator would throw its own Vault token away.
 func failed(err error) (*logical.Response, error) {
 	var failure *health.Failure
 	var limit *sessions.LimitError
@@ -45,7 +45,7 @@ func failed(err error) (*logical.Response, error) {
 	return nil, err
 }
 
-// isTransient reports whether the same request may well succeed when it is made again.
+// isTransient reports whether the same request may well succeed if it is made again.
 func isTransient(err error) bool {
 	for _, transient := range []error{
 		sessions.ErrSuperseded, sessions.ErrDeadOnArrival, sessions.ErrTimeOver, sessions.ErrTooManyWaiting,
@@ -59,7 +59,7 @@ func isTransient(err error) bool {
 	return false
 }
 
-// mistake returns a 400 whose text is the error's.
+// mistake returns a 400 with the text of the error.
 func mistake(err error) (*logical.Response, error) {
 	return logical.ErrorResponse(err.Error()), nil
 }

@@ -26,8 +26,8 @@ const longestName = 128
 
 var validName = regexp.MustCompile(`^\w(([\w\-.@]+)?\w)?$`)
 
-// checkName holds names to Vault's usual form with @, which the patterns of paths enforce but for
-// the length.
+// checkName checks that a name has Vault's usual form with @. The patterns of paths check all of
+// that but the length.
 func checkName(name string) error {
 	switch {
 	case resemblesToken(name):
@@ -41,14 +41,14 @@ func checkName(name string) error {
 	return nil
 }
 
-// resemblesToken reports whether the text is in the form of a JWT. Such a one may be a secret, and
-// is repeated nowhere.
+// resemblesToken reports whether the text has the form of a JWT. It may be a secret then, so it
+// must not be repeated anywhere.
 func resemblesToken(text string) bool {
 	return strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") >= 2
 }
 
-// CheckPath refuses a path that holds what looks like a token, before anything of it gets into an
-// error or a log.
+// CheckPath returns an error if part of the path looks like a token, before it gets into an error
+// or log.
 func CheckPath(path string) error {
 	for name := range strings.SplitSeq(path, "/") {
 		if resemblesToken(name) {
@@ -59,7 +59,7 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// remedies say what a field of that type takes.
+// remedies say what a field of each type takes.
 var remedies = map[framework.FieldType]string{
 	framework.TypeString:           "give text",
 	framework.TypeBool:             "give true or false",
@@ -69,12 +69,12 @@ var remedies = map[framework.FieldType]string{
 		"like 90s, 5m or 1h",
 }
 
-// CheckTypes refuses a value that the field of its name does not take, a secret that is anything
-// but a string, and what looks like a token in a field's place. The error names the field and holds
+// CheckTypes returns an error if a value has a type that its field does not take, if a secret is no
+// string, or if the name of a field looks like a token. The error names the field and quotes
 // nothing of the value.
 func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
-		if resemblesToken(name) { // the framework would warn of it as a field that it does not know
+		if resemblesToken(name) { // the framework would quote it in a warning about an unknown field
 			return errors.New("text that looks like a token is where the name of a field should be: give the token " +
 				"as user_api_token=@file")
 		}
@@ -85,7 +85,7 @@ func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) 
 		text, isText := given[name].(string)
 		isSecret := field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
 		one := framework.FieldData{Raw: map[string]any{name: given[name]}, Schema: fields}
-		// which the framework takes for false or 0
+		// the framework takes an empty text for false or 0
 		isNothing := isText && text == "" && field.Type != framework.TypeString &&
 			field.Type != framework.TypeCommaStringSlice
 		if isSecret && !isText || isNothing || one.Validate() != nil {
@@ -95,14 +95,14 @@ func CheckTypes(fields map[string]*framework.FieldSchema, given map[string]any) 
 	return nil
 }
 
-// setting is how one field of a write changes an entry. Its default is what reset sets.
+// setting is how a write changes one field of an entry. T is the type of the entry.
 type setting[T any] struct {
 	field string
 	set   func(entry *T, data *framework.FieldData) error
-	reset func(entry *T) // nil: the field has no default, so it cannot be null
+	reset func(entry *T) // sets the default; nil if there is none, so the field cannot be null
 }
 
-// withDefaults returns an entry in which every field that has a default has it.
+// withDefaults returns an entry in which all fields that have a default are set to it.
 func withDefaults[T any](settings []setting[T]) *T {
 	entry := new(T)
 	for _, s := range settings {
@@ -113,9 +113,8 @@ func withDefaults[T any](settings []setting[T]) *T {
 	return entry
 }
 
-// apply changes the fields of the entry that the request gives and no other. In a PATCH, null
-// resets a field to its default; elsewhere it counts as not given. Errors begin with the field's
-// name.
+// apply changes the fields of the entry that the request gives. In a PATCH, null resets a field to
+// its default; otherwise null counts as not given. Errors begin with the name of the field.
 func apply[T any](entry *T, settings []setting[T], req *logical.Request, data *framework.FieldData) error {
 	for _, s := range settings {
 		raw, given := data.Raw[s.field]
@@ -136,7 +135,7 @@ func apply[T any](entry *T, settings []setting[T], req *logical.Request, data *f
 	return nil
 }
 
-// durationSetting is the setting of a duration in whole seconds. check may be nil.
+// durationSetting returns the setting of a duration in whole seconds. check may be nil.
 func durationSetting[T any](
 	field string, standard time.Duration, check func(time.Duration) error, of func(*T) *time.Duration,
 ) setting[T] {
@@ -156,7 +155,7 @@ func durationSetting[T any](
 	}
 }
 
-// intSetting is the setting of an integer from least to most.
+// intSetting returns the setting of an integer from least to most.
 func intSetting[T any](field string, standard, least, most int, of func(*T) *int) setting[T] {
 	return setting[T]{
 		field: field,
@@ -175,6 +174,7 @@ func intSetting[T any](field string, standard, least, most int, of func(*T) *int
 	}
 }
 
+// boolSetting returns the setting of a boolean.
 func boolSetting[T any](field string, standard bool, of func(*T) *bool) setting[T] {
 	return setting[T]{
 		field: field,
@@ -186,7 +186,7 @@ func boolSetting[T any](field string, standard bool, of func(*T) *bool) setting[
 	}
 }
 
-// textSetting is the setting of a string in the form that clean answers.
+// textSetting returns the setting of a string. It stores what clean returns.
 func textSetting[T any](field string, clean func(string) (string, error), of func(*T) *string) setting[T] {
 	return setting[T]{
 		field: field,
@@ -201,8 +201,8 @@ func textSetting[T any](field string, clean func(string) (string, error), of fun
 	}
 }
 
-// wholeSeconds reads a duration as it was given. The framework would take one under a second, a
-// negative one too, for 0.
+// wholeSeconds returns the given duration. The framework would take one under a second, even a
+// negative one, for 0.
 func wholeSeconds(raw any) (time.Duration, error) {
 	value, err := parseutil.ParseDurationSecond(raw)
 	switch {
@@ -216,8 +216,8 @@ func wholeSeconds(raw any) (time.Duration, error) {
 	return value, nil
 }
 
-// isFraction reports whether a field was given as a number that is not whole, which conversions
-// would cut off. To a plugin all numbers of a request come as float64.
+// isFraction reports whether the value is a number that is not whole, which a conversion would cut
+// off. A plugin gets all numbers of a request as float64.
 func isFraction(raw any) bool {
 	number, isFloat := raw.(float64)
 	return isFloat && number != math.Trunc(number)
@@ -228,7 +228,7 @@ func isNegative(raw any) bool {
 	return isFloat && number < 0
 }
 
-// between is a check for durations from least to most.
+// between returns a check for durations from least to most.
 func between(least, most time.Duration) func(time.Duration) error {
 	return func(value time.Duration) error {
 		if value < least || value > most {
@@ -238,7 +238,8 @@ func between(least, most time.Duration) func(time.Duration) error {
 	}
 }
 
-// zeroOrAtLeast is a check for durations where zero has a meaning of its own.
+// zeroOrAtLeast returns a check for durations of at least that length, or 0, which has a meaning of
+// its own.
 func zeroOrAtLeast(least time.Duration) func(time.Duration) error {
 	return func(value time.Duration) error {
 		if value != 0 && value < least {
@@ -248,16 +249,17 @@ func zeroOrAtLeast(least time.Duration) func(time.Duration) error {
 	}
 }
 
+// seconds returns a duration in whole seconds.
 func seconds(duration time.Duration) int64 { return int64(duration / time.Second) }
 
-// putTime adds a time to an answer as RFC 3339 in UTC, and leaves it out where it is not known.
+// putTime adds a time to an answer as RFC 3339 in UTC, unless it is zero: it is not known then.
 func putTime(answer map[string]any, field string, at time.Time) {
 	if !at.IsZero() {
 		answer[field] = at.UTC().Format(time.RFC3339)
 	}
 }
 
-// listFields are the fields of every LIST.
+// listFields returns the fields of every LIST.
 func listFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldAfter: {
@@ -280,17 +282,17 @@ const (
 	groupPage = "Page"
 )
 
-// label is how a form shows a field.
+// label returns how a form shows a field.
 func label(name, group string) *framework.DisplayAttributes {
 	return &framework.DisplayAttributes{Name: name, Group: group}
 }
 
-// whatNamesHold is for help: a name in a path that holds something else is refused by Vault itself,
-// with no more than a 404.
+// whatNamesHold is for help. If a name in a path has any other form, Vault itself answers 404 and
+// says nothing else.
 const whatNamesHold = " 128 characters at most: letters, digits, underscores, hyphens, @ and single dots, with a " +
 	"letter, digit or underscore at either end."
 
-// nameField is the name in a path.
+// nameField returns the field of the name in a path.
 func nameField(description string) *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true, DisplayAttrs: &framework.DisplayAttributes{Name: "Name"},
@@ -298,8 +300,8 @@ func nameField(description string) *framework.FieldSchema {
 	}
 }
 
-// alwaysAnswered are fields of a write as a read answers them: always there, with durations in
-// seconds.
+// alwaysAnswered returns the fields of a write as a read answers them: all are always there, and
+// durations are in seconds.
 func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	answered := map[string]*framework.FieldSchema{}
 	for name, field := range written {
@@ -314,10 +316,10 @@ func alwaysAnswered(written map[string]*framework.FieldSchema) map[string]*frame
 	return answered
 }
 
-// listed returns a LIST: the page of the names that the request asks for, each with what infoOf
-// tells of it. A name of which it tells nothing is gone in the meantime and left out. One that
-// cannot be read is listed, so that it can be found and deleted, and a warning says why nothing is
-// told of it.
+// listed returns the answer to a LIST: those names that the request asks for, each with what infoOf
+// returns. A name for which infoOf returns nil has been deleted in the meantime and is left out. An
+// entry that cannot be read is listed, so that it can be found and deleted, and a warning says why
+// there are no facts about it.
 func listed(
 	names []string, data *framework.FieldData, infoOf func(name string) (map[string]any, error),
 ) (*logical.Response, error) {
@@ -355,17 +357,17 @@ func listAnswerFields(of, info string) map[string]*framework.FieldSchema {
 	}
 }
 
-// example is a request that API explorers offer to change and send.
+// example returns a request that API explorers offer as a start.
 func example(data map[string]any) []framework.RequestExample {
 	return []framework.RequestExample{{Data: data}}
 }
 
-// returns are the responses of an operation that has an answer.
+// answers returns the responses of an operation that has an answer.
 func answers(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
 }
 
-// doneOrWarned are the responses of a write or delete that answers nothing but warnings.
+// doneOrWarned returns the responses of a write or delete that answers nothing but warnings.
 func doneOrWarned() map[int][]framework.Response {
 	return map[int][]framework.Response{
 		http.StatusOK:        {{Description: "Done, with warnings."}},
@@ -373,8 +375,8 @@ func doneOrWarned() map[int][]framework.Response {
 	}
 }
 
-// written returns a write: nothing, unless the request has fields that the path does not know. The
-// framework warns of them, but only in an answer.
+// written returns the answer to a write: none, unless the request has fields that the path does not
+// know. The framework adds a warning about these, but only to an answer.
 func written(data *framework.FieldData) *logical.Response {
 	for field := range data.Raw {
 		if data.Schema[field] == nil {
@@ -384,7 +386,7 @@ func written(data *framework.FieldData) *logical.Response {
 	return nil
 }
 
-// together returns the fields of all maps.
+// together returns one map with the fields of all maps.
 func together(fields ...map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	all := map[string]*framework.FieldSchema{}
 	for _, some := range fields {
@@ -393,10 +395,10 @@ func together(fields ...map[string]*framework.FieldSchema) map[string]*framework
 	return all
 }
 
-// mostNamed bounds how many names or warnings of one kind an answer holds: there may be very many.
+// mostNamed is how many names or warnings of one kind an answer holds at most.
 const mostNamed = 50
 
-// some returns the texts, or the first of them and how many more there are.
+// some returns the texts. If there are very many, it returns the first and how many more there are.
 func some(texts []string) []string {
 	if len(texts) <= mostNamed {
 		return texts
@@ -404,8 +406,8 @@ func some(texts []string) []string {
 	return append(texts[:mostNamed:mostNamed], fmt.Sprintf("%d more such", len(texts)-mostNamed))
 }
 
-// withWarnings returns the response with the warnings added; a nil response becomes one that has
-// them, if there are any.
+// withWarnings returns the response with the warnings added. If the response is nil and there are
+// warnings, it returns a new one.
 func withWarnings(response *logical.Response, warnings []string) *logical.Response {
 	if response == nil && len(warnings) > 0 {
 		response = &logical.Response{}

@@ -18,7 +18,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// metricsFormat is the text form that every Prometheus reads.
+// metricsFormat is the text format that every Prometheus reads.
 var metricsFormat = expfmt.NewFormat(expfmt.TypeTextPlain)
 
 func (a *API) metricsPath() *framework.Path {
@@ -68,8 +68,8 @@ func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.
 		return nil, err
 	}
 	conditions.add(unreadableConfigs, float64(len(damaged)))
-	// Made anew at each read, for what is stored now alone: a config may have been deleted, also by
-	// another node.
+	// The registry is made for each read, and only of what is stored now: a config may have been
+	// deleted, perhaps by another node.
 	registry := prometheus.NewRegistry()
 	if err := registry.Register(conditions); err != nil {
 		return nil, err
@@ -97,11 +97,11 @@ func (a *API) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.
 	}}, nil
 }
 
-// gauges are metrics that tell of one moment. They are one Collector.
+// gauges are metrics with their values at one moment. They form one Collector.
 type gauges []prometheus.Metric
 
-// Describe implements prometheus.Collector. It sends nothing: what there is to describe differs
-// from moment to moment.
+// Describe implements prometheus.Collector. It sends nothing, since the metrics differ from moment
+// to moment.
 func (g gauges) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
@@ -122,15 +122,15 @@ func (g *gauges) addTime(description *prometheus.Desc, at time.Time, labels ...s
 	}
 }
 
-// addRemaining adds the seconds left until then, less than zero once that is past, unless the time
-// is zero.
+// addRemaining adds the seconds from now until then, less than zero if that is past, unless the
+// time is zero.
 func (g *gauges) addRemaining(description *prometheus.Desc, until, now time.Time, labels ...string) {
 	if !until.IsZero() {
 		g.add(description, until.Sub(now).Seconds(), labels...)
 	}
 }
 
-// addKnown adds 0 or 1, unless it is not known which.
+// addKnown adds 0 or 1, unless known is nil.
 func (g *gauges) addKnown(description *prometheus.Desc, known *bool, labels ...string) {
 	if known != nil {
 		g.add(description, zeroOrOne(*known), labels...)
@@ -193,7 +193,7 @@ var (
 		"Whether a new session ends the user's earlier ones, 0 or 1; absent if that is not known.", health.ConfigLabel)
 )
 
-// gaugesOfConditions are the metrics that tell how the configs fare now: what status tells in
+// gaugesOfConditions returns the metrics of how the configs fare now. status says the same in
 // words.
 func (a *API) gaugesOfConditions(ctx context.Context, configs []*store.Config) (gauges, error) {
 	var all gauges

@@ -15,9 +15,9 @@ import (
 // helpWidth is how wide a line of path-help may be.
 const helpWidth = 80
 
-// CompleteHelp completes the SDK's answer to a request for help. Its text gets lines that fit a
-// terminal. Its OpenAPI document, from which the servers' web UIs draw their API explorer, gets
-// what the SDK leaves out.
+// CompleteHelp completes the SDK's answer to a request for help. It wraps the text, so that it fits
+// a terminal. It adds to the OpenAPI document what the SDK leaves out; the web UIs show that
+// document in their API explorer.
 func CompleteHelp(response *logical.Response, route func(path string) *framework.Path) {
 	if text, ok := response.Data["help"].(string); ok {
 		response.Data["help"] = wrapLines(text)
@@ -33,11 +33,11 @@ func CompleteHelp(response *logical.Response, route func(path string) *framework
 			drawn.Tags = []string{tagOf(name)}
 		}
 	}
-	clear(document.Components.Schemas) // all of them stand where they are used
+	clear(document.Components.Schemas) // each of them is where it is used by now
 }
 
-// operationsOf are the operations that an item of the document has. A name that ends in a slash is
-// that of a LIST.
+// operationsOf returns the operations that an item of the document has. An item whose name ends in
+// a slash is a LIST.
 func operationsOf(name string, item *framework.OASPathItem) map[logical.Operation]*framework.OASOperation {
 	var read logical.Operation = logical.ReadOperation
 	if strings.HasSuffix(name, "/") {
@@ -54,8 +54,8 @@ func operationsOf(name string, item *framework.OASPathItem) map[logical.Operatio
 }
 
 // The groups in which an API explorer shows the operations, in the order of their first paths.
-// Vault puts all engines' operations into its group "secrets", which is there before this mount's
-// by its cubbyhole: what hands out tokens stays in it, and so comes first.
+// Vault puts the operations of all engines into its group "secrets". That group comes first,
+// because Vault's cubbyhole is in it, so what hands out tokens stays there.
 const (
 	tagTokens     = "secrets"
 	tagSetup      = "N-central setup"
@@ -74,12 +74,12 @@ func tagOf(name string) string {
 
 const (
 	mediaTypeJSON  = "application/json"
-	mediaTypePatch = "application/merge-patch+json" // Vault refuses a PATCH of any other
+	mediaTypePatch = "application/merge-patch+json" // Vault accepts a PATCH of this type only
 )
 
-// completeOperation puts schemas where they are used, since the server loses references to them on
-// their way from a plugin, and draws answers anew, with the fields that are always there and what
-// their lists and maps hold.
+// completeOperation puts each schema where it is used, since references to schemas get lost on the
+// way from a plugin to the server. It describes the answers anew, with the fields that are always
+// there and with what lists and maps hold.
 func completeOperation(
 	drawn *framework.OASOperation, operation logical.Operation, declared framework.OperationProperties,
 	schemas map[string]*framework.OASSchema,
@@ -90,8 +90,8 @@ func completeOperation(
 		if operation == logical.PatchOperation {
 			mediaType = mediaTypePatch
 		}
-		// what a new config needs, a write of one that exists may leave out: its description says
-		// so
+		// a new config needs fields that a write of an existing one may leave out: the description
+		// says so
 		schema.Required = nil
 		body.Content = framework.OASContent{mediaType: {Schema: schema}}
 		body.Required = operation == logical.PatchOperation
@@ -111,8 +111,8 @@ func contentOf(response framework.Response, entries map[string]map[string]*frame
 	return nil
 }
 
-// entryFields are the fields of what lists and maps in an operation's answer hold, by the name of
-// the list or map.
+// entryFields returns the fields of the entries of lists and maps in an operation's answer, by the
+// name of the list or map.
 func entryFields(operationID string) map[string]map[string]*framework.FieldSchema {
 	switch operationID {
 	case "ncentral-check-config":
@@ -142,8 +142,8 @@ func objectSchema(
 	return object
 }
 
-// fieldSchema is the schema of an answer's field, which holds entries where it is a list or map.
-// The user is one object.
+// fieldSchema returns the schema of a field of an answer. entry has the fields of what a list or
+// map holds. The user is a single object.
 func fieldSchema(
 	name string, field *framework.FieldSchema, entry map[string]*framework.FieldSchema,
 ) *framework.OASSchema {
@@ -176,7 +176,7 @@ func fieldSchema(
 	return schema
 }
 
-// wrapLines breaks the lines that are too wide, each part with the indentation of the line.
+// wrapLines breaks lines that are too long. Each part has the indentation of the line.
 func wrapLines(text string) string {
 	var wrapped []string
 	for line := range strings.SplitSeq(text, "\n") {

@@ -95,8 +95,8 @@ PATCH, in which null resets a field to its default:
     echo '{"min_ttl": null}' | vault patch ncentral/roles/monitoring -
 `
 
-// roleWriting is both the creation of a role and its update, which are one operation to whoever
-// looks at the API.
+// roleWriting returns the operation that creates a role and updates one. In the API these are one
+// operation.
 func (a *API) roleWriting() *framework.PathOperation {
 	return writing(framework.PathOperation{
 		Callback: a.telling(events.RoleWritten, a.writeRole),
@@ -131,7 +131,7 @@ shows them. serving_config is the config that gives the role's tokens now.
 	}
 }
 
-// roleInfoFields are what a LIST tells of a role.
+// roleInfoFields returns the fields of what a LIST says about a role.
 func roleInfoFields() map[string]*framework.FieldSchema {
 	fields := alwaysAnswered(roleFields())
 	for _, field := range []string{fieldMinTTL, fieldFallbackConfigs, fieldRereadInterval} {
@@ -141,7 +141,7 @@ func roleInfoFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// servingField is the config that gives a role's tokens.
+// servingField returns the field that names the config from which a role's tokens come now.
 func servingField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString,
@@ -205,8 +205,8 @@ func roleFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// roleSettings are how a write changes a role. What depends on several fields, or on what is
-// stored, is writeRole's.
+// roleSettings returns how a write changes each field of a role. writeRole does what depends on
+// several fields, or on what is stored.
 func roleSettings() []setting[store.Role] {
 	return []setting[store.Role]{
 		{
@@ -300,15 +300,15 @@ func (a *API) writeRole(
 	return withWarnings(written(data), warnings), nil
 }
 
-// leavesLeases reports whether the stored role may have leases of dedicated sessions that the
-// changed role has nothing to do with.
+// leavesLeases reports whether the stored role may have leases of dedicated sessions to which the
+// changed role no longer belongs.
 func leavesLeases(stored, changed *store.Role) bool {
 	return stored != nil && stored.CredentialType == store.Dedicated &&
 		(changed.CredentialType != store.Dedicated || changed.Config != stored.Config)
 }
 
-// changedRole returns what the role is to be: the stored one, or the defaults, with the request's
-// fields.
+// changedRole returns the role as the request asks for it: the fields of the request, and for the
+// others those of the stored role or the defaults.
 func changedRole(stored *store.Role, req *logical.Request, data *framework.FieldData) (*store.Role, error) {
 	settings := roleSettings()
 	role := withDefaults(settings)
@@ -333,7 +333,7 @@ func changedRole(stored *store.Role, req *logical.Request, data *framework.Field
 	return role, checkMinTTL(role)
 }
 
-// leastRereadInterval keeps a pack of readers from coming back all the time.
+// leastRereadInterval is long enough that many readers do not come back all the time.
 const leastRereadInterval = 10 * time.Second
 
 func checkFallbackNames(names []string) error {
@@ -351,9 +351,9 @@ func checkFallbackNames(names []string) error {
 	return nil
 }
 
-// checkFallbacks refuses fallback configs that do not exist, or are of another server than the
-// role's own config, which is nil where it cannot be read. It returns a warning for each that
-// cannot be read.
+// checkFallbacks returns an error if a fallback config does not exist, or has another url than the
+// role's own config. own is nil if that config cannot be read. It returns a warning for each
+// fallback config that cannot be read.
 func (a *API) checkFallbacks(ctx context.Context, role *store.Role, own *store.Config) (warnings []string, err error) {
 	for _, name := range role.FallbackConfigs {
 		config, unreadable, err := orUnreadable(a.Store.Configs.Get(ctx, name))
@@ -386,8 +386,8 @@ func roleWarnings(role *store.Role) []string {
 	return warnings
 }
 
-// checkMinTTL refuses a min_ttl with which a token would be due for replacement for most of its
-// life.
+// checkMinTTL returns an error if min_ttl is so long that a token would be due to be replaced for
+// most of its life.
 func checkMinTTL(role *store.Role) error {
 	limit := role.ExpectedLifetime() / 2
 	if role.MinTTL == nil || *role.MinTTL <= limit {
@@ -418,7 +418,7 @@ func (a *API) readRole(ctx context.Context, _ *logical.Request, data *framework.
 }
 
 // deleteRole deletes the role first, so that no session is opened for it any more, and then ends
-// those that are open. What of that fails after the role is gone is the tick's to finish.
+// its sessions. If that fails once the role is gone, the tick ends them.
 func (a *API) deleteRole(
 	ctx context.Context, req *logical.Request, data *framework.FieldData,
 ) (*logical.Response, error) {
@@ -440,9 +440,9 @@ func (a *API) deleteRole(
 	return withWarnings(nil, warnings), nil
 }
 
-// forgetRole deletes the role between the writes of others, one of which would else bring it back.
-// It reports whether there was one, and whether it may have been a dedicated one, as one that
-// cannot be read may.
+// forgetRole deletes the role while no config or role is written: such a write could bring it back.
+// deleted reports whether there was one. hadLeases reports whether it may have been a dedicated
+// role. A role that cannot be read may have been one.
 func (a *API) forgetRole(ctx context.Context, name string) (deleted, hadLeases bool, err error) {
 	a.Store.Definitions.Lock()
 	defer a.Store.Definitions.Unlock()

@@ -194,12 +194,12 @@ func (a *API) readSessions(
 	return &logical.Response{Data: answer}, nil
 }
 
-// leasesOf is the prefix of the leases of a dedicated role, as lease revoke and sys/leases/lookup
-// take it.
+// leasesOf returns the prefix of the leases of a dedicated role, in the form for lease revoke and
+// sys/leases/lookup.
 func leasesOf(req *logical.Request, role string) string { return req.MountPoint + "creds/" + role }
 
-// leasesGoOn is the warning of what ends a role's shared sessions, or makes a dedicated role
-// another.
+// leasesGoOn returns the warning that the leases of a dedicated role were left alone, for whoever
+// ended its sessions or changed the role.
 func leasesGoOn(req *logical.Request, role string) string {
 	return fmt.Sprintf("the sessions of a dedicated role are its leases, which were left alone: end them with lease "+
 		"revoke -prefix %s", leasesOf(req, role))
@@ -242,7 +242,7 @@ func (a *API) listSessions(
 	return listed(names, data, func(name string) (map[string]any, error) {
 		described, err := a.Sessions.Describe(ctx, name)
 		if errors.Is(err, sessions.ErrUnknownRole) || errors.Is(err, sessions.ErrUnknownConfig) {
-			return map[string]any{}, nil // its token is handed out no more
+			return map[string]any{}, nil // its token is no longer handed out
 		}
 		if err != nil {
 			return nil, err

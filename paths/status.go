@@ -67,7 +67,7 @@ none.
 	}
 }
 
-// statusFields are what status tells of a config.
+// statusFields returns the fields of what status says about a config.
 func statusFields() map[string]*framework.FieldSchema {
 	return together(learntFields(), map[string]*framework.FieldSchema{
 		fieldState: stateField(),
@@ -106,7 +106,7 @@ func statusFields() map[string]*framework.FieldSchema {
 	})
 }
 
-// stateField is how a config fares, in a word.
+// stateField returns the field that says in a word how a config fares.
 func stateField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,

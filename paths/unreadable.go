@@ -14,8 +14,8 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// orUnreadable takes apart the error of a stored entry that cannot be read and storage's own. Such
-// an entry exists: it can be overwritten by a full write, and deleted.
+// orUnreadable separates the error of an entry that cannot be read from other errors of storage.
+// Such an entry exists: it can be deleted, or overwritten by a full write.
 func orUnreadable[T any](entry T, err error) (T, *store.UnreadableError, error) {
 	if unreadable, ok := errors.AsType[*store.UnreadableError](err); ok {
 		return entry, unreadable, nil
@@ -23,9 +23,9 @@ func orUnreadable[T any](entry T, err error) (T, *store.UnreadableError, error) 
 	return entry, nil, err
 }
 
-// toChange returns the stored entry that a write changes. There is none where a POST makes a new
-// one, or replaces one that cannot be read, which is returned too: that takes all that a new entry
-// needs, so that nothing of it is guessed.
+// toChange returns the stored entry that a write changes. For a POST that is nil if there is none,
+// or if it cannot be read; in that case the second result says why, and the POST must give all that
+// a new entry needs, so that nothing is guessed. A PATCH of such an entry is an error.
 func toChange[T any](
 	ctx context.Context, entries *store.Collection[T], req *logical.Request, kind, name string,
 ) (*T, *store.UnreadableError, error) {
@@ -40,8 +40,8 @@ func toChange[T any](
 		fmt.Sprintf("there is no %s %q to change: write it with POST first", kind, name))
 }
 
-// mistakeOver returns the mistake in a write that is to replace an unreadable entry, if there is
-// one.
+// mistakeOver returns a 400 for a mistake in a write. If the write was to replace an unreadable
+// entry, it names that too.
 func mistakeOver(unreadable *store.UnreadableError, err error) (*logical.Response, error) {
 	if unreadable != nil {
 		err = fmt.Errorf("%w; %w", err, unreadable)
@@ -49,8 +49,8 @@ func mistakeOver(unreadable *store.UnreadableError, err error) (*logical.Respons
 	return mistake(err)
 }
 
-// leftOut takes apart joined errors: it returns a warning for each entry that cannot be read, and
-// storage's own errors.
+// leftOut separates joined errors: it returns a warning for each entry that cannot be read, and the
+// other errors of storage.
 func leftOut(err error) (warnings []string, failure error) {
 	var unreadable *store.UnreadableError
 	joined, isJoined := err.(interface{ Unwrap() []error })
@@ -67,7 +67,7 @@ func leftOut(err error) (warnings []string, failure error) {
 	return nil, err
 }
 
-// overwritten is what the writer of an entry should know that took the place of an unreadable one.
+// overwritten returns the warning for whoever replaced an unreadable entry.
 func overwritten(before *store.UnreadableError) []string {
 	if before == nil {
 		return nil
@@ -75,9 +75,9 @@ func overwritten(before *store.UnreadableError) []string {
 	return []string{"the entry before could not be read, so every field that was not given has its default now"}
 }
 
-// exists is an existence check, by which Vault asks its policies for create or update. An entry
-// that cannot be read exists: who may only create must not replace it, and who may update must be
-// able to.
+// exists is an existence check. Its answer decides whether Vault asks for the right to create or to
+// update. An entry that cannot be read exists: whoever may only create must not replace it, and
+// whoever may update must be able to.
 func exists[T any](entry *T, err error) (bool, error) {
 	entry, unreadable, err := orUnreadable(entry, err)
 	if err != nil {
