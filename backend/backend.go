@@ -1,7 +1,9 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package backend wires the packages of the secrets engine together into what Vault mounts.
+// Package backend puts the packages of the engine together into what Vault mounts: the Factory, the
+// guard before requests, the tick and the invalidation. Its tests are those of the whole engine in
+// one process. See CONTRIBUTING.md for what each of them specifies.
 package backend
 
 import (
@@ -26,8 +28,8 @@ import (
 //go:embed VERSION
 var version string
 
-// Version is the engine's version in the form vX.Y.Z. Vault holds it against the version that the
-// plugin is registered with.
+// Version returns the engine's version in the form vX.Y.Z. Vault compares it with the version under
+// which the plugin is registered.
 func Version() string { return strings.TrimSpace(version) }
 
 const help = `
@@ -53,13 +55,14 @@ sessions/NAME ends a role's tokens. Each path has its own help, for example:
 vault path-help ncentral/creds/monitoring
 `
 
-// Factory makes the backend of one mount. It makes no call, neither to storage nor to N-central:
-// Vault makes backends also only to ask for their type and version.
+// Factory returns the backend of one mount. It calls neither storage nor N-central: Vault also
+// makes backends only to ask for their type and version.
 func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	return newBackend(ctx, conf, nil)
 }
 
-// engine is the framework's backend with a guard before it, and its help completed.
+// engine is the framework's backend with checks before each request, and with help that is
+// complete.
 type engine struct {
 	*framework.Backend
 }
@@ -87,7 +90,7 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	backend := &framework.Backend{
 		Help:        help,
 		BackendType: logical.TypeLogical,
-		// Vault refuses to run a version other than the one registered.
+		// Vault refuses to run a version other than the registered one.
 		RunningVersion: Version(),
 		Paths:          api.Paths(),
 		Secrets:        api.Secrets(),
@@ -116,16 +119,16 @@ func newBackend(ctx context.Context, conf *logical.BackendConfig, dial upstream.
 	return &engine{Backend: backend}, nil
 }
 
-// ticksElsewhere reports whether another node than this does the tick's work: the active node of
-// this cluster for a standby, the primary for a disaster-recovery secondary. A performance
-// secondary does its own, for sessions are each cluster's.
+// ticksElsewhere reports whether another node does the work of the tick. For a standby that is the
+// active node of its cluster, for a disaster-recovery secondary the primary. A performance
+// secondary does its own work, since each cluster has its own sessions.
 func ticksElsewhere(state consts.ReplicationState) bool {
 	return state.HasState(consts.ReplicationPerformanceStandby) || state.HasState(consts.ReplicationDRSecondary)
 }
 
 // HandleRequest refuses values of a wrong type, and names that look like a token, before the
-// framework looks at them: errors would quote them, and a User-API token may have been typed into
-// any field. It completes the framework's answers to requests for help.
+// framework sees them: its errors would quote them, and somebody may have typed a User-API token
+// into any field. It also completes the framework's answers to requests for help.
 func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if err := e.checkGiven(req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
@@ -137,24 +140,25 @@ func (e *engine) HandleRequest(ctx context.Context, req *logical.Request) (*logi
 	return response, err
 }
 
-// HandleExistenceCheck looks at the path alone: what a value of a wrong type would fail here, Vault
-// writes to its logs in clear. HandleRequest refuses it, once the policy that Vault chooses by the
-// answer allows the request.
+// HandleExistenceCheck passes on the path without the data. If a value had a wrong type here, Vault
+// would write it to its log unencrypted. HandleRequest refuses it later, if the policy allows the
+// request at all; the existence check is what decides which right Vault asks for.
 func (e *engine) HandleExistenceCheck(ctx context.Context, req *logical.Request) (checkFound, exists bool, err error) {
 	bare := *req
 	bare.Data = nil
 	return e.Backend.HandleExistenceCheck(ctx, &bare)
 }
 
+// checkGiven returns an error for what HandleRequest refuses.
 func (e *engine) checkGiven(req *logical.Request) error {
 	if req.Secret != nil {
-		return nil // what comes with a lease is the engine's own
+		return nil // the engine itself wrote what a lease holds
 	}
 	if err := paths.CheckPath(req.Path); err != nil {
 		return err
 	}
 	if len(req.Data) == 0 {
-		return nil // spares a hot read the search for its path
+		return nil // a hot read need not search for its path
 	}
 	path := e.Route(req.Path)
 	if path == nil {

@@ -11,15 +11,15 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// replicationStateStands is for how long an answer of core about the replication state is not asked
-// for again.
+// replicationStateStands is how long the replication state is used before Vault is asked for it
+// again.
 const replicationStateStands = time.Second
 
-// cachingSystemView returns the replication state from memory for a second. The framework asks for
-// it at every request, and for a plugin each question is a call back to Vault's process.
+// cachingSystemView keeps the replication state for a second. The framework asks for it at each
+// request, and a plugin must call Vault's process for it.
 type cachingSystemView struct {
 	logical.SystemView
-	last atomic.Pointer[replicationState]
+	last atomic.Pointer[replicationState] // nil until it was asked for
 }
 
 type replicationState struct {
@@ -27,6 +27,7 @@ type replicationState struct {
 	at    time.Time
 }
 
+// ReplicationState returns what this node is in its cluster.
 func (v *cachingSystemView) ReplicationState() consts.ReplicationState {
 	last := v.last.Load()
 	if last == nil || time.Since(last.at) > replicationStateStands {
