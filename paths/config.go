@@ -445,7 +445,7 @@ func (a *API) rolesOf(ctx context.Context, config string) (users, warnings []str
 		users[mostNamed] = "and others"
 	}
 	warnings, err = leftOut(err)
-	return users, some(warnings), err
+	return users, firstFew(warnings), err
 }
 
 func (a *API) listConfigs(

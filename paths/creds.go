@@ -333,7 +333,7 @@ func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.Fie
 		value, _ := kept[field].(string)
 		return value
 	}
-	diesAt, err := time.Parse(time.RFC3339Nano, text(leaseGrantedUntil))
+	grantedUntil, err := time.Parse(time.RFC3339Nano, text(leaseGrantedUntil))
 	if err != nil {
 		return nil, fmt.Errorf("the lease does not say when its token expires: %w", err)
 	}
@@ -341,6 +341,6 @@ func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.Fie
 		Role:         text(leaseRole),
 		Origin:       store.Origin{Config: text(leaseConfig), URL: text(leaseURL)},
 		AccessToken:  text(leaseAccessToken),
-		GrantedUntil: diesAt,
+		GrantedUntil: grantedUntil,
 	})
 }

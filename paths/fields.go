@@ -346,7 +346,7 @@ func listed(
 			info[name] = told
 		}
 	}
-	return withWarnings(logical.ListResponseWithInfo(keys, info), some(warnings)), nil
+	return withWarnings(logical.ListResponseWithInfo(keys, info), firstFew(warnings)), nil
 }
 
 func listAnswerFields(of, info string) map[string]*framework.FieldSchema {
@@ -398,8 +398,9 @@ func together(fields ...map[string]*framework.FieldSchema) map[string]*framework
 // mostNamed is how many names or warnings of one kind an answer holds at most.
 const mostNamed = 50
 
-// some returns the texts. If there are very many, it returns the first and how many more there are.
-func some(texts []string) []string {
+// firstFew returns the texts. If there are very many, it returns the first ones and says how many
+// more there are.
+func firstFew(texts []string) []string {
 	if len(texts) <= mostNamed {
 		return texts
 	}
