@@ -263,7 +263,7 @@ func changedConfig(
 	}
 	candidate.WrittenAt = now
 	if stored != nil && !now.After(stored.WrittenAt) {
-		candidate.WrittenAt = stored.WrittenAt.Add(1) // each version has another time, even if the clock stood still or went back
+		candidate.WrittenAt = stored.WrittenAt.Add(1) // versions differ even if the clock did not go on
 	}
 	candidate.Name = name
 	return candidate, nil

@@ -26,7 +26,7 @@ type Source string
 // The sources of a token. In the first two cases the token was there already.
 const (
 	SourceMemory       Source = "memory"
-	SourceStorage      Source = "storage"      // the first read here since the start, or since another node replaced the token
+	SourceStorage      Source = "storage"      // the first read here since the start, or of a token from another node
 	SourceRefresh      Source = "refresh"      // the read waited for a refresh
 	SourceAuthenticate Source = "authenticate" // the read waited for an authenticate
 )

@@ -390,7 +390,7 @@ func (c *checkRun) validate(ctx context.Context) (string, error) {
 	err := c.client.Validate(ctx, c.newest().AccessToken)
 	c.report.Traits.CanValidate = new(ncentral.KindOf(err) != ncentral.KindNotFound)
 	if *c.report.Traits.CanValidate {
-		if ncentral.KindOf(err) == ncentral.KindUnauthorized { // the newest token is refused too, so a 401 shows nothing here
+		if ncentral.KindOf(err) == ncentral.KindUnauthorized { // even of the newest: a 401 shows nothing here
 			c.report.Traits.AuthenticateEndsEarlierSessions = nil
 			c.open = append(c.takenForEnded, c.open...)
 		}

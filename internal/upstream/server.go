@@ -119,7 +119,8 @@ func (s *Server) verdictOn(
 	ctx context.Context, token *store.Token, isAlive func(validate, data func() error) (aliveness, error),
 ) (Verdict, error) {
 	traits := s.Traits(ctx)
-	explained := traits.Suspects(token) && !token.IsFromTheFuture() // a token from the future is suspect without a reason to be dead
+	// A token from the future is suspect without a reason to be dead.
+	explained := traits.Suspects(token) && !token.IsFromTheFuture()
 	before := s.credential.authCallsSoFar()
 	ask := func(step ncentral.Call, do func(context.Context, string) error) func() error {
 		return func() error {
@@ -241,12 +242,16 @@ func (s *Server) Logout(ctx context.Context, accessToken string) (LogoutResult, 
 		func(ctx context.Context) error { return s.client.Logout(ctx, accessToken) })
 	switch ncentral.KindOf(err) {
 	case "":
-		s.learnOnce(ctx, canLogOut(true), func(t *store.ServerTraits) bool { return t.CanLogOut != nil && *t.CanLogOut })
+		s.learnOnce(ctx, canLogOut(true), func(t *store.ServerTraits) bool {
+			return t.CanLogOut != nil && *t.CanLogOut
+		})
 		return LogoutDone, nil
 	case ncentral.KindUnauthorized:
 		return LogoutDone, nil
 	case ncentral.KindNotFound:
-		s.learnOnce(ctx, canLogOut(false), func(t *store.ServerTraits) bool { return t.CanLogOut != nil && !*t.CanLogOut })
+		s.learnOnce(ctx, canLogOut(false), func(t *store.ServerTraits) bool {
+			return t.CanLogOut != nil && !*t.CanLogOut
+		})
 		return LogoutUnsupported, err
 	}
 	return LogoutFailed, err
