@@ -13,12 +13,12 @@ import (
 
 // ReadOptions is what a reader asks for.
 type ReadOptions struct {
-	// MinTTL is the least remaining lifetime for this read; zero, or less than the role's min_ttl,
-	// is the role's.
+	// MinTTL is the least remaining lifetime for this read. The min_ttl of the role holds in any
+	// case.
 	MinTTL time.Duration
-	// Validate asks N-central first whether the token lives.
+	// Validate asks for a validation of the token before it is handed out.
 	Validate bool
-	// CacheOnly is set where N-central is not to be called: a read that needs it fails with
+	// CacheOnly is set if N-central must not be called. A read that needs it fails with
 	// ErrNeedsActiveNode.
 	CacheOnly bool
 }
@@ -60,7 +60,7 @@ type Answer struct {
 	Config *store.Config
 	// Remaining is for how long the token is promised to live, more than 2 s.
 	Remaining time.Duration
-	// UntilRotation is when this engine next replaces the token, from now.
+	// UntilRotation is how long it takes until this engine next replaces the token.
 	UntilRotation time.Duration
 	Warnings      []string
 }

@@ -10,13 +10,13 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// ofCheck stands in the place of a role for the sessions that a check opened: no role can have this
-// name.
+// ofCheck is used in place of a role name for the sessions that a check opened. No role can have
+// this name.
 const ofCheck = ":check"
 
-// Check makes every step of check, as upstream.Server.Check has it. What it could not log out is
-// ended in the background. The error is upstream.ErrOutdated where the config was changed
-// meanwhile, or that of a config that no client can be made of.
+// Check is upstream.Server.Check. What that could not log out is logged out in the background. If
+// the check passes, the config is in service again. The error is upstream.ErrOutdated if the config
+// was changed meanwhile, or that of a config for which no client can be made.
 func (m *Manager) Check(ctx context.Context, config *store.Config) (*upstream.Report, error) {
 	server, err := m.upstream.Server(config)
 	if err != nil {
@@ -30,9 +30,9 @@ func (m *Manager) Check(ctx context.Context, config *store.Config) (*upstream.Re
 	return report, nil
 }
 
-// Verify checks a config that is not stored yet, as upstream.Registry.Verify has it, and has it
-// stored by put where every step passed. What it could not log out is ended in the background, from
-// then on by the stored config. The error is Verify's, and then there is no report; or put's.
+// Verify is upstream.Registry.Verify, and calls put to store the config if every step passed. What
+// it could not log out is logged out in the background, through the stored config. An error is that
+// of Verify, and then there is no report, or that of put.
 func (m *Manager) Verify(
 	ctx context.Context, candidate, stored *store.Config, put func() error,
 ) (*upstream.Report, error) {

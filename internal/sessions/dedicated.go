@@ -25,9 +25,9 @@ type Lease struct {
 	GrantedUntil time.Time
 }
 
-// Open opens a session of its own for one read of a dedicated role, for at least minTTL. A reader
-// that hangs up makes no call any more that was not sent; the session of one that was is ended.
-// Errors are those of Read, and ErrTooManyWaiting.
+// Open opens a session for one read of a dedicated role, whose token lives for at least minTTL. If
+// the reader hangs up, a call that was not sent is not made, and a session that was opened is
+// ended. Errors are those of Read, and ErrTooManyWaiting.
 func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (*Answer, *Lease, error) {
 	answer, lease, err := m.openInTime(ctx, role, minTTL)
 	if err != nil {
@@ -36,20 +36,20 @@ func (m *Manager) Open(ctx context.Context, role string, minTTL time.Duration) (
 	return answer, lease, err
 }
 
-// waitingPerPlace bounds how many reads of a dedicated role wait for each place among the requests
+// waitingPerPlace is how many reads of a dedicated role may wait for each place among the requests
 // in flight.
 const waitingPerPlace = 64
 
-// turns are the places that one dedicated role may take among the requests in flight. Whoever reads
-// the role waits for one of these first, so that those who read another come before all but a few
-// of them.
+// turns are the places that one dedicated role may take among the requests in flight. A read of the
+// role waits for one of these first. So many reads of one role do not keep the reads of another
+// waiting for long.
 type turns struct {
 	places int
 	free   *semaphore.Weighted
 }
 
-// turnsOf returns the role's turns, as many as the config has places that calls for one reader may
-// take.
+// turnsOf returns the role's turns: as many as there are places for calls that are made for one
+// reader.
 func (s *roleState) turnsOf(config *store.Config) *turns {
 	places := upstream.PlacesPerReader(config.MaxRequestsInFlight)
 	if known := s.turns.Load(); known != nil && known.places == places {
@@ -73,8 +73,8 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, config.FlightLimit(), ErrTimeOver)
 	defer cancel()
-	// Who has no turn by then would have no time left for the call, the answer to which would be
-	// lost with its session.
+	// A read that has no turn by then would have no time left for the call. N-central might open a
+	// session, and its answer would be lost.
 	inTime, stop := context.WithTimeoutCause(ctx, config.FlightLimit()-config.RequestTimeout, ErrTimeOver)
 	defer stop()
 	turns := state.turnsOf(config)
@@ -95,7 +95,8 @@ func (m *Manager) openInTime(ctx context.Context, role string, minTTL time.Durat
 	return answer, lease, err
 }
 
-// noTurn is the error of a read that waited until its time was over, or its reader gone.
+// noTurn returns the error of a read that got no turn, because its time was over or its reader hung
+// up.
 func noTurn(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, ErrTimeOver) {
 		return cause
@@ -177,8 +178,8 @@ func (m *Manager) probeAfterwards(server *upstream.Server, config *store.Config,
 	}()
 }
 
-// openSession authenticates, on a context that outlasts the reader's: by the time the reader hangs
-// up, N-central may have opened a session that nobody would know of.
+// openSession authenticates, on a context that does not end when the reader hangs up: N-central may
+// have opened a session by then, and nobody would know of it.
 func (m *Manager) openSession(
 	reader context.Context, config *store.Config, role *store.Role,
 ) (*store.Token, error) {
@@ -209,7 +210,7 @@ func (m *Manager) openSession(
 	return token, nil
 }
 
-// mayAnswer says why a session that was opened is not to be handed out, if so.
+// mayAnswer returns an error if the new session must not be handed out.
 func (m *Manager) mayAnswer(
 	ctx context.Context, server *upstream.Server, role *store.Role, config *store.Config, token *store.Token,
 	minTTL time.Duration,
@@ -227,14 +228,14 @@ func (m *Manager) mayAnswer(
 		return err
 	case !wanted:
 		return ErrSuperseded
-	case store.Remaining(token.ExpiresAt, time.Now()) < store.MinServable: // asked at last, for asking took time
+	case store.Remaining(token.ExpiresAt, time.Now()) < store.MinServable: // last, since the checks above take time
 		return ErrDeadOnArrival
 	}
-	return context.Cause(ctx) // whose reader is gone is told nothing: nobody would end it
+	return context.Cause(ctx) // if the reader hung up, nobody would end the session
 }
 
-// isValidOrTrusted asks after a token that another session of the same user, opened at the same
-// time, may have ended.
+// isValidOrTrusted validates the token if it is suspect: another session of the same user, opened
+// at the same time, may have ended it.
 func isValidOrTrusted(ctx context.Context, server *upstream.Server, token *store.Token) (bool, error) {
 	if traits := server.Traits(ctx); !traits.Suspects(token) {
 		return true, nil
@@ -243,7 +244,7 @@ func isValidOrTrusted(ctx context.Context, server *upstream.Server, token *store
 	return verdict.Valid, err
 }
 
-// endingWarnings tell of what the end of the lease does not do.
+// endingWarnings returns warnings about what the end of the lease does not end.
 func endingWarnings(ctx context.Context, server *upstream.Server, token *store.Token) []string {
 	var warnings []string
 	if can := server.Traits(ctx).CanLogOut; can != nil && !*can {

@@ -11,8 +11,7 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Description tells of a role's sessions, without a secret. Times are zero where they are not
-// known.
+// Description describes a role's sessions, without a secret. A time is zero if it is not known.
 type Description struct {
 	Live             bool // whether there is a token to hand out; the fields down to LastValidatedAt tell of it
 	IssuedAt         time.Time
@@ -24,14 +23,14 @@ type Description struct {
 	Suspect          bool
 
 	LastReadAt time.Time
-	// ServingConfig is where the token in hand came from; without one, the config that the next is to come
-	// from.
+	// ServingConfig is the config of the token in hand. If there is none, it is the config from
+	// which the next one is to come.
 	ServingConfig string
 	Earlier       int  // how many retired and replaced tokens still live, and such as are past what was promised
 	Dedicated     bool // the role's sessions are its leases; what else is told is of its time as a shared one
 }
 
-// Describe tells of the role's sessions. It makes no call to N-central.
+// Describe returns what is known of the role's sessions. It makes no call to N-central.
 func (m *Manager) Describe(ctx context.Context, role string) (*Description, error) {
 	snap, err := m.snapshot(ctx, role)
 	if err != nil {
@@ -58,8 +57,9 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 	return described, err
 }
 
-// ServingConfig returns the config that the role's token in hand came from; without one, that which the
-// next is to come from. It makes no call to N-central, and no storage call for a role without a fallback.
+// ServingConfig returns the config of the role's token in hand. If there is none, it returns the
+// config from which the next one is to come. It makes no call to N-central, and no storage call for
+// a role without a fallback.
 func (m *Manager) ServingConfig(ctx context.Context, role *store.Role) (string, error) {
 	if len(role.FallbackConfigs) == 0 {
 		return role.Config, nil

@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// logoutsAtATime bounds how many sessions are being ended at a time.
+	// logoutsAtATime is how many sessions are logged out at the same time.
 	logoutsAtATime = 8
-	// endLimit ends an end of sessions before Vault's clients give it up, after 60s. What is left
-	// is owed.
+	// endLimit is shorter than the 60 s after which Vault's clients give up. What is left then
+	// stays owed.
 	endLimit = 50 * time.Second
 )
 
-// End forgets the role's sessions, retired and replaced ones too, and logs them out at N-central.
-// What is being obtained for the role is discarded when it comes. The logouts are written down as
-// owed before anything is forgotten or sent, so that none is lost. A caller that hangs up ends
-// nothing of it, and what there is no time for stays owed. The warnings name what could not be
-// ended and until when it lives; the error is storage's, and then nothing was ended.
+// End forgets the role's sessions, including retired and replaced tokens, and logs them out at
+// N-central. If a token is being obtained for the role, it is discarded when it comes. The pending
+// logouts are stored before anything is forgotten or sent, so that none is lost. If the caller
+// hangs up, End goes on. What there is no time for stays owed. The warnings name what could not be
+// ended, and until when it lives. If there is an error, it is storage's, and nothing was ended.
 func (m *Manager) End(ctx context.Context, role string) (warnings []string, err error) {
 	ctx, done, err := m.outlasting(ctx)
 	if err != nil {
@@ -37,7 +37,7 @@ func (m *Manager) End(ctx context.Context, role string) (warnings []string, err 
 	return m.end(ctx, role)
 }
 
-// end is End as far as the context leaves time for it.
+// end is End, as far as the context leaves time for it.
 func (m *Manager) end(ctx context.Context, role string) (warnings []string, err error) {
 	state := m.enter(role)
 	defer state.leave()
@@ -52,7 +52,7 @@ func (m *Manager) end(ctx context.Context, role string) (warnings []string, err 
 	return m.tryLogouts(ctx, logouts), nil
 }
 
-// EndRole is End for a role that was deleted: nothing of it stays in memory.
+// EndRole is End for a role that was deleted. Nothing about it stays in memory.
 func (m *Manager) EndRole(ctx context.Context, role string) ([]string, error) {
 	warnings, err := m.End(ctx, role)
 	if err == nil {
@@ -74,7 +74,7 @@ func (m *Manager) forget(ctx context.Context, state *roleState) (*store.Session,
 	if err != nil {
 		return nil, nil, err
 	}
-	// also where it could not be read
+	// even if it could not be read
 	if err := m.store.Sessions.Delete(ctx, state.role); err != nil && !m.letGoOf(ctx, state.role, logouts) {
 		m.deletePendingLogouts(ctx, logouts...)
 		return nil, nil, err
@@ -101,8 +101,8 @@ func (m *Manager) putPendingLogouts(
 	return logouts, nil
 }
 
-// letGoOf reports whether the role's session holds none of the tokens to be logged out any more,
-// though a write that was to take them from it failed: it may have been done all the same.
+// letGoOf reports whether the role's session no longer holds the tokens to be logged out. It is
+// asked when the write that takes them from it failed: it may have been done all the same.
 func (m *Manager) letGoOf(ctx context.Context, role string, logouts []store.PendingLogout) bool {
 	session, err := m.store.Sessions.Find(ctx, role)
 	return err == nil && len(logouts) > 0 && !session.Holds(logouts[0].AccessToken)
@@ -190,9 +190,9 @@ func (m *Manager) discardUnpromised(state *roleState, token *store.Token) {
 	}
 }
 
-// setAside puts a token that nobody gets among the role's earlier ones, where another of its chain
-// is promised: a logout may end them together. The tick ends it once none is. It reports whether it
-// did so. The role's state is locked.
+// setAside puts a token that nobody gets among the role's earlier ones, and reports whether it did.
+// It does so if another token of its chain is promised, since a logout may end both. The tick ends
+// it once no other is promised. The role's state is locked.
 func (m *Manager) setAside(ctx context.Context, state *roleState, token *store.Token) bool {
 	session, err := m.store.Sessions.Get(ctx, state.role)
 	if err != nil || !session.Promises(token.Chain, time.Now()) {
@@ -279,9 +279,9 @@ func (m *Manager) serverOf(
 // longer.
 const leaseGrace = time.Hour
 
-// EndLease logs out the session of a lease that ended. What cannot be ended is owed, or told in the
-// log with until when it lives; the error is of a pending logout that storage refused, so that
-// Vault tries the revocation again.
+// EndLease logs out the session of a lease that ended. If that fails, the logout is owed. If it
+// cannot be done at all, the log says until when the session lives. The error is that of a pending
+// logout that storage refused: Vault then tries the revocation again.
 func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	ctx, done, err := m.outlasting(ctx)
 	if err != nil {
@@ -308,9 +308,9 @@ func (m *Manager) EndLease(ctx context.Context, lease Lease) error {
 	return err
 }
 
-// takePastPromise takes from the role's session what N-central accepts for longer than was
-// promised, once the promise is over, and returns the logouts owed for it. Tokens of one session
-// are left alone while one of them is promised: N-central may end them all together.
+// takePastPromise takes the earlier tokens that outlived their promise from the role's session, and
+// returns the pending logouts for them. Tokens of a chain are left alone while one of it is
+// promised: N-central may end them all together.
 func (m *Manager) takePastPromise(ctx context.Context, role string) ([]store.PendingLogout, error) {
 	state := m.enter(role)
 	defer state.leave()

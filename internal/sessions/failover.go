@@ -18,21 +18,22 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// userWorkStands is for how long a data call that succeeded tells that the user works. The tick makes
-// one every minute for each config that a role with a fallback has a token of: as long as it does, and
-// be it a little late, whoever obtains a token needs none of their own. Nor is a dead user's session
-// opened for longer than that: the tick does not ask after users of whom it has no token.
+// userWorkStands is how long a data call that succeeded shows that the user works. The tick makes
+// one each minute for each config of which a role with a fallback has a token. While that goes on,
+// even if a tick is a little late, nobody who obtains a token needs to make one. It is no longer
+// than that because the tick does not ask about users of whom it has no token: sessions of a user
+// that fails may be opened for that long.
 const userWorkStands = 65 * time.Second
 
 const (
 	// retryOutAfter is how often a config that is out of service is tried.
 	retryOutAfter = 10 * time.Minute
-	// retryAllOutAfter is after which time one is tried first where a role gets nothing of use from its
-	// other configs; each try that fails doubles it.
+	// retryAllOutAfter is used instead while a role gets nothing of use from its other configs.
+	// Each failed try doubles it, up to retryOutAfter.
 	retryAllOutAfter = time.Minute
 )
 
-// AllOutError says that no config of a role is in service.
+// AllOutError is the error if no config of a role is in service.
 type AllOutError struct {
 	Role string
 	Out  []ConfigOut
@@ -55,11 +56,11 @@ func (e *AllOutError) Error() string {
 		"and by check", e.Role, strings.Join(reasons, "; "))
 }
 
-// kind is the kind of failure that the first config is out for.
+// kind returns the kind of failure for which the first config is out.
 func (e *AllOutError) kind() string { return e.Out[0].Kind }
 
-// allOut returns the error of a role of which no config is in service; nil where one is, and where the
-// role has no fallback.
+// allOut returns an *AllOutError if no config of the role is in service. It returns nil if one is,
+// or if the role has no fallback.
 func (s sources) allOut(role string) *AllOutError {
 	if !s.hasFallback() || len(s.inService()) > 0 {
 		return nil
@@ -73,42 +74,43 @@ func (s sources) allOut(role string) *AllOutError {
 	return failure
 }
 
-// candidate is a session that a config gave, for whoever asked for it to keep or end.
+// candidate is a session that a config gave. It may be handed out, or must be ended.
 type candidate struct {
 	config *store.Config
 	token  *store.Token
 }
 
-// attempt is one way through a role's configs to a session.
+// attempt goes through a role's configs until one gives a session. It is used once.
 type attempt struct {
 	m    *Manager
 	role string
-	// turnTo notes which config is asked next.
+	// turnTo is called before a config is asked.
 	turnTo func(*store.Config)
 	// from opens a session with the config.
 	from func(context.Context, *store.Config) (*store.Token, error)
-	// end ends a session that is not to be used.
+	// end ends a session that will not be used.
 	end func(*store.Token)
 
-	out     []verdictOn // what is out of service for certain
-	doubted []verdictOn // what may be, for a failure that a sick N-central would give everybody
+	out     []verdictOn // configs that are certainly out of service
+	doubted []verdictOn // configs that are, unless N-central fails in this way for everybody
 	held    *candidate  // the first session of a user that seems not to work
 }
 
-// verdictOn is why a config gave no session of use.
+// verdictOn is why a config gave no session that can be used.
 type verdictOn struct {
 	config    *store.Config
 	failure   *health.Failure
 	userFails bool // the token lives, and the user does not work
 }
 
-// obtain goes through the configs until one gives a session. What N-central says of a User-API token
-// or user puts a config out of service at once. What it may say of everybody counts only where another
-// config gives a session of a user that works. Where none does, the first session stands.
+// obtain goes through the configs until one gives a session. If N-central clearly refuses a
+// User-API token or a user, the config is out of service at once. A failure that N-central may give
+// to everybody counts only if another config gives a session of a user that works. If none does,
+// the first session is used all the same.
 func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *candidate, err error) {
 	for _, config := range configs {
 		a.turnTo(config)
-		a.putOut(ctx, &a.out) // not before: who joins then is to find the next config being asked
+		a.putOut(ctx, &a.out) // after turnTo: readers who lose their token by this must find the flight
 		var goOn bool
 		if found, goOn, err = a.try(ctx, config); !goOn {
 			break
@@ -132,13 +134,13 @@ func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *c
 	return nil, err
 }
 
-// try asks one config, and reports whether the next is to be asked.
+// try asks one config for a session. goOn reports whether the next config must be asked.
 func (a *attempt) try(ctx context.Context, config *store.Config) (found *candidate, goOn bool, err error) {
 	token, err := a.from(ctx, config)
 	if err != nil {
 		return nil, a.isOfThisConfigAlone(config, err), err
 	}
-	// That a user worked a moment ago does not tell whether N-central is sick since.
+	// A user who worked a moment ago may fail by now, if it is N-central that is sick.
 	failure, err := a.m.userFailure(ctx, config, token, len(a.doubted) > 0)
 	switch {
 	case err != nil:
@@ -159,8 +161,8 @@ func (a *attempt) try(ctx context.Context, config *store.Config) (found *candida
 	return nil, true, failure
 }
 
-// isOfThisConfigAlone reports whether the failure may be one of the config's User-API token, so that
-// another config may give a session.
+// isOfThisConfigAlone reports whether the failure may be about the config's User-API token, so that
+// another config may give a session. If so, it notes the config as out or doubted.
 func (a *attempt) isOfThisConfigAlone(config *store.Config, err error) bool {
 	var failure *health.Failure
 	switch {
@@ -177,6 +179,7 @@ func (a *attempt) isOfThisConfigAlone(config *store.Config, err error) bool {
 	return true
 }
 
+// putOut puts the configs of the verdicts out of service, and empties the list.
 func (a *attempt) putOut(ctx context.Context, verdicts *[]verdictOn) {
 	for _, one := range *verdicts {
 		a.m.putOut(ctx, one.config, one.failure, one.userFails)
@@ -184,9 +187,9 @@ func (a *attempt) putOut(ctx context.Context, verdicts *[]verdictOn) {
 	*verdicts = nil
 }
 
-// userFailure returns why the new token's user does not work, or seems not to; nil where a data call
-// succeeds, or did a moment ago unless it is to be made anew, and where N-central does not answer it.
-// The error is of a token that is of no use.
+// userFailure returns why the new token's user does not work, or seems not to. It is nil if a data
+// call succeeds, or if N-central does not answer it. Unless anew is set, a call that succeeded a
+// moment ago is enough. The error is that of a token that cannot be used.
 func (m *Manager) userFailure(
 	ctx context.Context, config *store.Config, token *store.Token, anew bool,
 ) (*health.Failure, error) {
@@ -197,7 +200,7 @@ func (m *Manager) userFailure(
 	if err != nil {
 		return nil, err
 	}
-	// Its readers wait: they need the token more than the answer.
+	// Readers are waiting, and the token matters more to them than the answer.
 	ctx, cancel := context.WithTimeout(ctx, config.RequestTimeout)
 	defer cancel()
 	verdict, err := server.ValidateByData(ctx, token)
@@ -207,8 +210,8 @@ func (m *Manager) userFailure(
 	return verdict.UserFailure, nil
 }
 
-// putOut notes that the config is out of service. Where its user does not work, the tokens in hand are
-// of no use either, and those with readers are replaced at once.
+// putOut puts the config out of service. If its user does not work, the tokens in hand are of no
+// use either, and those that have readers are replaced at once.
 func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *health.Failure, userFails bool) {
 	ctx = context.WithoutCancel(ctx)
 	m.outMu.Lock()
@@ -235,7 +238,7 @@ func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *hea
 	}
 }
 
-// bringBack notes that the config is in service. The roles take it at their next rotation.
+// bringBack puts the config into service again. Roles take it at their next rotation.
 func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
 	ctx = context.WithoutCancel(ctx)
 	m.outMu.Lock()
@@ -243,21 +246,22 @@ func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
 	if m.outOfService(ctx, config) == nil {
 		return
 	}
-	if !m.forgetOutLocked(ctx, config.Name) { // what memory has of another version counts, until storage strikes it
+	if !m.forgetOutLocked(ctx, config.Name) { // storage refused: an entry of another version hides it
 		another := config.WrittenAt.Add(-time.Nanosecond)
 		m.store.OutOfService.Keep(config.Name, &store.OutOfService{ConfigWrittenAt: another})
 	}
 	m.logger.Info("a config is in service again", "config", config.Name)
 }
 
-// forgetOut removes what is stored of a config that is out of service no more, or no more.
+// forgetOut removes what is stored and remembered about a config that was out of service.
 func (m *Manager) forgetOut(ctx context.Context, config string) {
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
 	m.forgetOutLocked(ctx, config)
 }
 
-// forgetOutLocked is forgetOut for whoever holds the lock, and reports whether storage agreed.
+// forgetOutLocked is forgetOut for callers that have locked outMu. It reports whether storage did
+// it.
 func (m *Manager) forgetOutLocked(ctx context.Context, config string) bool {
 	delete(m.outTries, config)
 	err := m.store.OutOfService.Delete(ctx, config)
@@ -292,8 +296,8 @@ func (m *Manager) replaceTokensOf(config string) {
 	}()
 }
 
-// isDisplaced reports whether the role's token has readers and is of a config whose user does not work,
-// while another is in service.
+// isDisplaced reports whether the role's token must be replaced now: it has readers, its config's
+// user does not work, and another config is in service.
 func (snap *snapshot) isDisplaced() bool {
 	if snap.token != nil || snap.session == nil || snap.session.Current == nil || !snap.sources.hasFallback() {
 		return false
@@ -304,22 +308,24 @@ func (snap *snapshot) isDisplaced() bool {
 		!snap.lastReadAt().Before(inHand.IssuedAt)
 }
 
-// outTry is what memory holds of a config that is out of service, or was asked for another's sake.
+// outTry is what memory holds about the tries of a config: it is out of service, or was tried to
+// judge another config.
 type outTry struct {
-	at    time.Time // when it was last tried; zero: not yet
+	at    time.Time // when it was last tried; zero if it has not been
 	times int
-	// role is one with a fallback that named the config when it was last tried.
+	// role is a role with a fallback that named the config when it was last tried.
 	role string
-	// helplessAt is when a reader last met a role that names the config and gets nothing of use from the
-	// others.
+	// helplessAt is when a read last found that a role which names the config gets nothing of use
+	// from its other configs.
 	helplessAt time.Time
 }
 
-// wait is how long the config is left alone where somebody waits for it.
+// wait returns how long the config is not tried again while somebody waits for it.
 func (t *outTry) wait() time.Duration { return min(retryAllOutAfter<<min(t.times, 4), retryOutAfter) }
 
-// noteHelpless notes, for each of the role's configs that is out of service by now, that a reader gets
-// nothing of use from the others. It returns the error of a role of which no config is in service.
+// noteHelpless notes, for each of the role's configs that is out of service, that a read got
+// nothing of use from the others. It returns the error to give if no config of the role is in
+// service, else nil.
 func (m *Manager) noteHelpless(ctx context.Context, role string) *AllOutError {
 	_, found, err := m.definition(ctx, role)
 	if err != nil {
@@ -337,8 +343,8 @@ func (m *Manager) noteHelpless(ctx context.Context, role string) *AllOutError {
 	return found.allOut(role)
 }
 
-// tryConfigsOut tries the configs that are out of service and due, and forgets those that are so no
-// more.
+// tryConfigsOut tries those configs that are out of service and due to be tried. It forgets those
+// that are in service again, that no role with a fallback names, or that were deleted.
 func (m *Manager) tryConfigsOut(ctx context.Context) error {
 	names, err := m.store.OutOfService.Names(ctx)
 	if err != nil {
@@ -380,9 +386,9 @@ func (m *Manager) tryConfigsOut(ctx context.Context) error {
 	return tries.Wait()
 }
 
-// takeOutTry notes that the config is tried, and with it those of the configs out of service that are of
-// the same user, which it returns: one try tells of them all. It returns nothing where the config was
-// tried so, a moment ago.
+// takeOutTry notes that the config is tried, together with those other configs out of service that
+// have the same user: one try is enough for all of them. It returns all of these. It returns nil if
+// the config was tried in this way a moment ago.
 func (m *Manager) takeOutTry(
 	ctx context.Context, config *store.Config, role string, out []*store.Config,
 ) (sameUser []*store.Config) {
@@ -399,8 +405,8 @@ func (m *Manager) takeOutTry(
 	return sameUser
 }
 
-// rolesWithFallback returns, for each of the configs that such roles name, one of them. It looks first at
-// the one that it found before: there may be very many roles.
+// rolesWithFallback returns, for each of the configs, one role with a fallback that names it. It
+// first looks at the role that it found last time, since there may be very many roles.
 func (m *Manager) rolesWithFallback(ctx context.Context, configs []*store.Config) (map[string]string, error) {
 	named := map[string]string{}
 	note := func(role *store.Role) bool {
@@ -420,18 +426,20 @@ func (m *Manager) rolesWithFallback(ctx context.Context, configs []*store.Config
 	}
 	err := m.store.Roles.Each(ctx, note)
 	if _, ok := errors.AsType[*store.UnreadableError](err); ok {
-		err = nil // of the others is known what there is to know
+		err = nil // the other roles could be read
 	}
 	return named, err
 }
 
+// outTry returns what memory holds about the config.
 func (m *Manager) outTry(config string) outTry {
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
 	return m.outTries[config]
 }
 
-// isOutTryDue reports whether the config is to be tried: the sooner where readers get no token at all.
+// isOutTryDue reports whether the config must be tried now. The waits are shorter while readers of
+// some role get no token at all.
 func (m *Manager) isOutTryDue(ctx context.Context, config *store.Config, now time.Time) bool {
 	try := m.outTry(config.Name)
 	last := try.at
@@ -447,18 +455,19 @@ func (m *Manager) isOutTryDue(ctx context.Context, config *store.Config, now tim
 	return now.Sub(last) >= wait
 }
 
+// noteOutTry notes that the config is tried, and which role names it.
 func (m *Manager) noteOutTry(config, role string, now time.Time) {
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
 	try := m.outTries[config]
 	if now.Sub(try.at) > time.Hour {
-		try.times = 0 // which was of another occasion
+		try.times = 0 // those tries were for another outage
 	}
 	try.at, try.times, try.role = now, try.times+1, role
 	m.outTries[config] = try
 }
 
-// tryConfigOut opens a session of the engine's own, to see whether the user of these configs works again.
+// tryConfigOut finds out whether the user of these configs works again, and brings them back if so.
 func (m *Manager) tryConfigOut(ctx context.Context, config *store.Config, sameUser []*store.Config) {
 	works, failure := m.tryUser(ctx, config)
 	switch {
@@ -471,8 +480,8 @@ func (m *Manager) tryConfigOut(ctx context.Context, config *store.Config, sameUs
 	}
 }
 
-// tryUser opens a session of the engine's own with the config, and reports whether its user works. What
-// certainly puts a config out of service does so.
+// tryUser opens a session of the engine's own with the config, and reports whether its user works.
+// If N-central clearly refuses the User-API token or the user, the config is put out of service.
 func (m *Manager) tryUser(ctx context.Context, config *store.Config) (works bool, failure *health.Failure) {
 	server, err := m.server(config)
 	if err != nil {
@@ -490,8 +499,9 @@ func (m *Manager) tryUser(ctx context.Context, config *store.Config) (works bool
 	return report.Failed == nil, failure
 }
 
-// judgeByOthers puts the config, whose user seems not to work, out of service if another config of one
-// of its roles has a user that works: else it is N-central that is sick. held are the tokens in hand.
+// judgeByOthers decides about a config whose user seems not to work. If another config of one of
+// its roles has a user that works, the config is put out of service. Otherwise N-central itself is
+// taken to be sick. held are the tokens in hand.
 func (m *Manager) judgeByOthers(
 	ctx context.Context, roles []*snapshot, held map[string]tokensInHand, config *store.Config,
 	failure *health.Failure,
@@ -511,9 +521,9 @@ func (m *Manager) judgeByOthers(
 	}
 }
 
-// seesUserWork reports whether the user of a config in service works now. It asks with a token in hand
-// where there is one: a new session may end those that the user has. One of the engine's own is opened
-// no more often than for a config that is out of service.
+// seesUserWork reports whether the user of a config in service works now. It asks with a token in
+// hand if there is one, since a new session may end those that the user has. Otherwise it opens a
+// session of the engine's own, but no more often than for a config that is out of service.
 func (m *Manager) seesUserWork(ctx context.Context, config *store.Config, role string, held tokensInHand) bool {
 	if snap := m.oldest(ctx, held); snap != nil {
 		server, err := m.server(snap.config)
@@ -535,7 +545,8 @@ func (m *Manager) seesUserWork(ctx context.Context, config *store.Config, role s
 	return works
 }
 
-// noteServing tells of a role whose tokens come from another of its configs than before.
+// noteServing writes to the log and sends an event if the role's tokens come from another config
+// than before.
 func (m *Manager) noteServing(
 	ctx context.Context, state *roleState, role *store.Role, found sources, before, now string,
 ) {

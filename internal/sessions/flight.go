@@ -19,18 +19,18 @@ import (
 type flight struct {
 	role    *store.Role
 	sources sources
-	ended   uint64
-	config  *store.Config // that is asked now; the state's lock guards it
+	ended   uint64        // roleState.ended when it began: another count supersedes it
+	config  *store.Config // the one asked now; only the flight changes it, with the role's state locked
 
-	awaited    bool            // some reader waits for it; the state's lock guards it
+	awaited    bool            // some reader waits for it; the role's state is locked for this
 	failedOnce chan struct{}   // closed when its first attempt failed
-	wanted     context.Context // ends when it was obtained for what is no more
+	wanted     context.Context // ends when it is superseded
 	supersede  context.CancelFunc
 	done       chan struct{} // closed when it finished
-	result     error         // why it brought no token; to be read once it finished
+	result     error         // why it brought no token; set before done is closed
 
 	mu           sync.Mutex
-	firstFailure string // what came of the first attempt; empty where it did not fail
+	firstFailure string // why the first attempt failed; empty if it did not
 }
 
 func newFlight(snap *snapshot, ended uint64) *flight {
@@ -42,8 +42,8 @@ func newFlight(snap *snapshot, ended uint64) *flight {
 	}
 }
 
-// isFor reports whether the flight serves readers of the snapshot's role: it asks one of the configs
-// that the role names now, as that is now. The role's state is locked.
+// isFor reports whether the flight can serve readers of the snapshot's role: the role is the same,
+// and still names the config that the flight asks now. The role's state is locked.
 func (f *flight) isFor(snap *snapshot) bool {
 	one := snap.sources.named(f.config.Name)
 	return one != nil && one.config.Fingerprint() == f.config.Fingerprint() &&
@@ -51,7 +51,8 @@ func (f *flight) isFor(snap *snapshot) bool {
 		f.role.Fingerprint() == snap.role.Fingerprint()
 }
 
-// attemptFailed tells those who can do without the flight that it will not be quick.
+// attemptFailed notes that the flight will take longer, so that readers who can do without it stop
+// waiting.
 func (f *flight) attemptFailed(why string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -61,7 +62,7 @@ func (f *flight) attemptFailed(why string) {
 	}
 }
 
-// whyNot says why the flight has brought no token, or not yet.
+// whyNot returns why the flight has not brought a token.
 func (f *flight) whyNot() string {
 	select {
 	case <-f.done:
@@ -75,15 +76,16 @@ func (f *flight) whyNot() string {
 	return f.firstFailure
 }
 
+// finish ends the waiting of all readers. A nil result means that there is a new token.
 func (f *flight) finish(result error) {
 	f.result = result
 	close(f.done)
 }
 
-// join returns the flight for the snapshot's role and config, and starts it where there is none. A
-// flight for what is no more is superseded: its readers start over, and its result is discarded
-// when it finishes. Where the role, its config or its session changed since the snapshot was made,
-// as when a flight finished in between, there is none to wait for: the caller looks again.
+// join returns the flight for the snapshot, and starts one if there is none. A flight for another
+// version of the role or config is superseded: its readers start over, and its result is discarded
+// when it finishes. join returns nil if the snapshot is out of date, for example because a flight
+// has finished in between. The caller then looks again.
 func (m *Manager) join(ctx context.Context, snap *snapshot, forReader bool) (*flight, error) {
 	state := snap.state
 	state.mu.Lock()
@@ -111,8 +113,8 @@ func (m *Manager) outdated(ctx context.Context, snap *snapshot) (bool, error) {
 	return latest != snap, err
 }
 
-// startAhead starts the rotation ahead of need, unless one is under way or the server is being left
-// alone.
+// startAhead starts the rotation ahead of need, unless a flight is under way or the server is being
+// left alone.
 func (m *Manager) startAhead(ctx context.Context, snap *snapshot, now time.Time) {
 	state := snap.state
 	server, err := m.server(snap.sources.preferred())
@@ -132,8 +134,8 @@ func (m *Manager) startAhead(ctx context.Context, snap *snapshot, now time.Time)
 	}
 }
 
-// start begins a flight, or answers one that has failed where the backend has ended. The role's
-// state is locked.
+// start begins a flight. If the manager is closed, it returns one that has failed. The role's state
+// is locked.
 func (m *Manager) start(snap *snapshot) *flight {
 	state := snap.state
 	f := newFlight(snap, state.ended)
@@ -151,7 +153,7 @@ func (m *Manager) start(snap *snapshot) *flight {
 	return f
 }
 
-// supersede sends the readers of the role's flight to start over. The role's state is locked.
+// supersede makes the readers of the role's flight start over. The role's state is locked.
 func (s *roleState) supersede() {
 	if s.flight != nil {
 		s.flight.supersede()
@@ -159,8 +161,8 @@ func (s *roleState) supersede() {
 	}
 }
 
-// runFlight obtains a token on a context of its own, so that no reader's hang-up fails the others,
-// and keeps it if it is still what the role's readers want.
+// runFlight obtains a token, and keeps it if the role's readers still want it. Its context is its
+// own, so that a reader who hangs up does not make it fail for the others.
 func (m *Manager) runFlight(state *roleState, f *flight) {
 	ctx, cancel := context.WithTimeout(m.background, f.config.FlightLimit())
 	defer cancel()
@@ -195,8 +197,8 @@ func (m *Manager) runFlight(state *roleState, f *flight) {
 	}
 }
 
-// stillWanted reports whether the flight's role and config are what they were and the role's
-// sessions were not ended. The state is locked.
+// stillWanted reports whether the flight's role and config are what they were, and the role's
+// sessions were not ended meanwhile. The role's state is locked.
 func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) (bool, error) {
 	if state.ended != f.ended {
 		return false, nil
@@ -204,8 +206,8 @@ func (m *Manager) stillWanted(ctx context.Context, state *roleState, f *flight) 
 	return m.unchanged(ctx, state.role, f.config, f.role)
 }
 
-// isOfNoUse reports whether the config's tokens are of no use to the role, for the user was found not to
-// work meanwhile. A role without a fallback hands them out all the same, with a warning.
+// isOfNoUse reports whether the config's tokens are of no use to the role, because its user was
+// found not to work. A role without a fallback hands them out all the same, with a warning.
 func (m *Manager) isOfNoUse(ctx context.Context, role *store.Role, config *store.Config) bool {
 	if len(role.FallbackConfigs) == 0 {
 		return false
@@ -214,8 +216,8 @@ func (m *Manager) isOfNoUse(ctx context.Context, role *store.Role, config *store
 	return out != nil && out.UserFails
 }
 
-// unchanged reports whether a token that was obtained for the config and role is still of use to the
-// role's readers.
+// unchanged reports whether a token that was obtained for the config and role is still of use to
+// the role's readers.
 func (m *Manager) unchanged(ctx context.Context, name string, config *store.Config, role *store.Role) (bool, error) {
 	roleNow, found, err := m.definition(ctx, name)
 	if errors.Is(err, ErrUnknownRole) || errors.Is(err, ErrUnknownConfig) {

@@ -1,8 +1,28 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package sessions is the heart of the engine: which access token is handed out, reused, refreshed,
-// replaced, validated and ended.
+// Package sessions decides which access token is handed out, and when it is reused, refreshed,
+// replaced, validated or ended.
+//
+// The life of a shared token: Manager.Read (read.go) makes a snapshot of the role, and decide says
+// what the read does next. If a new token is needed, join (flight.go) finds or starts the role's
+// flight. The flight obtains a token (obtain.go), by refresh or authenticate, and keep stores it.
+// Shortly before the rotation is due, serve starts another flight and does not wait for it; the
+// tick (tick.go) does the same for tokens that were read. A suspect token is validated first
+// (validate.go). The replaced token stays in the session until it expires, or until End (end.go)
+// logs out all that the role has.
+//
+// Which configs a role names is in sources.go. If it has fallback_configs, an attempt (failover.go)
+// goes through them, and a config may be put out of service and brought back. A dedicated role has
+// no flight: each read opens a session (dedicated.go), and EndLease logs it out.
+//
+// roleState.mu guards the role's flight and every change of its stored session. A hot read does not
+// wait for it. Manager.outMu guards which configs are out of service, and probesMu the hourly data
+// calls. No lock is held during a call to N-central. The order of all locks is in docs/design.md.
+//
+// What is pure is tested beside the files: decide, and what is promised. All else is tested in
+// backend, by subject: read_test.go, flight_test.go, life_test.go, refresh_test.go,
+// suspicion_test.go, fallback_test.go, dedicated_test.go and others.
 package sessions
 
 import (
@@ -26,34 +46,34 @@ import (
 var (
 	// ErrUnknownRole says that there is no role of that name.
 	ErrUnknownRole = errors.New("unknown role")
-	// ErrUnknownConfig says that the role names a config that is no more.
+	// ErrUnknownConfig is the error if the role names a config that does not exist any more.
 	ErrUnknownConfig = errors.New("unknown config")
-	// ErrNeedsActiveNode says that the read cannot be answered from what is stored: it needs
-	// N-central, or the active node is to see it.
+	// ErrNeedsActiveNode is the error if a read with CacheOnly cannot be answered here: it needs
+	// N-central, or the active node must see it to start the rotation.
 	ErrNeedsActiveNode = errors.New("the active node must answer this read")
-	// ErrDeadOnArrival says that the answer with a new token took longer than the token lived.
+	// ErrDeadOnArrival is the error if a new token had expired when N-central's answer came.
 	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role " +
 		"a longer ttl, or try again")
 	// ErrTimeOver says that a read took longer than it may.
 	ErrTimeOver = errors.New("no token could be had within three times request_timeout: try again, or read in " +
 		"status what is wrong with N-central")
-	// ErrTooManyWaiting says that so many reads of a dedicated role wait for a session that no more
-	// may.
+	// ErrTooManyWaiting is the error if too many reads of a dedicated role wait for a session
+	// already.
 	ErrTooManyWaiting = errors.New("too many reads of this role are already waiting for a session of their own: try " +
 		"again later, raise max_requests_in_flight, or use a shared role")
-	// ErrMaxLeaseUnknown says that Vault did not tell the mount's max_lease_ttl, beyond which no
-	// token may be promised.
+	// ErrMaxLeaseUnknown is the error if Vault did not say what the mount's max_lease_ttl is. No
+	// token may be promised for longer than that.
 	ErrMaxLeaseUnknown = errors.New("the mount's max_lease_ttl is not known, since Vault did not tell it, so no " +
 		"token was asked for: try again")
 	// ErrEnded says that the plugin is being stopped.
 	ErrEnded = errors.New("the plugin is being stopped: try again")
-	// ErrSuperseded says that the role's sessions were ended, or its role or config changed, while
-	// a token was obtained for it, and again while it was tried anew.
+	// ErrSuperseded is the error if the role's sessions were ended, or its role or config changed,
+	// while a token was obtained, and again when that was tried anew.
 	ErrSuperseded = errors.New("the role, its config or its sessions changed again and again while a token was " +
 		"obtained: try again")
 )
 
-// UselessLifetimeError says that tokens of the role live too short to be handed out.
+// UselessLifetimeError is the error if tokens of the role would live too short to be handed out.
 type UselessLifetimeError struct{ Lifetime time.Duration }
 
 func (e *UselessLifetimeError) Error() string {
@@ -61,7 +81,8 @@ func (e *UselessLifetimeError) Error() string {
 		"role a longer ttl, or the mount a longer max_lease_ttl", e.Lifetime, store.MinServable)
 }
 
-// LateError says that a new token came so late that it has less left than the reader asked for.
+// LateError is the error if a new token came so late that it lives shorter than the reader asked
+// for.
 type LateError struct{ Asked, Left time.Duration }
 
 func (e *LateError) Error() string {
@@ -70,7 +91,8 @@ func (e *LateError) Error() string {
 		e.Left.Truncate(time.Second), e.Asked)
 }
 
-// LimitError says that a reader asked for more remaining life than tokens of the role can have.
+// LimitError is the error if a reader asks for more remaining life than tokens of the role can
+// have.
 type LimitError struct {
 	Asked, Granted time.Duration
 	Dedicated      bool
@@ -86,7 +108,7 @@ func (e *LimitError) Error() string {
 		e.Asked, e.Granted, e.Granted/2)
 }
 
-// Manager rules over the sessions of all roles of one mount.
+// Manager manages the sessions of all roles of one mount.
 type Manager struct {
 	store       *store.Store
 	upstream    *upstream.Registry
@@ -97,10 +119,10 @@ type Manager struct {
 	// What outlives a request runs on this context and is waited for by Close.
 	background context.Context
 	stop       context.CancelFunc
-	ending     sync.RWMutex // held while something begins to run, and while it is noted that nothing may any more
+	ending     sync.RWMutex // guards ended: begin holds it to read, Close to write
 	ended      bool
 	running    sync.WaitGroup
-	// storing is for what must still be written down when the rest is being broken off.
+	// storing is the context for what must still be stored while the rest is broken off.
 	storing context.Context
 
 	proofs singleflight.Group // by config name
@@ -111,8 +133,8 @@ type Manager struct {
 	probes   map[string]probe // by config name
 
 	started time.Time
-	// outMu is held while a config is put out of service or brought back. No call to N-central is made
-	// under it.
+	// outMu guards outTries, and the changes of which configs are out of service. It is never held
+	// during a call to N-central.
 	outMu    sync.Mutex
 	outTries map[string]outTry // by config name
 }
@@ -123,8 +145,8 @@ type probe struct {
 	at          time.Time
 }
 
-// NewManager returns the manager of a mount. It makes no call. maxLeaseTTL answers the mount's
-// max_lease_ttl, and is asked once for each token obtained.
+// NewManager returns the manager of a mount. It makes no call. maxLeaseTTL returns the mount's
+// max_lease_ttl, and is called once for each token obtained.
 func NewManager(
 	entries *store.Store, servers *upstream.Registry, maxLeaseTTL func() time.Duration, sender *events.Sender,
 	logger hclog.Logger,
@@ -145,7 +167,7 @@ func NewManager(
 	}
 }
 
-// Close breaks off what is under way and waits for it. Nothing begins after it.
+// Close breaks off what is under way, and waits until it has ended. Nothing begins after that.
 func (m *Manager) Close() {
 	m.ending.Lock()
 	m.ended = true
@@ -154,8 +176,8 @@ func (m *Manager) Close() {
 	m.running.Wait()
 }
 
-// outlasting returns a context for what a caller's hang-up must not break off, but the end of the
-// backend does. The error is ErrEnded.
+// outlasting returns a context that does not end when the caller hangs up, but when the manager is
+// closed. If it is closed already, the error is ErrEnded.
 func (m *Manager) outlasting(ctx context.Context) (outlasting context.Context, done func(), err error) {
 	if !m.begin() {
 		return nil, nil, ErrEnded
@@ -165,7 +187,8 @@ func (m *Manager) outlasting(ctx context.Context) (outlasting context.Context, d
 	return outlasting, func() { stop(); cancel(); m.running.Done() }, nil
 }
 
-// begin notes that something begins to run that Close must wait for, unless it was called already.
+// begin notes that something begins for which Close must wait, and returns true. After Close it
+// returns false, and nothing may begin.
 func (m *Manager) begin() bool {
 	m.ending.RLock()
 	defer m.ending.RUnlock()
@@ -180,7 +203,7 @@ func (m *Manager) begin() bool {
 type roleState struct {
 	role string
 
-	// mu guards the fields up to the blank line and every change of the role's stored session. It
+	// mu guards the fields up to the blank line, and every change of the role's stored session. It
 	// is never held during a call to N-central.
 	mu                   sync.Mutex
 	flight               *flight
@@ -188,7 +211,7 @@ type roleState struct {
 	rejectedRefreshToken string // the refresh token that N-central last refused: it is not tried again
 	lostRefreshToken     string // the refresh token of which the answer was lost last: it may be used up
 	// underWay counts the flights and ends of sessions that have not finished. While there is one,
-	// the role has no other state: retired is set when this one has left the manager.
+	// this state is not dropped. retired is set when it has been dropped from the manager.
 	underWay int
 	retired  bool
 
@@ -199,16 +222,17 @@ type roleState struct {
 	validations singleflight.Group
 	opening     atomic.Int64 // reads of a dedicated role that wait for their session
 	turns       atomic.Pointer[turns]
-	serving     atomic.Pointer[string] // the config that the last token came from, as far as this process knows
+	serving     atomic.Pointer[string] // the config of the last token; nil until this process obtained one
 }
 
-// lastGrant remembers for how long the role's last token was promised, for when that token is no
-// more.
+// lastGrant is for how long the role's last token was promised. checkLimit needs it once that token
+// is gone.
 type lastGrant struct {
 	configFingerprint, roleFingerprint string
 	lifetime                           time.Duration
 }
 
+// state returns the state of the role, and makes it if there is none.
 func (m *Manager) state(role string) *roleState {
 	if known, ok := m.states.Load(role); ok {
 		return known.(*roleState)
@@ -217,8 +241,8 @@ func (m *Manager) state(role string) *roleState {
 	return known.(*roleState)
 }
 
-// enter notes that something begins that must be finished before the state is retired, and answers
-// the state: another one where this one was retired already.
+// enter returns the state of the role, and keeps it from being dropped until leave. If it was
+// dropped already, it returns a new one.
 func (m *Manager) enter(role string) *roleState {
 	for {
 		state := m.state(role)
@@ -232,13 +256,14 @@ func (m *Manager) enter(role string) *roleState {
 	}
 }
 
+// leave ends what enter began.
 func (s *roleState) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.underWay--
 }
 
-// retire drops what memory holds for a role that is no more, unless something of it is under way.
+// retire drops the state of a role that does not exist any more, unless something is under way.
 func (m *Manager) retire(ctx context.Context, state *roleState) {
 	role, err := m.store.Roles.Get(ctx, state.role)
 	if err != nil || role != nil {
@@ -252,7 +277,7 @@ func (m *Manager) retire(ctx context.Context, state *roleState) {
 	}
 }
 
-// retireUnused does so for all roles that are no more.
+// retireUnused is retire for all roles.
 func (m *Manager) retireUnused(ctx context.Context) {
 	m.states.Range(func(_, known any) bool {
 		m.retire(ctx, known.(*roleState))
@@ -260,8 +285,8 @@ func (m *Manager) retireUnused(ctx context.Context) {
 	})
 }
 
-// storeOrKeep stores the role's session. One that storage refuses is kept in memory, and the tick
-// stores it again: the error is for the log alone.
+// storeOrKeep stores the role's session. If storage refuses it, memory keeps it, and the tick
+// stores it. The error is only for the log.
 func (m *Manager) storeOrKeep(ctx context.Context, role string, session *store.Session) error {
 	err := m.store.Sessions.Put(ctx, role, session)
 	if err != nil {
@@ -273,7 +298,7 @@ func (m *Manager) storeOrKeep(ctx context.Context, role string, session *store.S
 // readAt notes a read of the role's token.
 func (s *roleState) readAt(now time.Time) { s.lastRead.Store(now.UnixNano()) }
 
-// lastReadAt is the last read that is known of, in memory or storage.
+// lastReadAt returns when the role was last read, as far as memory and storage know.
 func (s *roleState) lastReadAt(session *store.Session) time.Time {
 	var last time.Time
 	if nanoseconds := s.lastRead.Load(); nanoseconds != 0 {
@@ -285,18 +310,18 @@ func (s *roleState) lastReadAt(session *store.Session) time.Time {
 	return last
 }
 
-// snapshot is a role's token as the role and config are now, with all that a read needs worked out
-// once.
+// snapshot is a role with its config, session and token at one moment, and what a read needs,
+// already computed.
 type snapshot struct {
 	state   *roleState
 	role    *store.Role
 	sources sources
-	config  *store.Config // where the token is from; where there is none, that which the next is to come from
+	config  *store.Config // of the token; if there is none, that from which the next one is to come
 	session *store.Session
 	record  *health.Record
 	watch   *upstream.Watch
 
-	token     *store.Token // nil: there is none that serves
+	token     *store.Token // nil: there is none that may be handed out
 	minTTL    time.Duration
 	rotatesAt time.Time
 	aheadFrom time.Time // from when a read starts the rotation without waiting for it
@@ -305,7 +330,8 @@ type snapshot struct {
 	unstored  bool     // storage refused the session
 }
 
-// snapshot returns the role's snapshot as things are now.
+// snapshot returns the role's snapshot of now. If nothing has changed, that is the same one as
+// before.
 func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) {
 	role, err := m.store.Roles.Get(ctx, name)
 	if err != nil {
@@ -334,8 +360,8 @@ func (m *Manager) snapshot(ctx context.Context, name string) (*snapshot, error) 
 	return snap, nil
 }
 
-// server returns the server of that version of the config. Where a newer one followed it, the
-// caller was superseded.
+// server returns the server of that version of the config. If a newer version has followed it, the
+// error is ErrSuperseded.
 func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
 	server, err := m.upstream.Server(config)
 	if errors.Is(err, upstream.ErrOutdated) {
@@ -344,7 +370,7 @@ func (m *Manager) server(config *store.Config) (*upstream.Server, error) {
 	return server, err
 }
 
-// longestAhead bounds the window before a rotation is due in which it is started ahead of need.
+// longestAhead is how long before a rotation is due a read may start it, at most.
 const longestAhead = 2 * time.Minute
 
 func (m *Manager) newSnapshot(
@@ -365,14 +391,14 @@ func (m *Manager) newSnapshot(
 	return snap
 }
 
-// lastReadAt is the last read of the role that is known of, in memory or storage.
+// lastReadAt returns when the role was last read, as far as memory and storage know.
 func (snap *snapshot) lastReadAt() time.Time { return snap.state.lastReadAt(snap.session) }
 
-// wasRead reports whether the token was read since it was obtained; the read that obtained it
-// counts.
+// wasRead reports whether the token was read since it was obtained. The read for which it was
+// obtained counts.
 func (snap *snapshot) wasRead() bool { return !snap.lastReadAt().Before(snap.token.IssuedAt) }
 
-// remaining is how long the snapshot's token may still be used.
+// remaining returns how long the snapshot's token may still be used.
 func (snap *snapshot) remaining(now time.Time) time.Duration {
 	if snap.token == nil {
 		return 0
@@ -380,6 +406,7 @@ func (snap *snapshot) remaining(now time.Time) time.Duration {
 	return store.Remaining(snap.token.ExpiresAt, now)
 }
 
+// usable reports whether the token lives long enough to be handed out at all.
 func (snap *snapshot) usable(now time.Time) bool { return snap.remaining(now) >= store.MinServable }
 
 // goodEnough reports whether the token has the remaining life that the role and the reader ask for.
@@ -392,6 +419,7 @@ func (snap *snapshot) sameToken(token *store.Token) bool {
 	return snap.token != nil && token != nil && snap.token.AccessToken == token.AccessToken
 }
 
+// dueAhead reports whether it is time to start the rotation ahead of need.
 func (snap *snapshot) dueAhead(now time.Time) bool { return store.Remaining(snap.aheadFrom, now) <= 0 }
 
 // suspect reports whether the snapshot's token must be validated before it is handed out.

@@ -41,7 +41,8 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 	return found.token, nil
 }
 
-// obtainFrom gets a token from the config: by refresh where that harms no reader, else by authenticate.
+// obtainFrom gets a token from the config: by refresh if that harms no reader, else by
+// authenticate.
 func (m *Manager) obtainFrom(
 	ctx context.Context, state *roleState, f *flight, config *store.Config,
 ) (*store.Token, error) {
@@ -74,8 +75,8 @@ func (m *Manager) obtainFrom(
 	return terms.newToken(grant, store.ByAuthenticate, rand.Text()), nil
 }
 
-// refresh renews the session of the token. Where that brings none, and the server is not down, it
-// returns nothing: authenticate is next.
+// refresh refreshes the token's session. If that brings no token and the server is not down, it
+// returns nil and no error: authenticate is next.
 func (m *Manager) refresh(
 	ctx context.Context, state *roleState, f *flight, server *upstream.Server, current *store.Token, terms terms,
 ) (*store.Token, error) {
@@ -97,8 +98,8 @@ func (m *Manager) refresh(
 		state.noteRefreshRejected(current.RefreshToken)
 	}
 	if failure.Kind == ncentral.KindUnauthorized && !state.mayBeUsedUp(current.RefreshToken) && f.wanted.Err() == nil {
-		// It should still have lived, and the engine has not ended it: N-central was rebooted,
-		// perhaps for an upgrade.
+		// The refresh token should still have worked, and the engine has not ended it: N-central
+		// was rebooted, perhaps for an upgrade.
 		server.ForgetTraits(ctx)
 	}
 	m.upstream.Record(current.Config).CountRefreshFallback()
@@ -107,8 +108,8 @@ func (m *Manager) refresh(
 	return nil, nil
 }
 
-// endUnusable ends the session that N-central gave for no use, if that is the error, and reports
-// whether it is.
+// endUnusable reports whether the error is that of a session that cannot be used. If so, it ends
+// that session.
 func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store.ObtainedBy, chain string) bool {
 	var unusable *upstream.UnusableGrantError
 	if !errors.As(err, &unusable) {
@@ -118,8 +119,9 @@ func (m *Manager) endUnusable(state *roleState, terms terms, err error, by store
 	return true
 }
 
-// mayRefresh reports whether the token's session may be refreshed: it has a refresh token that
-// still lives and was not refused, and no reader loses the access token by it.
+// mayRefresh reports whether the token's session may be refreshed: its refresh token lives and was
+// not refused, and no reader loses the access token by it. If how this server rotates is not known
+// yet, it is found out here.
 func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upstream.Server, token *store.Token) bool {
 	now := time.Now()
 	if token.RefreshToken == "" || store.Remaining(token.RefreshExpiresAt, now) <= 0 ||
@@ -140,7 +142,9 @@ func (m *Manager) mayRefresh(ctx context.Context, state *roleState, server *upst
 	case traits.RefreshEndsPredecessor == nil || *traits.RefreshEndsPredecessor:
 		return false
 	}
-	// What outlives its promise is ended then, for which its successor must be of another session.
+	// A token that is granted for longer than it is promised is logged out once its promise is
+	// over. That could end its whole chain, so its successor must not be refreshed from it, unless
+	// an authenticate would end it at once.
 	endsEarlier := traits.AuthenticateEndsEarlierSessions == nil || *traits.AuthenticateEndsEarlierSessions
 	return !token.GrantedUntil.After(token.ExpiresAt) || endsEarlier
 }
@@ -170,7 +174,7 @@ func (s *roleState) mayBeUsedUp(refreshToken string) bool {
 	return s.lostRefreshToken == refreshToken
 }
 
-// terms are what is asked for and what may be promised of a grant.
+// terms are what to ask for, and what may be promised of the grant.
 type terms struct {
 	config   *store.Config
 	role     *store.Role
@@ -178,8 +182,8 @@ type terms struct {
 	maxLease time.Duration
 }
 
-// termsOf works out the terms. It is an error where no lifetime that may be promised is of use: no
-// call is made then.
+// termsOf returns the terms. It returns an error if no lifetime that may be promised is of use, so
+// that no call is made.
 func (m *Manager) termsOf(config *store.Config, role *store.Role) (terms, error) {
 	maxLease := m.maxLeaseTTL()
 	if maxLease <= 0 {
@@ -195,9 +199,9 @@ func (m *Manager) termsOf(config *store.Config, role *store.Role) (terms, error)
 	}, nil
 }
 
-// accessToAsk is the access-token lifetime to ask N-central for; zero leaves it to N-central. No
-// more than the mount's max_lease_ttl is asked for, also where the role asks for none, since Vault
-// would cut the lease while the token lived on.
+// accessToAsk returns the access-token lifetime to ask N-central for. Zero leaves it to N-central.
+// It is never more than the mount's max_lease_ttl, even if the role asks for none: Vault would cut
+// the lease while the token lived on.
 func accessToAsk(ttl, maxLease time.Duration) time.Duration {
 	if ttl > 0 {
 		return min(ttl, maxLease)
@@ -208,8 +212,8 @@ func accessToAsk(ttl, maxLease time.Duration) time.Duration {
 	return 0
 }
 
-// newToken works out what is promised of a grant: never more than was granted, asked for, or than
-// max_lease_ttl.
+// newToken returns the token of a grant. It is promised for no longer than was granted or asked
+// for, and no longer than max_lease_ttl.
 func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string) *store.Token {
 	promised := min(grant.Access, t.maxLease)
 	if t.asked.Access > 0 {
@@ -240,7 +244,7 @@ func (t terms) newToken(grant *upstream.Grant, by store.ObtainedBy, chain string
 	return token
 }
 
-// roleWarnings tell of what the role asks for and cannot have.
+// roleWarnings returns warnings about what the role asks for and cannot have.
 func roleWarnings(role *store.Role, promised, maxLease time.Duration) []string {
 	var warnings []string
 	if role.TTL > maxLease {

@@ -14,11 +14,12 @@ import (
 	"vault-plugin-secrets-ncentral/internal/store"
 )
 
-// Read returns the role's shared token: the one in memory or storage where it is good enough, else
-// a new one. Any number of concurrent readers cause one obtaining. A read ends within the config's
-// FlightLimit, whatever it needs. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode,
-// ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown, a *LimitError, a *LateError, a
-// *UselessLifetimeError, an *health.Failure, the context's, or storage's.
+// Read returns the role's shared token: the one in memory or storage if it is good enough, else a
+// new one. Concurrent readers share one flight. A read ends within the config's FlightLimit,
+// whatever it needs. Errors are ErrUnknownRole, ErrUnknownConfig, ErrNeedsActiveNode,
+// ErrSuperseded, ErrDeadOnArrival, ErrTimeOver, ErrMaxLeaseUnknown, ErrEnded, a *LimitError, a
+// *LateError, a *UselessLifetimeError, an *AllOutError, a *health.Failure, the context's, or
+// storage's.
 func (m *Manager) Read(ctx context.Context, role string, options ReadOptions) (*Answer, error) {
 	found := findings{from: health.SourceStorage}
 	if m.store.Sessions.Holds(role) {
@@ -47,8 +48,8 @@ func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 	}
 }
 
-// reasonOf is the reason of a failed read in a word, for metrics: the kind of an upstream.Failure,
-// or one of a few.
+// reasonOf returns the reason of a failed read in a word, for metrics: the kind of a
+// health.Failure, or one of the health.Reason constants.
 func reasonOf(err error) string {
 	var late *LateError
 	var allOut *AllOutError
@@ -98,9 +99,9 @@ type doubts struct {
 	unproven bool // it came from storage, which may be of the past
 }
 
-// decide says what a read does next. A token that the read waited for is handed out where it lives
-// as long as the reader asks; one in hand must have what the role asks for too, and give no reason
-// to doubt that it lives.
+// decide returns what a read does next. A token that the read waited for is handed out if it lives
+// as long as the reader asks. A token that was in hand must also live as long as the role asks, and
+// there must be no reason to doubt that it lives.
 func (snap *snapshot) decide(options ReadOptions, found *findings, doubts doubts, now time.Time) (decision, error) {
 	switch {
 	case found.obtained && snap.token == nil:
@@ -134,7 +135,8 @@ func (m *Manager) next(
 	}
 	var doubts doubts
 	if snap.token != nil {
-		// In this order: a proof that fails casts suspicion, and then counts.
+		// In this order: a proof that finds a dead token makes the others suspect before it counts
+		// as done.
 		doubts.unproven = !options.CacheOnly && !snap.token.ObtainedHere && !snap.watch.StorageIsProven()
 		if doubts.suspect, err = m.suspect(ctx, snap); err != nil {
 			return nil, 0, err
@@ -144,7 +146,7 @@ func (m *Manager) next(
 	return snap, do, err
 }
 
-// readInHand returns the token in hand, or nothing where N-central is needed first.
+// readInHand returns the token in hand, or nil if N-central is needed first.
 func (m *Manager) readInHand(ctx context.Context, role string, options ReadOptions, found findings) (*Answer, error) {
 	snap, do, err := m.next(ctx, role, options, &found)
 	switch {
@@ -183,7 +185,7 @@ func (m *Manager) readWaiting(ctx context.Context, role string, options ReadOpti
 	}
 }
 
-// readStep does one thing that needs N-central, or answers the token in hand.
+// readStep does one thing that needs N-central, or returns the token in hand.
 func (m *Manager) readStep(ctx context.Context, role string, options ReadOptions, found *findings) (*Answer, error) {
 	snap, do, err := m.next(ctx, role, options, found)
 	if err != nil {
@@ -201,7 +203,7 @@ func (m *Manager) readStep(ctx context.Context, role string, options ReadOptions
 	return m.serve(ctx, snap, options, found)
 }
 
-// serve hands the token in hand out, and starts its rotation where that is due soon.
+// serve hands out the token in hand, and starts its rotation if that is due soon.
 func (m *Manager) serve(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) (*Answer, error) {
 	now := time.Now()
 	from := found.from
@@ -223,9 +225,9 @@ func (m *Manager) serve(ctx context.Context, snap *snapshot, options ReadOptions
 	return answer, nil
 }
 
-// checkLimit refuses a min_ttl that no shared token of the role can meet, without a call where that
-// is known: from the token in hand, from the one before it, or from the ttl, beyond which nothing
-// is promised.
+// checkLimit returns an error if no shared token of the role can have the min_ttl that the reader
+// asks for, as far as that is known without a call: from the token in hand, from the one before it,
+// or from the role's ttl.
 func (snap *snapshot) checkLimit(options ReadOptions) error {
 	lifetime := snap.role.TTL
 	if snap.token != nil {
@@ -240,9 +242,9 @@ func (snap *snapshot) checkLimit(options ReadOptions) error {
 	return nil
 }
 
-// validateInHand asks N-central whether the token in hand lives. Where it cannot be asked, that is
-// the error for a reader who asked for validation; for others, and where its answers tell nothing,
-// a new token is tried.
+// validateInHand asks N-central whether the token in hand lives. If N-central cannot be asked, a
+// reader who asked for validation gets the error, and for others a new token is obtained. A new
+// token is also obtained if the answers are inconclusive.
 func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) error {
 	verdict, err := m.validate(ctx, snap, snap.sources.hasFallback())
 	if err != nil && options.Validate && !verdict.Inconclusive {
@@ -259,12 +261,12 @@ func (m *Manager) validateInHand(ctx context.Context, snap *snapshot, options Re
 	return nil
 }
 
-// longestLaterProof bounds the wait for a proof after one that could not be had.
+// longestLaterProof is how long a read waits for a proof if an earlier proof got no answer.
 const longestLaterProof = time.Second
 
-// prove has one token of the config that came from storage validated, for all who read meanwhile,
-// before the first is handed out: the storage may be of the past, as after a snapshot was restored.
-// A token that cannot be asked after is handed out all the same, with a warning.
+// prove has one token of the config that came from storage validated, on behalf of all who read
+// meanwhile: storage may be out of date, for example after a snapshot was restored. If N-central
+// does not answer, the token is handed out all the same, with a warning.
 func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	proof := m.proofs.DoChan(snap.config.Name, func() (any, error) {
 		verdict, err := m.validate(m.background, snap, snap.sources.hasFallback())
@@ -290,8 +292,9 @@ func (m *Manager) prove(ctx context.Context, snap *snapshot, found *findings) {
 	}
 }
 
-// awaitNew waits for a new token, which is then in hand. A reader who can do with the token in hand
-// waits no longer than a first attempt takes, and is answered that token where it fails.
+// awaitNew waits for a new token, which is then in hand. If the token in hand still does for the
+// reader, it waits no longer than a first attempt takes, and returns that token if the attempt
+// fails.
 func (m *Manager) awaitNew(ctx context.Context, snap *snapshot, options ReadOptions, found *findings) (*Answer, error) {
 	flight, err := m.join(ctx, snap, true)
 	if err != nil || flight == nil {
@@ -335,13 +338,12 @@ func (m *Manager) awaitEnd(ctx context.Context, flight *flight, found *findings)
 	}
 }
 
-// shortestStaleWait is what an answer that hands out a stale token says of when to come back, at
-// least.
+// shortestStaleWait is the least time after which a reader of a stale token is told to come back.
 const shortestStaleWait = 15 * time.Second
 
-// answerStale hands out the token in hand for options of a new one, if it is still the one to hand
-// out. A suspect token must have been validated for that. It answers nothing where the token is of
-// no use any more.
+// answerStale hands out the token in hand because no new one could be obtained, if it is still the
+// current one. A suspect token is validated first. It returns nil if the token can no longer be
+// used.
 func (m *Manager) answerStale(
 	ctx context.Context, snap *snapshot, options ReadOptions, found *findings, why string,
 ) (*Answer, error) {

@@ -14,11 +14,12 @@ import (
 
 // source is a config that a role names, as it is now.
 type source struct {
-	config *store.Config       // nil: a fallback that is not there, or cannot be read
+	config *store.Config       // nil: a fallback that does not exist or cannot be read
 	out    *store.OutOfService // nil: in service; always so for the only config of a role
 }
 
-// sources are the configs that a role names, in the order in which they are tried: its own first.
+// sources are the configs that a role names, in the order in which they are tried. The first is the
+// role's own config.
 type sources []source
 
 // definition returns the role and the configs that it names.
@@ -34,6 +35,7 @@ func (m *Manager) definition(ctx context.Context, name string) (*store.Role, sou
 	return role, found, err
 }
 
+// sourcesOf returns the configs that the role names, as they are now.
 func (m *Manager) sourcesOf(ctx context.Context, role *store.Role) (sources, error) {
 	first, err := m.firstSource(ctx, role)
 	if err != nil {
@@ -46,7 +48,7 @@ func (m *Manager) sourcesOf(ctx context.Context, role *store.Role) (sources, err
 	return found, nil
 }
 
-// firstSource returns the role's own config. It must be there.
+// firstSource returns the role's own config. It is an error if it does not exist.
 func (m *Manager) firstSource(ctx context.Context, role *store.Role) (source, error) {
 	config, err := m.store.Configs.Get(ctx, role.Config)
 	if err != nil {
@@ -61,8 +63,8 @@ func (m *Manager) firstSource(ctx context.Context, role *store.Role) (source, er
 	return source{config: config, out: m.outOfService(ctx, config)}, nil
 }
 
-// fallbackSource returns another config. One that cannot be read now is passed over, for the role has
-// others.
+// fallbackSource returns a fallback config. One that does not exist or cannot be read is passed
+// over, since the role has others.
 func (m *Manager) fallbackSource(ctx context.Context, name string) source {
 	config, err := m.store.Configs.Get(ctx, name)
 	if err != nil || config == nil {
@@ -71,8 +73,8 @@ func (m *Manager) fallbackSource(ctx context.Context, name string) source {
 	return source{config: config, out: m.outOfService(ctx, config)}
 }
 
-// outOfService returns why that version of the config is out of service; nil where it is in service,
-// and where that cannot be read.
+// outOfService returns why that version of the config is out of service. It is nil if the config is
+// in service, or if that cannot be read.
 func (m *Manager) outOfService(ctx context.Context, config *store.Config) *store.OutOfService {
 	out, err := m.store.OutOfService.Get(ctx, config.Name)
 	if err != nil || !out.IsOf(config) {
@@ -81,8 +83,8 @@ func (m *Manager) outOfService(ctx context.Context, config *store.Config) *store
 	return out
 }
 
-// stillNames reports whether the sources are those that the role names now. It allocates nothing, for
-// every hot read asks.
+// stillNames reports whether the role's sources are still these. Every hot read calls it, so it
+// allocates nothing.
 func (m *Manager) stillNames(ctx context.Context, role *store.Role, s sources) (bool, error) {
 	first, err := m.firstSource(ctx, role)
 	if err != nil || first != s[0] {
@@ -99,8 +101,9 @@ func (m *Manager) stillNames(ctx context.Context, role *store.Role, s sources) (
 // hasFallback reports whether the role names more than its own config.
 func (s sources) hasFallback() bool { return len(s) > 1 }
 
-// named returns the config of that name that tokens may come from; nil where there is none. One with
-// another url than the role's own config is passed over: the role's readers use one server.
+// named returns the config of that name, or nil if no tokens may come from it. A config with
+// another url than the role's own config is passed over, since the readers of a role use one
+// server.
 func (s sources) named(name string) *source {
 	for i := range s {
 		if config := s[i].config; config != nil && config.Name == name && config.URL == s[0].config.URL {
@@ -110,7 +113,8 @@ func (s sources) named(name string) *source {
 	return nil
 }
 
-// inService returns the configs that tokens are to be had from, in the order in which they are tried.
+// inService returns the configs that tokens may come from now, in the order in which they are
+// tried.
 func (s sources) inService() []*store.Config {
 	var configs []*store.Config
 	for _, one := range s {
@@ -121,8 +125,8 @@ func (s sources) inService() []*store.Config {
 	return configs
 }
 
-// preferred returns the config that the next token is to come from: the first in service, or the role's
-// own where none is.
+// preferred returns the config from which the next token is to come: the first in service, or the
+// role's own if none is.
 func (s sources) preferred() *store.Config {
 	if configs := s.inService(); len(configs) > 0 {
 		return configs[0]
@@ -130,9 +134,9 @@ func (s sources) preferred() *store.Config {
 	return s[0].config
 }
 
-// inHand returns the session's token if it was obtained for the role and one of the configs as they are
-// now, and its user works as far as is known; and the config that it is from, or that the next is to
-// come from.
+// inHand returns the session's token and its config, if the token may be handed out: it was
+// obtained for the role and one of its configs as they are now, and its user is not known to fail.
+// Otherwise it returns nil and the config from which the next token is to come.
 func (s sources) inHand(role *store.Role, session *store.Session) (*store.Token, *store.Config) {
 	if session != nil && session.Current != nil {
 		one := s.named(session.Current.Config)
@@ -143,7 +147,7 @@ func (s sources) inHand(role *store.Role, session *store.Session) (*store.Token,
 	return nil, s.preferred()
 }
 
-// rank returns the place of the config in the order, and how many there are where it is none of them.
+// rank returns the place of the config in the order, or len(s) if it is not one of them.
 func (s sources) rank(config string) int {
 	for i := range s {
 		if s[i].config != nil && s[i].config.Name == config {
@@ -153,8 +157,8 @@ func (s sources) rank(config string) int {
 	return len(s)
 }
 
-// warnings tell whoever is handed a token of the config why it does not come from the role's own, and
-// what is passed over.
+// warnings returns why a token of the config does not come from the role's own config, and which
+// fallbacks are passed over.
 func (s sources) warnings(role *store.Role, config *store.Config) []string {
 	var warnings []string
 	first := s[0]

@@ -19,18 +19,18 @@ import (
 const (
 	// tickLimit ends a tick before the next one is due.
 	tickLimit = 50 * time.Second
-	// workAtATime bounds the roles, configs and pending logouts that a tick works on at a time.
+	// workAtATime is how many roles, configs or pending logouts a tick works on at the same time.
 	workAtATime = 8
-	// logoutsPerTick bounds the logouts owed that one tick tries of each config.
+	// logoutsPerTick is how many pending logouts of each config a tick tries.
 	logoutsPerTick = 200
 	probeEvery     = time.Hour
 )
 
-// Tick does what is due ahead of need: it ends the sessions of roles that are no more, removes what
-// lapsed, rotates the tokens that were read since they were obtained and are due soon, asks after
-// the oldest token of each config, and tries the logouts owed. It is for the active node, once a
-// minute. No config waits for the server of another. What its time does not suffice for is left to
-// the next tick.
+// Tick does what need not wait for a reader: it ends the sessions of deleted roles, removes what
+// lapsed, rotates tokens that were read since they were obtained and are due soon, validates the
+// oldest token of each config, tries configs that are out of service, and tries the pending
+// logouts. It is called once a minute, on the active node. No config waits for the server of
+// another. What there is no time for is left to the next tick.
 func (m *Manager) Tick(ctx context.Context) error {
 	if !m.begin() {
 		return nil
@@ -64,16 +64,16 @@ func (m *Manager) Tick(ctx context.Context) error {
 	return err
 }
 
-// tokensInHand are one config's tokens, by role.
+// tokensInHand are the tokens of one config, by role.
 type tokensInHand map[string]*store.Token
 
-// found is what a tick has found of the stored sessions.
+// found is what a tick has to do about the stored sessions.
 type found struct {
-	deleted []string                // the roles that have sessions and are no more
+	deleted []string                // roles that were deleted and still have sessions
 	held    map[string]tokensInHand // by config
-	// displaced are the roles whose readers are to get another config's token.
+	// displaced are the roles whose readers must get a token of another config.
 	displaced []*snapshot
-	over      map[string][]store.PendingLogout // the logouts owed for what is past its promise, by config
+	over      map[string][]store.PendingLogout // pending logouts of tokens that outlived their promise, by config
 }
 
 // pruneSessions removes what lapsed, and returns what there is to do for the rest. It makes no call
@@ -177,8 +177,8 @@ func (m *Manager) endDeleted(ctx context.Context, roles []string) {
 	_ = ends.Wait()
 }
 
-// tend rotates what is due of one config's tokens, and asks after the oldest of them. held are those of
-// all configs.
+// tend rotates those of one config's tokens that are due, and validates the oldest of them. held
+// are the tokens of all configs.
 func (m *Manager) tend(ctx context.Context, tokens tokensInHand, held map[string]tokensInHand) {
 	var due, withFallback []*snapshot
 	for role := range tokens {
@@ -203,8 +203,8 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand, held map[string
 	}
 }
 
-// oldest returns the role whose token was obtained first, of those that live and are not suspect: a
-// reboot of N-central since then has ended it.
+// oldest returns the role whose token was obtained first, of those that live and are not suspect. A
+// reboot of N-central since then would have ended it.
 func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
 	var oldest *snapshot
 	for role := range tokens {
@@ -267,11 +267,11 @@ func (m *Manager) rotate(ctx context.Context, snap *snapshot) {
 	}
 }
 
-// inspect asks N-central whether the token lives, if it was there before this tick, and once an hour
-// whether a data call succeeds with it. Where a role with a fallback has a token of the config, the data
-// call is the question of every tick, of a new token too: it asks after the user. A dead token that has
-// readers is replaced at once; that it died makes the config's other tokens suspect. It returns why the
-// user seems not to work, as far as that question tells.
+// inspect validates the token, if it was there before this tick, and makes a data call with it once
+// an hour. If a role with a fallback has a token of the config, it validates by the data call
+// instead, at every tick and even if the token is new, since that shows whether the user works. If
+// the user seems not to work, it returns why. A dead token makes the config's other tokens suspect,
+// and is replaced at once if it has readers.
 func (m *Manager) inspect(
 	ctx context.Context, snap *snapshot, withFallback, wasThere bool,
 ) (userFailure *health.Failure) {
@@ -315,9 +315,9 @@ func (m *Manager) replaceDead(ctx context.Context, server *upstream.Server, dead
 	}
 }
 
-// probe makes the data call with the token, for which the caller has claimed the turn. A call that
-// was not answered is made again with the next token. A 401 tells of the user only if the token is
-// still held: else it may have been ended.
+// probe makes the data call with the token. The caller has claimed it. If it gets no answer, it is
+// made again with the next token. A 401 says something about the user only if the token is still in
+// hand: otherwise it may have been ended.
 func (m *Manager) probe(
 	ctx context.Context, server *upstream.Server, config *store.Config, accessToken string, isHeld func() bool,
 ) *health.Failure {
@@ -335,8 +335,8 @@ func (m *Manager) probe(
 	return failure
 }
 
-// claimProbe reports whether the data call is due, as it is once an hour for each server and
-// credential, and notes that it is made.
+// claimProbe reports whether the data call is due, which is once an hour for each server and
+// credential. If so, it notes that it is made.
 func (m *Manager) claimProbe(config *store.Config) bool {
 	m.probesMu.Lock()
 	defer m.probesMu.Unlock()
@@ -348,8 +348,8 @@ func (m *Manager) claimProbe(config *store.Config) bool {
 	return due
 }
 
-// retryLogouts tries the pending logouts. One is removed when it is done, when its token expired,
-// and when its token may be sent nowhere any more.
+// retryLogouts tries the pending logouts. A logout is removed when it is done, when its token has
+// expired, or when its token may not be sent anywhere any more.
 func (m *Manager) retryLogouts(ctx context.Context) error {
 	logouts, unread := m.store.ListPendingLogouts(ctx, logoutsPerTick)
 	byConfig := map[string][]store.PendingLogout{}
@@ -392,8 +392,9 @@ func (m *Manager) retryLogoutsOf(ctx context.Context, logouts []store.PendingLog
 	_ = group.Wait()
 }
 
-// dropPending drops a token that is about to be logged out, where it is the one in hand: the
-// process was killed between the writing of the pending logout and that.
+// dropPending drops the token that is about to be logged out if it is the current one of its role.
+// This happens if the process was killed between storing the pending logout and removing the
+// session.
 func (m *Manager) dropPending(logout store.PendingLogout) {
 	session, err := m.store.Sessions.Find(m.storing, logout.Role)
 	if err != nil || session == nil || session.Current == nil || session.Current.AccessToken != logout.AccessToken {

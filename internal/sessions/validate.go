@@ -12,10 +12,10 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
-// validationStands is for how long the last validation of a token is not repeated.
+// validationStands is how long the last validation of a token is not repeated.
 const validationStands = time.Second
 
-// validation is what N-central last said of a token.
+// validation is what N-central last said about a token.
 type validation struct {
 	accessToken  string
 	at           time.Time
@@ -23,7 +23,7 @@ type validation struct {
 	failure      error // why nothing is known; nil if it said that the token lives
 }
 
-// validatedAt is when the token was last known to live by N-central's word.
+// validatedAt returns when N-central last said that the token lives.
 func (s *roleState) validatedAt(token *store.Token) time.Time {
 	if last := s.validated.Load(); last != nil && last.failure == nil && last.accessToken == token.AccessToken {
 		return last.at
@@ -31,10 +31,10 @@ func (s *roleState) validatedAt(token *store.Token) time.Time {
 	return token.LastValidatedAt
 }
 
-// validate asks N-central whether the snapshot's token lives, once a second at most and once for
-// all who ask at a time. A dead token is dropped, so that nobody gets it again. By the data call,
-// N-central tells also whether the user works; one that does not puts the config out of service.
-// The error is an *health.Failure or the context's.
+// validate asks N-central whether the snapshot's token lives: once a second at most, and once for
+// all who ask at the same time. A dead token is dropped, so that nobody gets it again. With byData,
+// it also finds out whether the user works; if not, the config is put out of service. The error is
+// a *health.Failure or the context's.
 func (m *Manager) validate(ctx context.Context, snap *snapshot, byData bool) (upstream.Verdict, error) {
 	state := snap.state
 	last := state.validated.Load()
@@ -69,7 +69,8 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bo
 	if err != nil {
 		return upstream.Verdict{}, err
 	}
-	// A suspicion that arises while the question is under way is not answered by it.
+	// These traits are of before the question. What makes the token suspect later, its answer does
+	// not settle.
 	traits := server.Traits(ctx)
 	ask := server.Validate
 	if byData {
@@ -81,7 +82,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bo
 	}
 	now := time.Now()
 	if !snap.token.ObtainedHere && (verdict.Valid || verdict.Inconclusive || verdict.Unexplained) {
-		defer snap.watch.ProveStorage() // a token that something is known to have ended tells nothing of the others
+		defer snap.watch.ProveStorage() // a token that is dead for a known reason says nothing about the others
 	}
 	if err != nil {
 		state.validated.Store(&validation{
@@ -103,8 +104,8 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bo
 	return verdict, nil
 }
 
-// dropDead drops a token that N-central said is dead. One that the engine itself ended or replaced
-// in the meantime tells nothing of the server.
+// dropDead drops a token that N-central said is dead. If the engine itself ended or replaced it in
+// the meantime, that says nothing about the server.
 func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, snap *snapshot, verdict upstream.Verdict) {
 	state := snap.state
 	if !m.changeCurrent(state, snap.token, nil) {
@@ -117,8 +118,8 @@ func (m *Manager) dropDead(ctx context.Context, server *upstream.Server, snap *s
 	}
 }
 
-// changeCurrent puts another token, or none, in the place of the role's current one, and says
-// whether that was still the current one. What storage refuses is changed in memory.
+// changeCurrent replaces the role's current token by to, which may be nil, and reports whether from
+// was still the current one. If storage refuses that, it is changed in memory.
 func (m *Manager) changeCurrent(state *roleState, from, to *store.Token) (changed bool) {
 	state.mu.Lock()
 	defer state.mu.Unlock()
