@@ -89,8 +89,8 @@ type announcement struct {
 	at      time.Time
 }
 
-// claimAnnouncement reports whether the warning is due: there is one, and the same was not given within a
-// day. If so, it notes that it is given.
+// claimAnnouncement reports whether the warning is due: there is one, and the same was not given
+// within a day. If so, it notes that it is given.
 func (r *Record) claimAnnouncement(what, warning string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
