@@ -126,7 +126,7 @@ func (s *Session) PastPromise(now time.Time) (kept *Session, over []Token) {
 	return &next, over
 }
 
-// chainsOf returns the chains of those tokens for which which returns true.
+// chainsOf returns the chains of those tokens that the function accepts.
 func chainsOf(tokens []Token, which func(Token) bool) map[string]bool {
 	chains := map[string]bool{}
 	for _, token := range tokens {
