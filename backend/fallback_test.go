@@ -246,3 +246,12 @@ func TestConfigsThatAreAllOutAreTriedSoonWhileThereAreReaders(t *testing.T) {
 		})
 	}
 }
+
+// What storage cannot tell is no mistake of whoever writes the role.
+func TestAFallbackThatStorageDoesNotGiveIsAFailureOfStorage(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.start()
+		m.storage.refusesReads.Store(new("config/second"))
+		m.fails(500, opWrite, "roles/monitoring", map[string]any{"fallback_configs": "second"})
+	})
+}

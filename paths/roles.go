@@ -283,9 +283,12 @@ func (a *API) writeRole(
 		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig,
 			role.Config, role.Config))
 	}
-	unreadableFallbacks, err := a.checkFallbacks(ctx, role, config)
+	unreadableFallbacks, refusal, err := a.checkFallbacks(ctx, role, config)
 	if err != nil {
-		return mistake(err)
+		return nil, err
+	}
+	if refusal != nil {
+		return mistake(refusal)
 	}
 	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
 		return nil, err
@@ -351,26 +354,28 @@ func checkFallbackNames(names []string) error {
 	return nil
 }
 
-// checkFallbacks returns an error if a fallback config does not exist, or has another url than the
+// checkFallbacks returns a refusal if a fallback config does not exist, or has another url than the
 // role's own config. own is nil if that config cannot be read. It returns a warning for each
-// fallback config that cannot be read.
-func (a *API) checkFallbacks(ctx context.Context, role *store.Role, own *store.Config) (warnings []string, err error) {
+// fallback config that cannot be read. The error is storage's.
+func (a *API) checkFallbacks(
+	ctx context.Context, role *store.Role, own *store.Config,
+) (warnings []string, refusal, err error) {
 	for _, name := range role.FallbackConfigs {
 		config, unreadable, err := orUnreadable(a.Store.Configs.Get(ctx, name))
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, nil, err
 		case unreadable != nil:
 			warnings = append(warnings, unreadable.Error())
 		case config == nil:
 			return nil, fmt.Errorf("%s: there is no config %q: write config/%s first, or name another",
-				fieldFallbackConfigs, name, name)
+				fieldFallbackConfigs, name, name), nil
 		case own != nil && config.URL != own.URL:
 			return nil, fmt.Errorf("%s: config %q has another url than config %q: all configs of a role must be of "+
-				"one server", fieldFallbackConfigs, name, own.Name)
+				"one server", fieldFallbackConfigs, name, own.Name), nil
 		}
 	}
-	return warnings, nil
+	return warnings, nil, nil
 }
 
 func roleWarnings(role *store.Role) []string {

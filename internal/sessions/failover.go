@@ -131,6 +131,9 @@ func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *c
 		a.turnTo(a.held.config)
 		return a.held, nil
 	}
+	if err == nil { // there was none to ask, and one is in service by now
+		err = ErrSuperseded
+	}
 	return nil, err
 }
 
