@@ -528,7 +528,7 @@ func (m *Manager) judgeByOthers(
 // hand if there is one, since a new session may end those that the user has. Otherwise it opens a
 // session of the engine's own, but no more often than for a config that is out of service.
 func (m *Manager) seesUserWork(ctx context.Context, config *store.Config, role string, held tokensInHand) bool {
-	if snap := m.oldest(ctx, held); snap != nil {
+	if snap := m.oldest(ctx, held, false); snap != nil {
 		server, err := m.server(snap.config)
 		if err != nil {
 			return false

@@ -34,8 +34,10 @@ func TestAConfigThatComesBackBetweenTheLookAndTheAttemptIsNoTokenWithoutAnError(
 			t.Fatal(err)
 		}
 	}
-	if err := entries.Roles.Put(t.Context(), "monitoring", &store.Role{Name: "monitoring", Config: "first",
-		FallbackConfigs: []string{"second"}, CredentialType: store.Shared}); err != nil {
+	if err := entries.Roles.Put(t.Context(), "monitoring", &store.Role{
+		Name: "monitoring", Config: "first",
+		FallbackConfigs: []string{"second"}, CredentialType: store.Shared,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	snap, err := m.snapshot(t.Context(), "monitoring")

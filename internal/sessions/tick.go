@@ -194,7 +194,8 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand, held map[string
 		}
 	}
 	m.rotateEach(ctx, due)
-	if snap := m.oldest(ctx, tokens); snap != nil {
+	// Whether the user works, a suspect token tells as well.
+	if snap := m.oldest(ctx, tokens, len(withFallback) > 0); snap != nil {
 		wasThere := snap.sameToken(tokens[snap.role.Name])
 		failure := m.inspect(ctx, snap, len(withFallback) > 0, wasThere)
 		if failure != nil && !failure.UserIsBarred() {
@@ -204,18 +205,27 @@ func (m *Manager) tend(ctx context.Context, tokens tokensInHand, held map[string
 }
 
 // oldest returns the role whose token was obtained first, of those that live and are not suspect. A
-// reboot of N-central since then would have ended it.
-func (m *Manager) oldest(ctx context.Context, tokens tokensInHand) *snapshot {
-	var oldest *snapshot
+// reboot of N-central since then would have ended it. If all are suspect there is none, unless any
+// will do: then it is the oldest of these.
+func (m *Manager) oldest(ctx context.Context, tokens tokensInHand, anyWillDo bool) *snapshot {
+	var oldest, oldestSuspect *snapshot
+	isOlder := func(snap, than *snapshot) bool { return than == nil || snap.token.IssuedAt.Before(than.token.IssuedAt) }
 	for role := range tokens {
 		snap, err := m.snapshot(ctx, role)
-		if err != nil || !snap.usable(time.Now()) || oldest != nil &&
-			!snap.token.IssuedAt.Before(oldest.token.IssuedAt) {
+		if err != nil || !snap.usable(time.Now()) {
 			continue
 		}
-		if suspect, err := m.suspect(ctx, snap); err == nil && !suspect {
+		suspect, err := m.suspect(ctx, snap)
+		switch {
+		case err != nil:
+		case suspect && isOlder(snap, oldestSuspect):
+			oldestSuspect = snap
+		case !suspect && isOlder(snap, oldest):
 			oldest = snap
 		}
+	}
+	if oldest == nil && anyWillDo {
+		return oldestSuspect
 	}
 	return oldest
 }
