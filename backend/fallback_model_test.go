@@ -7,6 +7,7 @@
 package backend
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -304,7 +305,7 @@ func (h *fallbackHistory) judgeRead(role string) {
 	response, err := h.do(opRead, "creds/"+role, nil)
 	if err != nil || response == nil || response.IsError() {
 		if canServe && !isIll && !time.Now().Before(h.illTo) {
-			h.t.Errorf("a read of %s fails though a user works: %v %v", role, err, response)
+			h.t.Errorf("a read of %s fails though a user works: %v", role, errors.Join(err, errorOf(response)))
 		}
 		return
 	}
@@ -362,4 +363,12 @@ func (h *fallbackHistory) judgeTries() {
 func lastLines(text string, count int) string {
 	lines := strings.Split(text, "\n")
 	return strings.Join(lines[max(0, len(lines)-count):], "\n")
+}
+
+// errorOf returns the error that a response is; nil where it is none.
+func errorOf(response *logical.Response) error {
+	if response == nil || !response.IsError() {
+		return nil
+	}
+	return response.Error()
 }

@@ -7,10 +7,16 @@
 package backend
 
 import (
+	"context"
+	"errors"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/events"
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -253,5 +259,79 @@ func TestAFallbackThatStorageDoesNotGiveIsAFailureOfStorage(t *testing.T) {
 		m.start()
 		m.storage.refusesReads.Store(new("config/second"))
 		m.fails(500, opWrite, "roles/monitoring", map[string]any{"fallback_configs": "second"})
+	})
+}
+
+// A standby hands out no token of a user that does not work as soon as it knows: it leaves the read to
+// the active node, until it has the token of the next config. It calls nobody.
+func TestAStandbyKnowsWhichConfigIsOut(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		view := &systemView{StaticSystemView: m.system.StaticSystemView}
+		view.ReplicationStateVal = consts.ReplicationPerformanceStandby
+		standby, err := newBackend(context.Background(), &logical.BackendConfig{
+			Logger: m.logger(), System: view, StorageView: m.storage,
+		}, func(context.Context, string, string) (net.Conn, error) {
+			t.Error("the standby calls N-central")
+			return nil, net.ErrClosed
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer standby.Cleanup(context.Background())
+		servedFrom := func() (config any, err error) {
+			response, err := standby.HandleRequest(context.Background(), &logical.Request{
+				Operation: opRead, Path: "creds/monitoring", Storage: m.storage,
+			})
+			if err != nil {
+				return nil, err
+			}
+			return response.Data["config"], nil
+		}
+		if config, err := servedFrom(); err != nil || config != "default" {
+			t.Fatal(config, err)
+		}
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		time.Sleep(time.Second)
+		standby.InvalidateKey(context.Background(), "out/default") // the session's comes later
+		if config, err := servedFrom(); !errors.Is(err, logical.ErrReadOnly) {
+			t.Errorf("a token of config %v, or another error: %v", config, err)
+		}
+		standby.InvalidateKey(context.Background(), "session/monitoring")
+		if config, err := servedFrom(); err != nil || config != "second" {
+			t.Error(config, err)
+		}
+	})
+}
+
+// A damaged entry of a config that is out counts as none: the config is tried, and put out again. Slow
+// or refusing storage of these entries keeps no reader waiting.
+func TestDamagedEntriesOfConfigsThatAreOutAreFoundOutAnew(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		m.expectFrom("second", m.read(nil))
+		entry := &logical.StorageEntry{Key: "out/default", Value: []byte("{")}
+		if err := m.storage.Put(context.Background(), entry); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		m.expectFrom("second", m.read(nil))
+		m.delete("sessions/monitoring")
+		m.expectFrom("second", m.read(nil)) // the first is tried, and its user found dead
+		m.expectLogged("whether a config is out of service cannot be read", true)
+		m.storage.refusesReads.Store(new("out/"))
+		m.start()
+		m.expectFrom("second", m.read(nil))
 	})
 }
