@@ -25,7 +25,7 @@ func ParseBaseURL(raw string) (string, error) {
 	}
 	address, err := url.Parse(raw)
 	if err != nil {
-		return "", errors.New("the URL cannot be read: write it as https://ncentral.example.com")
+		return "", errUnreadableURL
 	}
 	if address.User != nil {
 		return "", errors.New("the URL holds a user name or a password: leave out all before the @")
@@ -38,8 +38,14 @@ func ParseBaseURL(raw string) (string, error) {
 	}
 	address.Path = strings.TrimRight(address.Path, "/")
 	address.RawPath = strings.TrimRight(address.RawPath, "/")
-	return address.String(), nil
+	written := address.String()
+	if _, err := url.Parse(written); err != nil { // as of the zone of an IPv6 address that is not ASCII
+		return "", errUnreadableURL
+	}
+	return written, nil
 }
+
+var errUnreadableURL = errors.New("the URL cannot be read: write it as https://ncentral.example.com")
 
 func checkHost(address *url.URL) error {
 	host := address.Hostname()
