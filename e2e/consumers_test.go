@@ -152,18 +152,24 @@ func TestFilesOfWindowsAreTakenOrToldByName(t *testing.T) {
 		if err := os.WriteFile(file, test.content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var printed bytes.Buffer
-		command := exec.CommandContext(
-			t.Context(), serverBinary, "write", m.path+"/config/default", "user_api_token=@"+file,
-		)
-		command.Env = append(
-			testbed.CleanEnvironment(), "HOME="+t.TempDir(), "VAULT_ADDR="+m.testbed.Address,
-			"VAULT_TOKEN="+m.testbed.RootToken,
-		)
-		command.Stdout, command.Stderr = &printed, &printed
-		if err := command.Run(); (err == nil) != (test.told == "") || !strings.Contains(printed.String(), test.told) {
-			t.Errorf("%s: %v\n%s", name, err, printed.String())
+		printed, err := m.commandLine("", "write", m.path+"/config/default", "user_api_token=@"+file)
+		if (err == nil) != (test.told == "") || !strings.Contains(printed, test.told) {
+			t.Errorf("%s: %v\n%s", name, err, printed)
 		}
-		secrets.addShown("the command line of "+t.Name(), printed.String())
 	}
+}
+
+// commandLine runs a command of Vault's command line, and returns what it printed.
+func (m *mount) commandLine(input string, arguments ...string) (printed string, err error) {
+	m.t.Helper()
+	var output bytes.Buffer
+	command := exec.CommandContext(m.t.Context(), serverBinary, arguments...)
+	command.Env = append(
+		testbed.CleanEnvironment(), "HOME="+m.t.TempDir(), "VAULT_ADDR="+m.testbed.Address,
+		"VAULT_TOKEN="+m.testbed.RootToken,
+	)
+	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &output, &output
+	err = command.Run()
+	secrets.addShown("the command line of "+m.t.Name(), output.String())
+	return output.String(), err
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
 // TestStoredTokenOutlivesProcesses reads one token on, whatever is restarted, without a call to
@@ -24,27 +26,8 @@ func TestStoredTokenOutlivesProcesses(t *testing.T) {
 	first, leased := m.read("monitoring"), m.read("leased")
 	m.ResetCounts()
 
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
-		{"the plugin was killed", func() error { return killPlugins(server.PluginPIDs()) }},
-		{"Vault was sealed and unsealed", func() error {
-			if err := server.Seal(t.Context()); err != nil {
-				return err
-			}
-			return server.Unseal(t.Context())
-		}},
-		{"the server was restarted", func() error { return server.Restart(t.Context()) }},
-	} {
-		if err := step.do(); err != nil {
-			t.Fatalf("before %s: %v", step.name, err)
-		}
-		var answer credentials
-		eventually(t, 20*time.Second, func() (err error) {
-			answer, err = m.tryRead("monitoring")
-			return err
-		})
+	for _, step := range restarts(t, server) {
+		answer := m.readAfter(step, "monitoring")
 		if answer.token != first.token || !m.AccessTokenLives(answer.token) {
 			t.Errorf("after %s another token was answered", step.name)
 		}
@@ -59,6 +42,39 @@ func TestStoredTokenOutlivesProcesses(t *testing.T) {
 	if err := m.client.Sys().RevokeWithContext(t.Context(), leased.LeaseID); err != nil {
 		t.Errorf("a lease from before cannot be revoked: %v", err)
 	}
+}
+
+// restart is something that ends the processes in which the engine runs.
+type restart struct {
+	name string
+	do   func() error
+}
+
+// restarts are all of them, for a server with Raft storage.
+func restarts(t *testing.T, server *testbed.Server) []restart {
+	return []restart{
+		{"the plugin was killed", func() error { return killPlugins(server.PluginPIDs()) }},
+		{"Vault was sealed and unsealed", func() error {
+			if err := server.Seal(t.Context()); err != nil {
+				return err
+			}
+			return server.Unseal(t.Context())
+		}},
+		{"the server was restarted", func() error { return server.Restart(t.Context()) }},
+	}
+}
+
+// readAfter takes the step, and reads the role as soon as that is possible again.
+func (m *mount) readAfter(step restart, role string) (answer credentials) {
+	m.t.Helper()
+	if err := step.do(); err != nil {
+		m.t.Fatalf("before %s: %v", step.name, err)
+	}
+	eventually(m.t, 20*time.Second, func() (err error) {
+		answer, err = m.tryRead(role)
+		return err
+	})
+	return answer
 }
 
 func killPlugins(pids []int, err error) error {
