@@ -18,13 +18,14 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// runbookTests follow the procedures of docs/operations.md, by the names that their markers have.
+// runbookTests follow the procedures of the pages, by the names that their markers have.
 // Most procedures are followed one after the other, for each has a server of its own. Those that
 // wait for the engine's tick are followed at once.
 var (
 	runbookTests = map[string]func(t *testing.T, blocks []block){
 		"look":                  followLook,
 		"rotate":                followRotate,
+		"rotate-two-users":      followRotateByTheSecondUser,
 		"leaked-access-token":   followLeakedAccessToken,
 		"leaked-user-api-token": followLeakedUserAPIToken,
 		"password-ahead":        followPasswordAhead,
@@ -35,13 +36,15 @@ var (
 		"upgrade":               followUpgrade,
 	}
 	runbookTestsWithTick = map[string]func(t *testing.T, blocks []block){
-		"password-expired": followPasswordExpired,
-		"disable":          followDisable,
+		"password-expired":           followPasswordExpired,
+		"password-expired-two-users": followPasswordExpiredWithTwoUsers,
+		"two-users":                  followTwoUsers,
+		"disable":                    followDisable,
 	}
 )
 
-// TestRunbook runs every block of commands in docs/operations.md as it stands, with
-// TestRunbookWithTick.
+// TestRunbook runs every block of commands in docs/operations.md and docs/two-users.md as it stands,
+// with TestRunbookWithTick.
 func TestRunbook(t *testing.T) {
 	t.Parallel()
 	procedures := readRunbook(t)

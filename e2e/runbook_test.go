@@ -21,7 +21,7 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// block is one fenced block of commands of the runbook.
+// block is one fenced block of commands of the runbook, or of the page on two users.
 type block struct {
 	step     string
 	commands string
@@ -33,19 +33,31 @@ var runbookBlock = regexp.MustCompile(
 	"(?ms)^<!-- run: ([\\w-]+)/([\\w-]+) -->\n```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
 )
 
-// readRunbook returns the blocks of docs/operations.md by procedure, in their order.
+// runbookPages are the pages of docs with blocks of commands that are run as they stand.
+var runbookPages = []string{"operations.md", "two-users.md"}
+
+// readRunbook returns the blocks of the pages by procedure, in their order.
 func readRunbook(t *testing.T) map[string][]block {
 	t.Helper()
 	root, err := testbed.RepositoryRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := os.ReadFile(filepath.Join(root, "docs", "operations.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	document := string(content)
 	procedures := map[string][]block{}
+	for _, page := range runbookPages {
+		content, err := os.ReadFile(filepath.Join(root, "docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		readBlocks(t, page, string(content), procedures)
+	}
+	return procedures
+}
+
+// readBlocks adds the blocks of one page. Each of sh must say what runs it, and each of text must
+// follow the commands that print it.
+func readBlocks(t *testing.T, page, document string, procedures map[string][]block) {
+	t.Helper()
 	excerpts := 0
 	found := runbookBlock.FindAllStringSubmatch(document, -1)
 	for _, parts := range found {
@@ -57,14 +69,11 @@ func readRunbook(t *testing.T) map[string][]block {
 		}
 	}
 	if fences := strings.Count(document, "```sh\n"); fences != len(found) {
-		t.Fatalf("operations.md has %d blocks of sh, of which %d are marked with what runs them", fences, len(found))
+		t.Fatalf("%s has %d blocks of sh, of which %d are marked with what runs them", page, fences, len(found))
 	}
 	if fences := strings.Count(document, "```text\n"); fences != excerpts {
-		t.Fatalf(
-			"operations.md has %d blocks of text, of which %d follow the commands that print them", fences, excerpts,
-		)
+		t.Fatalf("%s has %d blocks of text, of which %d follow the commands that print them", page, fences, excerpts)
 	}
-	return procedures
 }
 
 // procedure is one procedure of the runbook, followed on a server of its own where the engine is
