@@ -377,7 +377,7 @@ func (a *API) deleteConfig(
 		return nil, err
 	}
 	if len(users) > 0 {
-		return mistake(fmt.Errorf("config %q is named by roles, which would have none: delete them or give them "+
+		return mistake(fmt.Errorf("config %q is named by roles: delete them or give them "+
 			"another config first: %s", name, strings.Join(users, ", ")))
 	}
 	return withWarnings(nil, warnings), nil
