@@ -92,7 +92,8 @@ you delete it.
 
 N-central lets the password of an API user expire, after 90 days by default.
 Then no token of that user works. Give password_changed_at to be warned in
-time.
+time. Roles that name a config of a second user in fallback_configs go on. Any
+write of a config that is out of service for such roles brings it back.
 `
 
 // configWriting returns the operation that creates a config and updates one. In the API these are
@@ -138,7 +139,7 @@ node knows since the plugin started there:
     ok         the last of these succeeded, and no call of the last five
                minutes found N-central down
     degraded   tokens are handed out, but somebody must act
-    failing    no new tokens can be obtained
+    failing    no new tokens can be obtained with this config
 
 ncentral/status has the reasons.
 `,

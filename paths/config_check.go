@@ -79,7 +79,8 @@ may not see them passes, and the step says so.
 
 What the check learns about the server is stored, and decides how tokens are
 replaced. After a server refused its User-API token or did not answer, the
-engine leaves it alone for a time. A check that passes ends that time.
+engine leaves it alone for a time. A check that passes ends that time. It also
+brings a config back that is out of service for roles with fallback_configs.
 
 On a server where a new session ends the user's earlier ones, a check ends the
 tokens that readers hold. The answer warns about such a server.

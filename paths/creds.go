@@ -56,7 +56,7 @@ func (a *API) credsPath() *framework.Path {
 				Description: "Send the token to the `url` beside it, as `Authorization: Bearer TOKEN`. All readers " +
 					"of a shared role get the same token until it is replaced; each read of a dedicated role opens " +
 					"a session of its own. Under a lease, `lease_duration` is the token's remaining life; without " +
-					"one, `ttl` says when this engine replaces the token.",
+					"one, `ttl` says when this engine replaces the token. The role's `reread_interval` caps both.",
 				Responses: answers("A token.", credsAnswerFields()),
 			},
 			logical.UpdateOperation: &framework.PathOperation{
@@ -98,7 +98,12 @@ renewable: read again before it ends. Revoking the lease of a shared token ends
 nothing at N-central, since other readers hold the same token. Deleting
 sessions/ROLE does end it. If the role has lease=false, ttl says in how many
 seconds this engine replaces the token. The fields rotation_period and
-last_vault_rotation are there for readers that plan by them.
+last_vault_rotation are there for readers that plan by them. If the role has a
+reread_interval, neither lease_duration nor ttl is longer than that.
+
+The field config says which config the token came from. It is one of the role's
+fallback_configs while the role's own config is out of service, and a warning
+says why. If none of them is in service, the error names each with its reason.
 
 Do not log a shared token out at N-central: that ends it for all its readers.
 
@@ -136,7 +141,8 @@ func credsAnswerFields() map[string]*framework.FieldSchema {
 		fieldTTL: {
 			Type: framework.TypeInt64,
 			Description: "Without a lease: seconds until this engine replaces the token, or until it has " +
-				"only the min_ttl of this read left, if that is earlier; at least 1.",
+				"only the min_ttl of this read left, if that is earlier; at least 1. The role's reread_interval is " +
+				"the most.",
 		},
 		fieldRotationPeriod: {
 			Type:        framework.TypeInt64,

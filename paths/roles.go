@@ -81,9 +81,19 @@ credential_type=dedicated.
 
 A password that expires, a User-API token that is replaced or a user that is
 locked ends every token of that user. A role that names a second config, with
-another N-central user of the same server, goes on without its readers noticing:
+another N-central user of the same server, goes on with that user's tokens:
 
     vault write ncentral/roles/monitoring fallback_configs=second
+
+Both users need the same rights in N-central. The first config gives the tokens
+again, from the next rotation on, when N-central accepts its user again. The
+engine tries that every ten minutes. A check that passes, or a write of the
+config, brings it back at once.
+
+A reader that holds a dead token gets a new one when it reads again. With
+reread_interval, readers come back at least that often:
+
+    vault write ncentral/roles/monitoring reread_interval=5m
 
 A change of config, credential_type or ttl retires the role's sessions: their
 tokens are no longer handed out, and live on until they expire. Deleting a role
@@ -102,7 +112,8 @@ func (a *API) roleWriting() *framework.PathOperation {
 		Callback: a.telling(events.RoleWritten, a.writeRole),
 		Summary:  "Create a role, or change the given fields of one that exists.",
 		Description: "In a new role, a field that is not given has its default. In one that exists, it keeps its " +
-			"value. The role's config must exist.",
+			"value. The configs that it names must exist, and have the same url. Whoever may write the role needs no " +
+			"right on them.",
 		Examples:     example(map[string]any{fieldConfig: defaultConfig, fieldTTL: "30m", fieldLease: false}),
 		DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "write"},
 	})

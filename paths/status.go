@@ -58,7 +58,12 @@ what was learnt about the server. The state is one of these:
     ok         the last of these succeeded, and no call of the last five
                minutes found N-central down
     degraded   tokens are handed out, but somebody must act
-    failing    no new tokens can be obtained
+    failing    no new tokens can be obtained with this config
+
+If out_of_service_since is there, roles with fallback_configs take their tokens
+from another config since then. The state is failing, and the reasons say why.
+The config is tried every ten minutes. A check that passes, or a write of the
+config, brings it back at once.
 
 Logouts that are owed could not be done yet. They are tried once a minute until
 the token expires. Disabling the mount drops them, so see first that there are
@@ -116,7 +121,7 @@ func stateField() *framework.FieldSchema {
 		},
 		Description: "unknown: no token was requested and no data call was made since the plugin started. ok: the " +
 			"last of these succeeded, and no call of the last five minutes found N-central down. degraded: tokens " +
-			"are handed out, but somebody must act. failing: no new tokens can be obtained.",
+			"are handed out, but somebody must act. failing: no new tokens can be obtained with this config.",
 	}
 }
 
