@@ -166,3 +166,31 @@ func followTwoUsers(t *testing.T, blocks []block) {
 	stop()
 	p.end()
 }
+
+// docs/security.md says that a policy which limits config must deny fallback_configs too.
+func TestAPolicyThatLimitsConfigMustDenyFallbackConfigsToo(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.writeSecond()
+	const rule = `path "MOUNT/roles/*" { capabilities = ["create", "update", "patch"]`
+	limited := m.clientFor(rule + `
+		allowed_parameters = { "config" = ["default"], "*" = [] }
+	}`)
+	denied := m.clientFor(rule + `
+		allowed_parameters = { "config" = ["default"], "*" = [] }
+		denied_parameters  = { "fallback_configs" = [] }
+	}`)
+	named := map[string]any{"config": "default", "fallback_configs": "second"}
+	m.must(request{client: limited, operation: opWrite, path: "roles/limited", body: named})
+	m.fails(forbidden, request{
+		client: limited, operation: opWrite, path: "roles/limited", body: map[string]any{"config": "second"},
+	})
+	for _, value := range []any{"second", []string{"second"}, "", nil} {
+		body := map[string]any{"fallback_configs": value}
+		_, err := m.do(request{client: denied, operation: opWrite, path: "roles/denied", body: body})
+		if err == nil {
+			t.Errorf("a write of %v as fallback_configs was not denied", value)
+		}
+	}
+	m.must(request{client: denied, operation: opWrite, path: "roles/denied", body: map[string]any{"config": "default"}})
+}
