@@ -7,9 +7,13 @@ package backend
 
 import (
 	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
 const opTick = logical.RollbackOperation
@@ -49,6 +53,28 @@ func BenchmarkLiveRoles(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkColdReaders measures how long a thousand readers of a role without a token wait, beyond the
+// one authenticate for which they all wait.
+func BenchmarkColdReaders(b *testing.B) {
+	const readers, latency = 1000, 200 * time.Millisecond
+	m := newBenchmarkMount(b)
+	m.writeConfig(b, "default")
+	m.do(b, opWrite, "roles/cold", map[string]any{"lease": false})
+	m.ncentral.Change(func(k *simulator.Knobs) { k.Latency = latency })
+	var beyond time.Duration
+	for b.Loop() {
+		m.do(b, opDelete, "sessions/cold", nil)
+		began := time.Now()
+		var reads sync.WaitGroup
+		for range readers {
+			reads.Go(func() { m.do(b, opRead, "creds/cold", nil) })
+		}
+		reads.Wait()
+		beyond += time.Since(began) - latency
+	}
+	b.ReportMetric(float64(beyond.Milliseconds())/float64(b.N), "ms-beyond-the-call")
 }
 
 // BenchmarkStoredRoles measures the requests that look at roles in storage which nobody reads. The
