@@ -51,6 +51,21 @@ func TestTheStateIsThatOfWhatFailsAndTheReasonsTellWhy(t *testing.T) {
 			note: func(r *Record) { r.NoteObtaining(0, nil) }, known: Pauses{Rejection: refusal}, state: StateFailing,
 			reasons: []string{"refusal"},
 		},
+		"it is out of service": {
+			note:  func(r *Record) { r.NoteObtaining(0, nil) },
+			known: Pauses{OutOfService: &store.OutOfService{Reason: "it is gone"}}, state: StateFailing,
+			reasons: []string{"take their tokens from another config: it is gone"},
+		},
+		"it is out of service for what was told already": {
+			note:  func(r *Record) { r.NoteObtaining(0, obtaining) },
+			known: Pauses{OutOfService: &store.OutOfService{Reason: obtaining.Reason()}}, state: StateFailing,
+			reasons: []string{"take their tokens from another config: " + obtaining.Reason()},
+		},
+		"it is out of service for something else": {
+			note:  func(r *Record) { r.NoteObtaining(0, obtaining) },
+			known: Pauses{OutOfService: &store.OutOfService{Reason: "it is gone"}}, state: StateFailing,
+			reasons: []string{"obtaining", "take their tokens from another config: it is gone"},
+		},
 		"none can be had, and one lives": {
 			note:  func(r *Record) { r.NoteObtaining(0, obtaining); r.ServedStale(now.Add(1)) },
 			state: StateDegraded, reasons: []string{"obtaining", "one is handed out, which lives until"},

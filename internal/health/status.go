@@ -51,6 +51,11 @@ type Pauses struct {
 	Next         time.Time           // while it is left alone: when it is next asked for a token
 }
 
+// isOutFor reports whether the config is out of service for that reason.
+func (p Pauses) isOutFor(failure *Failure) bool {
+	return p.OutOfService != nil && p.OutOfService.Reason == failure.Reason()
+}
+
 // Status returns how the config fares at that time. The caller knows the pauses, the traits of the
 // server and how many logouts are owed.
 func (r *Record) Status(
@@ -68,7 +73,7 @@ func (r *Record) Status(
 		outage = nil // it would say the same twice
 	}
 	for _, failure := range []*Failure{obtaining, outage, r.validation, r.dataCall.Load()} {
-		if failure != nil {
+		if failure != nil && !pauses.isOutFor(failure) {
 			status.Reasons = append(status.Reasons, failure.Explanation())
 		}
 	}
