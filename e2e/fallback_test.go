@@ -255,6 +255,37 @@ func TestBadFallbackConfigs(t *testing.T) {
 	elsewhere.expectNothingOf(t, m.ncentral)
 }
 
+// A fallback may stand at another server by now: writes of other fields of the role warn of it.
+func TestAFallbackThatMovedDoesNotBlockOtherFields(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, nil)
+	m.writeSecond()
+	m.fallbackRole("known")
+	elsewhere := newNCentral(t, nil)
+	m.write("config/second", with(elsewhere.config(), "verify", false))
+	m.ResetCounts()
+	const told = `config "second" has another url than config "default"`
+	for _, r := range []request{
+		{operation: opWrite, path: "roles/known", body: map[string]any{"min_ttl": "61s"}},
+		{operation: opPatch, path: "roles/known", body: map[string]any{"min_ttl": "62s"}},
+	} {
+		if answer := m.must(r); answer == nil || !warns(answer.Warnings, told) {
+			t.Errorf("%s of another field did not warn: %v", r.operation, answer)
+		}
+	}
+	if minTTL := m.get("roles/known")["min_ttl"]; fmt.Sprint(minTTL) != "62" {
+		t.Errorf("min_ttl is %v", minTTL)
+	}
+	for _, body := range []map[string]any{
+		{"fallback_configs": []string{"second"}}, {"config": "default"}, {"config": nil},
+	} {
+		m.fails(badRequest, request{operation: opPatch, path: "roles/known", body: body}, "fallback_configs", told)
+	}
+	m.must(request{operation: opPatch, path: "roles/known", body: map[string]any{"fallback_configs": nil}})
+	m.expectCalls(nil)
+	elsewhere.expectNothingOf(t, m.ncentral)
+}
+
 func TestBadRereadInterval(t *testing.T) {
 	t.Parallel()
 	m := newMount(t, nil)

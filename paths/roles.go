@@ -294,17 +294,20 @@ func (a *API) writeRole(
 		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig,
 			role.Config, role.Config))
 	}
-	unreadableFallbacks, refusal, err := a.checkFallbacks(ctx, role, config)
+	fallbackWarnings, refusal, err := a.checkFallbacks(ctx, role, config)
 	if err != nil {
 		return nil, err
 	}
-	if refusal != nil {
+	if refusal != nil && (stored == nil || changesSources(data)) {
 		return mistake(refusal)
+	}
+	if refusal != nil { // which is not for what this write changes
+		fallbackWarnings = append(fallbackWarnings, refusal.Error())
 	}
 	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
 		return nil, err
 	}
-	warnings := slices.Concat(overwritten(unreadable), roleWarnings(role), unreadableFallbacks)
+	warnings := slices.Concat(overwritten(unreadable), roleWarnings(role), fallbackWarnings)
 	if leavesLeases(stored, role) {
 		warnings = append(warnings, leasesGoOn(req, name))
 	}
@@ -312,6 +315,13 @@ func (a *API) writeRole(
 		warnings = append(warnings, unreadableConfig.Error())
 	}
 	return withWarnings(written(data), warnings), nil
+}
+
+// changesSources reports whether the request says from which configs the role's tokens come.
+func changesSources(data *framework.FieldData) bool {
+	_, config := data.Raw[fieldConfig]
+	_, fallbacks := data.Raw[fieldFallbackConfigs]
+	return config || fallbacks
 }
 
 // leavesLeases reports whether the stored role may have leases of dedicated sessions to which the
