@@ -230,14 +230,29 @@ func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *hea
 	if known != nil {
 		out.Since = known.Since
 	}
-	if err := m.store.OutOfService.Put(ctx, config.Name, out); err != nil {
-		m.store.OutOfService.Keep(config.Name, out)
-		m.logger.Warn("that a config is out of service could not be stored", "config", config.Name, "error", err)
-	}
+	m.store.OutOfService.Keep(config.Name, out) // first, since storage may be slow
+	m.storeOut(ctx, config.Name, out)
 	m.logger.Warn("a config is out of service: roles with fallback_configs take their tokens from the next", "config",
 		config.Name, "reason", out.Reason)
 	if userFails {
 		m.replaceTokensOf(config.Name)
+	}
+}
+
+// storeOut writes down that the config is out of service. If storage refuses, the tick tries again.
+func (m *Manager) storeOut(ctx context.Context, config string, out *store.OutOfService) {
+	if err := m.store.OutOfService.Put(ctx, config, out); err != nil {
+		m.logger.Warn("that a config is out of service could not be stored", "config", config, "error", err)
+	}
+}
+
+// storeOutAgain writes down what storage refused before.
+func (m *Manager) storeOutAgain(ctx context.Context, config string) {
+	m.outMu.Lock()
+	defer m.outMu.Unlock()
+	out, err := m.store.OutOfService.Get(ctx, config)
+	if err == nil && out != nil && m.store.OutOfService.IsUnstored(config) {
+		m.storeOut(ctx, config, out)
 	}
 }
 
@@ -249,10 +264,7 @@ func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
 	if m.outOfService(ctx, config) == nil {
 		return
 	}
-	if !m.forgetOutLocked(ctx, config.Name) { // storage refused: an entry of another version hides it
-		another := config.WrittenAt.Add(-time.Nanosecond)
-		m.store.OutOfService.Keep(config.Name, &store.OutOfService{ConfigWrittenAt: another})
-	}
+	m.forgetOutLocked(ctx, config.Name)
 	m.logger.Info("a config is in service again", "config", config.Name)
 }
 
@@ -263,15 +275,13 @@ func (m *Manager) forgetOut(ctx context.Context, config string) {
 	m.forgetOutLocked(ctx, config)
 }
 
-// forgetOutLocked is forgetOut for callers that have locked outMu. It reports whether storage did
-// it.
-func (m *Manager) forgetOutLocked(ctx context.Context, config string) bool {
+// forgetOutLocked is forgetOut for callers that have locked outMu. If storage refuses, the tick
+// tries again.
+func (m *Manager) forgetOutLocked(ctx context.Context, config string) {
 	delete(m.outTries, config)
-	err := m.store.OutOfService.Delete(ctx, config)
-	if err != nil {
+	if err := m.store.OutOfService.Absent(ctx, config); err != nil {
 		m.logger.Warn("that a config is in service again could not be stored", "config", config, "error", err)
 	}
-	return err == nil
 }
 
 // replaceTokensOf replaces the tokens of the config that have readers, in the background.
@@ -356,11 +366,13 @@ func (m *Manager) tryConfigsOut(ctx context.Context) error {
 	var out, due []*store.Config
 	for _, name := range names {
 		config, err := m.store.Configs.Get(ctx, name)
+		entry, unread := m.store.OutOfService.Get(ctx, name)
 		switch {
-		case err != nil: // it is looked at again at the next tick
-		case config == nil || m.outOfService(ctx, config) == nil:
+		case err != nil, unread != nil: // it is looked at again at the next tick
+		case config == nil || !entry.IsOf(config):
 			m.forgetOut(ctx, name)
 		default:
+			m.storeOutAgain(ctx, name)
 			out = append(out, config)
 			if m.isOutTryDue(ctx, config, time.Now()) {
 				due = append(due, config)

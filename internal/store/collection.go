@@ -159,13 +159,26 @@ func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	return nil
 }
 
-// Keep puts the entry into memory alone. It is for an entry that storage refused and that is needed
-// all the same. Names lists it.
+// Keep puts the entry into memory alone. It is for an entry that is needed though storage refused
+// it, or before storage has taken it. Names lists it.
 func (c *Collection[T]) Keep(name string, entry *T) {
 	c.remember(name, entry, true)
 }
 
-// IsUnstored reports whether only memory holds the entry, because storage refused it.
+// Absent is Delete for a name that goes on being read: memory holds at once that it is absent, so
+// that no reader waits for storage. If storage refuses, Names lists the name.
+func (c *Collection[T]) Absent(ctx context.Context, name string) error {
+	c.remember(name, nil, true)
+	c.writes.Lock()
+	defer c.writes.Unlock()
+	if err := c.storage.Delete(ctx, c.prefix+name); err != nil {
+		return fmt.Errorf("deleting %s%s from storage: %w", c.prefix, name, err)
+	}
+	c.remember(name, nil, false)
+	return nil
+}
+
+// IsUnstored reports whether storage has not taken what memory holds.
 func (c *Collection[T]) IsUnstored(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -173,7 +186,9 @@ func (c *Collection[T]) IsUnstored(name string) bool {
 }
 
 func (c *Collection[T]) remember(name string, entry *T, unstored bool) {
-	_ = c.prepare(name, entry) // whoever writes an entry has seen to it that nothing is missing
+	if entry != nil {
+		_ = c.prepare(name, entry) // whoever writes an entry has seen to it that nothing is missing
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries[name] = entry

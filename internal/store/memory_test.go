@@ -151,6 +151,35 @@ func TestWhatStorageRefusedIsServedFromMemoryUntilAWriteSucceeds(t *testing.T) {
 	}
 }
 
+// A name that goes on being read is absent at once, and storage is not asked for it, whatever it does
+// with the deletion.
+func TestANameThatGoesOnBeingReadIsAbsentWithoutALookAtStorage(t *testing.T) {
+	for name, refuses := range map[string]bool{"storage deletes it": false, "storage refuses to": true} {
+		t.Run(name, func(t *testing.T) {
+			storage := &watchedStorage{}
+			out := New(storage, hclog.NewNullLogger()).OutOfService
+			entry := &OutOfService{Since: time.Now(), Reason: "r"}
+			if err := out.Put(t.Context(), "a", entry); err != nil {
+				t.Fatal(err)
+			}
+			storage.failsWrite = refuses
+			if err := out.Absent(t.Context(), "a"); (err != nil) != refuses {
+				t.Error(err)
+			}
+			if get(t, out, "a") != nil || storage.gets != 0 || out.IsUnstored("a") != refuses {
+				t.Errorf("%d looks at storage, unstored: %t", storage.gets, out.IsUnstored("a"))
+			}
+			if names, err := out.Names(t.Context()); err != nil || (len(names) == 1) != refuses {
+				t.Error(names, err)
+			}
+			storage.failsWrite = false
+			if err := out.Put(t.Context(), "a", entry); err != nil || get(t, out, "a") != entry || out.IsUnstored("a") {
+				t.Error("a later write:", err)
+			}
+		})
+	}
+}
+
 // There may be very many entries: a walk fills memory with none, and of several that are damaged
 // each is told.
 func TestAWalkVisitsWhatCanBeReadAndLeavesMemoryAsItWas(t *testing.T) {
