@@ -6,8 +6,12 @@
 package backend
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
@@ -105,5 +109,34 @@ func TestAConfigIsInServiceAgainThoughStorageRefusesToNoteIt(t *testing.T) {
 			t.Error("still out of service since", since)
 		}
 		m.expectFrom("default", m.read(nil))
+	})
+}
+
+// A clock that was ahead when a config was put out does not keep it from being tried.
+func TestAConfigThatIsOutSinceTheFutureIsTriedWithinTenMinutes(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		m.expireAndTick("api-user")
+		m.expectFrom("second", m.read(nil))
+		if err := m.SetPasswordExpired("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		ahead := strings.Replace(m.outOf("default"), `"since":"2000`, `"since":"2031`, 1)
+		if err := m.storage.Put(context.Background(),
+			&logical.StorageEntry{Key: "out/default", Value: []byte(ahead)}); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		if since := m.status()["out_of_service_since"]; !strings.HasPrefix(since.(string), "2031") {
+			t.Fatal("out of service since", since)
+		}
+		for range 11 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("still out of service since", since)
+		}
 	})
 }

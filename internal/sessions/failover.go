@@ -459,7 +459,7 @@ func (m *Manager) isOutTryDue(ctx context.Context, config *store.Config, now tim
 	try := m.outTry(config.Name)
 	last := try.at
 	if out := m.outOfService(ctx, config); last.IsZero() && out != nil {
-		if last = out.Since; last.Before(m.started) {
+		if last = out.Since; last.Before(m.started) || last.After(now) { // a clock may have been wrong
 			last = m.started
 		}
 	}
