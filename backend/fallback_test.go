@@ -335,3 +335,22 @@ func TestDamagedEntriesOfConfigsThatAreOutAreFoundOutAnew(t *testing.T) {
 		m.expectFrom("second", m.read(nil))
 	})
 }
+
+// The tick asks after the user however often readers have their token validated.
+func TestADeadUserIsFoundThoughReadersValidateAllTheTime(t *testing.T) {
+	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		for range 300 {
+			m.read(map[string]any{"validate": true})
+			time.Sleep(200 * time.Millisecond)
+		}
+		m.read(map[string]any{"validate": true})
+		m.tick()
+		time.Sleep(5 * time.Second)
+		m.expectFrom("second", m.read(nil))
+	})
+}

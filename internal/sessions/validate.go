@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"vault-plugin-secrets-ncentral/internal/health"
 	"vault-plugin-secrets-ncentral/internal/store"
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
@@ -19,8 +20,9 @@ const validationStands = time.Second
 type validation struct {
 	accessToken  string
 	at           time.Time
-	inconclusive bool  // N-central answered, and that does not show whether the token lives
-	failure      error // why nothing is known; nil if it said that the token lives
+	inconclusive bool            // N-central answered, and that does not show whether the token lives
+	failure      error           // why nothing is known; nil if it said that the token lives
+	userFailure  *health.Failure // why the user seems not to work; nil if that was not asked
 }
 
 // validatedAt returns when N-central last said that the token lives.
@@ -42,7 +44,9 @@ func (m *Manager) validate(ctx context.Context, snap *snapshot, byData bool) (up
 		suspect, err := m.suspect(ctx, snap)
 		if err != nil || last.failure != nil || !suspect {
 			err = errors.Join(err, last.failure)
-			return upstream.Verdict{Valid: err == nil, Inconclusive: last.inconclusive}, err
+			return upstream.Verdict{
+				Valid: err == nil, Inconclusive: last.inconclusive, UserFailure: last.userFailure,
+			}, err
 		}
 	}
 	answer := state.validations.DoChan(snap.token.AccessToken, func() (any, error) {
@@ -87,7 +91,7 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bo
 	if err != nil {
 		state.validated.Store(&validation{
 			accessToken: snap.token.AccessToken, at: now, inconclusive: verdict.Inconclusive,
-			failure: err,
+			failure: err, userFailure: verdict.UserFailure,
 		})
 		return verdict, err
 	}
@@ -95,7 +99,9 @@ func (m *Manager) askWhetherAlive(ctx context.Context, snap *snapshot, byData bo
 		m.dropDead(ctx, server, snap, verdict)
 		return verdict, nil
 	}
-	state.validated.Store(&validation{accessToken: snap.token.AccessToken, at: now})
+	state.validated.Store(&validation{
+		accessToken: snap.token.AccessToken, at: now, userFailure: verdict.UserFailure,
+	})
 	if traits.Suspects(snap.token) {
 		trusted := *snap.token
 		trusted.Epoch, trusted.LastValidatedAt = traits.Epoch, now
