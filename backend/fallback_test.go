@@ -354,3 +354,29 @@ func TestADeadUserIsFoundThoughReadersValidateAllTheTime(t *testing.T) {
 		m.expectFrom("second", m.read(nil))
 	})
 }
+
+// That the User-API token is refused too does not make a user that does not work one that does.
+func TestAUserThatDoesNotWorkStaysSoWhereItsTokenIsRefusedLater(t *testing.T) {
+	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
+		m.write("roles/idle", map[string]any{"fallback_configs": "second", "lease": false})
+		m.readRole("idle")
+		for range 56 { // its token is rotated, and nobody reads the new one
+			m.read(nil)
+			m.tick()
+			time.Sleep(time.Minute)
+		}
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.tick()
+		time.Sleep(time.Second)
+		m.expectFrom("second", m.read(nil))
+		m.regenerate()
+		for range 10 { // the last of them tries the config
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		m.expectLogged("N-central refused the User-API token", true)
+		m.expectFrom("second", m.readRole("idle"))
+	})
+}

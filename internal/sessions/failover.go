@@ -220,6 +220,8 @@ func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *hea
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
 	known := m.outOfService(ctx, config)
+	// A refusal does not show that a user works who did not.
+	userFails = userFails || known != nil && known.UserFails
 	if known != nil && known.Kind == string(failure.Kind) && known.UserFails == userFails {
 		return
 	}
