@@ -143,9 +143,10 @@ func (m *Manager) open(ctx context.Context, name string, minTTL time.Duration) (
 func (m *Manager) openFirst(
 	ctx context.Context, role *store.Role, found sources,
 ) (*store.Config, *store.Token, error) {
+	asked := found.inService()
 	if !found.hasFallback() {
 		token, err := m.openSession(ctx, found[0].config, role)
-		return found[0].config, token, err
+		return found[0].config, token, m.unlessAnother(ctx, role.Name, asked, err)
 	}
 	a := &attempt{
 		m:      m,
@@ -156,9 +157,9 @@ func (m *Manager) openFirst(
 		},
 		end: func(token *store.Token) { m.discard(role.Name, *token) },
 	}
-	first, err := a.obtain(ctx, found.inService())
+	first, err := a.obtain(ctx, asked)
 	if first == nil {
-		return nil, nil, err
+		return nil, nil, m.unlessAnother(ctx, role.Name, asked, err)
 	}
 	return first.config, first.token, nil
 }

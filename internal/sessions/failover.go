@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,6 +110,9 @@ type verdictOn struct {
 // the first session is used all the same.
 func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *candidate, err error) {
 	for _, config := range configs {
+		if !containsVersion(a.m.inServiceNow(ctx, a.role), config) {
+			continue
+		}
 		a.turnTo(config)
 		a.putOut(ctx, &a.out) // after turnTo: readers who lose their token by this must find the flight
 		var goOn bool
@@ -135,6 +139,40 @@ func (a *attempt) obtain(ctx context.Context, configs []*store.Config) (found *c
 		err = ErrSuperseded
 	}
 	return nil, err
+}
+
+// inServiceNow returns the configs that the role's tokens may come from now. It returns none if
+// that cannot be read.
+func (m *Manager) inServiceNow(ctx context.Context, role string) []*store.Config {
+	_, found, err := m.definition(ctx, role)
+	if err != nil {
+		return nil
+	}
+	return found.inService()
+}
+
+// unlessAnother returns the error with which the configs gave no token, if any: ErrSuperseded, if
+// the role has another config in service by now, or another version of one of these. Its readers
+// then start over.
+func (m *Manager) unlessAnother(ctx context.Context, role string, configs []*store.Config, err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, config := range m.inServiceNow(ctx, role) {
+		if !containsVersion(configs, config) {
+			return ErrSuperseded
+		}
+	}
+	return err
+}
+
+func containsVersion(configs []*store.Config, config *store.Config) bool {
+	return slices.ContainsFunc(configs, func(one *store.Config) bool { return isVersion(one, config) })
+}
+
+// isVersion reports whether one, which may be nil, is that version of the config.
+func isVersion(one, config *store.Config) bool {
+	return one != nil && one.Name == config.Name && one.WrittenAt.Equal(config.WrittenAt)
 }
 
 // try asks one config for a session. goOn reports whether the next config must be asked.

@@ -18,8 +18,10 @@ import (
 
 // obtain gets a token for the flight's role from the first of its configs that gives one.
 func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*store.Token, error) {
+	asked := f.sources.inService()
 	if !f.sources.hasFallback() {
-		return m.obtainFrom(ctx, state, f, f.config)
+		token, err := m.obtainFrom(ctx, state, f, f.config)
+		return token, m.unlessAnother(ctx, state.role, asked, err)
 	}
 	a := &attempt{
 		m:    m,
@@ -34,9 +36,9 @@ func (m *Manager) obtain(ctx context.Context, state *roleState, f *flight) (*sto
 		},
 		end: func(token *store.Token) { m.discardUnpromised(state, token) },
 	}
-	found, err := a.obtain(ctx, f.sources.inService())
+	found, err := a.obtain(ctx, asked)
 	if found == nil {
-		return nil, err
+		return nil, m.unlessAnother(ctx, state.role, asked, err)
 	}
 	return found.token, nil
 }
