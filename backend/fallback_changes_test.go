@@ -116,6 +116,34 @@ func TestAFallbackThatIsTakenAwayDuringAFlightGivesNoToken(t *testing.T) {
 	})
 }
 
+// An answer to an earlier version of a config takes no later one out of service, and brings none
+// back.
+func TestWhatIsFoundOutAboutAnEarlierVersionOfAConfigSaysNothingOfThisOne(t *testing.T) {
+	for name, works := range map[string]bool{"which works": true, "which is out": false} {
+		t.Run(name, func(t *testing.T) {
+			withTwoUsers(t, nil, func(m *mount) {
+				m.write("roles/worker", map[string]any{"credential_type": "dedicated", "fallback_configs": "second"})
+				g := m.gated()
+				token := m.regenerate()
+				if !works {
+					m.regenerate()
+				}
+				m.meanwhile(g, "worker", func() {
+					m.write("config/default", map[string]any{"user_api_token": token, "verify": false})
+					m.read(nil)
+				})
+				if isOut := m.status()["out_of_service_since"] != nil; isOut == works {
+					t.Errorf("out of service: %t", isOut)
+				}
+				if works {
+					m.expectFrom("default", m.read(nil))
+					m.expectLogged("a config is out of service", false)
+				}
+			})
+		})
+	}
+}
+
 // The order of a chain holds, whichever of its configs work.
 func TestTheFirstConfigOfAChainThatWorksServes(t *testing.T) {
 	chain := []string{"default", "second", "third", "fourth"}

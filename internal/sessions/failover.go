@@ -251,12 +251,16 @@ func (m *Manager) userFailure(
 	return verdict.UserFailure, nil
 }
 
-// putOut puts the config out of service. If its user does not work, the tokens in hand are of no
-// use either, and those that have readers are replaced at once.
+// putOut puts the config out of service, unless it was written or deleted meanwhile. If its user
+// does not work, the tokens in hand are of no use either, and those that have readers are replaced
+// at once.
 func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *health.Failure, userFails bool) {
 	ctx = context.WithoutCancel(ctx)
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
+	if latest, err := m.store.Configs.Get(ctx, config.Name); err == nil && !isVersion(latest, config) {
+		return
+	}
 	known := m.outOfService(ctx, config)
 	// A refusal does not show that a user works who did not.
 	userFails = userFails || known != nil && known.UserFails
