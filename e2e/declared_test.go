@@ -9,8 +9,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -19,41 +21,73 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// The engine's OpenAPI document, as the shared server draws it: every answer that the tests see is
-// held against it. It is read once, for the server fails to draw it while another test unmounts.
-// Set by TestMain.
+// OpenAPI documents, read once, for the server fails to draw its own while another test unmounts. Set
+// by TestMain.
 var (
-	wholeDocument *openapi3.T // that of all the server's mounts
-	// The engine's operations by method and path, without that of the mount.
+	wholeDocument *openapi3.T // the server's, of all its mounts
+	// ownDocument is what the engine says of itself, which the help on its mount has. Every answer that
+	// the tests see is held against it.
+	ownDocument *openapi3.T
+	// The operations of ownDocument by method and path.
 	declared map[string]*openapi3.Operation
 )
 
-// declaredMount is where the engine is mounted while the document is read.
+// declaredMount is where the engine is mounted while the documents are read.
 const declaredMount = "declared"
 
-// readDeclared reads the document of a server that runs no test yet.
+// readDeclared reads the documents of a server that runs no test yet.
 func readDeclared(ctx context.Context, server *testbed.Server) error {
 	if err := server.Mount(ctx, declaredMount, plugin, api.MountConfigInput{}); err != nil {
 		return err
 	}
-	response, err := server.Client().Logical().ReadRawWithContext(ctx, "sys/internal/specs/openapi")
+	whole, err := readBody(ctx, server, "sys/internal/specs/openapi", nil)
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
-	if wholeDocument, err = openapi3.NewLoader().LoadFromIoReader(response.Body); err != nil {
+	if wholeDocument, err = openapi3.NewLoader().LoadFromData(whole); err != nil {
 		return err
 	}
-	declared = map[string]*openapi3.Operation{}
-	for path, item := range wholeDocument.Paths.Map() {
-		for method, operation := range item.Operations() {
-			if below, ok := strings.CutPrefix(path, "/"+declaredMount+"/"); ok {
-				closeAnswers(operation)
-				declared[method+" "+below] = operation
-			}
-		}
+	help, err := readBody(ctx, server, declaredMount+"/", url.Values{"help": {"1"}})
+	if err != nil {
+		return err
+	}
+	var own struct{ OpenAPI json.RawMessage }
+	if err := json.Unmarshal(help, &own); err != nil {
+		return err
+	}
+	if ownDocument, err = openapi3.NewLoader().LoadFromData(own.OpenAPI); err != nil {
+		return err
+	}
+	if declared, err = operationsToHoldAgainst(own.OpenAPI); err != nil {
+		return err
 	}
 	return server.Client().Sys().UnmountWithContext(ctx, declaredMount)
+}
+
+// readBody returns an answer's body as it is.
+func readBody(ctx context.Context, server *testbed.Server, path string, query url.Values) ([]byte, error) {
+	response, err := server.Client().Logical().ReadRawWithDataWithContext(ctx, path, query)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
+}
+
+// operationsToHoldAgainst returns the document's operations, closed.
+func operationsToHoldAgainst(document []byte) (map[string]*openapi3.Operation, error) {
+	loaded, err := openapi3.NewLoader().LoadFromData(document)
+	if err != nil {
+		return nil, err
+	}
+	operations := map[string]*openapi3.Operation{}
+	for path, item := range loaded.Paths.Map() {
+		for method, operation := range item.Operations() {
+			closeAnswers(operation)
+			operations[method+" "+strings.TrimPrefix(path, "/")] = operation
+		}
+	}
+	return operations, nil
 }
 
 // closeAnswers has the operation's answers hold no field that is not declared. The document does

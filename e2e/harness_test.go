@@ -57,6 +57,7 @@ func runAll(m *testing.M) (code int, err error) {
 	if serverBinary, err = testbed.ServerBinary(ctx, os.Stderr); err != nil {
 		return 1, err
 	}
+	serverKind = kindOf(ctx, serverBinary)
 	if plugin, err = testbed.BuildPlugin(ctx, pluginDirectory); err != nil {
 		return 1, err
 	}

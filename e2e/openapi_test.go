@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"maps"
 	"regexp"
 	"slices"
@@ -15,22 +16,70 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 )
 
-// TestOpenAPIDocumentIsValid is about the engine's paths. They refer to no components, and Vault's
-// own are not valid: they have numbers as the defaults of durations, which are strings.
-func TestOpenAPIDocumentIsValid(t *testing.T) {
+// TestServerPublishesTheEnginesDocument has the server's own document, which tools and web UIs read,
+// hold the engine's as it is, save what this kind of server drops.
+func TestServerPublishesTheEnginesDocument(t *testing.T) {
 	t.Parallel()
-	own := *wholeDocument
-	own.Paths, own.Components = openapi3.NewPaths(), nil
+	own, published := ownDocument.Paths.Map(), map[string]*openapi3.PathItem{}
 	for path, item := range wholeDocument.Paths.Map() {
-		if strings.HasPrefix(path, "/"+declaredMount+"/") {
-			own.Paths.Set(path, item)
+		if below, ok := strings.CutPrefix(path, "/"+declaredMount); ok {
+			published[below] = item
 		}
 	}
-	if own.Paths.Len() == 0 {
+	want, got := asJSON(t, own), asJSON(t, published)
+	if serverKind.dropsOfDocument {
+		want, got = withoutDropped(want), withoutDropped(got)
+	}
+	expectSame(t, want, got)
+}
+
+func asJSON(t *testing.T, value any) any {
+	t.Helper()
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var decoded any
+	if err := json.Unmarshal(encoded, &decoded); err != nil {
+		t.Fatal(err)
+	}
+	return decoded
+}
+
+// withoutDropped returns the document without the PATCH operations and what maps hold.
+func withoutDropped(document any) any {
+	object, ok := document.(map[string]any)
+	if !ok {
+		return document
+	}
+	kept := map[string]any{}
+	for name, value := range object {
+		if name != "patch" && name != "additionalProperties" {
+			kept[name] = withoutDropped(value)
+		}
+	}
+	return kept
+}
+
+// TestOpenAPIDocumentIsValid is about what the server publishes of the engine's paths. They refer to
+// no components, and Vault's own are not valid: they have numbers as the defaults of durations, which
+// are strings.
+func TestOpenAPIDocumentIsValid(t *testing.T) {
+	t.Parallel()
+	published := *wholeDocument
+	published.Paths, published.Components = openapi3.NewPaths(), nil
+	for path, item := range wholeDocument.Paths.Map() {
+		if strings.HasPrefix(path, "/"+declaredMount+"/") {
+			published.Paths.Set(path, item)
+		}
+	}
+	if published.Paths.Len() == 0 {
 		t.Error("the document has nothing of the engine")
 	}
-	if err := own.Validate(t.Context(), openapi3.EnableMultiError()); err != nil {
-		t.Error(err)
+	for name, document := range map[string]*openapi3.T{"published": &published, "the engine's own": ownDocument} {
+		if err := document.Validate(t.Context(), openapi3.EnableMultiError()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

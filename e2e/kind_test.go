@@ -1,0 +1,32 @@
+// Copyright (c) The vault-plugin-secrets-ncentral authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Where Vault and OpenBao differ.
+
+package e2e
+
+import (
+	"context"
+
+	"vault-plugin-secrets-ncentral/scripts/testbed"
+)
+
+// kind is what the tests must know of the server that they run on. All else holds on both kinds.
+type kind struct {
+	// dropsOfDocument says that its OpenAPI document drops what plugins say of maps, and of PATCH.
+	// OpenBao 2.6 has PATCH.
+	dropsOfDocument bool
+	// answersOnStandbys says that a standby answers an unleased read of a token in hand itself.
+	// Vault's does so in its Enterprise edition only.
+	answersOnStandbys bool
+}
+
+// serverKind is the kind of the server that the tests run on. Set by TestMain.
+var serverKind kind
+
+func kindOf(ctx context.Context, binary string) kind {
+	if testbed.IsOpenBao(ctx, binary) {
+		return kind{dropsOfDocument: true, answersOnStandbys: true}
+	}
+	return kind{}
+}
