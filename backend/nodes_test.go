@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -148,6 +149,8 @@ func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
 		m.write("roles/leased", nil)
 		m.read(nil)
+		dedicated := m.open(nil)
+		synctest.Wait()
 		m.ResetCounts()
 		m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
 		time.Sleep(2 * time.Second) // the state is asked for once a second
@@ -163,6 +166,14 @@ func TestStandbyHandsOnWhatNeedsTheActiveNode(t *testing.T) {
 		}
 		if !handedOn(opRead, "creds/monitoring", map[string]any{"validate": true}) {
 			t.Error("a read that needs N-central was not handed on")
+		}
+		for what, longest := range map[string]string{"unknown": "0", "monitoring": "2h"} {
+			if !handedOn(opRead, "creds/"+what, map[string]any{"min_ttl": longest}) {
+				t.Errorf("a read of %s that a standby which lags behind may refuse wrongly was not handed on", what)
+			}
+		}
+		if err := m.revoke(dedicated); !errors.Is(err, logical.ErrReadOnly) {
+			t.Errorf("the end of a lease was not left to the active node: %v", err)
 		}
 		for _, path := range []string{"config/default", "roles/monitoring", "config/default/check"} {
 			if !handedOn(opWrite, path, nil) {

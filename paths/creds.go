@@ -161,29 +161,27 @@ func (a *API) readCreds(ctx context.Context, _ *logical.Request, data *framework
 	if err != nil {
 		return mistake(err)
 	}
-	role, err := a.Store.Roles.Get(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if role == nil {
-		return failed(fmt.Errorf("%w %q", sessions.ErrUnknownRole, name))
-	}
-	if a.isStandby() {
-		if role.Lease {
-			return nil, logical.ErrReadOnly
-		}
-		options.CacheOnly = true
-	}
-	response, err := a.answerCreds(ctx, role, options)
-	if err != nil {
+	options.CacheOnly = a.isStandby()
+	response, err := a.answerCreds(ctx, name, options)
+	switch {
+	case err != nil && options.CacheOnly:
+		return nil, logical.ErrReadOnly // a standby may lag behind, so the active node has the last word
+	case err != nil:
 		return failed(err)
 	}
 	return response, nil
 }
 
-func (a *API) answerCreds(
-	ctx context.Context, role *store.Role, options sessions.ReadOptions,
-) (*logical.Response, error) {
+func (a *API) answerCreds(ctx context.Context, name string, options sessions.ReadOptions) (*logical.Response, error) {
+	role, err := a.Store.Roles.Get(ctx, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case role == nil:
+		return nil, fmt.Errorf("%w %q", sessions.ErrUnknownRole, name)
+	case role.Lease && options.CacheOnly:
+		return nil, sessions.ErrNeedsActiveNode
+	}
 	if role.CredentialType == store.Dedicated {
 		answer, lease, err := a.Sessions.Open(ctx, role.Name, options.MinTTL)
 		if err != nil {
@@ -329,8 +327,12 @@ func (a *API) accessTokenSecret() *framework.Secret {
 }
 
 // revoke ends the session of a dedicated token. It leaves the session of a shared token alone,
-// since other readers hold the same token.
+// since other readers hold the same token. OpenBao's standbys ask for it too, and could not remove
+// the lease afterwards.
 func (a *API) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	if a.isStandby() {
+		return nil, logical.ErrReadOnly
+	}
 	kept := req.Secret.InternalData
 	if kept[leaseCredentialType] != string(store.Dedicated) {
 		return nil, nil

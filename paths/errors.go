@@ -27,8 +27,6 @@ func failed(err error) (*logical.Response, error) {
 	var late *sessions.LateError
 	var allOut *sessions.AllOutError
 	switch {
-	case errors.Is(err, sessions.ErrNeedsActiveNode):
-		return nil, logical.ErrReadOnly
 	case errors.Is(err, upstream.ErrOutdated):
 		return nil, logical.CodedError(http.StatusConflict, err.Error()+": try again")
 	case errors.As(err, &limit), errors.As(err, &useless), errors.Is(err, sessions.ErrUnknownRole),

@@ -49,7 +49,7 @@ var (
 	// ErrUnknownConfig is the error if the role names a config that does not exist any more.
 	ErrUnknownConfig = errors.New("unknown config")
 	// ErrNeedsActiveNode is the error if a read with CacheOnly cannot be answered here: it needs
-	// N-central, or the active node must see it to start the rotation.
+	// N-central or a lease, or the active node must see it to start the rotation.
 	ErrNeedsActiveNode = errors.New("the active node must answer this read")
 	// ErrDeadOnArrival is the error if a new token had expired when N-central's answer came.
 	ErrDeadOnArrival = errors.New("the new token was of no use any more when N-central's answer came: give the role " +

@@ -29,18 +29,17 @@ func (m *Manager) Read(ctx context.Context, role string, options ReadOptions) (*
 	if answer == nil && err == nil {
 		answer, err = m.readWaiting(ctx, role, options, found)
 	}
-	if err != nil {
+	if err != nil && !options.CacheOnly { // else another node answers it
 		m.countFailure(ctx, role, err)
 	}
 	return answer, err
 }
 
-// countFailure counts a read that got no token, unless it was the caller's mistake or is another
-// node's to answer.
+// countFailure counts a read that got no token, unless it was the caller's mistake.
 func (m *Manager) countFailure(ctx context.Context, role string, err error) {
 	var limit *LimitError
 	var useless *UselessLifetimeError
-	if errors.As(err, &limit) || errors.As(err, &useless) || errors.Is(err, ErrNeedsActiveNode) {
+	if errors.As(err, &limit) || errors.As(err, &useless) {
 		return
 	}
 	if _, found, unknown := m.definition(context.WithoutCancel(ctx), role); unknown == nil {
