@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"context"
+	"time"
 
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
@@ -19,6 +20,10 @@ type kind struct {
 	// answersOnStandbys says that a standby answers an unleased read of a token in hand itself.
 	// Vault's does so in its Enterprise edition only.
 	answersOnStandbys bool
+	// standbyLag is for how long a standby may answer by what was stored before.
+	standbyLag time.Duration
+	// standbysMayFailToRevoke says that a standby may fail to revoke a lease. OpenBao 2.6 hands that on.
+	standbysMayFailToRevoke bool
 }
 
 // serverKind is the kind of the server that the tests run on. Set by TestMain.
@@ -26,7 +31,12 @@ var serverKind kind
 
 func kindOf(ctx context.Context, binary string) kind {
 	if testbed.IsOpenBao(ctx, binary) {
-		return kind{dropsOfDocument: true, answersOnStandbys: true}
+		return kind{
+			dropsOfDocument:         true,
+			answersOnStandbys:       true,
+			standbyLag:              time.Second,
+			standbysMayFailToRevoke: true,
+		}
 	}
 	return kind{}
 }
