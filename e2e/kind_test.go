@@ -14,6 +14,8 @@ import (
 
 // kind is what the tests must know of the server that they run on. All else holds on both kinds.
 type kind struct {
+	// name is what the pages call it.
+	name string
 	// dropsOfDocument says that its OpenAPI document drops what plugins say of maps, and of PATCH.
 	// OpenBao 2.6 has PATCH.
 	dropsOfDocument bool
@@ -24,6 +26,9 @@ type kind struct {
 	standbyLag time.Duration
 	// standbysMayFailToRevoke says that a standby may fail to revoke a lease. OpenBao 2.6 hands that on.
 	standbysMayFailToRevoke bool
+	// auditsInOtherOrder says that the fields of its audit log are in another order than Vault's, which
+	// the runbook shows.
+	auditsInOtherOrder bool
 }
 
 // serverKind is the kind of the server that the tests run on. Set by TestMain.
@@ -32,11 +37,13 @@ var serverKind kind
 func kindOf(ctx context.Context, binary string) kind {
 	if testbed.IsOpenBao(ctx, binary) {
 		return kind{
+			name:                    "OpenBao",
 			dropsOfDocument:         true,
 			answersOnStandbys:       true,
 			standbyLag:              time.Second,
 			standbysMayFailToRevoke: true,
+			auditsInOtherOrder:      true,
 		}
 	}
-	return kind{}
+	return kind{name: "Vault"}
 }

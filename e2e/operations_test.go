@@ -350,7 +350,9 @@ func followUpgrade(t *testing.T, blocks []block) {
 	p.expectRunning(next)
 	p.step("see")
 	p.step("back")
+	p.repeat("reload")
 	p.expectRunning(plugin.Version)
+	p.repeat("see")
 	stop()
 	if p.read("monitoring").token != shared.token {
 		t.Error("the upgrade replaced the token that readers share")
