@@ -8,9 +8,7 @@ package backend
 
 import (
 	"context"
-	_ "embed"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -24,13 +22,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 	"vault-plugin-secrets-ncentral/paths"
 )
-
-//go:embed VERSION
-var version string
-
-// Version returns the engine's version in the form vX.Y.Z. Vault compares it with the version under
-// which the plugin is registered.
-func Version() string { return strings.TrimSpace(version) }
 
 const help = `
 The N-central secrets engine keeps the permanent User-API tokens of N-able
