@@ -20,7 +20,10 @@ LINTFLAGS ?=
 # BENCH are flags of the benchmark, such as '-storage raft -clients 16 -duration 10s'.
 BENCH ?=
 
-.PHONY: help build server test lives fuzz soak mutants bench lint demo dev clean
+# IMAGE is the repository that release-image pushes to, such as registry.example.com/vault-plugin-secrets-ncentral.
+IMAGE ?=
+
+.PHONY: help build server test lives fuzz soak mutants bench lint release-snapshot release-image demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
@@ -36,8 +39,13 @@ help:
 	@echo "make bench   two minutes of reads on a real server, beside a plugin that answers a constant: a table, and"
 	@echo "             docs/performance.json and .svg (BENCH='-duration 5s': longer, '-output /tmp': written elsewhere)"
 	@echo 'make lint    golangci-lint, as .golangci.yml has it; builds it first, once, which takes a minute or two'
+	@echo 'make release-snapshot'
+	@echo '             all that a release has, into dist/: archives, checksums, SBOMs and the OCI image. With nothing cached it'
+	@echo '             builds GoReleaser first, and takes ten minutes on two cores; later one'
+	@echo 'make release-image IMAGE=registry.example.com/vault-plugin-secrets-ncentral'
+	@echo '             push the OCI image of the release that is in dist/'
 	@echo 'make server  find or build the Vault or OpenBao server that demo and tests run, and print its path'
-	@echo 'make clean   remove bin/ (the built server stays in your cache directory)'
+	@echo 'make clean   remove bin/ and dist/ (the built server stays in your cache directory)'
 	@echo
 	@echo 'VAULT_SERVER_BINARY names the vault or bao to use. Without it: vault, else bao on the PATH, else Vault is built from'
 	@echo 'its Go module, once, which takes minutes.'
@@ -57,6 +65,7 @@ server:
 test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) -C deploy test $(RACE) -count=1 ./...
+	$(GO) -C scripts/release test $(RACE) -count=1 ./...
 	$(GO) -C e2e test $(RACE) -timeout 60m -count=1
 
 # The race detector makes the model and the matrix several times slower, so they try less with it than here.
@@ -78,6 +87,18 @@ mutants:
 lint:
 	$(GO) tool -modfile=scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd deploy && $(GO) tool -modfile=../scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
+	cd scripts/release && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
+
+# A release is made in the same way, but with goreleaser release alone: see CONTRIBUTING.md. GoReleaser too brings hundreds
+# of modules.
+release-snapshot:
+	$(GO) tool -modfile=scripts/release/go.mod goreleaser release --snapshot --clean
+	$(GO) -C scripts/release run . $(CURDIR)/dist
+	RELEASE_DIST=$(CURDIR)/dist $(GO) -C scripts/release test -count=1 -run TestARelease .
+
+release-image:
+	@test -n "$(IMAGE)" || { echo 'IMAGE names no repository to push to: see make help' >&2; exit 1; }
+	$(GO) -C scripts/release run . -push $(IMAGE) $(CURDIR)/dist
 
 bench: server
 	@$(GO) build -o bin/benchmark ./scripts/benchmark
@@ -93,4 +114,4 @@ dev:
 	@bin/demo -keep
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

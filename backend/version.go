@@ -35,14 +35,14 @@ func builtFrom(info *debug.BuildInfo, stamped bool) string {
 	if !stamped {
 		return "unknown"
 	}
-	revision, changed := "unknown", ""
+	revision, dirty := "unknown", ""
 	for _, setting := range info.Settings {
 		switch {
 		case setting.Key == "vcs.revision":
 			revision = setting.Value
 		case setting.Key == "vcs.modified" && setting.Value == "true":
-			changed = " with changes"
+			dirty = "-dirty"
 		}
 	}
-	return revision + changed
+	return revision + dirty
 }

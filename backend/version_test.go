@@ -34,7 +34,7 @@ func TestTheCommitIsTheLinkersElseTheStampedOne(t *testing.T) {
 		"neither":             {"", nil, "unknown"},
 		"no stamp":            {"", &debug.BuildInfo{}, "unknown"},
 		"a stamp":             {"", stamp("false"), "stamped"},
-		"of a changed tree":   {"", stamp("true"), "stamped with changes"},
+		"of a changed tree":   {"", stamp("true"), "stamped-dirty"},
 		"the linker":          {"linked", nil, "linked"},
 		"the linker, a stamp": {"linked", stamp("true"), "linked"},
 	} {
