@@ -20,10 +20,12 @@ LINTFLAGS ?=
 # BENCH are flags of the benchmark, such as '-storage raft -clients 16 -duration 10s'.
 BENCH ?=
 
+# VULNERABILITIES are flags of the search for known ones, such as -release or '-db https://vuln.example.com'.
+VULNERABILITIES ?=
 # IMAGE is the repository that release-image pushes to, such as registry.example.com/vault-plugin-secrets-ncentral.
 IMAGE ?=
 
-.PHONY: help build server test lives fuzz soak mutants bench lint release-snapshot release-image demo dev clean
+.PHONY: help build server test lives fuzz soak mutants bench lint vulnerabilities release-snapshot release-image demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
@@ -39,6 +41,9 @@ help:
 	@echo "make bench   two minutes of reads on a real server, beside a plugin that answers a constant: a table, and"
 	@echo "             docs/performance.json and .svg (BENCH='-duration 5s': longer, '-output /tmp': written elsewhere)"
 	@echo 'make lint    golangci-lint, as .golangci.yml has it; builds it first, once, which takes a minute or two'
+	@echo 'make vulnerabilities'
+	@echo '             govulncheck: known vulnerabilities in what the plugin calls. Those of the standard library, which a newer Go'
+	@echo '             mends, fail with VULNERABILITIES=-release alone'
 	@echo 'make release-snapshot'
 	@echo '             all that a release has, into dist/: archives, checksums, SBOMs and the OCI image. With nothing cached it'
 	@echo '             builds GoReleaser first, and takes ten minutes on two cores; later one'
@@ -66,6 +71,7 @@ test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
 	$(GO) -C deploy test $(RACE) -count=1 ./...
 	$(GO) -C scripts/release test $(RACE) -count=1 ./...
+	$(GO) -C scripts/vulnerabilities test $(RACE) -count=1 ./...
 	$(GO) -C e2e test $(RACE) -timeout 60m -count=1
 
 # The race detector makes the model and the matrix several times slower, so they try less with it than here.
@@ -88,6 +94,10 @@ lint:
 	$(GO) tool -modfile=scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd deploy && $(GO) tool -modfile=../scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd scripts/release && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
+	cd scripts/vulnerabilities && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
+
+vulnerabilities:
+	@$(GO) -C scripts/vulnerabilities run . $(VULNERABILITIES)
 
 # A release is made in the same way, but with goreleaser release alone: see CONTRIBUTING.md. GoReleaser too brings hundreds
 # of modules.
