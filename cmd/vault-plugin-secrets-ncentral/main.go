@@ -13,6 +13,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/sdk/plugin"
+	// In a container from scratch there are no certificate authorities. These, of Mozilla, count only
+	// where the system has none.
+	_ "golang.org/x/crypto/x509roots/fallback"
 
 	"vault-plugin-secrets-ncentral/backend"
 )

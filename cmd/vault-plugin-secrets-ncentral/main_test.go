@@ -6,9 +6,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -16,10 +19,18 @@ import (
 	"vault-plugin-secrets-ncentral/backend"
 )
 
-// asPlugin has the test binary be the plugin.
-const asPlugin = "TEST_AS_PLUGIN"
+// asPlugin has the test binary be the plugin, and countsRoots has it say whether it trusts anybody.
+const (
+	asPlugin    = "TEST_AS_PLUGIN"
+	countsRoots = "TEST_COUNTS_ROOTS"
+)
 
 func TestMain(m *testing.M) {
+	if os.Getenv(countsRoots) != "" {
+		roots, err := x509.SystemCertPool()
+		fmt.Println(err == nil && !roots.Equal(x509.NewCertPool()))
+		return
+	}
 	if os.Getenv(asPlugin) != "" {
 		main()
 		return
@@ -72,4 +83,18 @@ func TestThePluginShakesHandsWithTheFlagsOfAServer(t *testing.T) {
 	}
 	stop()
 	_ = plugin.Wait() // it was killed
+}
+
+// Otherwise every config without ca_cert would fail in a container from scratch.
+func TestWhereTheSystemHasNoAuthoritiesThePluginHas(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only on Linux are there containers from scratch")
+	}
+	nowhere := t.TempDir()
+	output, err := command(t.Context(), []string{
+		countsRoots + "=1", "SSL_CERT_FILE=" + nowhere + "/none", "SSL_CERT_DIR=" + nowhere,
+	}).Output()
+	if err != nil || string(output) != "true\n" {
+		t.Errorf("%q, %v", output, err)
+	}
 }
