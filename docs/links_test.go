@@ -23,15 +23,12 @@ var (
 )
 
 func TestWhatTheDocumentsPointToExists(t *testing.T) {
-	pages, err := filepath.Glob("*.md")
+	pages, err := Pages("..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	examples, err := filepath.Glob("../examples/*/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, page := range slices.Concat(pages, examples, []string{"../README.md", "../CONTRIBUTING.md"}) {
+	for _, page := range pages {
+		page = filepath.Join("..", page)
 		content := readPage(t, page)
 		for _, link := range linkTarget.FindAllStringSubmatch(content, -1) {
 			expectTarget(t, page, link[1])

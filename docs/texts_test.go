@@ -1,7 +1,6 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package docs holds the documents against the code that they tell of.
 package docs
 
 import (

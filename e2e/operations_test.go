@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-ncentral/docs"
 	"vault-plugin-secrets-ncentral/internal/simulator"
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
@@ -22,7 +23,7 @@ import (
 // Most procedures are followed one after the other, for each has a server of its own. Those that
 // wait for the engine's tick are followed at once.
 var (
-	runbookTests = map[string]func(t *testing.T, blocks []block){
+	runbookTests = map[string]func(t *testing.T, blocks []docs.Block){
 		"look":                  followLook,
 		"rotate":                followRotate,
 		"rotate-two-users":      followRotateByTheSecondUser,
@@ -35,7 +36,7 @@ var (
 		"move-mount":            followMoveMount,
 		"upgrade":               followUpgrade,
 	}
-	runbookTestsWithTick = map[string]func(t *testing.T, blocks []block){
+	runbookTestsWithTick = map[string]func(t *testing.T, blocks []docs.Block){
 		"password-expired":           followPasswordExpired,
 		"password-expired-two-users": followPasswordExpiredWithTwoUsers,
 		"two-users":                  followTwoUsers,
@@ -47,7 +48,7 @@ var (
 // with TestRunbookWithTick.
 func TestRunbook(t *testing.T) {
 	t.Parallel()
-	procedures := readRunbook(t)
+	procedures := readProcedures(t)
 	for name := range procedures {
 		if runbookTests[name] == nil && runbookTestsWithTick[name] == nil {
 			t.Errorf("no test follows the procedure %s", name)
@@ -60,7 +61,7 @@ func TestRunbook(t *testing.T) {
 
 func TestRunbookWithTick(t *testing.T) {
 	t.Parallel()
-	procedures := readRunbook(t)
+	procedures := readProcedures(t)
 	for name, follow := range runbookTestsWithTick {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,11 +74,11 @@ func TestRunbookWithTick(t *testing.T) {
 func (p *procedure) end() {
 	p.t.Helper()
 	for _, block := range p.left {
-		p.t.Errorf("step %s was not taken", block.step)
+		p.t.Errorf("step %s was not taken", block.Step)
 	}
 }
 
-func followLook(t *testing.T, blocks []block) {
+func followLook(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.read("monitoring")
 	p.newUserAPIToken()
@@ -90,7 +91,7 @@ func followLook(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followRotate(t *testing.T, blocks []block) {
+func followRotate(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.role("polling", "10s") // is rotated all the time
 	held, _ := p.read("monitoring"), p.read("polling")
@@ -111,7 +112,7 @@ func followRotate(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followLeakedAccessToken(t *testing.T, blocks []block) {
+func followLeakedAccessToken(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	shared, leaked, other := p.read("monitoring"), p.read("worker"), p.read("worker")
 	p.set("AUDIT_LOG", p.testbed.AuditFile)
@@ -136,7 +137,7 @@ func followLeakedAccessToken(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followLeakedUserAPIToken(t *testing.T, blocks []block) {
+func followLeakedUserAPIToken(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	shared, dedicated := p.read("monitoring"), p.read("worker")
 	p.paste("save", p.newUserAPIToken())
@@ -160,7 +161,7 @@ func (p *procedure) rememberPassword(age time.Duration) {
 	})
 }
 
-func followPasswordAhead(t *testing.T, blocks []block) {
+func followPasswordAhead(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.rememberPassword(80 * 24 * time.Hour)
 	held := p.read("monitoring")
@@ -181,7 +182,7 @@ func followPasswordAhead(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followPasswordExpired(t *testing.T, blocks []block) {
+func followPasswordExpired(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	if err := p.SetPasswordExpired(userName, true); err != nil {
 		t.Fatal(err)
@@ -208,7 +209,7 @@ func followPasswordExpired(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followReboot(t *testing.T, blocks []block) {
+func followReboot(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.role("reporting", "0")
 	monitoring, reporting := p.read("monitoring"), p.read("reporting")
@@ -226,7 +227,7 @@ func followReboot(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followMove(t *testing.T, blocks []block) {
+func followMove(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	other := newNCentral(t, nil)
 	p.nextServer(other)
@@ -256,7 +257,7 @@ func (p *procedure) nextServer(n *ncentral) {
 	p.file("new-token.jwt", n.userAPIToken)
 }
 
-func followMoveRoleByRole(t *testing.T, blocks []block) {
+func followMoveRoleByRole(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	other := newNCentral(t, nil)
 	p.nextServer(other)
@@ -281,7 +282,7 @@ func followMoveRoleByRole(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followMoveMount(t *testing.T, blocks []block) {
+func followMoveMount(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	shared, dedicated := p.read("monitoring"), p.read("worker")
 	p.step("move")
@@ -303,7 +304,7 @@ func followMoveMount(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followDisable(t *testing.T, blocks []block) {
+func followDisable(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.role("reporting", "0")
 	tokens := []credentials{p.read("monitoring"), p.read("reporting"), p.read("worker"), p.read("worker")}
@@ -328,7 +329,7 @@ func followDisable(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followUpgrade(t *testing.T, blocks []block) {
+func followUpgrade(t *testing.T, blocks []docs.Block) {
 	options := serverOptions()
 	options.PluginDirectory = t.TempDir()
 	if err := os.Link(plugin.Path, filepath.Join(options.PluginDirectory, plugin.Command)); err != nil {

@@ -1,7 +1,7 @@
 // Copyright (c) The vault-plugin-secrets-ncentral authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Blocks of commands of the runbook, run as they stand.
+// Blocks of commands of the documents, run as they stand.
 
 package e2e
 
@@ -19,77 +19,41 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	"vault-plugin-secrets-ncentral/docs"
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// block is one fenced block of commands of the runbook, or of the page on two users.
-type block struct {
-	step     string
-	commands string
-	excerpt  string // what the reader is told to see; empty where nothing is shown
-}
-
-// runbookBlock is a block of sh below its marker, with the block of text that follows it, if any. The
-// marker of a block that one kind of server takes says so.
-var runbookBlock = regexp.MustCompile(
-	"(?ms)^<!-- run: ([\\w-]+)/([\\w-]+)(?: on (\\w+))? -->\n```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?",
-)
-
-// runbookPages are the pages of docs with blocks of commands that are run as they stand.
-var runbookPages = []string{"operations.md", "two-users.md"}
-
-// readRunbook returns the blocks of the pages by procedure, in their order.
-func readRunbook(t *testing.T) map[string][]block {
+// readProcedures returns the blocks of commands that the server at hand takes, by the procedure that
+// they are part of, in the order of their page.
+func readProcedures(t *testing.T) map[string][]docs.Block {
 	t.Helper()
 	root, err := testbed.RepositoryRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	procedures := map[string][]block{}
-	for _, page := range runbookPages {
-		content, err := os.ReadFile(filepath.Join(root, "docs", page))
-		if err != nil {
-			t.Fatal(err)
+	blocks, err := docs.Blocks(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	procedures := map[string][]docs.Block{}
+	for _, block := range blocks {
+		if block.Procedure != "" && (block.Server == "" || block.Server == serverKind.name) {
+			procedures[block.Procedure] = append(procedures[block.Procedure], block)
 		}
-		readBlocks(t, page, string(content), procedures)
 	}
 	return procedures
 }
 
-// readBlocks adds the blocks of one page. Each of sh must say what runs it, and each of text must
-// follow the commands that print it.
-func readBlocks(t *testing.T, page, document string, procedures map[string][]block) {
-	t.Helper()
-	excerpts := 0
-	found := runbookBlock.FindAllStringSubmatch(document, -1)
-	for _, parts := range found {
-		procedure, step, server, commands, excerpt := parts[1], parts[2], parts[3], parts[4], parts[5]
-		if excerpt != "" {
-			excerpts++
-		}
-		if server == "" || server == serverKind.name {
-			procedures[procedure] = append(procedures[procedure], block{step, commands, excerpt})
-		}
-	}
-	if fences := strings.Count(document, "```sh\n"); fences != len(found) {
-		t.Fatalf("%s has %d blocks of sh, of which %d are marked with what runs them", page, fences, len(found))
-	}
-	if fences := strings.Count(document, "```text\n"); fences != excerpts {
-		t.Fatalf("%s has %d blocks of text, of which %d follow the commands that print them", page, fences, excerpts)
-	}
-}
-
-// procedure is one procedure of the runbook, followed on a server of its own where the engine is
-// mounted at ncentral/, with a shared role "monitoring" and a dedicated role "worker".
+// procedure is a procedure of a page, followed on a server of its own.
 type procedure struct {
 	*mount
-	left, taken []block
+	left, taken []docs.Block
 	directory   string // where the commands run
 	environment []string
 }
 
-// startProcedure gets everything ready for the procedure's first step.
-func startProcedure(t *testing.T, blocks []block, options testbed.Options) *procedure {
+// newProcedure starts the server, with no plugin registered and nothing mounted.
+func newProcedure(t *testing.T, blocks []docs.Block, options testbed.Options) *procedure {
 	t.Helper()
 	server, err := testbed.StartDev(t.Context(), options)
 	if err != nil {
@@ -101,13 +65,7 @@ func startProcedure(t *testing.T, blocks []block, options testbed.Options) *proc
 			t.Error(err)
 		}
 	})
-	if err := server.Register(t.Context(), plugin); err != nil {
-		t.Fatal(err)
-	}
-	p.mount = newMountAt(t, server, "ncentral", api.MountConfigInput{}, nil)
-	p.write("roles/monitoring", map[string]any{})
-	p.write("roles/worker", map[string]any{"credential_type": "dedicated"})
-
+	p.mount = &mount{t: t, testbed: server, client: server.Client(), path: "ncentral"}
 	programs := t.TempDir()
 	for _, name := range []string{"vault", "bao"} {
 		if err := os.Symlink(serverBinary, filepath.Join(programs, name)); err != nil {
@@ -123,6 +81,20 @@ func startProcedure(t *testing.T, blocks []block, options testbed.Options) *proc
 	return p
 }
 
+// startProcedure gets everything ready for the first step of a procedure that begins with the engine
+// at ncentral/, a shared role "monitoring" and a dedicated role "worker".
+func startProcedure(t *testing.T, blocks []docs.Block, options testbed.Options) *procedure {
+	t.Helper()
+	p := newProcedure(t, blocks, options)
+	if err := p.testbed.Register(t.Context(), plugin); err != nil {
+		t.Fatal(err)
+	}
+	p.mount = newMountAt(t, p.testbed, "ncentral", api.MountConfigInput{}, nil)
+	p.write("roles/monitoring", map[string]any{})
+	p.write("roles/worker", map[string]any{"credential_type": "dedicated"})
+	return p
+}
+
 // set gives the commands to come an environment variable.
 func (p *procedure) set(name, value string) { p.environment = append(p.environment, name+"="+value) }
 
@@ -135,7 +107,7 @@ func (p *procedure) file(name, content string) {
 }
 
 // step runs the next block, which must be the one of that name, as it stands, and holds what it
-// prints against what the runbook shows.
+// prints against what the page shows.
 func (p *procedure) step(name string) {
 	p.t.Helper()
 	p.paste(name, "")
@@ -159,7 +131,7 @@ func (p *procedure) failingStep(name string) {
 
 func (p *procedure) run(name, input string) (output string, err error) {
 	p.t.Helper()
-	if len(p.left) == 0 || p.left[0].step != name {
+	if len(p.left) == 0 || p.left[0].Step != name {
 		p.t.Fatalf("step %s is not the next of the procedure: %+v", name, p.left)
 	}
 	next := p.left[0]
@@ -170,7 +142,7 @@ func (p *procedure) run(name, input string) (output string, err error) {
 // repeat runs a block again that was taken, as the runbook says.
 func (p *procedure) repeat(name string) {
 	p.t.Helper()
-	at := slices.IndexFunc(p.taken, func(taken block) bool { return taken.step == name })
+	at := slices.IndexFunc(p.taken, func(taken docs.Block) bool { return taken.Step == name })
 	if at < 0 {
 		p.t.Fatalf("step %s was not taken yet", name)
 	}
@@ -179,28 +151,28 @@ func (p *procedure) repeat(name string) {
 	}
 }
 
-func (p *procedure) runBlock(next block, input string) (output string, err error) {
+func (p *procedure) runBlock(next docs.Block, input string) (output string, err error) {
 	p.t.Helper()
 	var printed bytes.Buffer
-	command := exec.CommandContext(p.t.Context(), "/bin/sh", "-euc", next.commands)
+	command := exec.CommandContext(p.t.Context(), "/bin/sh", "-euc", next.Text)
 	command.Dir, command.Env = p.directory, p.environment
 	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &printed, &printed
 	err = command.Run()
 	output = printed.String()
-	secrets.addShown("step "+next.step+" of "+p.t.Name(), output)
-	if !next.isShownBy(output) {
-		p.t.Errorf("step %s does not print what the runbook shows, but:\n%s", next.step, output)
+	secrets.addShown("step "+next.Step+" of "+p.t.Name(), output)
+	if !isShown(next, output) {
+		p.t.Errorf("step %s does not print what the page shows, but:\n%s", next.Step, output)
 	}
 	return output, err
 }
 
-// isShownBy reports whether the excerpt is in the output. What is taken from an audit log that has
-// another order than the runbook's may be in any.
-func (b block) isShownBy(output string) bool {
-	if !serverKind.auditsInOtherOrder || !strings.Contains(b.commands, "$AUDIT_LOG") {
-		return showsExcerpt(output, b.excerpt)
+// isShown reports whether the block's excerpt is in the output. What is taken from an audit log that
+// has another order than the runbook's may be in any.
+func isShown(block docs.Block, output string) bool {
+	if !serverKind.auditsInOtherOrder || !strings.Contains(block.Text, "$AUDIT_LOG") {
+		return showsExcerpt(output, block.Excerpt)
 	}
-	for line := range strings.Lines(b.excerpt) {
+	for line := range strings.Lines(block.Excerpt) {
 		if !showsExcerpt(output, line) {
 			return false
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-ncentral/docs"
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
@@ -27,7 +28,7 @@ func (p *procedure) addSecondUser() {
 // insert makes the blocks of another procedure the next ones.
 func (p *procedure) insert(t *testing.T, name string) {
 	t.Helper()
-	p.left = slices.Concat(readRunbook(t)[name], p.left)
+	p.left = slices.Concat(readProcedures(t)[name], p.left)
 }
 
 // userOf returns the user to whom N-central issued the token.
@@ -54,7 +55,7 @@ func (p *procedure) awaitUser(role, user string, patience time.Duration) {
 // While nobody has written the new User-API token yet, no read fails, of dedicated roles either.
 func TestRotatingWithASecondUserFailsNoRead(t *testing.T) {
 	t.Parallel()
-	blocks := readRunbook(t)
+	blocks := readProcedures(t)
 	for _, name := range []string{"rotate", "leaked-user-api-token"} {
 		t.Run(name, func(t *testing.T) {
 			p := startProcedure(t, blocks[name], serverOptions())
@@ -72,7 +73,7 @@ func TestRotatingWithASecondUserFailsNoRead(t *testing.T) {
 			p.expectLife(true, held)
 			stop()
 			for len(p.left) > 0 {
-				p.step(p.left[0].step)
+				p.step(p.left[0].Step)
 			}
 			p.read("monitoring")
 		})
@@ -80,7 +81,7 @@ func TestRotatingWithASecondUserFailsNoRead(t *testing.T) {
 }
 
 // followRotateByTheSecondUser is on a server where a new User-API token ends the user's sessions.
-func followRotateByTheSecondUser(t *testing.T, blocks []block) {
+func followRotateByTheSecondUser(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.Change(func(k *simulator.Knobs) { k.RegenerateEndsSessions = true })
 	p.addSecondUser()
@@ -109,7 +110,7 @@ func followRotateByTheSecondUser(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followPasswordExpiredWithTwoUsers(t *testing.T, blocks []block) {
+func followPasswordExpiredWithTwoUsers(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.addSecondUser()
 	p.read("monitoring")
@@ -121,7 +122,7 @@ func followPasswordExpiredWithTwoUsers(t *testing.T, blocks []block) {
 	p.step("look")
 
 	p.insert(t, "password-expired")
-	for p.left[0].step != "save" { // what is seen without a second user
+	for p.left[0].Step != "save" { // what is seen without a second user
 		p.left = p.left[1:]
 	}
 	if err := p.SetPasswordExpired(userName, false); err != nil {
@@ -136,7 +137,7 @@ func followPasswordExpiredWithTwoUsers(t *testing.T, blocks []block) {
 	p.end()
 }
 
-func followTwoUsers(t *testing.T, blocks []block) {
+func followTwoUsers(t *testing.T, blocks []docs.Block) {
 	p := startProcedure(t, blocks, serverOptions())
 	p.nextServer(p.ncentral) // the same: the page needs to know its address and its authority
 	held := p.read("monitoring")
