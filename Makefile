@@ -25,7 +25,7 @@ VULNERABILITIES ?=
 # IMAGE is the repository that release-image pushes to, such as registry.example.com/vault-plugin-secrets-ncentral.
 IMAGE ?=
 
-.PHONY: help build server test lives fuzz soak mutants bench lint vulnerabilities release-snapshot release-image demo dev clean
+.PHONY: help build server test lives fuzz soak mutants bench picture lint vulnerabilities release-snapshot release-image demo dev clean
 
 help:
 	@echo 'make build   the plugin and the N-central simulator, into bin/'
@@ -40,6 +40,7 @@ help:
 	@echo "             was broken off (MUTANTS='-n 100': a sample)"
 	@echo "make bench   two minutes of reads on a real server, beside a plugin that answers a constant: a table, and"
 	@echo "             docs/performance.json and .svg (BENCH='-duration 5s': longer, '-output /tmp': written elsewhere)"
+	@echo 'make picture draw docs/flow.svg anew from docs/flow.d2'
 	@echo 'make lint    golangci-lint, as .golangci.yml has it; builds it first, once, which takes a minute or two'
 	@echo 'make vulnerabilities'
 	@echo '             govulncheck: known vulnerabilities in what the plugin calls. Those of the standard library, which a newer Go'
@@ -72,6 +73,7 @@ test: server
 	$(GO) -C deploy test $(RACE) -count=1 ./...
 	$(GO) -C scripts/release test $(RACE) -count=1 ./...
 	$(GO) -C scripts/vulnerabilities test $(RACE) -count=1 ./...
+	$(GO) -C scripts/picture test $(RACE) -count=1 ./...
 	$(GO) -C e2e test $(RACE) -timeout 60m -count=1
 
 # The race detector makes the model and the matrix several times slower, so they try less with it than here.
@@ -95,6 +97,7 @@ lint:
 	cd deploy && $(GO) tool -modfile=../scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd scripts/release && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd scripts/vulnerabilities && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
+	cd scripts/picture && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
 
 vulnerabilities:
 	@$(GO) -C scripts/vulnerabilities run . $(VULNERABILITIES)
@@ -113,6 +116,10 @@ release-image:
 bench: server
 	@$(GO) build -o bin/benchmark ./scripts/benchmark
 	@bin/benchmark -output docs $(BENCH)
+
+# What draws it brings many modules, so it stands in a module of its own.
+picture:
+	$(GO) -C scripts/picture run .
 
 # The demo is started without go run between it and the signals.
 demo:
