@@ -18,26 +18,6 @@ import (
 	"time"
 )
 
-func TestEveryExamplesRoleIsTaken(t *testing.T) {
-	t.Parallel()
-	m := newMount(t, nil)
-	readmes, err := filepath.Glob("../examples/*/README.md")
-	if err != nil || len(readmes) == 0 {
-		t.Fatal(readmes, err)
-	}
-	for _, readme := range readmes {
-		content, err := os.ReadFile(readme)
-		if err != nil {
-			t.Fatal(err)
-		}
-		role := filepath.Base(filepath.Dir(readme))
-		if warnings := m.write("roles/"+role, roleOf(t, content)); len(warnings) > 0 {
-			t.Errorf("%s: %q", readme, warnings)
-		}
-		m.read(role)
-	}
-}
-
 func TestExampleAnsible(t *testing.T) {
 	t.Parallel()
 	python := pythonWith(t, "hvac")

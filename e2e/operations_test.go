@@ -19,11 +19,23 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
+// followed is a test that follows a procedure.
+type followed func(t *testing.T, blocks []docs.Block)
+
+// on follows the procedure, unless all of it is for the other kind of server.
+func (follow followed) on(t *testing.T, blocks []docs.Block) {
+	t.Helper()
+	if len(blocks) == 0 {
+		t.Skip("this is not for " + serverKind.name)
+	}
+	follow(t, blocks)
+}
+
 // runbookTests follow the procedures of the pages, by the names that their markers have.
 // Most procedures are followed one after the other, for each has a server of its own. Those that
 // wait for the engine's tick are followed at once.
 var (
-	runbookTests = map[string]func(t *testing.T, blocks []docs.Block){
+	runbookTests = map[string]followed{
 		"look":                  followLook,
 		"rotate":                followRotate,
 		"rotate-two-users":      followRotateByTheSecondUser,
@@ -35,8 +47,15 @@ var (
 		"move-role-by-role":     followMoveRoleByRole,
 		"move-mount":            followMoveMount,
 		"upgrade":               followUpgrade,
+		"sample":                followSample,
+		"quick-start":           followQuickStart,
+		"setup":                 followSetup,
+		"setup-release":         followRelease,
+		"setup-pin":             followPin,
+		"setup-namespace":       followNamespace,
+		"api":                   followAPI,
 	}
-	runbookTestsWithTick = map[string]func(t *testing.T, blocks []docs.Block){
+	runbookTestsWithTick = map[string]followed{
 		"password-expired":           followPasswordExpired,
 		"password-expired-two-users": followPasswordExpiredWithTwoUsers,
 		"two-users":                  followTwoUsers,
@@ -44,18 +63,32 @@ var (
 	}
 )
 
-// TestRunbook runs every block of commands in docs/operations.md and docs/two-users.md as it stands,
-// with TestRunbookWithTick.
+func TestEveryProcedureIsFollowed(t *testing.T) {
+	onPages := map[string]bool{}
+	for _, block := range readBlocks(t) {
+		onPages[block.Procedure] = true
+	}
+	delete(onPages, "") // what no test runs
+	for _, tests := range []map[string]followed{runbookTests, runbookTestsWithTick, readmeTests} {
+		for name := range tests {
+			if !onPages[name] {
+				t.Errorf("no page has the procedure %s", name)
+			}
+			delete(onPages, name)
+		}
+	}
+	for name := range onPages {
+		t.Errorf("no test follows the procedure %s", name)
+	}
+}
+
+// TestRunbook runs every block of commands as it stands on its page, with TestRunbookWithTick and
+// TestReadmesOfExamples.
 func TestRunbook(t *testing.T) {
 	t.Parallel()
 	procedures := readProcedures(t)
-	for name := range procedures {
-		if runbookTests[name] == nil && runbookTestsWithTick[name] == nil {
-			t.Errorf("no test follows the procedure %s", name)
-		}
-	}
 	for name, follow := range runbookTests {
-		t.Run(name, func(t *testing.T) { follow(t, procedures[name]) })
+		t.Run(name, func(t *testing.T) { follow.on(t, procedures[name]) })
 	}
 }
 
@@ -65,7 +98,7 @@ func TestRunbookWithTick(t *testing.T) {
 	for name, follow := range runbookTestsWithTick {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			follow(t, procedures[name])
+			follow.on(t, procedures[name])
 		})
 	}
 }

@@ -23,9 +23,8 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// readProcedures returns the blocks of commands that the server at hand takes, by the procedure that
-// they are part of, in the order of their page.
-func readProcedures(t *testing.T) map[string][]docs.Block {
+// readBlocks returns the blocks of all pages.
+func readBlocks(t *testing.T) []docs.Block {
 	t.Helper()
 	root, err := testbed.RepositoryRoot()
 	if err != nil {
@@ -35,8 +34,15 @@ func readProcedures(t *testing.T) map[string][]docs.Block {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return blocks
+}
+
+// readProcedures returns the blocks of commands that the server at hand takes, by the procedure that
+// they are part of, in the order of their page.
+func readProcedures(t *testing.T) map[string][]docs.Block {
+	t.Helper()
 	procedures := map[string][]docs.Block{}
-	for _, block := range blocks {
+	for _, block := range readBlocks(t) {
 		if block.Procedure != "" && (block.Server == "" || block.Server == serverKind.name) {
 			procedures[block.Procedure] = append(procedures[block.Procedure], block)
 		}
@@ -129,14 +135,37 @@ func (p *procedure) failingStep(name string) {
 	}
 }
 
+// showsTokens is step for commands that are there to show an access token. It returns what they
+// printed.
+func (p *procedure) showsTokens(name string) (output string) {
+	p.t.Helper()
+	output, err := p.runBlock(p.take(name), "")
+	if err != nil {
+		p.t.Fatalf("step %s: %v\n%s", name, err, withoutTokens(output))
+	}
+	return output
+}
+
+var anyToken = regexp.MustCompile(`eyJ[\w.-]+`)
+
+func withoutTokens(output string) string { return anyToken.ReplaceAllString(output, "eyJ…") }
+
 func (p *procedure) run(name, input string) (output string, err error) {
+	p.t.Helper()
+	output, err = p.runBlock(p.take(name), input)
+	secrets.addShown("step "+name+" of "+p.t.Name(), output)
+	return output, err
+}
+
+// take returns the next block, which must be the one of that name.
+func (p *procedure) take(name string) docs.Block {
 	p.t.Helper()
 	if len(p.left) == 0 || p.left[0].Step != name {
 		p.t.Fatalf("step %s is not the next of the procedure: %+v", name, p.left)
 	}
 	next := p.left[0]
 	p.left, p.taken = p.left[1:], append(p.taken, next)
-	return p.runBlock(next, input)
+	return next
 }
 
 // repeat runs a block again that was taken, as the runbook says.
@@ -146,11 +175,11 @@ func (p *procedure) repeat(name string) {
 	if at < 0 {
 		p.t.Fatalf("step %s was not taken yet", name)
 	}
-	if output, err := p.runBlock(p.taken[at], ""); err != nil {
-		p.t.Fatalf("step %s: %v\n%s", name, err, output)
-	}
+	p.left = slices.Concat(p.taken[at:at+1], p.left)
+	p.step(name)
 }
 
+// runBlock runs a block as it stands, and holds what it prints against what the page shows.
 func (p *procedure) runBlock(next docs.Block, input string) (output string, err error) {
 	p.t.Helper()
 	var printed bytes.Buffer
@@ -159,9 +188,8 @@ func (p *procedure) runBlock(next docs.Block, input string) (output string, err 
 	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &printed, &printed
 	err = command.Run()
 	output = printed.String()
-	secrets.addShown("step "+next.Step+" of "+p.t.Name(), output)
 	if !isShown(next, output) {
-		p.t.Errorf("step %s does not print what the page shows, but:\n%s", next.Step, output)
+		p.t.Errorf("step %s does not print what the page shows, but:\n%s", next.Step, withoutTokens(output))
 	}
 	return output, err
 }
@@ -180,16 +208,26 @@ func isShown(block docs.Block, output string) bool {
 	return true
 }
 
-var instant = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+// varying are what an excerpt shows one example of, where the output may have any other: a time, a
+// number of seconds since 1970, a duration, and the address of N-central.
+var varying = []string{
+	`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`, `1\d{9}`, `\d+ ?ms|(?:\d+h)?(?:\d+m)?\d+s`, `https://[\w.]+(?::\d+)?`,
+}
 
-// showsExcerpt reports whether the excerpt is in the output: "…" stands for anything, a time for
-// any time. White space does not count: how wide columns are and where lines break is the command
-// line's own business.
+// showsExcerpt reports whether the excerpt is in the output: "…" stands for anything, and what
+// varies for its like. White space does not count: how wide columns are and where lines break is the
+// command line's own business.
 func showsExcerpt(output, excerpt string) bool {
-	pattern := regexp.QuoteMeta(withoutSpace(excerpt))
-	pattern = instant.ReplaceAllLiteralString(pattern, instant.String())
-	pattern = strings.ReplaceAll(pattern, "…", ".*")
-	return regexp.MustCompile(pattern).MatchString(withoutSpace(output))
+	stand := func(i int) string { return string(rune('\uE000' + i)) }
+	for i, pattern := range varying {
+		whole := regexp.MustCompile(`(^|\W)(?:` + pattern + `)($|\W)`)
+		excerpt = whole.ReplaceAllString(excerpt, "${1}"+stand(i)+"${2}")
+	}
+	expected := strings.ReplaceAll(regexp.QuoteMeta(withoutSpace(excerpt)), "…", ".*")
+	for i, pattern := range varying {
+		expected = strings.ReplaceAll(expected, stand(i), "(?:"+pattern+")")
+	}
+	return regexp.MustCompile(expected).MatchString(withoutSpace(output))
 }
 
 func withoutSpace(text string) string { return strings.Join(strings.Fields(text), "") }
