@@ -41,7 +41,8 @@ help:
 	@echo "make bench   two minutes of reads on a real server, beside a plugin that answers a constant: a table, and"
 	@echo "             docs/performance.json and .svg (BENCH='-duration 5s': longer, '-output /tmp': written elsewhere)"
 	@echo 'make picture draw docs/flow.svg anew from docs/flow.d2'
-	@echo 'make lint    golangci-lint, as .golangci.yml has it; builds it first, once, which takes a minute or two'
+	@echo 'make lint    golangci-lint, as .golangci.yml has it, and links and commands of the documents; builds golangci-lint'
+	@echo '             first, once, which takes a minute or two'
 	@echo 'make vulnerabilities'
 	@echo '             govulncheck: known vulnerabilities in what the plugin calls. Those of the standard library, which a newer Go'
 	@echo '             mends, fail with VULNERABILITIES=-release alone'
@@ -93,6 +94,7 @@ mutants:
 
 # golangci-lint brings hundreds of modules, so it stands in a module of its own.
 lint:
+	$(GO) test -count=1 ./docs
 	$(GO) tool -modfile=scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd deploy && $(GO) tool -modfile=../scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
 	cd scripts/release && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)

@@ -7,8 +7,8 @@ package docs
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,18 +40,11 @@ var (
 func Pages(root string) ([]string, error) {
 	var pages []string
 	for _, pattern := range []string{"*.md", "docs/*.md", "examples/*/README.md"} {
-		found, err := filepath.Glob(filepath.Join(root, pattern))
+		found, err := fs.Glob(os.DirFS(root), pattern)
 		if err != nil {
 			return nil, err
 		}
 		pages = append(pages, found...)
-	}
-	for i, page := range pages {
-		below, err := filepath.Rel(root, page)
-		if err != nil {
-			return nil, err
-		}
-		pages[i] = filepath.ToSlash(below)
 	}
 	return pages, nil
 }
@@ -64,7 +57,7 @@ func Blocks(root string) ([]Block, error) {
 	}
 	var blocks []Block
 	for _, page := range pages {
-		content, err := os.ReadFile(filepath.Join(root, page))
+		content, err := fs.ReadFile(os.DirFS(root), page)
 		if err != nil {
 			return nil, err
 		}
@@ -97,12 +90,13 @@ func blocksOf(page string, lines []string) ([]Block, error) {
 				block.Procedure, block.Step, block.Server = found[1], found[2], found[3]
 			}
 		}
-		if block.Language != languageOfExcerpts {
+		switch last := len(blocks) - 1; {
+		case block.Language != languageOfExcerpts:
 			blocks = append(blocks, block)
-		} else if end != i-2 || lines[i-1] != "" || blocks[len(blocks)-1].Procedure == "" {
+		case last < 0 || end != i-2 || lines[i-1] != "" || blocks[last].Procedure == "":
 			return nil, fmt.Errorf("%s:%d: the block of text follows no commands that a test runs", page, i+1)
-		} else {
-			blocks[len(blocks)-1].Excerpt = block.Text
+		default:
+			blocks[last].Excerpt = block.Text
 		}
 		i += 1 + length
 		end = i
