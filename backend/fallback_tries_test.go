@@ -30,6 +30,28 @@ func TestADedicatedRoleLeavesADeadUserWithinAMinute(t *testing.T) {
 	})
 }
 
+// The same where the answer that shows a user at work comes late: it tells of when it was asked for.
+func TestADedicatedRoleLeavesADeadUserWithinAMinuteThoughAnswersAreSlow(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.write("roles/worker", map[string]any{"credential_type": "dedicated", "fallback_configs": "second"})
+		g := m.gated()
+		release := g.hold(toData)
+		wait := m.beginRead("worker", nil)
+		time.Sleep(time.Second)
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(8 * time.Second)
+		release()
+		if answered := wait(); answered.token() == "" {
+			t.Fatal(answered.err)
+		}
+		time.Sleep(62 * time.Second)
+		m.expectFrom("second", m.open(nil).Data)
+	})
+}
+
+// triesInAnHour returns how often a session is asked for in an hour in which the role is read once a
 // minute.
 func (m *mount) triesInAnHour() int {
 	m.t.Helper()
@@ -70,6 +92,7 @@ func TestUsersThatSeemDeadAreNotTriedEachMinute(t *testing.T) {
 	})
 }
 
+// A config whose user seems not to work is out where any of its roles has another config with a user
 // that works.
 func TestAConfigIsJudgedByTheFallbacksOfAllItsRoles(t *testing.T) {
 	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {

@@ -99,6 +99,7 @@ func (s *Server) Validate(ctx context.Context, token *store.Token) (Verdict, err
 // works.
 func (s *Server) ValidateByData(ctx context.Context, token *store.Token) (Verdict, error) {
 	var userErr error
+	asked := time.Now() // the user may have died while the answer was on its way
 	verdict, err := s.verdictOn(ctx, token, func(validate, data func() error) (found aliveness, err error) {
 		found, userErr, err = askByData(validate, data)
 		return found, err
@@ -109,7 +110,7 @@ func (s *Server) ValidateByData(ctx context.Context, token *store.Token) (Verdic
 		verdict.UserFailure.User = s.askOfUser(ctx, token.AccessToken)
 		s.NoteProbed(ctx, verdict.UserFailure)
 	case verdict.Valid:
-		s.announce(ctx, s.record.NoteUserWorks(s.generation, time.Now()), nil)
+		s.announce(ctx, s.record.NoteUserWorks(s.generation, asked), nil)
 	}
 	return verdict, err
 }
