@@ -57,7 +57,8 @@ func TestADataCallThatHangsKeepsNoReaderFromItsToken(t *testing.T) {
 	})
 }
 
-// reason that is none of N-central's health, the first is tried again within minutes.
+// Where the first config is out and the next one gives nothing, for a reason that is none of
+// N-central's health, the first is tried again within minutes.
 func TestAConfigThatIsOutIsTriedSoonWhereTheNextGivesNothing(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {
 		m.FailNext(simulator.EndpointAuthenticate, 1, simulator.Failure{Kind: simulator.FailureStatus, Status: 401})
@@ -73,7 +74,8 @@ func TestAConfigThatIsOutIsTriedSoonWhereTheNextGivesNothing(t *testing.T) {
 	})
 }
 
-// find out.
+// Where a new session ends the earlier ones of its user, the engine opens none while N-central is
+// sick, to find out whose fault it is, if it has a token of that user to ask with.
 func TestASickServerEndsNobodysSession(t *testing.T) {
 	sick := func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true }
 	withTwoUsers(t, sick, func(m *mount) {

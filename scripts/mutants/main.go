@@ -26,6 +26,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -34,8 +35,9 @@ import (
 
 // settings are the values of the flags.
 type settings struct {
-	packages []string // directories, below the root, of the packages to change
-	tests    []string // packages whose tests also run
+	packages []string      // directories, below the root, of the packages to change
+	files    regexp.Regexp // of these, the files to change
+	tests    []string      // packages whose tests also run
 	sample   int
 	seed     uint64
 	workers  int
@@ -62,6 +64,8 @@ func parse() (settings, error) {
 	var packages, tests, skip string
 	flag.StringVar(&packages, "in", "internal/sessions,internal/upstream,internal/store,internal/ncentral",
 		"directories of the packages to change")
+	flag.TextVar(&s.files, "file", regexp.MustCompile(""),
+		"of these, change only the files whose paths match this regular expression")
 	flag.StringVar(&tests, "tests", "backend",
 		"directories of the packages whose tests are run, beside those of the packages changed")
 	flag.IntVar(&s.sample, "n", 0, "try so many changes, drawn at random, instead of all")
@@ -110,6 +114,7 @@ func run(ctx context.Context, s settings) error {
 		}
 		all = append(all, p.mutants()...)
 	}
+	all = slices.DeleteFunc(all, func(m *mutant) bool { return !s.files.MatchString(m.file.path) })
 	fmt.Printf("Running each test once, to see what it reaches of %d changes.\n", len(all))
 	suite, err := newSuite(ctx, s, directory)
 	if err != nil {
