@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -53,7 +54,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, part := range []string{
 		"access_token ", "eyJ", "********", "rotation_period", "Example", "path-help",
-		"That is all.",
+		whatNext,
 	} {
 		if !strings.Contains(output.String(), part) {
 			t.Errorf("%q is not shown:\n%s", part, output.String())
@@ -61,6 +62,27 @@ func TestDemo(t *testing.T) {
 	}
 	if entries := left(); len(entries) != 0 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// What is no make target is a file of the repository.
+func TestWhatTheDemoNamesAtItsEndExists(t *testing.T) {
+	named := regexp.MustCompile(`(?m)^ {2}(make )?(\S+) `).FindAllStringSubmatch(whatNext, -1)
+	if len(named) < 5 {
+		t.Fatal("it names less than it did:", named)
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range named {
+		if isTarget := name[1] != ""; isTarget {
+			if !strings.Contains(string(makefile), "\n"+name[2]+":") {
+				t.Errorf("there is no target %s", name[2])
+			}
+		} else if _, err := os.Stat("../../" + name[2]); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

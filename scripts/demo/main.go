@@ -31,6 +31,17 @@ func main() {
 	os.Exit(code)
 }
 
+// whatNext ends the demo.
+const whatNext = `
+That is all. What to look at next:
+
+  make dev                        leaves everything running, for you to try
+  docs/setup.md                   sets the engine up on your own server
+  docs/consumers.md               says how each of your applications takes its tokens
+  docs/operations.md              is the runbook: what to do when something fails
+  deploy/grafana-dashboard.json   shows all of it on a dashboard; the alert rules are beside it
+`
+
 // run returns the exit code.
 func run(ctx context.Context, output io.Writer, keep bool) int {
 	err := show(ctx, output, keep)
@@ -69,6 +80,6 @@ func show(ctx context.Context, output io.Writer, keep bool) error {
 	if err := stage.runAll(ctx, stage.usageSteps()); err != nil {
 		return err
 	}
-	fmt.Fprint(output, "\nThat is all. `make dev` leaves everything running, for you to try.\n")
+	fmt.Fprint(output, whatNext)
 	return nil
 }
