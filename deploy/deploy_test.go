@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package deploy holds the alert rules and the dashboard against the metrics that docs/api.md
-// lists. A test in backend holds that page against the engine.
+// lists, and has Prometheus evaluate them on the scrapes of a day with faults. Tests in backend hold
+// that page and those scrapes against the engine.
 //
-// It is a module of its own, so that Prometheus, whose parser it needs, is no requirement of the
+// It is a module of its own, so that Prometheus, whose packages it needs, is no requirement of the
 // plugin.
 package deploy
 
@@ -17,8 +18,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
-	"go.yaml.in/yaml/v3"
 )
 
 var promQL = parser.NewParser(parser.Options{})
@@ -121,51 +122,80 @@ func asksForWhatExists(t *testing.T, expression string, series map[string][]stri
 	return named
 }
 
-// alertRules are the fields of a Prometheus rule file that the engine's uses.
-type alertRules struct {
-	Groups []struct {
-		Name  string
-		Rules []struct {
-			Alert       string
-			Expr        string
-			For         model.Duration
-			Labels      map[string]string
-			Annotations map[string]string
-		}
+// readAlertRules returns the rules of the rule file, which Prometheus must find valid.
+func readAlertRules(t *testing.T) (alerts []rulefmt.Rule) {
+	t.Helper()
+	file, errs := rulefmt.ParseFile(alertsFile, false, model.UTF8Validation, promQL)
+	if errs != nil {
+		t.Fatal(errs)
 	}
+	for _, group := range file.Groups {
+		alerts = append(alerts, group.Rules...)
+	}
+	return alerts
 }
 
-func TestAlertRulesAreValidAndUseMetricsThatExist(t *testing.T) {
+func TestAlertRulesUseMetricsThatExist(t *testing.T) {
 	series := seriesOf(listedMetrics(t))
-	decoder := yaml.NewDecoder(strings.NewReader(read(t, "prometheus-alerts.yaml")))
-	decoder.KnownFields(true)
-	var rules alertRules
-	if err := decoder.Decode(&rules); err != nil {
-		t.Fatal(err)
-	}
 	runbook := read(t, "../docs/operations.md")
-	for _, group := range rules.Groups {
-		for _, rule := range group.Rules {
-			if len(asksForWhatExists(t, rule.Expr, series)) == 0 {
-				t.Errorf("%s asks for nothing", rule.Alert)
-			}
-			if !strings.Contains(runbook, "`"+rule.Alert+"`") {
-				t.Errorf("the runbook does not say what to do about %s", rule.Alert)
-			}
-			if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" ||
-				rule.Annotations["description"] == "" {
-				t.Errorf("%s lacks severity, summary or description", rule.Alert)
-			}
+	for _, rule := range readAlertRules(t) {
+		if len(asksForWhatExists(t, rule.Expr, series)) == 0 {
+			t.Errorf("%s asks for nothing", rule.Alert)
+		}
+		if !strings.Contains(runbook, "`"+rule.Alert+"`") {
+			t.Errorf("the runbook does not say what to do about %s", rule.Alert)
+		}
+		_, anchor, _ := strings.Cut(rule.Annotations["runbook"], "docs/operations.md#")
+		if !slices.Contains(anchors(runbook), anchor) {
+			t.Errorf("%s: the runbook has no section %q", rule.Alert, rule.Annotations["runbook"])
+		}
+		if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" ||
+			rule.Annotations["description"] == "" {
+			t.Errorf("%s lacks severity, summary or description", rule.Alert)
 		}
 	}
 }
 
-// dashboard is what the test reads of a Grafana dashboard.
+var heading = regexp.MustCompile("(?m)^#+ (.*)$")
+
+// anchors returns what links to the page's sections end with.
+func anchors(page string) (anchors []string) {
+	for _, title := range headings(page) {
+		anchors = append(anchors, strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(
+			strings.ToLower(title), ""), " ", "-"))
+	}
+	return anchors
+}
+
+func headings(page string) (titles []string) {
+	for _, match := range heading.FindAllStringSubmatch(page, -1) {
+		titles = append(titles, match[1])
+	}
+	return titles
+}
+
+func TestPanelsNameSectionsOfTheRunbook(t *testing.T) {
+	titles, named := headings(read(t, "../docs/operations.md")), 0
+	for _, panel := range readDashboard(t).Panels {
+		_, section, names := strings.Cut(panel.Description, "Runbook: ")
+		if names {
+			named++
+		}
+		if section = strings.TrimSuffix(section, "."); names && !slices.Contains(titles, section) {
+			t.Errorf("panel %q: the runbook has no section %q", panel.Title, section)
+		}
+	}
+	if named == 0 {
+		t.Error("no panel names one")
+	}
+}
+
+// dashboard is what the tests read of a Grafana dashboard.
 type dashboard struct {
 	Panels []struct {
 		Title       string
 		Description string
-		Targets     []struct{ Expr string }
+		Targets     []struct{ Expr, Interval, LegendFormat string }
 	}
 	Templating struct {
 		List []struct {
@@ -176,26 +206,20 @@ type dashboard struct {
 	}
 }
 
-func TestTheDashboardShowsEveryMetricAndNoneThatDoesNotExist(t *testing.T) {
-	metrics := listedMetrics(t)
-	series := seriesOf(metrics)
-	var board dashboard
+func readDashboard(t *testing.T) (board dashboard) {
+	t.Helper()
 	if err := json.Unmarshal([]byte(read(t, "grafana-dashboard.json")), &board); err != nil {
 		t.Fatal(err)
 	}
-	asGrafanaWouldAsk := strings.NewReplacer("$__rate_interval", "5m", "$config", ".*", "$mount", ".*")
-	shown := map[string]bool{}
-	for _, panel := range board.Panels {
-		if panel.Title == "" || panel.Description == "" || len(panel.Targets) == 0 {
-			t.Errorf("panel %q lacks a title, a description or a query", panel.Title)
-		}
-		for _, target := range panel.Targets {
-			for _, name := range asksForWhatExists(t, asGrafanaWouldAsk.Replace(target.Expr), series) {
-				shown[strings.TrimSuffix(name, "_bucket")] = true
-			}
-		}
-	}
-	for _, variable := range board.Templating.List {
+	return board
+}
+
+// variables returns the selectors that the dashboard's variables take their values from, each with
+// the label that has them.
+func (d dashboard) variables(t *testing.T) map[string]string {
+	t.Helper()
+	selectors := map[string]string{}
+	for _, variable := range d.Templating.List {
 		if variable.Type != "query" {
 			continue
 		}
@@ -203,10 +227,31 @@ func TestTheDashboardShowsEveryMetricAndNoneThatDoesNotExist(t *testing.T) {
 		if err := json.Unmarshal(variable.Query, &query); err != nil {
 			t.Fatal(err)
 		}
-		selector, _, found := strings.Cut(strings.TrimPrefix(query.Query, "label_values("), ", ")
-		if !found || len(asksForWhatExists(t, asGrafanaWouldAsk.Replace(selector), series)) != 1 {
-			t.Errorf("variable %s asks for nothing", variable.Name)
+		selector, label, found := strings.Cut(strings.TrimPrefix(query.Query, "label_values("), ", ")
+		if !found {
+			t.Fatalf("variable %s asks for nothing", variable.Name)
 		}
+		selectors[selector] = strings.TrimSuffix(label, ")")
+	}
+	return selectors
+}
+
+func TestTheDashboardShowsEveryMetricAndNoneThatDoesNotExist(t *testing.T) {
+	metrics := listedMetrics(t)
+	series, board := seriesOf(metrics), readDashboard(t)
+	shown := map[string]bool{}
+	for _, panel := range board.Panels {
+		if panel.Title == "" || panel.Description == "" || len(panel.Targets) == 0 {
+			t.Errorf("panel %q lacks a title, a description or a query", panel.Title)
+		}
+		for _, target := range panel.Targets {
+			for _, name := range asksForWhatExists(t, asked(t, target.Expr), series) {
+				shown[strings.TrimSuffix(name, "_bucket")] = true
+			}
+		}
+	}
+	for selector := range board.variables(t) {
+		asksForWhatExists(t, asked(t, selector), series)
 	}
 	for _, metric := range metrics {
 		if !shown[metric.name] {
