@@ -286,39 +286,25 @@ func (a *API) writeRole(
 	if err != nil {
 		return mistake(err)
 	}
-	config, unreadableConfig, err := orUnreadable(a.Store.Configs.Get(ctx, role.Config))
+	configWarnings, refusal, err := a.checkConfigs(ctx, role, stored == nil || namesConfigs(data))
 	if err != nil {
 		return nil, err
 	}
-	if config == nil && unreadableConfig == nil {
-		return mistake(fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig,
-			role.Config, role.Config))
-	}
-	fallbackWarnings, refusal, err := a.checkFallbacks(ctx, role, config)
-	if err != nil {
-		return nil, err
-	}
-	if refusal != nil && (stored == nil || changesSources(data)) {
+	if refusal != nil {
 		return mistake(refusal)
-	}
-	if refusal != nil { // which is not for what this write changes
-		fallbackWarnings = append(fallbackWarnings, refusal.Error())
 	}
 	if err := a.Store.Roles.Put(ctx, name, role); err != nil {
 		return nil, err
 	}
-	warnings := slices.Concat(overwritten(unreadable), roleWarnings(role), fallbackWarnings)
+	warnings := slices.Concat(overwritten(unreadable), roleWarnings(role), configWarnings)
 	if leavesLeases(stored, role) {
 		warnings = append(warnings, leasesGoOn(req, name))
-	}
-	if unreadableConfig != nil {
-		warnings = append(warnings, unreadableConfig.Error())
 	}
 	return withWarnings(written(data), warnings), nil
 }
 
-// changesSources reports whether the request says from which configs the role's tokens come.
-func changesSources(data *framework.FieldData) bool {
+// namesConfigs reports whether the request says from which configs the role's tokens come.
+func namesConfigs(data *framework.FieldData) bool {
 	_, config := data.Raw[fieldConfig]
 	_, fallbacks := data.Raw[fieldFallbackConfigs]
 	return config || fallbacks
@@ -373,6 +359,30 @@ func checkFallbackNames(names []string) error {
 		}
 	}
 	return nil
+}
+
+// checkConfigs returns a refusal if the role's own config does not exist, or if a fallback config does
+// not fit. If the request names no configs, the latter is a warning, since the role had them before.
+// It also returns a warning for each config that cannot be read. The error is storage's.
+func (a *API) checkConfigs(
+	ctx context.Context, role *store.Role, named bool,
+) (warnings []string, refusal, err error) {
+	own, unreadable, err := orUnreadable(a.Store.Configs.Get(ctx, role.Config))
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case unreadable != nil:
+		warnings = append(warnings, unreadable.Error())
+	case own == nil:
+		return nil, fmt.Errorf("%s: there is no config %q: write config/%s first, or name another", fieldConfig,
+			role.Config, role.Config), nil
+	}
+	ofFallbacks, refusal, err := a.checkFallbacks(ctx, role, own)
+	warnings = append(warnings, ofFallbacks...)
+	if refusal != nil && !named {
+		return append(warnings, refusal.Error()), nil, err
+	}
+	return warnings, refusal, err
 }
 
 // checkFallbacks returns a refusal if a fallback config does not exist, or has another url than the
