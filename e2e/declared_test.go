@@ -21,12 +21,12 @@ import (
 	"vault-plugin-secrets-ncentral/scripts/testbed"
 )
 
-// OpenAPI documents, read once, for the server fails to draw its own while another test unmounts. Set
-// by TestMain.
+// OpenAPI documents, read once, for the server fails to draw its own while another test unmounts.
+// Set by TestMain.
 var (
 	wholeDocument *openapi3.T // the server's, of all its mounts
-	// ownDocument is what the engine says of itself, which the help on its mount has. Every answer that
-	// the tests see is held against it.
+	// ownDocument is what the engine says of itself, which the help on its mount has. Every answer
+	// that the tests see is held against it.
 	ownDocument *openapi3.T
 	// The operations of ownDocument by method and path.
 	declared map[string]*openapi3.Operation

@@ -17,17 +17,18 @@ type kind struct {
 	// name is what the pages call it.
 	name string
 	// dropsOfDocument says that its OpenAPI document drops what plugins say of maps, and of PATCH.
-	// OpenBao 2.6 has PATCH.
+	// By the source of OpenBao 2.6, PATCH is there.
 	dropsOfDocument bool
 	// answersOnStandbys says that a standby answers an unleased read of a token in hand itself.
 	// Vault's does so in its Enterprise edition only.
 	answersOnStandbys bool
 	// standbyLag is for how long a standby may answer by what was stored before.
 	standbyLag time.Duration
-	// standbysMayFailToRevoke says that a standby may fail to revoke a lease. OpenBao 2.6 hands that on.
+	// standbysMayFailToRevoke says that a standby may fail to revoke a lease. By the source of
+	// OpenBao 2.6, it hands that on.
 	standbysMayFailToRevoke bool
-	// auditsInOtherOrder says that the fields of its audit log are in another order than Vault's, which
-	// the runbook shows.
+	// auditsInOtherOrder says that the fields of its audit log are in another order than Vault's,
+	// which the runbook shows.
 	auditsInOtherOrder bool
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 )
 
-// TestServerPublishesTheEnginesDocument has the server's own document, which tools and web UIs read,
-// hold the engine's as it is, save what this kind of server drops.
+// TestServerPublishesTheEnginesDocument has the server's own document, which tools and web UIs
+// read, hold the engine's as it is, save what this kind of server drops.
 func TestServerPublishesTheEnginesDocument(t *testing.T) {
 	t.Parallel()
 	own, published := ownDocument.Paths.Map(), map[string]*openapi3.PathItem{}
@@ -61,9 +61,9 @@ func withoutDropped(document any) any {
 	return kept
 }
 
-// TestOpenAPIDocumentIsValid is about what the server publishes of the engine's paths. They refer to
-// no components, and Vault's own are not valid: they have numbers as the defaults of durations, which
-// are strings.
+// TestOpenAPIDocumentIsValid is about what the server publishes of the engine's paths. They refer
+// to no components, and Vault's own are not valid: they have numbers as the defaults of durations,
+// which are strings.
 func TestOpenAPIDocumentIsValid(t *testing.T) {
 	t.Parallel()
 	published := *wholeDocument
