@@ -17,7 +17,7 @@ var notRun = map[string]string{
 	"docs/operations.md: Set-Content -Path":                    windows,
 	"docs/setup.md: docker pull":                               "they need Docker, gVisor and a registry",
 	"docs/performance.md: make bench":                          "they take minutes; scripts/benchmark has its tests",
-	"docs/setup.md: make release-snapshot":                     "it takes minutes; .ci/run makes it, and scripts/release tests what it made",
+	"docs/setup.md: make release-snapshot":                     "it takes minutes; .ci/run makes and tests it",
 	"CONTRIBUTING.md: git tag":                                 "they publish a release",
 	"CONTRIBUTING.md: go tool":                                 "they publish a release",
 	"CONTRIBUTING.md: .ci/run":                                 "it runs this test, among all others",
