@@ -160,6 +160,28 @@ func TestAHotReadDoesNotWaitForStorageWhenAConfigComesBack(t *testing.T) {
 	}
 }
 
+// What is to be noted of a config keeps no reader waiting, of its role or of another.
+func TestAReaderDoesNotWaitUntilItIsNotedThatAConfigIsOut(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.addConfig("third")
+		m.write("roles/others", map[string]any{"config": "third", "fallback_configs": "second", "lease": false})
+		hangs := make(chan struct{})
+		defer close(hangs)
+		m.hooked().put.Store(new(func(key string) error {
+			if strings.HasPrefix(key, "out/") {
+				<-hangs
+			}
+			return nil
+		}))
+		m.regenerate()
+		if _, err := m.RegenerateUserAPIToken("third-user"); err != nil {
+			t.Fatal(err)
+		}
+		m.expectFrom("second", m.read(nil))
+		m.expectFrom("second", m.readRole("others"))
+	})
+}
+
 // A write that hangs, fails, or is done though it is said to have failed, keeps no flight from the
 // next config.
 func TestAFlightGoesOnWhateverStorageDoesWithWhatItNotes(t *testing.T) {

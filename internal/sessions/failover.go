@@ -274,8 +274,8 @@ func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *hea
 	if known != nil {
 		out.Since = known.Since
 	}
-	m.store.OutOfService.Keep(config.Name, out) // first, since storage may be slow
-	m.storeOut(ctx, config.Name, out)
+	m.store.OutOfService.Keep(config.Name, out)
+	m.storeOut(config.Name)
 	m.logger.Warn("a config is out of service: roles with fallback_configs take their tokens from the next", "config",
 		config.Name, "reason", out.Reason)
 	if userFails {
@@ -283,21 +283,22 @@ func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *hea
 	}
 }
 
-// storeOut writes down that the config is out of service. If storage refuses, the tick tries again.
-func (m *Manager) storeOut(ctx context.Context, config string, out *store.OutOfService) {
-	if err := m.store.OutOfService.Put(ctx, config, out); err != nil {
-		m.logger.Warn("that a config is out of service could not be stored", "config", config, "error", err)
-	}
-}
-
-// storeOutAgain writes down what storage refused before.
-func (m *Manager) storeOutAgain(ctx context.Context, config string) {
-	m.outMu.Lock()
-	defer m.outMu.Unlock()
-	out, err := m.store.OutOfService.Get(ctx, config)
-	if err == nil && out != nil && m.store.OutOfService.IsUnstored(config) {
-		m.storeOut(ctx, config, out)
-	}
+// storeOut has storage take what memory holds about the config, in the background: no reader waits
+// for it. What storage refuses, the tick tries again.
+func (m *Manager) storeOut(config string) {
+	m.outStores.DoChan(config, func() (any, error) {
+		if !m.begin() {
+			return nil, ErrEnded
+		}
+		defer m.running.Done()
+		for m.store.OutOfService.IsUnstored(config) { // it may change while storage takes it
+			if err := m.store.OutOfService.Store(m.storing, config); err != nil {
+				m.logger.Warn("whether a config is out of service could not be stored", "config", config, "error", err)
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
 }
 
 // bringBack puts the config into service again. Roles take it at their next rotation.
@@ -308,24 +309,22 @@ func (m *Manager) bringBack(ctx context.Context, config *store.Config) {
 	if m.outOfService(ctx, config) == nil {
 		return
 	}
-	m.forgetOutLocked(ctx, config.Name)
+	m.forgetOutLocked(config.Name)
 	m.logger.Info("a config is in service again", "config", config.Name)
 }
 
 // forgetOut removes what is stored and remembered about a config that was out of service.
-func (m *Manager) forgetOut(ctx context.Context, config string) {
+func (m *Manager) forgetOut(config string) {
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
-	m.forgetOutLocked(ctx, config)
+	m.forgetOutLocked(config)
 }
 
-// forgetOutLocked is forgetOut for callers that have locked outMu. If storage refuses, the tick
-// tries again.
-func (m *Manager) forgetOutLocked(ctx context.Context, config string) {
+// forgetOutLocked is forgetOut for callers that have locked outMu.
+func (m *Manager) forgetOutLocked(config string) {
 	delete(m.outTries, config)
-	if err := m.store.OutOfService.Absent(ctx, config); err != nil {
-		m.logger.Warn("that a config is in service again could not be stored", "config", config, "error", err)
-	}
+	m.store.OutOfService.Keep(config, nil)
+	m.storeOut(config)
 }
 
 // replaceTokensOf replaces the tokens of the config that have readers, in the background.
@@ -414,9 +413,11 @@ func (m *Manager) tryConfigsOut(ctx context.Context) error {
 		switch {
 		case err != nil, unread != nil: // it is looked at again at the next tick
 		case config == nil || !entry.IsOf(config):
-			m.forgetOut(ctx, name)
+			m.forgetOut(name)
 		default:
-			m.storeOutAgain(ctx, name)
+			if m.store.OutOfService.IsUnstored(name) { // storage refused it, or is slow
+				m.storeOut(name)
+			}
 			out = append(out, config)
 			if m.isOutTryDue(ctx, config, time.Now()) {
 				due = append(due, config)
@@ -435,7 +436,7 @@ func (m *Manager) tryConfigsOut(ctx context.Context) error {
 	for _, config := range due {
 		role, isNamed := named[config.Name]
 		if !isNamed {
-			m.forgetOut(ctx, config.Name)
+			m.forgetOut(config.Name)
 			continue
 		}
 		if sameUser := m.takeOutTry(ctx, config, role, out); sameUser != nil {

@@ -137,6 +137,8 @@ type Manager struct {
 	// during a call to N-central.
 	outMu    sync.Mutex
 	outTries map[string]outTry // by config name
+	// outStores are the writes of what outMu guards, by config name.
+	outStores singleflight.Group
 }
 
 // probe is when the hourly data call was last made, and with which server and credential.

@@ -147,34 +147,57 @@ func (c *Collection[T]) Holds(name string) bool {
 func (c *Collection[T]) Put(ctx context.Context, name string, entry *T) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	stored, err := encode(c.prefix+name, entry)
-	if err != nil {
-		return fmt.Errorf("encoding %s%s: %w", c.prefix, name, err)
-	}
-	if err := c.storage.Put(ctx, stored); err != nil {
+	if err := c.write(ctx, name, entry); err != nil {
 		c.doubt(name)
-		return fmt.Errorf("writing %s%s to storage: %w", c.prefix, name, err)
+		return err
 	}
 	c.remember(name, entry, false)
 	return nil
 }
 
-// Keep puts the entry into memory alone. It is for an entry that is needed though storage refused
-// it, or before storage has taken it. Names lists it.
+// Keep puts the entry into memory alone; a nil one says that there is none. It is for what is needed
+// though storage refused it, or before storage has taken it. Names lists it.
 func (c *Collection[T]) Keep(name string, entry *T) {
 	c.remember(name, entry, true)
 }
 
-// Absent is Delete for a name that goes on being read: memory holds at once that it is absent, so
-// that no reader waits for storage. If storage refuses, Names lists the name.
-func (c *Collection[T]) Absent(ctx context.Context, name string) error {
-	c.remember(name, nil, true)
+// Store has storage take what memory alone holds under that name, a nil entry as a deletion. Memory
+// may change meanwhile: what it has then is kept, and still unstored.
+func (c *Collection[T]) Store(ctx context.Context, name string) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	if err := c.storage.Delete(ctx, c.prefix+name); err != nil {
-		return fmt.Errorf("deleting %s%s from storage: %w", c.prefix, name, err)
+	c.mu.RLock()
+	entry, unstored := c.entries[name], c.unstored[name]
+	c.mu.RUnlock()
+	if !unstored {
+		return nil
 	}
-	c.remember(name, nil, false)
+	if err := c.write(ctx, name, entry); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries[name] == entry {
+		delete(c.unstored, name)
+	}
+	return nil
+}
+
+// write writes the entry to storage; if it is nil, it deletes the one that is there.
+func (c *Collection[T]) write(ctx context.Context, name string, entry *T) error {
+	if entry == nil {
+		if err := c.storage.Delete(ctx, c.prefix+name); err != nil {
+			return fmt.Errorf("deleting %s%s from storage: %w", c.prefix, name, err)
+		}
+		return nil
+	}
+	stored, err := encode(c.prefix+name, entry)
+	if err != nil {
+		return fmt.Errorf("encoding %s%s: %w", c.prefix, name, err)
+	}
+	if err := c.storage.Put(ctx, stored); err != nil {
+		return fmt.Errorf("writing %s%s to storage: %w", c.prefix, name, err)
+	}
 	return nil
 }
 
@@ -207,9 +230,9 @@ func (c *Collection[T]) Delete(ctx context.Context, name string) error {
 	}
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	if err := c.storage.Delete(ctx, c.prefix+name); err != nil {
+	if err := c.write(ctx, name, nil); err != nil {
 		c.doubt(name)
-		return fmt.Errorf("deleting %s%s from storage: %w", c.prefix, name, err)
+		return err
 	}
 	c.forget(name)
 	return nil

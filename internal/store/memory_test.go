@@ -151,32 +151,60 @@ func TestWhatStorageRefusedIsServedFromMemoryUntilAWriteSucceeds(t *testing.T) {
 	}
 }
 
-// A name that goes on being read is absent at once, and storage is not asked for it, whatever it does
-// with the deletion.
-func TestANameThatGoesOnBeingReadIsAbsentWithoutALookAtStorage(t *testing.T) {
-	for name, refuses := range map[string]bool{"storage deletes it": false, "storage refuses to": true} {
+// What memory alone holds, be it that there is no entry, is served without a look at storage, and
+// storage takes it later.
+func TestStorageTakesLaterWhatMemoryHolds(t *testing.T) {
+	entry := &OutOfService{Since: time.Now(), Reason: "r"}
+	for name, kept := range map[string]*OutOfService{"an entry": entry, "that there is none": nil} {
 		t.Run(name, func(t *testing.T) {
-			storage := &watchedStorage{}
+			storage := &watchedStorage{failsWrite: true}
 			out := New(storage, hclog.NewNullLogger()).OutOfService
-			entry := &OutOfService{Since: time.Now(), Reason: "r"}
-			if err := out.Put(t.Context(), "a", entry); err != nil {
+			before, err := encode("out/a", &OutOfService{Since: time.Now(), Reason: "before"})
+			if err == nil {
+				err = storage.InmemStorage.Put(t.Context(), before)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			storage.failsWrite = refuses
-			if err := out.Absent(t.Context(), "a"); (err != nil) != refuses {
-				t.Error(err)
-			}
-			if get(t, out, "a") != nil || storage.gets != 0 || out.IsUnstored("a") != refuses {
-				t.Errorf("%d looks at storage, unstored: %t", storage.gets, out.IsUnstored("a"))
-			}
-			if names, err := out.Names(t.Context()); err != nil || (len(names) == 1) != refuses {
-				t.Error(names, err)
+			out.Keep("a", kept)
+			if out.Store(t.Context(), "a") == nil || !out.IsUnstored("a") {
+				t.Error("storage refuses, and that is not told")
 			}
 			storage.failsWrite = false
-			if err := out.Put(t.Context(), "a", entry); err != nil || get(t, out, "a") != entry || out.IsUnstored("a") {
-				t.Error("a later write:", err)
+			if err := out.Store(t.Context(), "a"); err != nil || out.IsUnstored("a") {
+				t.Error("storage takes it, and that is not told:", err)
+			}
+			if get(t, out, "a") != kept || storage.gets != 0 {
+				t.Error("storage was asked for what memory holds")
+			}
+			if names, err := out.Names(t.Context()); err != nil || (len(names) == 1) != (kept != nil) {
+				t.Error("stored:", names, err)
 			}
 		})
+	}
+}
+
+// What memory has been given while storage took the entry before stays, and is still to be stored.
+func TestWhatMemoryIsGivenWhileStorageTakesTheEntryBeforeStays(t *testing.T) {
+	storage := &slowStorage{written: make(chan struct{}), goOn: make(chan struct{})}
+	out := New(storage, hclog.NewNullLogger()).OutOfService
+	out.Keep("a", &OutOfService{Since: time.Now(), Reason: "r"})
+	stored := make(chan error)
+	go func() { stored <- out.Store(t.Context(), "a") }()
+	<-storage.written
+	out.Keep("a", nil)
+	close(storage.goOn)
+	if err := <-stored; err != nil {
+		t.Fatal(err)
+	}
+	if get(t, out, "a") != nil || !out.IsUnstored("a") {
+		t.Error("what memory was given is lost, or counts as stored")
+	}
+	if err := out.Store(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := out.Names(t.Context()); err != nil || len(names) != 0 {
+		t.Error(names, err)
 	}
 }
 
