@@ -47,7 +47,8 @@ func TestAMountGoesOnWithWhatAReleaseHasStored(t *testing.T) {
 				if got := m.readRole("full")["access_token"]; got != "not-a-real-access-token" {
 					t.Errorf("the stored token is not handed out: %v", got)
 				}
-				if _, warnings := m.answer(opRead, "status", nil); strings.Contains(warnings+m.log.String(), "cannot be read") {
+				_, warnings := m.answer(opRead, "status", nil)
+				if strings.Contains(warnings+m.log.String(), "cannot be read") {
 					t.Errorf("%s\n%s", warnings, m.log)
 				}
 			})

@@ -22,7 +22,8 @@ func TestABuildSaysItsVersionCommitAndGo(t *testing.T) {
 func TestTheCommitIsTheLinkersElseTheStampedOne(t *testing.T) {
 	stamp := func(modified string) *debug.BuildInfo {
 		return &debug.BuildInfo{Settings: []debug.BuildSetting{
-			{Key: "GOOS", Value: "linux"}, {Key: "vcs.revision", Value: "stamped"},
+			{Key: "GOOS", Value: "linux"},
+			{Key: "vcs.revision", Value: "stamped"},
 			{Key: "vcs.modified", Value: modified},
 		}}
 	}

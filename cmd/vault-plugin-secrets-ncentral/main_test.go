@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 func command(ctx context.Context, environment []string, arguments ...string) *exec.Cmd {
@@ -60,7 +60,7 @@ func TestVersionSaysWhatThePluginWasBuiltFrom(t *testing.T) {
 func TestThePluginShakesHandsWithTheFlagsOfAServer(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	sockets, err := os.MkdirTemp("", "") // t.TempDir gives a path that is too long for a socket
+	sockets, err := os.MkdirTemp("", "") //nolint:usetesting // t.TempDir's path is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,9 +58,9 @@ var (
 		RequestTimeout: time.Second, MaxRequestsInFlight: 1, UserAPITokenSetAt: at("1999-12-01T13:00:00Z"),
 		WrittenAt: at("1999-12-01T13:00:00Z"),
 	}
-	fiveMinutes = 5 * time.Minute
-	fullRole    = Role{
-		Config: "full", CredentialType: Shared, TTL: 55 * time.Minute, MinTTL: &fiveMinutes, Lease: true,
+	minTTL   = 5 * time.Minute
+	fullRole = Role{
+		Config: "full", CredentialType: Shared, TTL: 55 * time.Minute, MinTTL: &minTTL, Lease: true,
 		FallbackConfigs: []string{"least"}, RereadInterval: 10 * time.Minute,
 	}
 	leastRole  = Role{Config: "least", CredentialType: Dedicated}
@@ -68,7 +68,8 @@ var (
 	fullToken  = Token{
 		Origin: fullOrigin, AccessToken: "not-a-real-access-token", TokenType: "Bearer",
 		RefreshToken: "not-a-real-refresh-token", ObtainedBy: ByRefresh, Chain: "not-a-real-chain",
-		IssuedAt: at("1999-12-31T23:50:00Z"), ExpiresAt: at("2000-01-01T00:45:00Z"), GrantedUntil: at("2000-01-01T00:50:00Z"),
+		IssuedAt: at("1999-12-31T23:50:00Z"), ExpiresAt: at("2000-01-01T00:45:00Z"),
+		GrantedUntil:     at("2000-01-01T00:50:00Z"),
 		RefreshExpiresAt: at("2000-01-02T00:50:00Z"), LastValidatedAt: at("1999-12-31T23:59:00Z"), Epoch: 2,
 		Warnings: []string{"a warning"},
 	}
@@ -80,7 +81,8 @@ var (
 	fullSession = Session{Current: &fullToken, Earlier: []Token{leastToken}, LastReadAt: at("1999-12-31T23:58:00Z")}
 	offset, yes = time.Second, true
 	fullTraits  = ServerTraits{
-		URL: "https://ncentral.example.com", ServerVersion: "2026.1.0.0", ClockOffset: &offset, StartTime: "a start time",
+		URL: "https://ncentral.example.com", ServerVersion: "2026.1.0.0", ClockOffset: &offset,
+		StartTime: "a start time",
 		CanLogOut: &yes, CanValidate: &yes, RefreshEndsPredecessor: &yes, AuthenticateEndsEarlierSessions: &yes,
 		RefreshRejected: true, AccessOverrideCeiling: time.Minute, RefreshOverrideCeiling: time.Hour, Epoch: 2,
 	}
@@ -122,7 +124,8 @@ func storedByThisVersion(t *testing.T) stored {
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries[idOfLogout.ReplaceAllString(key, "-00000000-0000-0000-0000-000000000000")] = bytes.TrimSpace(entry.Value)
+		key = idOfLogout.ReplaceAllString(key, "-00000000-0000-0000-0000-000000000000")
+		entries[key] = bytes.TrimSpace(entry.Value)
 	}
 	return entries
 }
@@ -282,7 +285,8 @@ func TestEveryFieldThatIsStoredIsWrittenDown(t *testing.T) {
 		value := reflect.ValueOf(full)
 		for _, field := range reflect.VisibleFields(value.Type()) {
 			if field.IsExported() && field.Tag.Get("json") != "-" && value.FieldByIndex(field.Index).IsZero() {
-				t.Errorf("the entries here lack %s.%s: set it, then go test ./internal/store -update", value.Type(), field.Name)
+				t.Errorf("the entries here lack %s.%s: set it, then go test ./internal/store -update",
+					value.Type(), field.Name)
 			}
 		}
 	}

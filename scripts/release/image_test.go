@@ -19,7 +19,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -30,9 +30,10 @@ import (
 func builtFor(t *testing.T, architectures ...string) string {
 	t.Helper()
 	dist := t.TempDir()
-	write := func(name, content string) {
-		path := filepath.Join(dist, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+	write := func(file, content string) {
+		path := filepath.Join(dist, file)
+		err := os.MkdirAll(filepath.Dir(path), 0o700)
+		if err := errors.Join(err, os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,7 +83,8 @@ func TestServersFindTheirBinaryUnderBothTags(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, platform := range []v1.Platform{
-			{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"},
+			{OS: "linux", Architecture: "amd64"},
+			{OS: "linux", Architecture: "arm64"},
 			{OS: "linux", Architecture: "arm64", Variant: "v8"},
 		} {
 			image, err := remote.Image(reference, remote.WithPlatform(platform))

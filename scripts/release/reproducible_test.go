@@ -107,7 +107,8 @@ func TestTheSameSourceGivesTheSameBytesWhereverItIsBuilt(t *testing.T) {
 	if len(sums) != 1 {
 		t.Error("two builds of the same source differ")
 	}
-	if told := execute(t, unpacked, nil, "./"+binaryName, "-version"); !strings.Contains(told, ", commit "+commit+", ") {
+	told := execute(t, unpacked, nil, "./"+binaryName, "-version")
+	if !strings.Contains(told, ", commit "+commit+", ") {
 		t.Errorf("the release says that it is %s", told)
 	}
 }

@@ -64,16 +64,16 @@ func judge(found []vulnerability, release bool) error {
 	case inModules > 0:
 		return fmt.Errorf("the plugin calls what has %d known vulnerabilities: upgrade the modules", inModules)
 	case inStandardLibrary > 0 && release:
-		return fmt.Errorf("this Go has %d known vulnerabilities that the plugin calls: build the release with a newer one",
-			inStandardLibrary)
+		return fmt.Errorf("this Go has %d known vulnerabilities that the plugin calls: "+
+			"build the release with a newer one", inStandardLibrary)
 	}
 	return nil
 }
 
 // search returns what the plugin calls.
 func search(ctx context.Context, root, database string) ([]vulnerability, error) {
-	//nolint:gosec // the directory and the database are those that whoever runs this has named
-	scan := exec.CommandContext(ctx, "go", "tool", "govulncheck", "-C", root, "-format", "json", "-db", database, plugin)
+	scan := exec.CommandContext(ctx,
+		"go", "tool", "govulncheck", "-C", root, "-format", "json", "-db", database, plugin)
 	scan.Stderr = os.Stderr
 	output, err := scan.StdoutPipe()
 	if err != nil {

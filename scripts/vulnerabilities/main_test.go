@@ -12,7 +12,8 @@ import (
 
 // findings are what govulncheck writes of one vulnerability: an entry, and traces to it at the
 // level of the module, of the package and of functions.
-func findings(id, module string, called bool) string {
+func findings(module string, called bool) string {
+	const id = "GO-1"
 	vulnerable := `{"module":"` + module + `","version":"v1.0.0"`
 	text := `{"osv":{"id":"` + id + `","summary":"Summary of ` + id + `"}}
 {"finding":{"osv":"` + id + `","fixed_version":"v1.0.1","trace":[` + vulnerable + `}]}}
@@ -34,11 +35,11 @@ func TestOnlyWhatIsCalledIsHeldAgainstThePlugin(t *testing.T) {
 		ordinary, strict string // the error, for a release
 	}{
 		"nothing":                      {`{"config":{}}`, 0, "", ""},
-		"a module, not called":         {findings("GO-1", "example.com/m", false), 0, "", ""},
-		"a module, called":             {findings("GO-1", "example.com/m", true), 1, inModule, inModule},
-		"the standard library, called": {findings("GO-1", standardLibrary, true), 1, "", inLibrary},
+		"a module, not called":         {findings("example.com/m", false), 0, "", ""},
+		"a module, called":             {findings("example.com/m", true), 1, inModule, inModule},
+		"the standard library, called": {findings(standardLibrary, true), 1, "", inLibrary},
 		"both": {
-			findings("GO-1", standardLibrary, true) + findings("GO-1", "example.com/m", true), 2, inModule, inModule,
+			findings(standardLibrary, true) + findings("example.com/m", true), 2, inModule, inModule,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,7 +65,7 @@ func TestOnlyWhatIsCalledIsHeldAgainstThePlugin(t *testing.T) {
 }
 
 func TestOutputThatIsCutOffIsNoResult(t *testing.T) {
-	output := findings("GO-1", "example.com/m", true)
+	output := findings("example.com/m", true)
 	if _, err := read(strings.NewReader(output[:len(output)-9])); err == nil {
 		t.Error("it counts as all of it")
 	}
