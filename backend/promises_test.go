@@ -973,7 +973,7 @@ func (w *world) judgeLogouts() {
 		// Then it is owed until it lapses.
 		amiss := t.site.suffers(l.endsAt) || slices.ContainsFunc(
 			w.unstored, func(s span) bool { return s.has(l.endsAt) },
-		)
+		) || t.ExpiresAt.Sub(l.endsAt) < time.Minute && t.site.wasBusy(l.endsAt)
 		if t.dedicated && l.ended && t.lost == "" && t.EndedBy == "" && !amiss && !sent[t.Access] {
 			w.breaksLocked(
 				dedicatedEnd, "the lease of %s of %s ended at %s, and no logout was sent", t, l.role,
@@ -981,6 +981,15 @@ func (w *world) judgeLogouts() {
 			)
 		}
 	}
+}
+
+// wasBusy reports whether the server answered 429 a moment before. It is then left alone, and the next
+// tick pays what is owed.
+func (s *site) wasBusy(at time.Time) bool {
+	return slices.ContainsFunc(s.Requests(), func(r simulator.RequestRecord) bool {
+		ago := at.Sub(r.Time)
+		return r.Outcome == simulator.OutcomeRateLimited && ago >= 0 && ago < 15*time.Second
+	})
 }
 
 // judgeSecrets holds that no token went to another server than its own, and none into the log.
