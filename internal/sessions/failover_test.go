@@ -16,13 +16,26 @@ import (
 	"vault-plugin-secrets-ncentral/internal/upstream"
 )
 
+func newEntries(t *testing.T) *store.Store {
+	t.Helper()
+	return store.New(&logical.InmemStorage{}, hclog.NewNullLogger())
+}
+
+// newTestManager returns the manager of a mount in which nothing is written yet.
+func newTestManager(t *testing.T) *Manager {
+	t.Helper()
+	logger := hclog.NewNullLogger()
+	entries, sender := newEntries(t), events.NewSender(nil, logger)
+	servers := upstream.NewRegistry(entries, sender, logger, "test", nil)
+	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, sender, logger)
+	t.Cleanup(m.Close)
+	return m
+}
+
 // Its readers start over, and find the config in service.
 func TestAConfigThatComesBackBetweenTheLookAndTheAttemptIsNoTokenWithoutAnError(t *testing.T) {
-	logger := hclog.NewNullLogger()
-	entries := store.New(&logical.InmemStorage{}, logger)
-	servers := upstream.NewRegistry(entries, events.NewSender(nil, logger), logger, "test", nil)
-	m := NewManager(entries, servers, func() time.Duration { return time.Hour }, events.NewSender(nil, logger), logger)
-	defer m.Close()
+	m := newTestManager(t)
+	entries := m.store
 	now := time.Now()
 	for _, name := range []string{"first", "second"} {
 		config := &store.Config{Name: name, URL: "http://localhost:1", UserAPIToken: name, WrittenAt: now}
@@ -54,4 +67,56 @@ func TestAConfigThatComesBackBetweenTheLookAndTheAttemptIsNoTokenWithoutAnError(
 	if !errors.Is(f.result, ErrSuperseded) {
 		t.Error("the flight's readers do not start over:", f.result)
 	}
+}
+
+// A config that is out is tried every ten minutes; while readers get nothing of use, after one
+// minute, and twice as long each time, up to ten. An hour without a try begins anew.
+func TestHowOftenAConfigThatIsOutIsTried(t *testing.T) {
+	for name, test := range map[string]struct {
+		helpless bool
+		waits    []time.Duration
+	}{
+		"while another serves":    {false, []time.Duration{10 * time.Minute, 10 * time.Minute, 10 * time.Minute}},
+		"while readers are stuck": {true, minutes(1, 2, 4, 8, 10, 10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newTestManager(t)
+			config := &store.Config{Name: "a", URL: "http://localhost:1", UserAPIToken: "a", WrittenAt: m.started}
+			m.store.Configs.Keep("a", config)
+			m.store.OutOfService.Keep("a",
+				&store.OutOfService{ConfigWrittenAt: m.started, Since: m.started, Kind: "k", Reason: "r"})
+			now := m.started
+			for _, waits := range [][]time.Duration{test.waits, test.waits[len(test.waits)-1:]} {
+				for _, wait := range waits {
+					if test.helpless {
+						m.outMu.Lock()
+						try := m.outTries["a"]
+						try.helplessAt = now.Add(wait - 1)
+						m.outTries["a"] = try
+						m.outMu.Unlock()
+					}
+					if m.isOutTryDue(t.Context(), config, now.Add(wait-1)) {
+						t.Errorf("it is tried before %s", wait)
+					}
+					now = now.Add(wait)
+					if !m.isOutTryDue(t.Context(), config, now) {
+						t.Errorf("it is not tried after %s", wait)
+					}
+					m.noteOutTry("a", "r", now)
+				}
+			}
+			now = now.Add(time.Hour + 1)
+			m.noteOutTry("a", "r", now)
+			if try := m.outTry("a"); try.times != 1 || try.role != "r" || !try.at.Equal(now) {
+				t.Errorf("after an hour without a try: %+v", try)
+			}
+		})
+	}
+}
+
+func minutes(counts ...time.Duration) (durations []time.Duration) {
+	for _, count := range counts {
+		durations = append(durations, count*time.Minute)
+	}
+	return durations
 }

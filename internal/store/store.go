@@ -12,8 +12,9 @@
 //
 // A Collection keeps all entries of one kind. Get returns the same pointer until the entry changes,
 // so callers can compare pointers, and must copy an entry before they change it. Put writes to
-// storage first and then to memory. Keep is for an entry that storage refused. Pending logouts are
-// in no collection: they are always read from storage.
+// storage first and then to memory. Keep puts one into memory alone, because storage refused it or
+// must not be waited for, and Store has storage take it. Pending logouts are in no collection: they
+// are always read from storage.
 //
 // Store.Definitions orders the writes of configs and roles. In a Collection, writes orders the
 // writes of its kind, and mu guards its maps; mu is never held during a storage call. The order of
