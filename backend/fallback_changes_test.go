@@ -41,7 +41,8 @@ func TestAFallbackThatIsWrittenDuringAFailingFlightServesItsReaders(t *testing.T
 		from   string
 	}{
 		"its first": {
-			change: func(m *mount) { m.write("roles/changed", map[string]any{"fallback_configs": "third"}) }, from: "third",
+			change: func(m *mount) { m.write("roles/changed", map[string]any{"fallback_configs": "third"}) },
+			from:   "third",
 		},
 		"its first, by PATCH": {
 			change: func(m *mount) {
@@ -51,11 +52,13 @@ func TestAFallbackThatIsWrittenDuringAFailingFlightServesItsReaders(t *testing.T
 		},
 		"one more": {
 			role:   map[string]any{"fallback_configs": "dead"},
-			change: func(m *mount) { m.write("roles/changed", map[string]any{"fallback_configs": "dead,third"}) }, from: "third",
+			change: func(m *mount) { m.write("roles/changed", map[string]any{"fallback_configs": "dead,third"}) },
+			from:   "third",
 		},
 		"another": {
 			role:   map[string]any{"fallback_configs": "dead"},
-			change: func(m *mount) { m.write("roles/changed", map[string]any{"fallback_configs": "third"}) }, from: "third",
+			change: func(m *mount) { m.write("roles/changed", map[string]any{"fallback_configs": "third"}) },
+			from:   "third",
 		},
 		"the token of the first config": {
 			role: map[string]any{"fallback_configs": "dead"},
@@ -153,7 +156,9 @@ func TestTheFirstConfigOfAChainThatWorksServes(t *testing.T) {
 			m.addConfig("third")
 			m.addConfig("fourth")
 			m.write("roles/monitoring", map[string]any{"fallback_configs": chain[1:]})
-			m.write("roles/around", map[string]any{"config": "fourth", "fallback_configs": "third,second,default", "lease": false})
+			m.write("roles/around", map[string]any{
+				"config": "fourth", "fallback_configs": "third,second,default", "lease": false,
+			})
 			m.read(nil)
 			m.readRole("around")
 			m.tick()

@@ -26,6 +26,9 @@ func TestARoleGoesOnWithItsNextConfigWhereAuthenticateFailsInOtherWords(t *testi
 			withTwoUsers(t, nil, func(m *mount) {
 				m.FailNext(simulator.EndpointAuthenticate, test.attempts, test.failure)
 				m.expectFrom("second", m.read(nil))
+				if m.status()["out_of_service_since"] == nil {
+					t.Error("the first is in service, though the user of the next works")
+				}
 			})
 		})
 	}
@@ -93,5 +96,30 @@ func TestASickServerEndsNobodysSession(t *testing.T) {
 			}
 		}
 		m.expectFrom("default", m.read(nil))
+	})
+}
+
+// A role whose fallback gave no token yet is no worse off: the fallback is asked, found sick as well,
+// and asked again once N-central has been well for a while.
+func TestASickServerPutsNoConfigOutWhoseFallbackHasNoToken(t *testing.T) {
+	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		m.FailNext(simulator.EndpointServiceOrgs, allOf, status(500))
+		for range 3 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		m.expectFrom("default", m.read(nil))
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("out of service since", since)
+		}
+		m.ClearFailures()
+		for range 5 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		m.expireAndTick()
+		m.expectFrom("second", m.read(nil))
 	})
 }

@@ -14,20 +14,21 @@ import (
 	"time"
 )
 
-// takes has each use of a key that begins so take that long.
-func takes(prefix string, wait time.Duration) *func(key string) error {
+// takes has each use of what is known of configs out of service take that long.
+func takes(wait time.Duration) *func(key string) error {
 	return new(func(key string) error {
-		if strings.HasPrefix(key, prefix) {
+		if strings.HasPrefix(key, "out/") {
 			time.Sleep(wait)
 		}
 		return nil
 	})
 }
 
-// expireAndTick has the password of the user expire, and the tick of a minute later find it out.
-func (m *mount) expireAndTick(user string) {
+// expireAndTick has the password of config default's user expire, and the tick of a minute later find
+// it out.
+func (m *mount) expireAndTick() {
 	m.t.Helper()
-	if err := m.SetPasswordExpired(user, true); err != nil {
+	if err := m.SetPasswordExpired("api-user", true); err != nil {
 		m.t.Fatal(err)
 	}
 	time.Sleep(time.Minute)
@@ -54,7 +55,7 @@ func TestATokenOfADeadUserIsNotHandedOutWhileStorageIsSlow(t *testing.T) {
 		storage := m.hooked()
 		m.expectFrom("default", m.read(nil))
 		m.tick()
-		storage.put.Store(takes("out/", 25*time.Second))
+		storage.put.Store(takes(25 * time.Second))
 		if err := m.SetPasswordExpired("api-user", true); err != nil {
 			t.Fatal(err)
 		}
@@ -73,11 +74,12 @@ func TestThatAConfigIsOutIsStoredByTheNextTickWhereStorageRefusedIt(t *testing.T
 		m.read(nil)
 		m.tick()
 		storage.failToWrite("out/")
-		m.expireAndTick("api-user")
+		m.expireAndTick()
 		m.expectFrom("second", m.read(nil))
 		if m.outOf("default") != "" {
 			t.Fatal("storage did not refuse it")
 		}
+		m.expectLogged("whether a config is out of service could not be stored", true)
 		storage.put.Store(nil)
 		time.Sleep(time.Minute)
 		m.tick()
@@ -95,7 +97,7 @@ func TestAConfigStaysOutThoughStorageDoesNotTellOfItForAMoment(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {
 		m.read(nil)
 		m.tick()
-		m.expireAndTick("api-user")
+		m.expireAndTick()
 		m.expectFrom("second", m.read(nil))
 		m.hooked().failToRead("out/")
 		m.tick()
@@ -138,7 +140,7 @@ func TestAHotReadDoesNotWaitForStorageWhenAConfigComesBack(t *testing.T) {
 					storage := m.hooked()
 					m.read(nil)
 					m.tick()
-					m.expireAndTick("api-user")
+					m.expireAndTick()
 					m.expectFrom("second", m.read(nil))
 					if err := m.SetPasswordExpired("api-user", false); err != nil {
 						t.Fatal(err)
@@ -186,13 +188,13 @@ func TestAReaderDoesNotWaitUntilItIsNotedThatAConfigIsOut(t *testing.T) {
 // next config.
 func TestAFlightGoesOnWhateverStorageDoesWithWhatItNotes(t *testing.T) {
 	for name, upset := range map[string]func(*hookedStorage){
-		"the write takes seconds":             func(s *hookedStorage) { s.put.Store(takes("out/", 8*time.Second)) },
+		"the write takes seconds":             func(s *hookedStorage) { s.put.Store(takes(8 * time.Second)) },
 		"the write fails":                     func(s *hookedStorage) { s.failToWrite("out/") },
 		"the write is done and seems to fail": func(s *hookedStorage) { s.stored.Store(failsFor("out/")) },
 		"the entry cannot be read":            func(s *hookedStorage) { s.failToRead("out/") },
 		"all of it takes seconds": func(s *hookedStorage) {
-			s.put.Store(takes("out/", 3*time.Second))
-			s.get.Store(takes("out/", 3*time.Second))
+			s.put.Store(takes(3 * time.Second))
+			s.get.Store(takes(3 * time.Second))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

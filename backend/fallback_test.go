@@ -371,6 +371,7 @@ func TestAUserThatDoesNotWorkStaysSoWhereItsTokenIsRefusedLater(t *testing.T) {
 		m.tick()
 		time.Sleep(time.Second)
 		m.expectFrom("second", m.read(nil))
+		since := m.status()["out_of_service_since"]
 		m.regenerate()
 		for range 10 { // the last of them tries the config
 			time.Sleep(time.Minute)
@@ -378,5 +379,175 @@ func TestAUserThatDoesNotWorkStaysSoWhereItsTokenIsRefusedLater(t *testing.T) {
 		}
 		m.expectLogged("N-central refused the User-API token", true)
 		m.expectFrom("second", m.readRole("idle"))
+		if now := m.status()["out_of_service_since"]; now != since {
+			t.Errorf("it was out of service since %v, and is since %v", since, now)
+		}
+		if warnings := m.warnings(); !strings.Contains(warnings, "refused the credential") {
+			t.Error("readers are not told of the refusal:", warnings)
+		}
+	})
+}
+
+// A config that is written is in service at once: its role takes it at the next rotation, and what
+// was stored of the version before is removed.
+func TestAConfigThatIsWrittenIsInService(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.regenerate()
+		m.expectFrom("second", m.read(nil))
+		m.write("config/default", map[string]any{"user_api_token": m.regenerate(), "verify": false})
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("out of service since", since)
+		}
+		m.delete("sessions/monitoring")
+		m.expectFrom("default", m.read(nil))
+		m.tick()
+		time.Sleep(time.Second)
+		if entry := m.outOf("default"); entry != "" {
+			t.Error("what is stored:", entry)
+		}
+	})
+}
+
+// What is stored of a config that was deleted on another cluster, or that no role with a fallback names
+// any more, is removed, and the config is not tried.
+func TestWhatNobodyNeedsToKnowOfConfigsThatAreOutIsRemoved(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.regenerate()
+		m.expectFrom("second", m.read(nil))
+		m.tick()
+		entry := &logical.StorageEntry{Key: "out/gone", Value: []byte(m.outOf("default"))}
+		if err := m.storage.Put(context.Background(), entry); err != nil {
+			t.Fatal(err)
+		}
+		m.must(opPatch, "roles/monitoring", map[string]any{"fallback_configs": nil})
+		m.ResetCounts()
+		for range 12 {
+			m.tick()
+			time.Sleep(time.Minute)
+		}
+		if stored := m.outOf("gone") + m.outOf("default"); stored != "" {
+			t.Error("what is stored:", stored)
+		}
+		if tries := m.all(simulator.EndpointAuthenticate); tries != 0 {
+			t.Errorf("%d tries", tries)
+		}
+	})
+}
+
+// A damaged role keeps no config out of service.
+func TestAConfigComesBackThoughARoleIsDamaged(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.write("roles/damaged", map[string]any{"fallback_configs": "second"})
+		m.read(nil)
+		m.tick()
+		m.expireAndTick()
+		if err := m.SetPasswordExpired("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		m.damage("role/damaged")
+		m.start()
+		for range 11 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if since := m.status()["out_of_service_since"]; since != nil {
+			t.Error("still out of service since", since)
+		}
+	})
+}
+
+// The log does not repeat that a config is out of service, and tells once that it is in service again.
+func TestTheLogTellsOnceWhatBecameOfAConfig(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.must(opWrite, "config/default/check", nil)
+		m.expectLogged("a config is in service again", false)
+		m.tick()
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		count := func(line string) int { return strings.Count(m.log.String(), line) }
+		var told int
+		for minute := range 60 {
+			time.Sleep(time.Minute)
+			m.tick()
+			if minute == 15 { // it has been tried
+				told = count("a config is out of service")
+			}
+		}
+		if again := count("a config is out of service"); told == 0 || again != told {
+			t.Errorf("the log told of it %d times, and then %d", told, again)
+		}
+		if err := m.SetPasswordExpired("api-user", false); err != nil {
+			t.Fatal(err)
+		}
+		for range 25 {
+			time.Sleep(time.Minute)
+			m.tick()
+		}
+		if back := count("a config is in service again"); back != 1 {
+			t.Errorf("the log told %d times that it is back", back)
+		}
+	})
+}
+
+// All tokens of a user that does not work are replaced by the tick that finds it, and no others.
+func TestAllTokensOfADeadUserAreReplacedBeforeTheyAreRead(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.must(opWrite, "config/second/check", nil) // so that its sessions do not make each other suspect
+		m.write("roles/another", map[string]any{"config": "second", "fallback_configs": "default", "lease": false})
+		another := m.readRole("another")["access_token"]
+		roles := m.addRoles(12, map[string]any{"fallback_configs": "second"})
+		for _, role := range roles {
+			m.expectFrom("default", m.readRole(role))
+		}
+		m.tick()
+		m.expireAndTick()
+		m.ResetCounts()
+		for _, role := range roles {
+			m.expectFrom("second", m.readRole(role))
+		}
+		m.expectCalls(calls{})
+		if m.readRole("another")["access_token"] != another {
+			t.Error("a token of the user that works was replaced")
+		}
+	})
+}
+
+// The event says from which config to which, and why.
+func TestTheEventOfAFailoverSaysWhy(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.tick()
+		m.sent()
+		m.expireAndTick()
+		for _, event := range m.sent() {
+			if event["type"] != string(events.RoleFailedOver) {
+				continue
+			}
+			if event[events.Before] != "default" || event[events.Config] != "second" ||
+				!strings.Contains(event[events.Reason], "password") {
+				t.Error("the event:", event)
+			}
+			return
+		}
+		t.Error("no event tells of it")
+	})
+}
+
+// A role that does not name the config of its token any more has neither failed over nor back.
+func TestAConfigThatIsTakenFromARoleIsNoFailover(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.regenerate()
+		m.expectFrom("second", m.read(nil))
+		m.write("config/default", map[string]any{"user_api_token": m.regenerate(), "verify": false})
+		m.must(opPatch, "roles/monitoring", map[string]any{"fallback_configs": nil})
+		m.sent()
+		m.expectFrom("default", m.read(nil))
+		for _, event := range m.sent() {
+			if event["type"] == string(events.RoleFailedOver) || event["type"] == string(events.RoleFailedBack) {
+				t.Error("an event:", event)
+			}
+		}
 	})
 }

@@ -140,7 +140,7 @@ func TestAConfigThatIsOutSinceTheFutureIsTriedWithinTenMinutes(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {
 		m.read(nil)
 		m.tick()
-		m.expireAndTick("api-user")
+		m.expireAndTick()
 		m.expectFrom("second", m.read(nil))
 		if err := m.SetPasswordExpired("api-user", false); err != nil {
 			t.Fatal(err)

@@ -76,7 +76,7 @@ func TestHowOftenAConfigThatIsOutIsTried(t *testing.T) {
 		helpless bool
 		waits    []time.Duration
 	}{
-		"while another serves":    {false, []time.Duration{10 * time.Minute, 10 * time.Minute, 10 * time.Minute}},
+		"while another serves":    {false, minutes(10, 10, 10)},
 		"while readers are stuck": {true, minutes(1, 2, 4, 8, 10, 10)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,9 +114,9 @@ func TestHowOftenAConfigThatIsOutIsTried(t *testing.T) {
 	}
 }
 
-func minutes(counts ...time.Duration) (durations []time.Duration) {
+func minutes(counts ...int) (durations []time.Duration) {
 	for _, count := range counts {
-		durations = append(durations, count*time.Minute)
+		durations = append(durations, time.Duration(count)*time.Minute)
 	}
 	return durations
 }

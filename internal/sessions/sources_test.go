@@ -226,26 +226,27 @@ func TestWhichTokensAreReplacedAtOnce(t *testing.T) {
 // passed over.
 func TestWhatReadersAreToldOfTheConfigs(t *testing.T) {
 	for name, test := range map[string]struct {
-		states []string
+		states string
 		of     int
 		want   []string
 	}{
-		"nothing":                {[]string{"in service", "in service"}, 0, nil},
-		"the first is out":       {[]string{"refused", "in service"}, 1, []string{`config "a" is out of service since`}},
-		"the first is back":      {[]string{"in service", "in service"}, 1, []string{`config "a" is in service again`}},
-		"the first, though out":  {[]string{"refused", "in service"}, 0, nil},
-		"one is gone":            {[]string{"in service", "gone"}, 0, []string{`config "b" is passed over: it does not exist`}},
-		"one is elsewhere":       {[]string{"in service", "elsewhere"}, 0, []string{`config "b" is passed over: its url`}},
-		"each that is passed by": {[]string{"in service", "gone", "elsewhere"}, 0, []string{`"b" is passed`, `"c" is passed`}},
+		"nothing":                {"in service, in service", 0, nil},
+		"the first is out":       {"refused, in service", 1, []string{`config "a" is out of service since`}},
+		"the first is back":      {"in service, in service", 1, []string{`config "a" is in service again`}},
+		"the first, though out":  {"refused, in service", 0, nil},
+		"one is gone":            {"in service, gone", 0, []string{`config "b" is passed over: it does not exist`}},
+		"one is elsewhere":       {"in service, elsewhere", 0, []string{`config "b" is passed over: its url`}},
+		"each that is passed by": {"in service, gone, elsewhere", 0, []string{`"b" is passed`, `"c" is passed`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			role, found := chain(t, test.states...)
+			role, found := chain(t, strings.Split(test.states, ", ")...)
 			warnings := found.warnings(role, found[test.of].config)
 			if len(warnings) != len(test.want) {
 				t.Error("the warnings:", warnings)
 			}
 			for _, want := range test.want {
-				if !slices.ContainsFunc(warnings, func(warning string) bool { return strings.Contains(warning, want) }) {
+				tells := func(warning string) bool { return strings.Contains(warning, want) }
+				if !slices.ContainsFunc(warnings, tells) {
 					t.Errorf("no warning tells of %q: %v", want, warnings)
 				}
 			}
