@@ -136,8 +136,8 @@ Lists the names of the configs. key_info has the url and state of each;
 node knows since the plugin started there:
 
     unknown    no token was requested and no data call was made
-    ok         the last of these succeeded, and no call of the last five
-               minutes found N-central down
+    ok         the last request for a token or data call succeeded, and no call
+               of the last five minutes found N-central down
     degraded   tokens are handed out, but somebody must act
     failing    no new tokens can be obtained with this config
 

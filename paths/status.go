@@ -51,12 +51,16 @@ Returns for each config: its state, the reasons for it in words, when a call to
 N-central last succeeded, when one last failed and how, when N-central is next
 asked for a token if it is being left alone, how many logouts are owed, when the
 User-API token and the password expire, what N-central says about its user, and
-what was learnt about the server. The state is one of these:
+what was learnt about the server:
+
+    vault read -field=configs -format=yaml ncentral/status
+
+The state is one of these:
 
     unknown    no token was requested and no data call was made since the
                plugin started
-    ok         the last of these succeeded, and no call of the last five
-               minutes found N-central down
+    ok         the last request for a token or data call succeeded, and no call
+               of the last five minutes found N-central down
     degraded   tokens are handed out, but somebody must act
     failing    no new tokens can be obtained with this config
 
