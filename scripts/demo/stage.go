@@ -156,6 +156,11 @@ N-central's stand-in, its counters and its knobs:
   curl -X POST %[6]s/reboot     # ends every session, as an upgrade of N-central does
   %[4]s read ncentral/creds/monitoring validate=true
 
+  # The API user's password expires. All that the stand-in can do is in internal/simulator/admin.go.
+  curl -d '{"expired":true}' %[6]s/users/api-user/password-expired
+  %[4]s write -f -field=report ncentral/config/default/check
+  curl -d '{"expired":false}' %[6]s/users/api-user/password-expired
+
 Log of the server and the plugin: %[8]s
 `, s.binDirectory(), s.server.Address, s.server.RootToken, s.cli, s.ncentral.URL, s.ncentral.AdminURL,
 		filepath.Join(s.directory, caCertFile), s.server.LogFile)
