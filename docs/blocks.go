@@ -39,7 +39,7 @@ var (
 // Pages returns the paths of all documents below the root.
 func Pages(root string) ([]string, error) {
 	var pages []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "examples/*/README.md"} {
+	for _, pattern := range []string{"*.md", "deploy/*.md", "docs/*.md", "examples/*/README.md"} {
 		found, err := fs.Glob(os.DirFS(root), pattern)
 		if err != nil {
 			return nil, err
