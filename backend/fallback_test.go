@@ -541,7 +541,8 @@ func TestAConfigThatIsTakenFromARoleIsNoFailover(t *testing.T) {
 		m.regenerate()
 		m.expectFrom("second", m.read(nil))
 		m.write("config/default", map[string]any{"user_api_token": m.regenerate(), "verify": false})
-		m.must(opPatch, "roles/monitoring", map[string]any{"fallback_configs": nil})
+		m.addConfig("third")
+		m.must(opPatch, "roles/monitoring", map[string]any{"fallback_configs": []string{"third"}})
 		m.sent()
 		m.expectFrom("default", m.read(nil))
 		for _, event := range m.sent() {

@@ -262,3 +262,38 @@ func TestTheRankOfAConfigIsItsPlaceInTheOrder(t *testing.T) {
 		}
 	}
 }
+
+// A snapshot is made anew as soon as one of the role's configs is another, or is out of service.
+func TestASnapshotKnowsWhatEachConfigIsNow(t *testing.T) {
+	for _, name := range []string{"a", "b", "c"} {
+		for what, change := range map[string]func(*Manager){
+			"is out": func(m *Manager) {
+				m.store.OutOfService.Keep(name,
+					&store.OutOfService{ConfigWrittenAt: m.started, Since: m.started, Reason: "r"})
+			},
+			"is written": func(m *Manager) {
+				m.store.Configs.Keep(name, &store.Config{URL: "https://one.example", UserAPIToken: "another"})
+			},
+		} {
+			m := newTestManager(t)
+			for _, config := range []string{"a", "b", "c"} {
+				m.store.Configs.Keep(config,
+					&store.Config{URL: "https://one.example", UserAPIToken: config, WrittenAt: m.started})
+			}
+			m.store.Roles.Keep("r", &store.Role{
+				Config: "a", FallbackConfigs: []string{"b", "c"}, CredentialType: store.Shared,
+			})
+			before, err := m.snapshot(t.Context(), "r")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if same, err := m.snapshot(t.Context(), "r"); err != nil || same != before {
+				t.Error("without a change, there is another snapshot:", err)
+			}
+			change(m)
+			if after, err := m.snapshot(t.Context(), "r"); err != nil || after == before {
+				t.Errorf("config %s %s, and the snapshot is the one from before: %v", name, what, err)
+			}
+		}
+	}
+}
