@@ -51,6 +51,11 @@ func (s *countingStorage) List(ctx context.Context, prefix string) ([]string, er
 	return s.InmemStorage.List(ctx, prefix)
 }
 
+func (s *countingStorage) Delete(ctx context.Context, key string) error {
+	s.calls.Add(1)
+	return s.InmemStorage.Delete(ctx, key)
+}
+
 // damage puts an entry in the place of another that the engine cannot read.
 func (m *mount) damage(key string) {
 	m.t.Helper()

@@ -64,9 +64,9 @@ func (m *Manager) firstSource(ctx context.Context, role *store.Role) (source, er
 }
 
 // fallbackSource returns a fallback config. One that does not exist or cannot be read is passed
-// over, since the role has others.
+// over, since the role has others. Hot reads do not ask storage for it again.
 func (m *Manager) fallbackSource(ctx context.Context, name string) source {
-	config, err := m.store.Configs.Get(ctx, name)
+	config, err := m.store.Configs.Named(ctx, name)
 	if err != nil || config == nil {
 		return source{}
 	}

@@ -41,7 +41,10 @@ type Collection[T any] struct {
 	// unstored holds the names of entries that only memory has, or that storage has in an older
 	// form.
 	unstored map[string]bool
-	changes  uint64 // counts forget and doubt; a Get that began before one of them keeps nothing
+	// lacking holds the names for which Named found no entry, or none that can be read: then with
+	// the error.
+	lacking map[string]error
+	changes uint64 // counts forget and doubt; a Get that began before one of them keeps nothing
 }
 
 // Storable reports whether Vault's storage accepts the name. It refuses two dots in a row.
@@ -56,6 +59,30 @@ func (c *Collection[T]) Get(ctx context.Context, name string) (*T, error) {
 // Find is Get for a name that a caller may have invented: memory never keeps that it is absent.
 func (c *Collection[T]) Find(ctx context.Context, name string) (*T, error) {
 	return c.get(ctx, name, false)
+}
+
+// Named is Get for a name that a stored entry has. Memory also keeps that there is no entry of that
+// name, or none that can be read, until it is written or invalidated, or a Get finds it.
+func (c *Collection[T]) Named(ctx context.Context, name string) (*T, error) {
+	c.mu.RLock()
+	_, known := c.entries[name]
+	lack, lacks := c.lacking[name]
+	before := c.changes
+	c.mu.RUnlock()
+	if lacks && !known {
+		return nil, lack
+	}
+	entry, err := c.Get(ctx, name)
+	_, unreadable := errors.AsType[*UnreadableError](err)
+	if entry != nil || err != nil && !unreadable {
+		return entry, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes == before {
+		c.lacking[name] = err
+	}
+	return nil, err
 }
 
 func (c *Collection[T]) get(ctx context.Context, name string, keepAbsence bool) (*T, error) {
@@ -216,6 +243,7 @@ func (c *Collection[T]) remember(name string, entry *T, unstored bool) {
 	defer c.mu.Unlock()
 	c.entries[name] = entry
 	delete(c.doubtful, name)
+	delete(c.lacking, name)
 	if unstored {
 		c.unstored[name] = true
 	} else {
@@ -300,6 +328,7 @@ func (c *Collection[T]) forget(name string) {
 	delete(c.entries, name)
 	delete(c.doubtful, name)
 	delete(c.unstored, name)
+	delete(c.lacking, name)
 }
 
 // doubt makes the next Get ask storage again. What memory holds stays, in case storage does not
@@ -308,6 +337,7 @@ func (c *Collection[T]) doubt(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes++
+	delete(c.lacking, name)
 	if _, known := c.entries[name]; known && !c.unstored[name] {
 		c.doubtful[name] = true
 	}

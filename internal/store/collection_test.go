@@ -435,3 +435,76 @@ func (s *slowStorage) Delete(ctx context.Context, key string) error {
 	defer s.hold()
 	return s.InmemStorage.Delete(ctx, key)
 }
+
+// What a stored entry names and cannot be used is not looked for by every reader, but found as soon as
+// it is there.
+func TestThatANamedEntryCannotBeUsedIsKeptUntilItIsThere(t *testing.T) {
+	const name = "a"
+	restore := func(t *testing.T, storage *watchedStorage, value string) {
+		t.Helper()
+		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: "role/a", Value: []byte(value)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const good = `{"config":"default","credential_type":"shared"}`
+	heals := map[string]func(t *testing.T, s *Store, storage *watchedStorage){
+		"it is written": func(t *testing.T, s *Store, _ *watchedStorage) { put(t, s.Roles, name, Role{Config: "default"}) },
+		"another node writes it": func(t *testing.T, s *Store, storage *watchedStorage) {
+			restore(t, storage, good)
+			s.Invalidate("role/a")
+		},
+		"a write seems to fail": func(t *testing.T, s *Store, storage *watchedStorage) {
+			storage.failsWrite, storage.writesAllTheSame = true, true
+			if err := s.Roles.Put(t.Context(), name, &Role{Config: "default", CredentialType: Shared}); err == nil {
+				t.Error("no error")
+			}
+		},
+		"it is restored and somebody reads it": func(t *testing.T, s *Store, storage *watchedStorage) {
+			restore(t, storage, good)
+			get(t, s.Roles, name)
+		},
+	}
+	for lack, value := range map[string]string{"absent": "", "damaged": "{"} {
+		for healed, heal := range heals {
+			t.Run(lack+" until "+healed, func(t *testing.T) {
+				storage := &watchedStorage{}
+				s := New(storage, hclog.NewNullLogger())
+				if value != "" {
+					restore(t, storage, value)
+				}
+				for range 3 {
+					_, err := s.Roles.Named(t.Context(), name)
+					if _, damaged := errors.AsType[*UnreadableError](err); damaged != (lack == "damaged") {
+						t.Error("it is not told whether it is damaged:", err)
+					}
+				}
+				if storage.gets != 1 {
+					t.Errorf("storage was asked %d times", storage.gets)
+				}
+				heal(t, s, storage)
+				if role, err := s.Roles.Named(t.Context(), name); role == nil || err != nil {
+					t.Error("it is not found:", err)
+				}
+			})
+		}
+	}
+}
+
+// An outage says nothing about an entry, and what was read before an invalidation nothing about now.
+func TestANamedEntryOfWhichNothingIsKnownIsLookedForAgain(t *testing.T) {
+	storage := &watchedStorage{failsGet: true}
+	s := New(storage, hclog.NewNullLogger())
+	if _, err := s.Roles.Named(t.Context(), "a"); err == nil {
+		t.Error("no error")
+	}
+	storage.failsGet = false
+	storage.duringGet = func() { s.Invalidate("role/a") }
+	for range 3 {
+		if role, err := s.Roles.Named(t.Context(), "a"); role != nil || err != nil {
+			t.Error(role, err)
+		}
+	}
+	if storage.gets != 3 {
+		t.Errorf("storage was asked %d times, want 3: the outage, the read that was overtaken, and one more", storage.gets)
+	}
+}

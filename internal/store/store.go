@@ -106,6 +106,7 @@ func newCollection[T any](storage logical.Storage, prefix string, prepare func(*
 		entries:  map[string]*T{},
 		doubtful: map[string]bool{},
 		unstored: map[string]bool{},
+		lacking:  map[string]error{},
 	}
 }
 
