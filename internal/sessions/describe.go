@@ -59,17 +59,22 @@ func (m *Manager) Describe(ctx context.Context, role string) (*Description, erro
 
 // ServingConfig returns the config of the role's token in hand. If there is none, it returns the
 // config from which the next one is to come. It makes no call to N-central, and no storage call for
-// a role without a fallback.
+// a role without a fallback. It adds no role and no session to memory: LIST asks it about very many.
 func (m *Manager) ServingConfig(ctx context.Context, role *store.Role) (string, error) {
 	if len(role.FallbackConfigs) == 0 {
 		return role.Config, nil
 	}
-	snap, err := m.snapshot(ctx, role.Name)
-	switch {
-	case errors.Is(err, ErrUnknownRole), errors.Is(err, ErrUnknownConfig):
+	found, err := m.sourcesOf(ctx, role)
+	if errors.Is(err, ErrUnknownConfig) {
 		return role.Config, nil
-	case err != nil:
+	}
+	if err != nil {
 		return "", err
 	}
-	return snap.config.Name, nil
+	session, err := m.store.Sessions.Peek(ctx, role.Name)
+	if err != nil {
+		return "", err
+	}
+	_, config := found.inHand(role, session)
+	return config.Name, nil
 }

@@ -480,7 +480,11 @@ func (m *Manager) rolesWithFallback(ctx context.Context, configs []*store.Config
 		return len(named) < len(configs)
 	}
 	for _, config := range configs {
-		if role, err := m.store.Roles.Get(ctx, m.outTry(config.Name).role); err == nil && !note(role) {
+		known := m.outTry(config.Name).role
+		if known == "" {
+			continue
+		}
+		if role, err := m.store.Roles.Get(ctx, known); err == nil && !note(role) {
 			return named, nil
 		}
 	}

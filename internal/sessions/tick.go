@@ -152,7 +152,11 @@ func (m *Manager) removeLapsed(ctx context.Context, snap *snapshot) error {
 	if err != nil || session != snap.session {
 		return err
 	}
-	return m.store.Sessions.Delete(ctx, state.role)
+	if err := m.store.Sessions.Delete(ctx, state.role); err != nil {
+		return err
+	}
+	state.latest.Store(nil) // it holds the dead tokens and the answer with one
+	return nil
 }
 
 // endDeleted ends the sessions of roles that were deleted on another cluster.
