@@ -298,3 +298,16 @@ func TestAfterARestartTheFirstReadLooksAtEachEntryOnce(t *testing.T) {
 
 // rolesOfEach is how many roles each config has.
 const rolesOfEach = 5
+
+// What this node is in its cluster, core is asked once a second, however many requests there are.
+func TestCoreIsAskedOnceASecond(t *testing.T) {
+	inBubble(t, nil, func(m *mount) {
+		m.read(nil)
+		m.expectAsks("reads of ten seconds", asked{0, 10}, func() {
+			for range 10 * 100 {
+				time.Sleep(10*time.Millisecond + time.Microsecond)
+				m.read(nil)
+			}
+		})
+	})
+}

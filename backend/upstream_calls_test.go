@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"vault-plugin-secrets-ncentral/internal/simulator"
@@ -122,6 +123,78 @@ func TestWhatNobodyReadsCostsNCentralNothing(t *testing.T) {
 				m.ResetCounts()
 				m.passHours(8, nil)
 				m.expectCalls(nil)
+			})
+		})
+	}
+}
+
+// A config that is out of service is tried six times an hour. Its readers are served by the other, for
+// which N-central pays as ever: sixty data calls an hour, and the two of the hourly probe.
+func TestAnHourOfAConfigOutOfServiceCostsSoManyCalls(t *testing.T) {
+	const hours = 4
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		m.killUser()
+		m.passHours(1, []string{"monitoring"}) // in which the server is learnt
+		m.ResetCounts()
+		m.passHours(hours, []string{"monitoring"})
+		m.expectCalls(calls{
+			"authenticate": 6 * hours, "logout": 6 * hours, "refresh": 4, "service_orgs": 61 * hours,
+			"user": (6 + 1) * hours,
+		})
+	})
+}
+
+// While a role gets no token at all, its configs are tried more often at first, and then as any: whoever
+// reads meanwhile, and however often, causes no call.
+func TestAnHourWithoutAnyConfigInServiceCostsSoManyCalls(t *testing.T) {
+	const hours = 4
+	withTwoUsers(t, nil, func(m *mount) {
+		m.read(nil)
+		if err := m.SetPasswordExpired("second-user", true); err != nil {
+			t.Fatal(err)
+		}
+		m.killUser()
+		m.tick()
+		synctest.Wait()
+		m.ResetCounts()
+		for range hours * 60 {
+			for range 4 {
+				m.fails(anyStatus, opRead, "creds/monitoring", nil, "none of its configs is in service")
+				time.Sleep(15 * time.Second)
+			}
+			m.tick()
+		}
+		const tries = 2 * (6*hours + 2)
+		m.expectCalls(calls{"authenticate": tries, "logout": tries, "user": tries})
+	})
+}
+
+// A dedicated role costs two calls for each read, and its config the two of the hourly
+// probe. With a fallback, there is a data call when none was made for 65 s.
+func TestAReadOfADedicatedRoleCostsTwoCalls(t *testing.T) {
+	const reads = 100
+	for name, test := range map[string]struct {
+		role  map[string]any
+		asked int // data calls, in ten minutes
+	}{
+		"alone":           {nil, 1},
+		"with a fallback": {map[string]any{"fallback_configs": "second"}, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withTwoUsers(t, nil, func(m *mount) {
+				role := map[string]any{"credential_type": "dedicated"}
+				maps.Copy(role, test.role)
+				m.write("roles/worker", role)
+				for range reads {
+					read := m.open(nil)
+					synctest.Wait() // the probe is made beside the answer
+					m.mustRevoke(read)
+					time.Sleep(10 * time.Minute / reads)
+				}
+				m.expectCalls(calls{
+					"authenticate": reads, "logout": reads, "service_orgs": test.asked, "user": 1,
+				})
 			})
 		})
 	}
