@@ -30,6 +30,22 @@ func TestADedicatedRoleLeavesADeadUserWithinAMinute(t *testing.T) {
 	})
 }
 
+// A reboot that ends the tokens with which the tick would have asked does not hide that the user died.
+func TestADeadUserIsLeftWithinAMinuteThoughAllItsTokensEnded(t *testing.T) {
+	withTwoUsers(t, nil, func(m *mount) {
+		m.expectFrom("default", m.read(nil))
+		m.tick()
+		m.Reboot()
+		if err := m.SetPasswordExpired("api-user", true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		m.tick()
+		time.Sleep(10 * time.Second)
+		m.expectFrom("second", m.read(nil))
+	})
+}
+
 // The same where the answer that shows a user at work comes late: it tells of when it was asked for.
 func TestADedicatedRoleLeavesADeadUserWithinAMinuteThoughAnswersAreSlow(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {

@@ -263,6 +263,13 @@ func (r *Record) NoteUserWorks(generation int, now time.Time) Transition {
 	return r.transition()
 }
 
+// ForgetUserWorks forgets when a data call last succeeded.
+func (r *Record) ForgetUserWorks() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.userWorkedAt = time.Time{}
+}
+
 // UserWorked reports whether a data call succeeded during that time before now.
 func (r *Record) UserWorked(within time.Duration, now time.Time) bool {
 	r.mu.Lock()

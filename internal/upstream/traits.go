@@ -115,8 +115,10 @@ func (s *Server) suspectOthers(ctx context.Context) {
 func raiseEpoch(t *store.ServerTraits) { t.Epoch = max(t.Epoch+1, time.Now().UnixNano()) }
 
 // ForgetTraits forgets what was learnt of the server, because it may have been upgraded, and makes
-// all tokens of the config suspect.
+// all tokens of the config suspect. That the user worked is forgotten too: no token lives with which
+// the tick could find out that it died.
 func (s *Server) ForgetTraits(ctx context.Context) {
+	s.record.ForgetUserWorks()
 	s.learnt.change(ctx, forget)
 }
 
