@@ -210,3 +210,11 @@ func (c *crowd) comesBack(revive func() error) {
 	c.pass(75 * time.Minute)
 	c.expectFrom("default", c.readRole("shared-19"))
 }
+
+// errorOf returns the error that a response is; nil where it is none.
+func errorOf(response *logical.Response) error {
+	if response == nil || !response.IsError() {
+		return nil
+	}
+	return response.Error()
+}

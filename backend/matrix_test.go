@@ -116,18 +116,105 @@ func allKinds() (kinds []kind) {
 			for name, role := range map[string]roleModel{
 				"unleased": {}, "leased": {lease: true}, "dedicated": {lease: true, dedicated: true},
 			} {
-				role.ttl, role.minTTL = ttl, -1
-				kinds = append(kinds, kind{role, fmt.Sprintf("%s ttl %s", name, ttl), count})
+				role.ttl = ttl
+				kinds = append(kinds, newKind(role, name, count))
 			}
 		}
 	}
+	return sortedKinds(kinds)
+}
+
+// kindsOfTwoUsers are roles with fallback_configs: one of them, and twelve where somebody dies.
+func kindsOfTwoUsers(counts ...int) (kinds []kind) {
+	for _, count := range counts {
+		for name, role := range map[string]roleModel{
+			"unleased": {}, "leased": {lease: true, ttl: 15 * time.Minute}, "dedicated": {lease: true, dedicated: true},
+			"unleased and reread": {reread: 15 * time.Second}, "leased and reread": {lease: true, reread: time.Minute},
+		} {
+			role.fallbacks = []string{"of another user"} // settle knows which
+			kinds = append(kinds, newKind(role, name+" of two users", count))
+		}
+	}
+	return sortedKinds(kinds)
+}
+
+func newKind(role roleModel, name string, count int) kind {
+	role.minTTL = -1
+	return kind{role, fmt.Sprintf("%s ttl %s", name, role.ttl), count}
+}
+
+func sortedKinds(kinds []kind) []kind {
 	slices.SortFunc(kinds, func(a, b kind) int { return cmp.Or(a.count-b.count, strings.Compare(a.name, b.name)) })
 	return kinds
 }
 
-// allCells are the factors alone with every kind of role, and the pairs that can meet, each with
-// one kind after the other.
-func allCells(t *testing.T) (cells []cell) {
+// allCells are all cells: of roles with one user, and of roles with two.
+func allCells(t *testing.T) []cell {
+	return append(cellsOfOneUser(t), cellsOfTwoUsers(t)...)
+}
+
+// cellsOfTwoUsers are the factors alone with roles that have fallback_configs, and the ways in which
+// users die, alone with each of their kinds, and in pairs with all else, with one kind after the
+// other.
+func cellsOfTwoUsers(t *testing.T) (cells []cell) {
+	ones, twelves := kindsOfTwoUsers(1), kindsOfTwoUsers(12)
+	next := 0
+	add := func(factors ...factor) {
+		k := ones[next%len(ones)]
+		if next++; next%8 == 0 { // they are dear
+			k = twelves[next/8%len(twelves)]
+		}
+		cells = append(cells, cell{k, factors})
+	}
+	others := slices.Concat(natures(t), mishaps(), faults(typicalFailures(), []simulator.Endpoint{
+		simulator.EndpointAuthenticate, simulator.EndpointServiceOrgs,
+	}))
+	dying := deathsAndRecoveries()
+	for _, f := range others {
+		add(f)
+	}
+	for i, f := range dying {
+		for _, k := range slices.Concat(ones, twelves) {
+			cells = append(cells, cell{k, []factor{f}})
+		}
+		for _, other := range slices.Concat(dying[i:], others) {
+			add(other, f)
+		}
+	}
+	return cells
+}
+
+// deathsAndRecoveries are the ways in which users die, for good or for some time, and what is done
+// to the roles meanwhile.
+func deathsAndRecoveries() []factor {
+	all := map[string]func(w *world){
+		"both users die, the second returns": func(w *world) {
+			w.dies(w.sites[0], "user-1", deaths()[0])
+			w.dies(w.sites[0], "user-2", deaths()[1])
+			w.after(2*time.Minute, func() { w.isSetRight(w.sites[0], "user-2") })
+		},
+		"the second user dies": func(w *world) { w.dies(w.sites[0], "user-2", deaths()[0]) },
+		"other fallback_configs": func(w *world) {
+			w.rewriteRole(func(r *roleModel) {
+				if len(r.fallbacks) > 0 {
+					r.config, r.fallbacks = "c", []string{"a"}
+				}
+			})
+		},
+	}
+	for _, of := range deaths() {
+		all["user "+of.what] = func(w *world) { w.dies(w.sites[0], "user-1", of) }
+		all["user "+of.what+" for some time"] = func(w *world) {
+			w.dies(w.sites[0], "user-1", of)
+			w.after(150*time.Second, func() { w.isSetRight(w.sites[0], "user-1") })
+		}
+	}
+	return sortedFactors(all)
+}
+
+// cellsOfOneUser are the factors alone with every kind of role, and the pairs that can meet, each
+// with one kind after the other.
+func cellsOfOneUser(t *testing.T) (cells []cell) {
 	kinds := allKinds()
 	ones, twelves := kinds[:len(kinds)/2], kinds[len(kinds)/2:]
 	next := 0
@@ -152,6 +239,9 @@ func allCells(t *testing.T) (cells []cell) {
 	add(true)
 	for _, f := range slices.Concat(natures, events) {
 		add(true, f)
+	}
+	for _, f := range deathsAndRecoveries() {
+		add(false, f)
 	}
 	for _, f := range every {
 		add(false, f)
@@ -233,16 +323,17 @@ func mishaps() []factor {
 			)
 		},
 		"change of type": func(w *world) {
-			w.rewriteRole(func(r *roleModel) { r.dedicated, r.lease = !r.dedicated, true })
+			w.rewriteRole(func(r *roleModel) { r.dedicated, r.lease, r.reread = !r.dedicated, true, 0 })
 		},
-		"delete sessions":     func(w *world) { w.deleteSessions("r0") },
-		"delete role, anew":   (*world).makeRoleAnew,
-		"storage refuses":     func(w *world) { w.storageFails(&w.ground.refusesWrites, 90*time.Second) },
-		"storage is mute":     func(w *world) { w.storageFails(&w.ground.refusesReads, 90*time.Second) },
-		"short max_lease_ttl": func(w *world) { w.tune(2 * time.Minute) },
-		"damaged session":     func(w *world) { w.damage("session/", 0) },
-		"damaged learnt":      func(w *world) { w.damage("learnt/", 0) },
-		"damaged logout owed": func(w *world) { w.damage("owed/", 0) },
+		"delete sessions":        func(w *world) { w.deleteSessions("r0") },
+		"delete role, anew":      (*world).makeRoleAnew,
+		"storage refuses":        func(w *world) { w.storageFails(&w.ground.refusesWrites, 90*time.Second) },
+		"storage is mute":        func(w *world) { w.storageFails(&w.ground.refusesReads, 90*time.Second) },
+		"short max_lease_ttl":    func(w *world) { w.tune(2 * time.Minute) },
+		"damaged session":        func(w *world) { w.damage("session/", 0) },
+		"damaged learnt":         func(w *world) { w.damage("learnt/", 0) },
+		"damaged logout owed":    func(w *world) { w.damage("owed/", 0) },
+		"damaged out of service": func(w *world) { w.damage("out/", 0) },
 		"readers that hang up": func(w *world) {
 			w.reads("r0", 3, want{minTTL: 50 * time.Minute, hangUp: time.Millisecond})
 		},
@@ -378,11 +469,15 @@ func (c cell) knobs() simulator.Knobs {
 }
 
 // settle writes the configs and roles: twelve roles share three configs, two of which are of one
-// user.
+// user. A role with a fallback falls back to a config of the other.
 func (c cell) settle(w *world) (roles []string) {
 	a := w.sites[0]
 	users := []string{"user-1", "user-1", "user-2"}
-	for i := range min(c.kind.count, 3) {
+	hasFallback := len(c.kind.role.fallbacks) > 0
+	for i := range len(users) {
+		if i >= c.kind.count && (!hasFallback || i == 1) {
+			continue
+		}
 		w.writeConfig(
 			configNames[i],
 			configModel{site: a, user: users[i], token: w.tokenOf(a, users[i]), timeout: requestTimeout, retries: 3},
@@ -392,6 +487,9 @@ func (c cell) settle(w *world) (roles []string) {
 	for i := range c.kind.count {
 		r := c.kind.role
 		r.config = configNames[i%3]
+		if hasFallback {
+			r.fallbacks = []string{map[string]string{"a": "c", "b": "c", "c": "a"}[r.config]}
+		}
 		roles = append(roles, fmt.Sprintf("r%d", i))
 		w.writeRole(roles[i], r)
 	}
@@ -409,6 +507,9 @@ func (c cell) befall(w *world, apart time.Duration) {
 	}
 }
 
+// formsOfReads are how roles of two users are read.
+var formsOfReads = []want{{}, {standby: true}, {validate: true}, {}, {minTTL: 15 * time.Second}}
+
 // readOn has the roles read in turn, at odd moments, until so long after the beginning.
 func (w *world) readOn(roles []string, until time.Duration) {
 	every := 47*time.Second + 300*time.Millisecond
@@ -418,7 +519,11 @@ func (w *world) readOn(roles []string, until time.Duration) {
 			return
 		}
 		w.pass(min(left, every))
-		w.reads(roles[i%len(roles)], 1, want{standby: i%3 == 2})
+		asks := want{standby: i%3 == 2}
+		if r, _ := w.roleOf(roles[0]); len(r.fallbacks) > 0 {
+			asks = formsOfReads[i%len(formsOfReads)]
+		}
+		w.reads(roles[i%len(roles)], 1, asks)
 		w.settle()
 	}
 }

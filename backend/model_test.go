@@ -9,6 +9,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,10 +115,12 @@ func (l life) live(count func(figures)) (story string) {
 }
 
 // settleIn writes the configs and roles that every history begins with: two configs of one user,
-// one of another.
+// and one of each of two others. The last gives tokens only in place of others.
 func (w *world) settleIn(verify bool) {
 	a := w.sites[0]
-	for _, config := range []struct{ name, user string }{{"a", "user-1"}, {"b", "user-1"}, {"c", "user-2"}} {
+	for _, config := range []struct{ name, user string }{
+		{"a", "user-1"}, {"b", "user-1"}, {"c", "user-2"}, {"d", "user-3"},
+	} {
 		w.writeConfig(
 			config.name,
 			configModel{
@@ -139,14 +142,16 @@ func firstRoles() map[string]roleModel {
 		"dedicated": {config: "a", lease: true, dedicated: true, ttl: 5 * time.Minute, minTTL: -1},
 		"twin":      {config: "b", minTTL: time.Minute},
 		"quick":     {config: "c", lease: true, ttl: 40 * time.Second, minTTL: -1},
-		"own":       {config: "c", lease: true, dedicated: true, minTTL: -1},
+		"own":       {config: "c", lease: true, dedicated: true, minTTL: -1, fallbacks: []string{"d"}},
+		"steady":    {config: "a", minTTL: -1, fallbacks: []string{"d", "c"}, reread: 15 * time.Second},
+		"lasting":   {config: "d", lease: true, ttl: 20 * time.Minute, minTTL: -1, fallbacks: []string{"c"}},
 	}
 }
 
 var (
-	roleNames   = []string{"unleased", "leased", "dedicated", "twin", "quick", "own"}
-	configNames = []string{"a", "b", "c"}
-	userNames   = []string{"user-1", "user-2"}
+	roleNames   = []string{"unleased", "leased", "dedicated", "twin", "quick", "own", "steady", "lasting"}
+	configNames = []string{"a", "b", "c", "d"}
+	userNames   = []string{"user-1", "user-2", "user-3"}
 )
 
 func drawLife(rt *rapid.T) life {
@@ -187,6 +192,19 @@ func upgrades() []upgrade {
 		{"regenerate ends sessions", func(k *simulator.Knobs) { k.RegenerateEndsSessions = !k.RegenerateEndsSessions }},
 		{"logout ends the chain", func(k *simulator.Knobs) { k.LogoutEndsChain = !k.LogoutEndsChain }},
 		{"no users/me", func(k *simulator.Knobs) { k.UserAbsent = !k.UserAbsent }},
+		{"users/me forbidden", func(k *simulator.Knobs) { k.UserForbidden = !k.UserForbidden }},
+		{
+			"expired passwords refuse authenticate",
+			func(k *simulator.Knobs) { k.ExpiredPasswordRefusesAuthenticate = !k.ExpiredPasswordRefusesAuthenticate },
+		},
+		{
+			"expired passwords fail users/me",
+			func(k *simulator.Knobs) { k.ExpiredPasswordFailsUser = !k.ExpiredPasswordFailsUser },
+		},
+		{
+			"barred users authenticate",
+			func(k *simulator.Knobs) { k.BarredUsersAuthenticate = !k.BarredUsersAuthenticate },
+		},
 		{"no logout", func(k *simulator.Knobs) { k.LogoutAbsent = !k.LogoutAbsent }},
 		{"hidden errors", func(k *simulator.Knobs) { k.HideCoreErrors = !k.HideCoreErrors }},
 		{"overrides ignored", func(k *simulator.Knobs) { k.IgnoreOverrides = !k.IgnoreOverrides }},
@@ -207,7 +225,8 @@ func upgrades() []upgrade {
 func drawStep(rt *rapid.T) step {
 	draw := rapid.SampledFrom([]func(*rapid.T) step{
 		drawPass, drawPass, drawPass, drawPass, drawRead, drawRead, drawRead, drawRead, drawBurst, drawBurst, drawStorm,
-		drawFault, drawFault, drawFault, drawDown, drawReboot, drawReboot, drawRegenerate, drawForeign,
+		drawFault, drawFault, drawFault, drawDown, drawReboot, drawReboot, drawRegenerate, drawForeign, drawDeath, drawDeath,
+		drawRecovery, drawFallbacks,
 		drawWriteConfig, drawWriteRole, drawDelete, drawEnd, drawCheck, drawNode, drawNode, drawStorage, drawDamage,
 		drawTune, drawLook,
 	}).Draw(rt, "kind")
@@ -318,6 +337,57 @@ func drawRegenerate(rt *rapid.T) step {
 	}}
 }
 
+// drawDeath draws how a user dies, and how long its roles are read on.
+func drawDeath(rt *rapid.T) step {
+	site, user := drawSite(rt), rapid.SampledFrom(userNames).Draw(rt, "user")
+	of := rapid.SampledFrom(deaths()).Draw(rt, "of")
+	lasts := rapid.SampledFrom([]time.Duration{0, 80 * time.Second, 15 * time.Minute}).Draw(
+		rt, "reads go on for",
+	)
+	return step{fmt.Sprintf("site %d: %s %s, and reads go on for %s", site, user, of, lasts), func(w *world) {
+		w.dies(w.sites[site], user, of)
+		w.readAllFor(lasts)
+	}}
+}
+
+func drawRecovery(rt *rapid.T) step {
+	site, user := drawSite(rt), rapid.SampledFrom(userNames).Draw(rt, "user")
+	lasts := rapid.SampledFrom([]time.Duration{0, 15 * time.Minute}).Draw(rt, "reads go on for")
+	return step{fmt.Sprintf("site %d: %s is set right, and reads go on for %s", site, user, lasts), func(w *world) {
+		w.isSetRight(w.sites[site], user)
+		w.readAllFor(lasts)
+	}}
+}
+
+// readAllFor has every role read about once a minute.
+func (w *world) readAllFor(lasts time.Duration) {
+	roles := w.roleNames()
+	every := time.Minute / time.Duration(max(1, len(roles)))
+	for i := 0; lasts > 0 && len(roles) > 0 && !w.isBroken(); i++ {
+		w.pass(every)
+		w.reads(roles[i%len(roles)], 1, want{})
+		lasts -= every
+	}
+	w.settle()
+}
+
+// drawFallbacks draws a role that gets other fallbacks.
+func drawFallbacks(rt *rapid.T) step {
+	name := drawRole(rt)
+	fallbacks := rapid.SampledFrom(orders()).Draw(rt, "fallbacks")
+	return step{fmt.Sprintf("fallback_configs of %s are %v", name, fallbacks), func(w *world) {
+		if r, there := w.roleOf(name); there {
+			r.fallbacks = fallbacks
+			w.writeRole(name, r)
+		}
+	}}
+}
+
+// orders are the fallbacks of roles.
+func orders() [][]string {
+	return [][]string{nil, {"a"}, {"c"}, {"d"}, {"d", "c"}, {"c", "d"}, {"b", "d"}, {"d", "c", "a"}}
+}
+
 func drawForeign(rt *rapid.T) step {
 	site, user := drawSite(rt), rapid.SampledFrom(userNames).Draw(rt, "user")
 	return step{
@@ -356,9 +426,13 @@ func drawWriteRole(rt *rapid.T) step {
 		ttl: rapid.SampledFrom(
 			[]time.Duration{0, 30 * time.Second, 5 * time.Minute, 20 * time.Minute, 2 * time.Hour},
 		).Draw(rt, "ttl"),
-		minTTL: rapid.SampledFrom([]time.Duration{-1, 0, 10 * time.Second}).Draw(rt, "min_ttl"),
+		minTTL:    rapid.SampledFrom([]time.Duration{-1, 0, 10 * time.Second}).Draw(rt, "min_ttl"),
+		fallbacks: rapid.SampledFrom(orders()).Draw(rt, "fallbacks"),
+		reread:    rapid.SampledFrom([]time.Duration{0, 0, 15 * time.Second}).Draw(rt, "reread_interval"),
 	}
-	r.lease = r.lease || r.dedicated
+	if r.lease = r.lease || r.dedicated; r.dedicated {
+		r.reread = 0
+	}
 	return step{fmt.Sprintf("write role %s: %s", name, r), func(w *world) {
 		if _, there := w.configOf(r.config); there {
 			w.writeRole(name, r)
@@ -372,7 +446,7 @@ func drawDelete(rt *rapid.T) step {
 		name := rapid.SampledFrom(configNames).Draw(rt, "config")
 		return step{"delete the roles of config " + name + ", and it", func(w *world) {
 			for _, role := range roleNames {
-				if r, _ := w.roleOf(role); r.config == name {
+				if r, _ := w.roleOf(role); slices.Contains(r.configs(), name) {
 					w.deleteRole(role)
 				}
 			}
@@ -440,7 +514,7 @@ func drawStorage(rt *rapid.T) step {
 
 func drawDamage(rt *rapid.T) step {
 	prefix, number := rapid.SampledFrom(
-		[]string{"session/", "learnt/", "owed/"},
+		[]string{"session/", "learnt/", "owed/", "out/"},
 	).Draw(rt, "prefix"), rapid.IntRange(0, 3).Draw(rt, "number")
 	return step{fmt.Sprintf("damage %d of %s", number, prefix), func(w *world) { w.damage(prefix, number) }}
 }

@@ -86,6 +86,7 @@ type witness struct {
 	unstored        []span // when what was obtained may not have been stored
 	checking        atomic.Bool
 	damaged         int
+	unsettledAt     time.Time // when an entry was last damaged
 	ticks           int
 	reading         int                      // reads under way
 	begun           int                      // reads ever
@@ -142,6 +143,15 @@ type ending struct {
 type tuning struct {
 	at       time.Time
 	maxLease time.Duration
+}
+
+// endedAt is when the token was ended before its time: by N-central, or with its user for as long as
+// that is disabled.
+func (t *tokenRecord) endedAt() time.Time {
+	if u := t.site.users[t.User]; t.EndedBy == "" && u != nil {
+		return u.shutSince
+	}
+	return t.EndedAt
 }
 
 func (t *tokenRecord) String() string { return fmt.Sprintf("T%d", t.number) }
@@ -210,7 +220,8 @@ func (w *witness) isBroken() bool {
 
 // changing runs what may end that a good token is served at once: reads that overlap it are judged
 // with leniency.
-func (w *witness) changing(change func()) {
+func (w *world) changing(change func()) {
+	w.judgeTries()
 	w.mu.Lock()
 	w.changedAt = append(w.changedAt, time.Now())
 	w.figures.faults++
@@ -311,7 +322,7 @@ func (w *world) judgeUse(t *tokenRecord) {
 		return
 	}
 	t.reported = true
-	if w.mayBeDead(t) {
+	if w.mayBeDead(t) || t.EndedBy == simulator.EndedByRefresh && w.couldNotLearn(t) {
 		return
 	}
 	promise := livesAsStated
@@ -326,7 +337,11 @@ func (w *world) judgeUse(t *tokenRecord) {
 // fate tells what became of a token.
 func (w *world) fate(t *tokenRecord) string {
 	t.IssuedToken, _ = t.site.IssuedWith(t.Access)
-	if t.EndedBy == "" {
+	switch {
+	case t.EndedBy != "":
+	case !t.endedAt().IsZero():
+		return "is shut out with its user since " + clock(t.endedAt().Sub(w.began))
+	default:
 		return "lapsed at " + clock(t.ExpiresAt.Sub(w.began))
 	}
 	return fmt.Sprintf("was ended by %s at %s", t.EndedBy, clock(t.EndedAt.Sub(w.began)))
@@ -337,6 +352,8 @@ func (w *world) fate(t *tokenRecord) string {
 func (w *world) mayBeDead(t *tokenRecord) bool {
 	t.IssuedToken, _ = t.site.IssuedWith(t.Access)
 	switch t.EndedBy {
+	case "":
+		return !t.endedAt().IsZero()
 	case simulator.EndedByReboot, simulator.EndedByRegeneration, simulator.EndedByAuthenticate:
 		return true
 	case simulator.EndedByLogout:
@@ -368,8 +385,8 @@ type reading struct {
 
 	known      bool // whether the role was there
 	of         roleModel
-	by         configModel
-	definition string
+	by         configModel // the role's own
+	sources    []source    // from which its tokens may come
 	changes    int64
 	storage    int64
 	inHand     *tokenRecord
@@ -377,18 +394,15 @@ type reading struct {
 	alone      bool
 	begun      int
 	suffered   bool
-	muted      bool      // whether tokens could not be asked after
-	learntAt   time.Time // since when the engine knows whether sessions of the user end each other
+	muted      bool // whether tokens could not be asked after
 }
 
-// definition returns the fields whose change retires a role's tokens.
-func (w *world) definition(role string) string {
-	r := w.roles[role]
-	if r == nil || w.configs[r.config] == nil {
-		return ""
-	}
-	c := w.configs[r.config]
-	return fmt.Sprintf("%s %t %s %s %.3x", r.config, r.dedicated, r.ttl, c.site.url, sha256.Sum256([]byte(c.token)))
+// definition returns the fields whose change retires a role's tokens of a config.
+func (w *world) definition(role, config string) string {
+	r, c := w.roles[role], w.configs[config]
+	return fmt.Sprintf(
+		"%s %s %t %s %s %.3x", r.config, config, r.dedicated, r.ttl, c.site.url, sha256.Sum256([]byte(c.token)),
+	)
 }
 
 func (w *world) beginRead(role string, asks want) *reading {
@@ -402,15 +416,13 @@ func (w *world) beginRead(role string, asks want) *reading {
 	w.begun++
 	w.readAt[role] = append(w.readAt[role], r.beganAt)
 	r.begun, r.alone = w.begun, w.reading == 1
-	model := w.roles[role]
-	if model != nil && w.configs[model.config] != nil && !w.unsure["roles/"+role] && !w.unsure["config/"+model.config] {
-		r.known, r.of, r.by, r.definition = true, *model, *w.configs[model.config], w.definition(role)
+	if w.isKnownLocked(role) {
+		model := w.roles[role]
+		r.known, r.of, r.by, r.sources = true, *model, *w.configs[model.config], w.sourcesLocked(role)
 		r.suffered, r.muted = r.by.site.suffers(r.beganAt), r.by.site.mute
-		r.learntAt = w.learntAt(r.by.site, r.by.user)
 	}
 	t := w.inHand[role]
-	if t != nil && r.known && t.definition == r.definition && t.site.AccessTokenLives(t.Access) &&
-		!t.site.denied(t.IssuedAt) {
+	if t != nil && r.known && r.isOf(t) && t.site.AccessTokenLives(t.Access) && !t.site.denied(t.IssuedAt, t.User) {
 		r.inHand = t
 		r.inHandGood = t.statedEnd.Sub(r.beganAt) > max(minTTLOf(r.of, t), asks.minTTL)+windowOf(t)
 	}
@@ -418,6 +430,20 @@ func (w *world) beginRead(role string, asks want) *reading {
 		w.demanding[role] = r.beganAt
 	}
 	return r
+}
+
+// isKnownLocked reports whether storage holds the role and its configs as they were last written.
+func (w *world) isKnownLocked(role string) bool {
+	model := w.roles[role]
+	return model != nil && !w.unsure["roles/"+role] && !slices.ContainsFunc(model.configs(), func(config string) bool {
+		return w.configs[config] == nil || w.unsure["config/"+config]
+	})
+}
+
+// isOf reports whether the token was handed out for the role and one of its configs as they are.
+func (r *reading) isOf(t *tokenRecord) bool {
+	one := r.sourceOf(t.config)
+	return one != nil && one.definition == t.definition
 }
 
 // never is when what is not known will be.
@@ -435,7 +461,10 @@ func (w *world) learntAt(s *site, user string) (at time.Time) {
 
 // wasLearnt reports whether the engine knew so all the time since the token was obtained: else it
 // asks after the token when other sessions of the user were opened.
-func (r *reading) wasLearnt(t *tokenRecord) bool { return !r.learntAt.After(t.IssuedAt) }
+func (r *reading) wasLearnt(t *tokenRecord) bool {
+	one := r.sourceOf(t.config)
+	return one != nil && !one.learntAt.After(t.IssuedAt)
+}
 
 // minTTLOf returns the role's min_ttl for a token, which is never more than half of its life.
 func minTTLOf(r roleModel, t *tokenRecord) time.Duration {
@@ -514,10 +543,9 @@ func (w *world) judgeWait(r *reading) {
 func (w *world) judgeRefusal(r *reading, alone bool) {
 	s := r.by.site
 	plain := r.asks.minTTL == 0 && !r.asks.validate
-	refused := r.by.token != s.tokens[r.by.user]
 	if t := r.inHand; t != nil && plain && t.statedEnd.Sub(r.beganAt) > 3*requestTimeout+deadBelow &&
 		!(r.muted && s.doubt) && !s.everEnds &&
-		r.wasLearnt(t) && !w.mayNotBeStored(t) {
+		r.wasLearnt(t) && !w.mayNotBeStored(t) && !r.mayHaveLeft(t) {
 		w.breaksLocked(
 			staleBeatsDown, "the read of %s failed, while %s, which is in hand, lives until %s: %d %s", r.role, t,
 			clock(t.statedEnd.Sub(w.began)), r.status, r.text,
@@ -528,9 +556,9 @@ func (w *world) judgeRefusal(r *reading, alone bool) {
 	case r.suffered || r.beganAt.Before(s.patientTo) || s.scarce:
 	case s.everEnds && !alone, r.of.dedicated && !alone:
 	case r.asks.minTTL > w.surelyGranted(r)/2:
-	case !refused:
-		w.breaksLocked(wellIsServed, "the read of %s%s failed: %d %s", r.role, r.asks, r.status, r.text)
-	case r.status != http.StatusBadRequest && !s.everHides:
+	case r.isServed():
+		w.breaksLocked(r.served(), "the read of %s%s failed: %d %s", r.role, r.asks, r.status, r.text)
+	case r.isRefused() && r.status != http.StatusBadRequest && !s.everHides:
 		w.breaksLocked(
 			errorsAreTold, "the read of %s, whose User-API token is refused, is a %d: %s", r.role, r.status, r.text,
 		)
@@ -563,6 +591,9 @@ func (w *world) judgeAnswer(r *reading, unchanged, stored bool) {
 	w.judgeLife(r, t)
 	first := t.role == ""
 	t.statedEnd = later(t.statedEnd, end)
+	if unchanged && r.known {
+		w.judgeSource(r, t)
+	}
 	if unchanged && stored && r.known {
 		w.judgeChoice(r, t)
 	}
@@ -575,8 +606,11 @@ func (w *world) judgeAnswer(r *reading, unchanged, stored bool) {
 	}
 	t.role = r.role
 	if unchanged && r.known {
-		t.definition, t.config = r.definition, r.of.config
+		t.config, _ = r.response.Data["config"].(string)
 		t.dedicated = r.of.dedicated
+		if one := r.sourceOf(t.config); one != nil {
+			t.definition = one.definition
+		}
 	}
 	if first {
 		w.inUse = append(w.inUse, t)
@@ -611,11 +645,7 @@ func (w *world) judgeEnd(r *reading, t *tokenRecord, unchanged bool) time.Time {
 				secret.LeaseOptions, t.ExpiresAt.Sub(r.ended),
 			)
 		}
-		if secret.TTL < r.asks.minTTL-time.Second {
-			w.breaksLocked(
-				livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, secret.TTL, r.asks.minTTL,
-			)
-		}
+		w.judgeInterval(r, secret.TTL, unchanged)
 		end = later(end, leaseEnd)
 	} else {
 		ttl, _ := data["ttl"].(int64)
@@ -623,11 +653,10 @@ func (w *world) judgeEnd(r *reading, t *tokenRecord, unchanged bool) time.Time {
 		if ttl < 1 || time.Duration(ttl)*time.Second > left+2*time.Second {
 			w.breaksLocked(livesAsStated, "%s of %s is answered with ttl %d, and has %s left", t, r.role, ttl, left)
 		}
-		if left < r.asks.minTTL-time.Second {
-			w.breaksLocked(
-				livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, left, r.asks.minTTL,
-			)
-		}
+		w.judgeInterval(r, time.Duration(ttl)*time.Second, unchanged)
+	}
+	if left := end.Sub(r.ended); left < r.asks.minTTL-time.Second {
+		w.breaksLocked(livesAsStated, "%s of %s has %s left, though %s were asked for", t, r.role, left, r.asks.minTTL)
 	}
 	if !told {
 		end = t.ExpiresAt
@@ -671,9 +700,9 @@ func (w *world) judgeIdentity(r *reading, t *tokenRecord, unchanged bool) {
 	if t.role != "" && (t.role != r.role || t.dedicated) {
 		w.breaksLocked(endedIsGone, "%s, which was handed out to role %s, is handed out to %s", t, t.role, r.role)
 	}
-	if t.definition != "" && r.known && unchanged && t.definition != r.definition {
+	if t.definition != "" && r.known && unchanged && !r.isOf(t) {
 		w.breaksLocked(
-			endedIsGone, "%s of %s was obtained for %q and is handed out for %q", t, r.role, t.definition, r.definition,
+			endedIsGone, "%s of %s was obtained for %q and is handed out for %s", t, r.role, t.definition, r.of,
 		)
 	}
 	for _, e := range w.endings {
@@ -710,7 +739,7 @@ func (w *world) judgeLife(r *reading, t *tokenRecord) {
 	case t.site.AccessTokenLives(t.Access):
 	case !w.mayBeDead(t) && (t.EndedBy != simulator.EndedByLogout || t.role != ""):
 		w.breaksLocked(livesAsStated, "%s of %s is handed out dead: it %s", t, r.role, w.fate(t))
-	case !r.beganAt.After(t.EndedAt):
+	case !r.beganAt.After(t.endedAt()):
 	case t.EndedBy == simulator.EndedByLogout:
 		w.breaksLocked(endedIsGone, "%s of %s is handed out after it %s", t, r.role, w.fate(t))
 	case !r.suffered && !t.site.suffers(r.beganAt):
@@ -726,21 +755,21 @@ func (w *world) judgeGrace(r *reading, t *tokenRecord) {
 		return
 	}
 	switch {
-	case r.node != nil && r.node.began.After(t.EndedAt) && s.healedAt.Before(r.node.began) &&
-		!w.issuedBetween(s, t.EndedAt, r.node.began):
+	case r.node != nil && r.node.began.After(t.endedAt()) && s.healedAt.Before(r.node.began) &&
+		!w.issuedBetween(s, t.endedAt(), r.node.began):
 		w.breaksLocked(
 			deadIsNotHandedOut, "%s of %s %s, before the node started, and is handed out unasked", t, r.role, w.fate(t),
 		)
-	case t.EndedBy == simulator.EndedByAuthenticate && r.wasLearnt(t) && !slices.Contains(s.foreignAt, t.EndedAt):
+	case t.EndedBy == simulator.EndedByAuthenticate && r.wasLearnt(t) && !slices.Contains(s.foreignAt, t.endedAt()):
 		w.breaksLocked(
 			deadIsNotHandedOut, "%s of %s %s, which the engine knows to end it, and is handed out", t, r.role,
 			w.fate(t),
 		)
 	}
-	if t.EndedBy == simulator.EndedByAuthenticate && t.EndedAt.Sub(t.IssuedAt) <= s.Knobs().Latency {
+	if t.EndedBy == simulator.EndedByAuthenticate && t.endedAt().Sub(t.IssuedAt) <= s.Knobs().Latency {
 		return // by one that was opened at the same time: nobody can tell which of them is older
 	}
-	since := later(t.EndedAt, s.healedAt)
+	since := later(t.endedAt(), s.healedAt)
 	for _, failing := range w.unstored {
 		since = later(since, failing.to)
 	}
@@ -762,11 +791,12 @@ func (w *world) issuedBetween(s *site, from, to time.Time) bool {
 // meanwhile.
 func (w *world) judgeChoice(r *reading, t *tokenRecord) {
 	s := r.by.site
-	if !r.suffered && !r.beganAt.Before(s.patientTo) && r.by.token == s.tokens[r.by.user] && !r.of.dedicated {
+	if !r.suffered && !r.beganAt.Before(s.patientTo) && r.isServed() && !r.of.dedicated {
 		w.judgeLeft(r, t)
 	}
 	before := r.inHand
-	if before == nil || s.everEnds || w.demanding[r.role].After(before.IssuedAt) || w.mayNotBeStored(before) {
+	if before == nil || s.everEnds || w.demanding[r.role].After(before.IssuedAt) || w.mayNotBeStored(before) ||
+		r.mayHaveLeft(before) {
 		return
 	}
 	if t != before && r.inHandGood && !r.suffered {
@@ -783,14 +813,17 @@ func (w *world) judgeChoice(r *reading, t *tokenRecord) {
 			staleBeatsDown, "the read of %s was answered %s, which was in hand, after %s", r.role, t, r.took(),
 		)
 	}
-	if r.took() > 0 && !r.suffered && w.isCalmSince(before) && (r.inHandGood || w.isRotatedAhead(before)) {
+	if s.Knobs().OmitStartTime { // nobody can tell then whether a config without tokens missed a reboot
+		return
+	}
+	if r.took() > 0 && !r.suffered && w.isCalmSince(before.IssuedAt) && (r.inHandGood || w.isRotatedAhead(before)) {
 		w.breaksLocked(nobodyWaits, "the read of %s waited %s, though %s was in hand", r.role, r.took(), before)
 	}
 }
 
 // judgeLeft holds what a token has left against the role's min_ttl.
 func (w *world) judgeLeft(r *reading, t *tokenRecord) {
-	life := t.ExpiresAt.Sub(t.IssuedAt)
+	life := min(t.ExpiresAt.Sub(t.IssuedAt), w.longestLease(t.IssuedAt))
 	if r.of.ttl > 0 {
 		life = min(life, r.of.ttl)
 	}
@@ -830,9 +863,9 @@ func (w *world) mayNotBeStored(t *tokenRecord) bool {
 	) || w.damaged > 0
 }
 
-// isCalmSince reports whether nothing changed since the token was obtained.
-func (w *world) isCalmSince(t *tokenRecord) bool {
-	return len(w.changedAt) == 0 || w.changedAt[len(w.changedAt)-1].Before(t.IssuedAt)
+// isCalmSince reports whether nothing changed since then.
+func (w *world) isCalmSince(then time.Time) bool {
+	return len(w.changedAt) == 0 || w.changedAt[len(w.changedAt)-1].Before(then)
 }
 
 // judgeFailure holds the status and text of every answer against promise 10.
@@ -883,7 +916,7 @@ func (w *world) leaseEnded(l *lease) {
 	l.ended = true
 	t := l.token
 	if !t.dedicated || !t.site.AccessTokenLives(t.Access) || t.lost != "" || t.site.Knobs().LogoutAbsent ||
-		t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt) {
+		t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt, t.User) {
 		return
 	}
 	if !strings.Contains(w.written("owed/"), t.Access) {
@@ -920,7 +953,7 @@ func (w *world) judgeOpen() {
 		switch {
 		case !t.site.AccessTokenLives(t.Access) || t.lost != "" || t.Lost || leased[t] ||
 			strings.Contains(kept, t.Access):
-		case t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt) || w.mayNotBeStored(t) ||
+		case t.site.lies(t.IssuedAt) || t.site.denied(t.IssuedAt, t.User) || w.mayNotBeStored(t) ||
 			slices.ContainsFunc(t.site.losesAt, func(s span) bool { return s.has(t.IssuedAt) }):
 		case t.site.everAbsent || w.youngerThan(t) >= replacedKept:
 		default:
@@ -1098,7 +1131,7 @@ func (w *world) obtainingsExplained(s *site, from, to time.Time) int {
 	}
 	explained += opened
 	explained += (sessionsOfLearning + w.flightsOf(from, to)) * w.changesIn(from, to)
-	if s.everEnds || s.denied(from) {
+	if s.everEnds || s.denied(from, "") {
 		for role := range w.readAt {
 			explained += 2 * countIn(w.readAt[role], from.Add(-3*requestTimeout), to) // each may find its token dead
 		}
@@ -1171,6 +1204,7 @@ func (w *world) finish() {
 	w.judgeOpen()
 	w.judgeLogouts()
 	w.judgeSecrets()
+	w.judgeTries()
 	w.judgeTraffic()
 }
 
@@ -1202,21 +1236,42 @@ func (w *world) passToQuiet() {
 func (w *world) becomeWell() {
 	for _, s := range w.sites {
 		w.heal(s)
+		for user := range s.users {
+			w.isSetRight(s, user)
+		}
 	}
 	w.pass(3 * requestTimeout)
 	for w.storageFailing.Load() > 0 {
 		w.pass(requestTimeout)
 	}
 	w.makeSure()
-	for _, s := range w.sites {
-		w.mu.Lock()
-		left := time.Until(s.patientTo)
-		w.mu.Unlock()
-		if left > 0 {
-			w.pass(left)
+	for {
+		left := w.patienceLeft()
+		if left <= 0 {
+			break
 		}
+		w.pass(min(left, 5*time.Minute))
 	}
 	w.pass(2 * time.Minute)
+}
+
+// patienceLeft is how long a site, a user or a config may still be left alone.
+func (w *world) patienceLeft() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	until := time.Time{}
+	for _, s := range w.sites {
+		until = later(until, s.patientTo)
+		for _, u := range s.users {
+			until = later(until, u.patientTo)
+		}
+	}
+	for name, c := range w.configs {
+		if w.isFallbackLocked(name) {
+			until = later(until, c.outTo)
+		}
+	}
+	return time.Until(until)
 }
 
 // makeSure writes every config whose User-API token is of yesterday, and every definition of which

@@ -61,6 +61,7 @@ type configModel struct {
 	timeout  time.Duration
 	retries  int
 	learntAt time.Time // since when the engine knows what the server is like
+	outTo    time.Time // until when it may be out of service; never where something may keep it out
 }
 
 // roleModel is a role as it was last written.
@@ -70,6 +71,8 @@ type roleModel struct {
 	lease     bool
 	ttl       time.Duration
 	minTTL    time.Duration // negative: the default
+	fallbacks []string
+	reread    time.Duration
 }
 
 // site is an N-central with its users, and what it suffers.
@@ -78,6 +81,7 @@ type site struct {
 	server *simulator.Server
 	url    string
 	tokens map[string]string // the User-API tokens by user
+	users  map[string]*userModel
 
 	faults     int         // that stand just now
 	healedAt   time.Time   // when the last one ended
@@ -140,12 +144,12 @@ func newWorld(knobs simulator.Knobs) *world {
 	for i := range 2 {
 		s := &site{
 			Simulator: simulator.New(knobs), url: fmt.Sprintf("http://localhost:%d", 8001+i),
-			tokens: map[string]string{},
+			tokens: map[string]string{}, users: map[string]*userModel{},
 		}
 		s.server = simulator.ListenInMemory(s.Simulator)
 		s.noteKnobs()
-		for _, user := range []string{"user-1", "user-2"} {
-			s.tokens[user] = s.AddUser(user)
+		for _, user := range userNames {
+			s.tokens[user], s.users[user] = s.AddUser(user), &userModel{}
 		}
 		w.sites = append(w.sites, s)
 	}
@@ -321,6 +325,7 @@ func (w *world) restart() {
 	w.note("restart")
 	w.changing(func() {
 		w.mayLose()
+		defer w.triesBeginAnew()
 		w.stop(w.active.Load())
 		w.active.Store(w.newNode(false))
 	})
@@ -333,6 +338,7 @@ func (w *world) kill() {
 	w.changing(func() {
 		old := w.active.Load()
 		w.mayLose()
+		defer w.triesBeginAnew()
 		old.reach.cut.Store(true)
 		old.mu.Lock()
 		for _, conn := range old.conns {
@@ -344,6 +350,13 @@ func (w *world) kill() {
 		w.active.Store(w.newNode(false))
 		w.stop(old)
 	})
+}
+
+// triesBeginAnew says that a node which starts tries what is out of service later than was due.
+func (w *world) triesBeginAnew() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noteLateTriesLocked()
 }
 
 // stop holds the end of a node to the promise that it waits for nobody.
@@ -535,9 +548,13 @@ func (w *world) noteConfig(name string, c configModel, verified bool, a answer) 
 	if a.ok() {
 		c.learntAt = before.learntOf(&c, verified)
 		w.configs[name] = &c
+		c.outTo = never
+		if c.worksLocked() && c.site.faults == 0 {
+			c.outTo = time.Now() // a write brings it back
+		}
 	}
 	w.judgeStored(
-		"config/"+name, a, verified && (c.site.suffers(a.began) || c.site.everEnds || c.token != c.site.tokens[c.user]),
+		"config/"+name, a, verified && (c.site.suffers(a.began) || c.site.everEnds || !c.worksLocked()),
 	)
 }
 
@@ -566,10 +583,13 @@ func (w *world) writeRole(name string, r roleModel) {
 	w.changing(func() {
 		data := map[string]any{
 			"config": r.config, "lease": r.lease, "ttl": r.ttl.String(), "credential_type": "shared", "min_ttl": nil,
+			"reread_interval": r.reread.String(),
 		}
 		if r.dedicated {
 			data["credential_type"] = "dedicated"
 		}
+		r.fallbacks = w.possibleFallbacks(&r)
+		data["fallback_configs"] = r.fallbacks
 		operation := logical.Operation(opPatch)
 		w.mu.Lock()
 		unsure := w.unsure["roles/"+name]
@@ -586,6 +606,22 @@ func (w *world) writeRole(name string, r roleModel) {
 		}
 		w.noteRole(name, r, w.request(context.Background(), w.active.Load(), operation, "roles/"+name, data))
 	})
+}
+
+// possibleFallbacks returns those of the role's fallbacks that a write may name: configs that are
+// there, of one server.
+func (w *world) possibleFallbacks(r *roleModel) (names []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	own := w.configs[r.config]
+	for _, name := range r.fallbacks {
+		c := w.configs[name]
+		if own != nil && c != nil && name != r.config && c.site == own.site && !w.unsure["config/"+name] &&
+			!w.unsure["config/"+r.config] {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // noteRole takes note of what came of the write of a role.
@@ -613,7 +649,11 @@ func (r roleModel) String() string {
 	case r.lease:
 		kind = "leased"
 	}
-	return fmt.Sprintf("%s of %s, ttl %s, min_ttl %s", kind, r.config, r.ttl, r.minTTL)
+	text := fmt.Sprintf("%s of %s, ttl %s, min_ttl %s", kind, strings.Join(r.configs(), ", then "), r.ttl, r.minTTL)
+	if r.reread > 0 {
+		text += fmt.Sprintf(", reread_interval %s", r.reread)
+	}
+	return text
 }
 
 func (w *world) deleteRole(name string) {
@@ -666,7 +706,7 @@ func (w *world) isNamed(config string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name, r := range w.roles {
-		if r.config == config || w.unsure["roles/"+name] {
+		if slices.Contains(r.configs(), config) || w.unsure["roles/"+name] {
 			return true
 		}
 	}
@@ -859,6 +899,7 @@ type effect struct {
 	doubts bool // live tokens become suspect
 	mutes  bool // tokens cannot be asked after
 	long   bool // the server may be left alone for minutes
+	outs   bool // a config may be put out of service
 	slow   bool // an answer may take long
 	once   bool // a call that fails so is not repeated
 }
@@ -888,6 +929,7 @@ func effectOf(endpoint simulator.Endpoint, failure simulator.Failure) effect {
 		e.doubts, e.once = true, true
 	}
 	e.long = e.long || e.doubts
+	e.outs = e.doubts || of(simulator.EndpointServiceOrgs)
 	e.slow = slices.Contains(
 		[]simulator.FailureKind{
 			simulator.FailureHang, simulator.FailureSlow, simulator.FailureDrip, simulator.FailureGzipBomb,
@@ -918,6 +960,7 @@ func (w *world) befall(s *site, lasts time.Duration, e effect, begin func()) {
 		}
 		s.doubt = s.doubt || e.doubts
 		s.mute = s.mute || e.mutes
+		w.noteOutLocked(func(c *configModel) bool { return c.site == s && (e.outs || c.outTo.After(now)) })
 		patience := usualPatience
 		if e.long {
 			patience = longestPatience
@@ -947,6 +990,7 @@ func (w *world) heal(s *site) {
 	defer w.mu.Unlock()
 	now := time.Now()
 	s.healedAt, s.mute = now, false
+	w.noteLateTriesLocked()
 	for _, spans := range [][]span{s.losesAt, s.liesAt, s.deniesAt, s.troubles} {
 		for i := range spans {
 			if spans[i].to.IsZero() {
@@ -967,11 +1011,6 @@ func (s *site) lies(issued time.Time) bool {
 	return slices.ContainsFunc(s.liesAt, func(l span) bool { return l.to.IsZero() || !issued.After(l.to) })
 }
 
-// denied reports whether a token that was issued at that time may have been said to be dead since.
-func (s *site) denied(issued time.Time) bool {
-	return slices.ContainsFunc(s.deniesAt, func(d span) bool { return d.to.IsZero() || !issued.After(d.to) })
-}
-
 // isSlow reports whether calls may take long at that time.
 func (s *site) isSlow(at time.Time) bool {
 	return slices.ContainsFunc(s.troubles, func(t span) bool { return t.slow && t.has(at) })
@@ -989,6 +1028,9 @@ func (w *world) reboot(s *site, upgrade func(*simulator.Knobs)) {
 			s.noteKnobs()
 		}
 		s.Reboot()
+		for user := range s.users {
+			s.noteUser(user)
+		}
 		for _, c := range w.configs {
 			if c.site == s {
 				c.learntAt = never
@@ -1007,8 +1049,14 @@ func (w *world) regenerate(s *site, user string) {
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		u := s.users[user]
+		u.useless = append(u.useless, useless{s.tokens[user], time.Now()})
 		s.tokens[user] = token
+		if len(u.diedOf) > 0 {
+			u.useless = append(u.useless, useless{token, time.Now()})
+		}
 		s.doubt = true
+		w.noteOutLocked(func(c *configModel) bool { return c.site == s && c.user == user })
 	})
 }
 
@@ -1040,6 +1088,7 @@ func (w *world) storageFails(refuses *atomic.Int32, lasts time.Duration) {
 		w.storageFailures.Add(1)
 		w.storageFailing.Add(-1)
 		refuses.Add(-1)
+		w.triesBeginAnew()
 	})
 }
 
@@ -1088,7 +1137,7 @@ func (w *world) burst(role string, readers int) {
 	done.Wait()
 	c, configured := w.configOf(r.config)
 	if !there || r.dedicated || !configured || !w.storageIsWell(storage) || changes != w.changes.Load() ||
-		ticks != w.tickCount() {
+		ticks != w.tickCount() || len(r.fallbacks) > 0 && !c.outTo.Before(time.Now()) {
 		return
 	}
 	allowed := 1
@@ -1146,6 +1195,7 @@ func (w *world) damage(prefix string, number int) {
 	w.changing(func() {
 		w.mu.Lock()
 		w.damaged++
+		w.unsettledAt = time.Now()
 		for _, c := range w.configs {
 			if prefix == "learnt/" { // what cannot be read is unknown
 				c.learntAt = never

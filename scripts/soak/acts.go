@@ -71,7 +71,7 @@ func (n *ncentral) authenticatesToLearn() int {
 
 func (s *soak) sharedRolesOf(n *ncentral) (count int) {
 	for _, r := range s.roles {
-		if r.ncentral == n && r.may(shared) {
+		if (r.ncentral == n || r.ncentral == n.other()) && r.may(shared) {
 			count++
 		}
 	}
@@ -139,7 +139,7 @@ func (s *soak) rewriteAll(ctx context.Context, began time.Time) error {
 }
 
 func (s *soak) rewrite(ctx context.Context, one rewrite) error {
-	role, n := s.roles[one.role], s.ncentrals[one.config]
+	role, n := s.roles[one.role], s.withSecondUsers()[one.config]
 	switch one.kind {
 	case rewriteRole:
 		_ = s.writeRole(ctx, role, one.definition)
@@ -204,6 +204,12 @@ func (s *soak) writeRole(ctx context.Context, r *role, d definition) error {
 	}
 	fields := d.fields()
 	fields["config"] = r.ncentral.name
+	if other := r.ncentral.other(); other != nil {
+		fields["fallback_configs"] = other.name
+		if !d.dedicated {
+			fields["reread_interval"] = d.reread.String()
+		}
+	}
 	r.beginWrite(d)
 	r.ncentral.authenticates.add("roles written", 1+restartedReads)
 	err := s.write(ctx, "roles/"+r.name, fields)
@@ -220,11 +226,13 @@ func (s *soak) writeConfig(ctx context.Context, n *ncentral) error {
 	if n.recordWrittenToken() {
 		n.authenticates.add("User-API tokens changed", s.sharedRolesOf(n))
 	}
+	defer n.asked.begin()()
 	return s.write(ctx, "config/"+n.name, n.config())
 }
 
 func (s *soak) check(ctx context.Context, n *ncentral) error {
 	n.authenticates.add("checks", n.authenticatesToLearn())
+	defer n.asked.begin()()
 	answer, err := s.server.Client().Logical().WriteWithContext(ctx, mountPath+"/config/"+n.name+"/check", nil)
 	if err == nil && answer.Data["ok"] != true {
 		err = fmt.Errorf("the check of %s failed: %v: %v", n.name, answer.Data["failed_step"], answer.Data["message"])

@@ -159,12 +159,12 @@ func drawMisfortune(random *rand.Rand) fault {
 	case 1:
 		return fault{
 			name:  "password expired",
-			begin: func(n *ncentral) error { return n.SetPasswordExpired(apiUser, true) },
+			begin: func(n *ncentral) error { return n.SetPasswordExpired(n.user, true) },
 		}
 	case 2:
 		return fault{
 			name: "user disabled", silences: true,
-			begin: func(n *ncentral) error { return n.SetUserDisabled(apiUser, true) },
+			begin: func(n *ncentral) error { return n.SetUserDisabled(n.user, true) },
 		}
 	default:
 		return fault{name: "token regenerated", regenerates: true, begin: (*ncentral).regenerate}

@@ -41,7 +41,8 @@ type ledger struct {
 	outages *spans
 	began   time.Time
 
-	dead findings // handouts of tokens that were dead, or died early
+	dead    findings // handouts of tokens that were dead, or died early
+	useless findings // handouts of tokens whose user had died
 
 	mu       sync.Mutex
 	closed   bool
@@ -64,6 +65,7 @@ func (l *ledger) record(h *handout, random *rand.Rand) {
 		l.leases = append(l.leases, h)
 	}
 	l.mu.Unlock()
+	l.judgeDeath(h)
 	l.use(h)
 	left := time.Until(h.until) - leastLeft
 	if left <= 0 {
@@ -113,10 +115,21 @@ func (l *ledger) use(h *handout) {
 	l.dead.add("%s", l.describe(h, issued, now, reason))
 }
 
+// judgeDeath records a finding if the token's user had died long before it was handed out.
+func (l *ledger) judgeDeath(h *handout) {
+	issued, known := h.role.ncentral.IssuedWith(h.token)
+	if !known {
+		return
+	}
+	if reason := h.role.ncentral.ofUser(issued.User).judgeDeath(h.sent, l.outages); reason != "" {
+		l.useless.add("%s", l.describe(h, issued, time.Now(), reason))
+	}
+}
+
 // judge returns why a token should have been valid at that time, or "" where there is a good reason
 // that it was not.
 func (l *ledger) judge(h *handout, issued simulator.IssuedToken, now time.Time) string {
-	n := h.role.ncentral
+	n := h.role.ncentral.ofUser(issued.User)
 	switch issued.EndedBy {
 	case "":
 		if n.lockouts.during(now.Add(-time.Second), now) {
@@ -134,7 +147,7 @@ func (l *ledger) judge(h *handout, issued simulator.IssuedToken, now time.Time) 
 	case simulator.EndedByRefresh:
 		return "the engine ended it by a refresh"
 	}
-	if calm := longestCalm(issued.EndedAt, h.sent, &n.silences, l.outages); calm > grace {
+	if calm := longestCalm(issued.EndedAt, h.sent, n.silences, l.outages); calm > grace {
 		return fmt.Sprintf("N-central had ended it (%s), and could be asked for %s at a stretch since", issued.EndedBy,
 			calm.Round(time.Second))
 	}

@@ -20,6 +20,9 @@ type profile struct {
 	// demanding says that some of its readers hang up, and some ask for validation and so notice
 	// for all others that sessions were ended.
 	demanding bool
+	// twoUsers says that roles fall back from one of its users to another. Nothing else befalls it
+	// than deaths of one of them, and reboots.
+	twoUsers bool
 }
 
 // profiles has one profile for each server, and so for each config. All servers state how long
@@ -36,25 +39,33 @@ var profiles = []profile{
 		k.HideCoreErrors, k.OmitStartTime, k.LinksNested = true, true, true
 		k.HiddenErrorKey = "error message"
 	}},
+	{name: "paired", twoUsers: true, set: func(k *simulator.Knobs) { k.RegenerateEndsSessions = true }},
 	{
 		name: "jealous", singleSession: true, demanding: true,
 		set: func(k *simulator.Knobs) { k.AuthenticateEndsEarlierSessions = true },
 	},
 }
 
-// ncentral is the N-central server behind the config that has the name of its profile.
+// ncentral is the N-central server behind the config that has the name of its profile, and the user
+// of that config.
 type ncentral struct {
 	*simulator.Simulator
 	profile
 	server *simulator.Server
 	knobs  simulator.Knobs // while it has no fault
+	user   string
+	second *ncentral // the same server with its second user, if it has one
+	first  *ncentral // where this is the second user
 
-	silences spans // when it could not be asked whether a token is valid
-	lockouts spans // when its user was disabled, so that no token was valid
-	hangUps  spans // when a reader waited for a session of its own, and hung up
+	silences *spans // when it could not be asked whether a token is valid
+	reboots  *spans // when it rebooted between deaths
+	lockouts spans  // when its user was disabled, so that no token was valid
+	deaths   spans  // when tokens of its user were of no use
+	asked    spans  // when somebody checked or wrote the config
+	hangUps  *spans // when a reader waited for a session of its own, and hung up
 
 	// authenticates counts the authenticates that are explained, by explanation.
-	authenticates tally
+	authenticates *tally
 
 	mu           sync.Mutex
 	userAPIToken string
@@ -62,16 +73,30 @@ type ncentral struct {
 	deleted      time.Time // when its config was last deleted, with all that was owed there
 }
 
-const apiUser = "api-user"
-
 func startNCentral(t profile) (*ncentral, error) {
-	n := &ncentral{profile: t, knobs: simulator.DefaultKnobs()}
+	n := &ncentral{
+		profile: t, knobs: simulator.DefaultKnobs(), user: "api-user",
+		silences: &spans{}, reboots: &spans{}, hangUps: &spans{}, authenticates: &tally{},
+	}
 	t.set(&n.knobs)
 	n.Simulator = simulator.New(n.knobs)
-	n.userAPIToken = n.AddUser(apiUser)
+	n.userAPIToken = n.AddUser(n.user)
 	var err error
 	n.server, err = simulator.Listen(n.Simulator, "127.0.0.1:0", false)
+	if t.twoUsers {
+		n.addSecondUser()
+	}
 	return n, err
+}
+
+// addSecondUser adds a user that has a config of its own. All that befalls the server befalls both.
+func (n *ncentral) addSecondUser() {
+	n.second = &ncentral{
+		Simulator: n.Simulator, profile: n.profile, server: n.server, knobs: n.knobs, user: "second-user", first: n,
+		silences: n.silences, reboots: n.reboots, hangUps: n.hangUps, authenticates: n.authenticates,
+	}
+	n.second.name += "-second"
+	n.second.userAPIToken = n.AddUser(n.second.user)
 }
 
 // config returns the fields of its config.
@@ -92,18 +117,19 @@ func (n *ncentral) config() map[string]any {
 func (n *ncentral) calm() error {
 	n.ClearFailures()
 	n.Change(func(k *simulator.Knobs) { *k = n.knobs })
-	if err := n.SetPasswordExpired(apiUser, false); err != nil {
-		return err
-	}
-	if err := n.SetUserDisabled(apiUser, false); err != nil {
-		return err
+	for _, setRight := range []func(string, bool) error{
+		n.SetPasswordExpired, n.SetUserDisabled, n.SetUserLocked,
+	} {
+		if err := setRight(n.user, false); err != nil {
+			return err
+		}
 	}
 	return n.SetDown(false)
 }
 
 // regenerate gives the user a new User-API token. The config must be written with it.
 func (n *ncentral) regenerate() error {
-	token, err := n.RegenerateUserAPIToken(apiUser)
+	token, err := n.RegenerateUserAPIToken(n.user)
 	if err != nil {
 		return err
 	}
@@ -111,6 +137,12 @@ func (n *ncentral) regenerate() error {
 	defer n.mu.Unlock()
 	n.userAPIToken = token
 	return nil
+}
+
+func (n *ncentral) currentToken() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.userAPIToken
 }
 
 // recordWrittenToken records that its config is about to be written with the current User-API

@@ -18,7 +18,8 @@ const (
 	// flightLimit is the longest that the engine may take for a token.
 	flightLimit = 3 * requestTimeout
 
-	firstFault = 8 * time.Second // before that, every role is read once
+	firstFault          = 8 * time.Second // before that, every role is read once
+	leastRereadInterval = 10 * time.Second
 	// longestTTL is longer than the soak.
 	longestTTL = 20 * time.Minute
 	// calmAfterReboot is longer than grace, so the engine has no excuse left.
@@ -29,6 +30,7 @@ const (
 type plan struct {
 	definitions []definition // of the roles, at first
 	episodes    [][]episode  // by N-central server
+	deaths      []death      // of the users of the server that has two
 	disruptions []disruption
 	rewrites    []rewrite
 }
@@ -72,6 +74,9 @@ const (
 	readState       = "status, metrics and lists read"
 )
 
+// deathsPart is the random source of the deaths.
+const deathsPart = 100
+
 // draw draws a plan. Each part has its own random source, so that a change to one does not shift
 // the others.
 func draw(seed uint64, duration time.Duration) plan {
@@ -83,7 +88,12 @@ func draw(seed uint64, duration time.Duration) plan {
 	}
 	p.disruptions = drawDisruptions(source(1), duration)
 	p.rewrites = drawRewrites(source(2), duration)
-	for i := range profiles {
+	for i, profile := range profiles {
+		if profile.twoUsers {
+			p.episodes = append(p.episodes, nil)
+			p.deaths = drawDeaths(source(deathsPart), duration)
+			continue
+		}
 		p.episodes = append(p.episodes, drawEpisodes(source(uint64(3+i)), duration))
 	}
 	return p
@@ -94,6 +104,8 @@ type definition struct {
 	dedicated bool
 	lease     bool
 	ttl       time.Duration
+	// reread is the reread_interval of a shared role with two users.
+	reread time.Duration
 }
 
 // drawDefinition draws lifetimes, mostly of seconds. One outlives the grace after a reboot, and one
@@ -104,7 +116,9 @@ func drawDefinition(random *rand.Rand) definition {
 		ttl = longestTTL
 	}
 	kind := random.IntN(5)
-	return definition{dedicated: kind == 0, lease: kind <= 2, ttl: ttl}
+	return definition{
+		dedicated: kind == 0, lease: kind <= 2, ttl: ttl, reread: time.Duration(kind%2) * leastRereadInterval,
+	}
 }
 
 func (d definition) fields() map[string]any {
@@ -163,7 +177,7 @@ func drawRewrites(random *rand.Rand, duration time.Duration) (all []rewrite) {
 			at:         at,
 			kind:       kinds[random.IntN(len(kinds))],
 			role:       random.IntN(roleCount),
-			config:     random.IntN(len(profiles)),
+			config:     random.IntN(len(profiles) + 1),
 			definition: drawDefinition(random),
 		})
 	}

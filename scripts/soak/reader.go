@@ -111,6 +111,8 @@ func (s *soak) noteFailure(h *handout, err error) {
 		s.wrongStatus.add("%s of %s: %v", h.role.name, h.role.ncentral.name, err)
 	case s.quiet.during(h.sent, h.sent):
 		s.failedInQuiet.add("%s of %s: %v", h.role.name, h.role.ncentral.name, err)
+	default:
+		s.noteFailureOfTwoUsers(h, err)
 	}
 }
 

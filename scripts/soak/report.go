@@ -57,6 +57,9 @@ func (r *report) rules() []rule {
 	s := r.soak
 	return []rule{
 		{"dead tokens handed out", &s.ledger.dead},
+		{"tokens of dead users handed out", &s.ledger.useless},
+		{"tries of dead users, too many", &s.tries},
+		{"reads that failed though a user worked", &s.failedWithTwoUsers},
 		{"leases that cannot be revoked", &s.leases},
 		{"logouts owed at the end", &s.owed},
 		{"sessions left open, unexplained", &s.open},

@@ -28,7 +28,7 @@ const (
 // quieten waits until the engine must have recovered from everything. First it reboots one of the
 // servers whose readers never ask for validation: no dead token may be handed out at the end.
 func (s *soak) quieten(ctx context.Context) error {
-	for _, n := range s.ncentrals {
+	for _, n := range s.withSecondUsers() {
 		// A check that passes ends the cool-down of a refused User-API token.
 		if err := s.persist(ctx, func(ctx context.Context) error { return s.check(ctx, n) }); err != nil {
 			return err
@@ -152,7 +152,7 @@ func (s *soak) logoutsOwed(ctx context.Context) (owed []string, err error) {
 			owed = append(owed, fmt.Sprintf("%d of config %s", count, name))
 		}
 	}
-	if len(configs) != len(s.ncentrals) {
+	if len(configs) != len(s.withSecondUsers()) {
 		return nil, fmt.Errorf("status tells of %d configs", len(configs))
 	}
 	return owed, nil

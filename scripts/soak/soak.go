@@ -47,16 +47,18 @@ type soak struct {
 	acts    tally
 	answers tally // of reads, by outcome
 
-	wrongStatus   findings // reads that failed with a status that the engine never returns
-	slow          findings // reads that took longer than the engine may take
-	failedInQuiet findings // reads that failed in the quiet time
-	leases        findings // leases that cannot be revoked
-	owed          findings // logouts that remain owed
-	open          findings // sessions that remain open and should not
-	leaks         findings // what the plugin process holds more of than at first
-	excess        findings // authenticates that nothing explains
-	logged        findings // what must never be in the server's log
-	leftOpen      tally    // sessions that remain open, by reason
+	wrongStatus        findings // reads that failed with a status that the engine never returns
+	slow               findings // reads that took longer than the engine may take
+	failedInQuiet      findings // reads that failed in the quiet time
+	leases             findings // leases that cannot be revoked
+	owed               findings // logouts that remain owed
+	open               findings // sessions that remain open and should not
+	leaks              findings // what the plugin process holds more of than at first
+	excess             findings // authenticates that nothing explains
+	tries              findings // tries of a dead user that are too many
+	failedWithTwoUsers findings // reads that failed though one of the role's users works
+	logged             findings // what must never be in the server's log
+	leftOpen           tally    // sessions that remain open, by reason
 }
 
 // role is a role as it was last written.
@@ -202,6 +204,8 @@ func (s *soak) setUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	for _, n := range s.withSecondUsers() {
 		if err := s.writeConfig(ctx, n); err != nil {
 			return err
 		}
@@ -215,8 +219,11 @@ func (s *soak) makeRoles(ctx context.Context) error {
 	last := len(s.ncentrals) - 1
 	for i, definition := range s.plan.definitions {
 		made := &role{name: fmt.Sprintf("role-%02d", i), ncentral: s.ncentrals[i%last]}
-		if i == roleCount-1 {
+		switch {
+		case i == roleCount-1:
 			made.ncentral = s.ncentrals[last]
+		case made.ncentral.second != nil && i/last%2 == 1:
+			made.ncentral = made.ncentral.second
 		}
 		s.roles = append(s.roles, made)
 		if err := s.writeRole(ctx, made, definition); err != nil {
@@ -258,6 +265,7 @@ func (s *soak) disturb(ctx context.Context, began time.Time) error {
 	for i, n := range s.ncentrals {
 		group.Go(func() error { return s.playEpisodes(ctx, began, n, s.plan.episodes[i]) })
 	}
+	group.Go(func() error { return s.playDeaths(ctx, began) })
 	group.Go(func() error { return s.disrupt(ctx, began) })
 	group.Go(func() error { return s.rewriteAll(ctx, began) })
 	group.Go(func() error { return sleepUntil(ctx, began.Add(s.duration)) })

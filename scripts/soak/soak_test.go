@@ -22,6 +22,9 @@ func (p plan) text() string {
 			fmt.Fprintln(&text, one.at, one)
 		}
 	}
+	for _, one := range p.deaths {
+		fmt.Fprintln(&text, one.at, one.lasts, one.of.name, one.second, one.reboots, one.checked)
+	}
 	return text.String()
 }
 
@@ -161,7 +164,7 @@ func TestRefusedTokens(t *testing.T) {
 		h := test.handout
 		h.role = &role{
 			endings:  spans{all: test.endings},
-			ncentral: &ncentral{silences: spans{all: test.silences}, lockouts: spans{all: test.lockouts}},
+			ncentral: &ncentral{silences: &spans{all: test.silences}, lockouts: spans{all: test.lockouts}},
 		}
 		if reason := l.judge(&h, test.issued, at(100)); (reason == "") != test.excused {
 			t.Errorf("%s: %q", name, reason)
