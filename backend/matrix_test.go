@@ -474,7 +474,7 @@ func (c cell) settle(w *world) (roles []string) {
 	a := w.sites[0]
 	users := []string{"user-1", "user-1", "user-2"}
 	hasFallback := len(c.kind.role.fallbacks) > 0
-	for i := range len(users) {
+	for i := range users {
 		if i >= c.kind.count && (!hasFallback || i == 1) {
 			continue
 		}

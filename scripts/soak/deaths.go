@@ -85,10 +85,10 @@ func (s *soak) playDeath(ctx context.Context, n *ncentral, one death) error {
 	// Each role turns to the other user, and back. Until the engine knows, dedicated reads try both.
 	n.authenticates.add("deaths", 4*s.sharedRolesOf(n)+readerCount)
 	if one.of.useless {
-		defer n.deaths.begin()() //nolint:revive // it lasts as long as the death
+		defer n.deaths.begin()()
 	}
 	if one.of.lockedOut {
-		defer n.lockouts.begin()() //nolint:revive // it lasts as long as the death
+		defer n.lockouts.begin()()
 	}
 	died, refused := time.Now(), n.currentToken()
 	if err := one.of.begin(n); err != nil {
