@@ -96,8 +96,10 @@ func TestAReadOfAGoodTokenAsksNobodyWhateverElseIsAmiss(t *testing.T) {
 		"N-central fails whatever it is asked": {func(m *mount) {
 			m.FailNext(simulator.AnyEndpoint, -1, status(503))
 		}, nil},
-		"storage refuses writes":          {func(m *mount) { m.storage.refuses.Store(true) }, nil},
-		"another node wrote the fallback": {func(m *mount) { m.backend.InvalidateKey(t.Context(), "config/second") }, nil},
+		"storage refuses writes": {func(m *mount) { m.storage.refuses.Store(true) }, nil},
+		"another node wrote the fallback": {func(m *mount) {
+			m.backend.InvalidateKey(m.t.Context(), "config/second")
+		}, nil},
 		"this is a standby": {func(m *mount) {
 			m.become(consts.ReplicationPerformanceStandby)
 		}, nil},

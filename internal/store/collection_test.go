@@ -448,7 +448,9 @@ func TestThatANamedEntryCannotBeUsedIsKeptUntilItIsThere(t *testing.T) {
 	}
 	const good = `{"config":"default","credential_type":"shared"}`
 	heals := map[string]func(t *testing.T, s *Store, storage *watchedStorage){
-		"it is written": func(t *testing.T, s *Store, _ *watchedStorage) { put(t, s.Roles, name, Role{Config: "default"}) },
+		"it is written": func(t *testing.T, s *Store, _ *watchedStorage) {
+			put(t, s.Roles, name, Role{Config: "default"})
+		},
 		"another node writes it": func(t *testing.T, s *Store, storage *watchedStorage) {
 			restore(t, storage, good)
 			s.Invalidate("role/a")
@@ -505,6 +507,6 @@ func TestANamedEntryOfWhichNothingIsKnownIsLookedForAgain(t *testing.T) {
 		}
 	}
 	if storage.gets != 3 {
-		t.Errorf("storage was asked %d times, want 3: the outage, the read that was overtaken, and one more", storage.gets)
+		t.Errorf("storage was asked %d times, want 3: the outage, the overtaken read, and one more", storage.gets)
 	}
 }
