@@ -225,7 +225,8 @@ func upgrades() []upgrade {
 func drawStep(rt *rapid.T) step {
 	draw := rapid.SampledFrom([]func(*rapid.T) step{
 		drawPass, drawPass, drawPass, drawPass, drawRead, drawRead, drawRead, drawRead, drawBurst, drawBurst, drawStorm,
-		drawFault, drawFault, drawFault, drawDown, drawReboot, drawReboot, drawRegenerate, drawForeign, drawDeath, drawDeath,
+		drawFault, drawFault, drawFault, drawDown, drawReboot, drawReboot, drawRegenerate, drawForeign, drawDeath,
+		drawDeath,
 		drawRecovery, drawFallbacks,
 		drawWriteConfig, drawWriteRole, drawDelete, drawEnd, drawCheck, drawNode, drawNode, drawStorage, drawDamage,
 		drawTune, drawLook,

@@ -97,7 +97,8 @@ func (s *site) noteUser(user string) {
 // dead since, though it lives.
 func (s *site) denied(issued time.Time, user string) bool {
 	has := func(d span) bool { return d.to.IsZero() || !issued.After(d.to) }
-	return slices.ContainsFunc(s.deniesAt, has) || s.users[user] != nil && slices.ContainsFunc(s.users[user].shutAt, has)
+	return slices.ContainsFunc(s.deniesAt, has) ||
+		s.users[user] != nil && slices.ContainsFunc(s.users[user].shutAt, has)
 }
 
 // couldNotLearn reports whether nobody could find out what a refresh ends at the token's server: that
