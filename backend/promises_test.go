@@ -823,7 +823,7 @@ func (w *world) judgeChoice(r *reading, t *tokenRecord) {
 
 // judgeLeft holds what a token has left against the role's min_ttl.
 func (w *world) judgeLeft(r *reading, t *tokenRecord) {
-	life := min(t.ExpiresAt.Sub(t.IssuedAt), w.longestLease(t.IssuedAt))
+	life := min(t.ExpiresAt.Sub(t.IssuedAt), t.statedEnd.Sub(t.IssuedAt)+time.Second) // a grant may be longer
 	if r.of.ttl > 0 {
 		life = min(life, r.of.ttl)
 	}

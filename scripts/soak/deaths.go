@@ -49,10 +49,10 @@ var waysToDie = []wayToDie{
 func drawDeaths(random *rand.Rand, duration time.Duration) (all []death) {
 	for at := firstFault + seconds(random, 0, 10); at < duration-firstFault; {
 		one := death{
-			at: at, lasts: seconds(random, 3, 40), second: random.IntN(3) == 0, of: pick(random, waysToDie...),
+			at: at, lasts: seconds(random, 3, 15), second: random.IntN(3) == 0, of: pick(random, waysToDie...),
 			reboots: random.IntN(6) == 0, checked: random.IntN(2) == 0,
 		}
-		if random.IntN(2) == 0 || len(all) == 0 {
+		if random.IntN(3) == 0 || len(all) == 1 {
 			one.lasts += grace
 		}
 		one.lasts = min(one.lasts, duration-at)
@@ -100,7 +100,6 @@ func (s *soak) playDeath(ctx context.Context, n *ncentral, one death) error {
 	if one.reboots {
 		n.authenticates.add("sessions ended by the server", s.sharedRolesOf(n)+n.authenticatesToLearn())
 		n.Reboot()
-		n.reboots.add(time.Now(), time.Now())
 	}
 	if err := sleep(ctx, one.lasts/2); err != nil {
 		return err
@@ -138,7 +137,11 @@ func (s *soak) findTries(n *ncentral, token string, died time.Time) {
 // before, and another one works. It returns "" if all is well.
 func (n *ncentral) judgeDeath(sent time.Time, outages *spans) string {
 	for _, death := range n.deaths.within(time.Time{}, sent) {
-		if death.to.Equal(sent) && longestCalm(death.from, sent, outages, n.silences, n.reboots) > grace {
+		known := death.from.Add(grace)
+		for _, gone := range outages.within(death.from, sent) {
+			known = known.Add(gone.to.Sub(gone.from))
+		}
+		if death.to.Equal(sent) && sent.After(known) {
 			return "its user had died " + sent.Sub(death.from).Round(time.Second).String() + " before"
 		}
 	}

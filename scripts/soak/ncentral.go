@@ -58,7 +58,6 @@ type ncentral struct {
 	first  *ncentral // where this is the second user
 
 	silences *spans // when it could not be asked whether a token is valid
-	reboots  *spans // when it rebooted between deaths
 	lockouts spans  // when its user was disabled, so that no token was valid
 	deaths   spans  // when tokens of its user were of no use
 	asked    spans  // when somebody checked or wrote the config
@@ -76,7 +75,7 @@ type ncentral struct {
 func startNCentral(t profile) (*ncentral, error) {
 	n := &ncentral{
 		profile: t, knobs: simulator.DefaultKnobs(), user: "api-user",
-		silences: &spans{}, reboots: &spans{}, hangUps: &spans{}, authenticates: &tally{},
+		silences: &spans{}, hangUps: &spans{}, authenticates: &tally{},
 	}
 	t.set(&n.knobs)
 	n.Simulator = simulator.New(n.knobs)
@@ -93,7 +92,7 @@ func startNCentral(t profile) (*ncentral, error) {
 func (n *ncentral) addSecondUser() {
 	n.second = &ncentral{
 		Simulator: n.Simulator, profile: n.profile, server: n.server, knobs: n.knobs, user: "second-user", first: n,
-		silences: n.silences, reboots: n.reboots, hangUps: n.hangUps, authenticates: n.authenticates,
+		silences: n.silences, hangUps: n.hangUps, authenticates: n.authenticates,
 	}
 	n.second.name += "-second"
 	n.second.userAPIToken = n.AddUser(n.second.user)

@@ -172,6 +172,50 @@ func TestRefusedTokens(t *testing.T) {
 	}
 }
 
+func TestDeathsOfTwoUsersDoNotOverlap(t *testing.T) {
+	for seed := range uint64(100) {
+		for _, duration := range []time.Duration{2 * time.Minute, 10 * time.Minute} {
+			free, long := time.Duration(0), false
+			for _, one := range draw(seed, duration).deaths {
+				if one.at < free || one.at+one.lasts > duration {
+					t.Errorf("seed %d: %s from %s for %s", seed, one.of.name, one.at, one.lasts)
+				}
+				free, long = one.at+one.lasts+5*time.Second, long || one.lasts > grace
+			}
+			if !long {
+				t.Errorf("seed %d, %s: no death is long enough to tell", seed, duration)
+			}
+		}
+	}
+}
+
+func TestTokensOfDeadUsers(t *testing.T) {
+	start := time.Now()
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	for name, test := range map[string]struct {
+		died    span
+		read    time.Time
+		outages []span
+		wrong   bool
+	}{
+		"within the grace":   {died: span{from: at(0)}, read: at(70)},
+		"after the grace":    {died: span{from: at(0)}, read: at(71), wrong: true},
+		"after it came back": {died: span{at(0), at(90)}, read: at(91)},
+		"with the engine gone meanwhile": {
+			died: span{from: at(0)}, read: at(80), outages: []span{{at(50), at(60)}},
+		},
+		"long after the engine was gone": {
+			died: span{from: at(0)}, read: at(81), outages: []span{{at(50), at(60)}}, wrong: true,
+		},
+	} {
+		n := &ncentral{}
+		n.deaths.all = []span{test.died}
+		if reason := n.judgeDeath(test.read, &spans{all: test.outages}); (reason != "") != test.wrong {
+			t.Errorf("%s: %q", name, reason)
+		}
+	}
+}
+
 func TestReport(t *testing.T) {
 	s := newSoak(settings{seed: 1, duration: time.Minute})
 	s.watch = &watch{soak: s}
