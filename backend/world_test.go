@@ -83,21 +83,22 @@ type site struct {
 	tokens map[string]string // the User-API tokens by user
 	users  map[string]*userModel
 
-	faults     int         // that stand just now
-	healedAt   time.Time   // when the last one ended
-	patientTo  time.Time   // until when what was suffered may still be a reason to be left alone
-	settled    int         // how many requests had come when the mount was set up
-	known      int         // how many of the tokens that it issued the witness knows
-	foreignAt  []time.Time // when other clients opened sessions
-	losesAt    []span      // when answers may have been lost
-	deniesAt   []span      // when a token that lives may have been said to be dead
-	liesAt     []span      // when a logout may have been answered that was not done
-	troubles   []span      // when anything was suffered
-	doubt      bool        // whether anything said since the site was last calm may have made live tokens suspect
-	mute       bool        // whether a fault that stands keeps tokens from being asked after
-	everEnds   bool        // whether a new session ever ended earlier ones
-	scarce     bool        // whether it answers 429 in the normal course of things
-	everAbsent bool        // whether it ever had no logout
+	faults     int           // that stand just now
+	healedAt   time.Time     // when the last one ended
+	patientTo  time.Time     // until when what was suffered may still be a reason to be left alone
+	patience   time.Duration // for how long what stands may be one
+	settled    int           // how many requests had come when the mount was set up
+	known      int           // how many of the tokens that it issued the witness knows
+	foreignAt  []time.Time   // when other clients opened sessions
+	losesAt    []span        // when answers may have been lost
+	deniesAt   []span        // when a token that lives may have been said to be dead
+	liesAt     []span        // when a logout may have been answered that was not done
+	troubles   []span        // when anything was suffered
+	doubt      bool          // whether anything said since the site was last calm may have made live tokens suspect
+	mute       bool          // whether a fault that stands keeps tokens from being asked after
+	everEnds   bool          // whether a new session ever ended earlier ones
+	scarce     bool          // whether it answers 429 in the normal course of things
+	everAbsent bool          // whether it ever had no logout
 	// Whether it ever left open how long a token lives, and the engine went by what it asked for.
 	everOmits   bool
 	everRefuses bool // whether it ever refused lifetimes that are too long
@@ -965,9 +966,8 @@ func (w *world) befall(s *site, lasts time.Duration, e effect, begin func()) {
 		if e.long {
 			patience = longestPatience
 		}
-		if until := now.Add(lasts + patience); until.After(s.patientTo) {
-			s.patientTo = until
-		}
+		s.patience = max(s.patience, patience)
+		s.patientTo = later(s.patientTo, now.Add(lasts+patience))
 		w.mu.Unlock()
 		begin()
 	})
@@ -990,6 +990,8 @@ func (w *world) heal(s *site) {
 	defer w.mu.Unlock()
 	now := time.Now()
 	s.healedAt, s.mute = now, false
+	s.patientTo = later(s.patientTo, now.Add(s.patience)) // a fault lasts longer where another does
+	s.patience = 0
 	w.noteLateTriesLocked()
 	for _, spans := range [][]span{s.losesAt, s.liesAt, s.deniesAt, s.troubles} {
 		for i := range spans {
