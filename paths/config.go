@@ -295,7 +295,7 @@ func (a *API) storeConfig(ctx context.Context, madeFrom, candidate *store.Config
 	if err != nil {
 		return err
 	}
-	if (stored == nil) != (madeFrom == nil) || stored != nil && !stored.WrittenAt.Equal(madeFrom.WrittenAt) {
+	if (stored == nil) != (madeFrom == nil) || stored != nil && !stored.IsVersion(madeFrom) {
 		return logical.CodedError(http.StatusConflict,
 			fmt.Sprintf("config %q was changed by another request while this one was verified: nothing of this one "+
 				"was stored, try again", candidate.Name))

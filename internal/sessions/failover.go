@@ -167,12 +167,7 @@ func (m *Manager) unlessAnother(ctx context.Context, role string, configs []*sto
 }
 
 func containsVersion(configs []*store.Config, config *store.Config) bool {
-	return slices.ContainsFunc(configs, func(one *store.Config) bool { return isVersion(one, config) })
-}
-
-// isVersion reports whether one, which may be nil, is that version of the config.
-func isVersion(one, config *store.Config) bool {
-	return one != nil && one.Name == config.Name && one.WrittenAt.Equal(config.WrittenAt)
+	return slices.ContainsFunc(configs, func(one *store.Config) bool { return one.IsVersion(config) })
 }
 
 // try asks one config for a session. goOn reports whether the next config must be asked.
@@ -258,7 +253,7 @@ func (m *Manager) putOut(ctx context.Context, config *store.Config, failure *hea
 	ctx = context.WithoutCancel(ctx)
 	m.outMu.Lock()
 	defer m.outMu.Unlock()
-	if latest, err := m.store.Configs.Get(ctx, config.Name); err == nil && !isVersion(latest, config) {
+	if latest, err := m.store.Configs.Get(ctx, config.Name); err == nil && !latest.IsVersion(config) {
 		return
 	}
 	known := m.outOfService(ctx, config)

@@ -47,6 +47,11 @@ type Config struct {
 	userAPITokenExpiresAt time.Time
 }
 
+// IsVersion reports whether c, which may be nil, is the same version of that config.
+func (c *Config) IsVersion(config *Config) bool {
+	return c != nil && c.Name == config.Name && c.WrittenAt.Equal(config.WrittenAt)
+}
+
 func (c *Config) prepare(name string) error {
 	c.Name = name
 	c.userAPITokenExpiresAt = expiryOf(c.UserAPIToken)

@@ -87,7 +87,7 @@ func (r *Registry) Server(config *store.Config) (*Server, error) {
 		known := r.known(config.Name)
 		switch {
 		case known == nil:
-		case known.config.WrittenAt.Equal(config.WrittenAt):
+		case known.config.IsVersion(config):
 			return known, nil
 		case known.config.WrittenAt.After(config.WrittenAt) && !r.isInForce(config):
 			return nil, ErrOutdated
@@ -135,7 +135,7 @@ func (r *Registry) replace(known *Server, config *store.Config) (*Server, error)
 //nolint:contextcheck // see above
 func (r *Registry) isInForce(config *store.Config) bool {
 	stored, err := r.store.Configs.Get(context.Background(), config.Name)
-	return err == nil && stored != nil && stored.WrittenAt.Equal(config.WrittenAt)
+	return err == nil && stored.IsVersion(config)
 }
 
 // Record returns how the config's server fared since this process started.

@@ -54,5 +54,5 @@ func (r *Registry) pausesOf(config *store.Config, now time.Time) health.Pauses {
 // isOutdated reports whether the registry has the server of another version of the config.
 func (r *Registry) isOutdated(config *store.Config) bool {
 	server := r.known(config.Name)
-	return server != nil && !server.config.WrittenAt.Equal(config.WrittenAt)
+	return server != nil && !server.config.IsVersion(config)
 }
