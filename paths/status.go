@@ -124,8 +124,9 @@ func stateField() *framework.FieldSchema {
 			string(health.StateFailing),
 		},
 		Description: "unknown: no token was requested and no data call was made since the plugin started. ok: the " +
-			"last of these succeeded, and no call of the last five minutes found N-central down. degraded: tokens " +
-			"are handed out, but somebody must act. failing: no new tokens can be obtained with this config.",
+			"last request for a token or data call succeeded, and no call of the last five minutes found N-central " +
+			"down. degraded: tokens are handed out, but somebody must act. failing: no new tokens " +
+			"can be obtained with this config.",
 	}
 }
 
