@@ -119,23 +119,23 @@ func TestCheckSaysWhichStepFailedAndWhatToDo(t *testing.T) {
 			"max_requests_in_flight",
 		},
 		"password": {
-			func(m *mount) { _ = m.SetPasswordExpired("api-user", true) }, "user",
+			func(m *mount) { m.setPasswordExpired("api-user", true) }, "user",
 			"the API user's password has expired: set a new one",
 		},
 		"password, on an older server": {func(m *mount) {
-			_ = m.SetPasswordExpired("api-user", true)
+			m.setPasswordExpired("api-user", true)
 			m.Change(func(k *simulator.Knobs) { k.UserAbsent = true })
 		}, "data", "password has most likely expired"},
 		"password, without USERS_VIEW": {func(m *mount) {
-			_ = m.SetPasswordExpired("api-user", true)
+			m.setPasswordExpired("api-user", true)
 			m.Change(func(k *simulator.Knobs) { k.UserForbidden = true })
 		}, "data", "password has most likely expired"},
 		"password, of which users/me dies too": {func(m *mount) {
-			_ = m.SetPasswordExpired("api-user", true)
+			m.setPasswordExpired("api-user", true)
 			m.Change(func(k *simulator.Knobs) { k.ExpiredPasswordFailsUser = true })
 		}, "data", "password has most likely expired"},
 		"password, hidden": {func(m *mount) {
-			_ = m.SetPasswordExpired("api-user", true)
+			m.setPasswordExpired("api-user", true)
 			m.Change(func(k *simulator.Knobs) {
 				k.ExpiredPasswordFailsUser, k.HideCoreErrors, k.HiddenErrorKey = true, true, "error message"
 			})
@@ -217,9 +217,7 @@ func TestFailedVerifyChangesNothing(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		first := m.expectLives(m.read(nil))
 		before := m.get("config/default")
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		m.fails(
 			400, opWrite, "config/default", map[string]any{"max_retries": 1},
 			"step user: the API user's password has expired",
@@ -420,7 +418,7 @@ func TestTheReportHasALineAStep(t *testing.T) {
 		if line := lines[len(steps)+1]; line != "the credential is alive" {
 			t.Error(line)
 		}
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		answer, steps, _ = m.check()
 		lines = strings.Split(answer["report"].(string), "\n")
 		failed := slices.Index(steps, "user")

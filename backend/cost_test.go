@@ -308,9 +308,7 @@ func TestAConfigThatIsOutOfServiceMakesNoTickLookAtEveryRole(t *testing.T) {
 		m.write("config/second", map[string]any{"url": m.server.URL, "user_api_token": m.AddUser("second-user")})
 		m.write("roles/with-fallback", map[string]any{"fallback_configs": "second"})
 		m.readRole("with-fallback")
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		walks, opened := 0, m.all(simulator.EndpointAuthenticate)
 		for range 35 {
 			time.Sleep(time.Minute)

@@ -119,7 +119,7 @@ func TestAnExpiredPasswordSendsAnEventOnceAndAnotherWhenItIsWellAgain(t *testing
 		m.read(nil)
 		m.tick()
 		m.sent()
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		for range 2 {
 			time.Sleep(time.Hour)
 			m.read(nil)
@@ -132,7 +132,7 @@ func TestAnExpiredPasswordSendsAnEventOnceAndAnotherWhenItIsWellAgain(t *testing
 		if !strings.Contains(sent[0]["reason"], "the API user's password has expired") {
 			t.Error(sent[0])
 		}
-		_ = m.SetPasswordExpired("api-user", false)
+		m.setPasswordExpired("api-user", false)
 		time.Sleep(time.Hour)
 		m.read(nil)
 		m.tick()

@@ -13,14 +13,6 @@ import (
 	"vault-plugin-secrets-ncentral/internal/simulator"
 )
 
-// addConfig adds a config with a user of its own, which is not verified.
-func (m *mount) addConfig(name string) {
-	m.t.Helper()
-	m.write("config/"+name, map[string]any{
-		"url": m.server.URL, "user_api_token": m.AddUser(name + "-user"), "password_max_age": 0, "verify": false,
-	})
-}
-
 // meanwhile starts a read, changes something while N-central's answer to the authenticate that it
 // waits for is held back, and returns what the read got.
 func (m *mount) meanwhile(g *gates, role string, change func()) outcome {
@@ -171,9 +163,7 @@ func TestTheFirstConfigOfAChainThatWorksServes(t *testing.T) {
 					}
 					continue
 				}
-				if err := m.SetPasswordExpired(user, true); err != nil {
-					t.Fatal(err)
-				}
+				m.setPasswordExpired(user, true)
 			}
 			for range 2 {
 				time.Sleep(time.Minute)

@@ -28,9 +28,7 @@ func takes(wait time.Duration) *func(key string) error {
 // it out.
 func (m *mount) expireAndTick() {
 	m.t.Helper()
-	if err := m.SetPasswordExpired("api-user", true); err != nil {
-		m.t.Fatal(err)
-	}
+	m.setPasswordExpired("api-user", true)
 	time.Sleep(time.Minute)
 	m.tick()
 	time.Sleep(time.Second)
@@ -56,9 +54,7 @@ func TestATokenOfADeadUserIsNotHandedOutWhileStorageIsSlow(t *testing.T) {
 		m.expectFrom("default", m.read(nil))
 		m.tick()
 		storage.put.Store(takes(25 * time.Second))
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		wait := m.beginTick()
 		time.Sleep(10 * time.Second)
@@ -142,9 +138,7 @@ func TestAHotReadDoesNotWaitForStorageWhenAConfigComesBack(t *testing.T) {
 					m.tick()
 					m.expireAndTick()
 					m.expectFrom("second", m.read(nil))
-					if err := m.SetPasswordExpired("api-user", false); err != nil {
-						t.Fatal(err)
-					}
+					m.setPasswordExpired("api-user", false)
 					if refuses {
 						storage.del.Store(failsFor("out/"))
 					}

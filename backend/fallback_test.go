@@ -27,12 +27,18 @@ import (
 func withTwoUsers(t *testing.T, change func(*simulator.Knobs), test func(m *mount)) {
 	t.Helper()
 	inBubble(t, change, func(m *mount) {
-		m.write("config/second", map[string]any{
-			"url": m.server.URL, "user_api_token": m.AddUser("second-user"), "password_max_age": 0, "verify": false,
-		})
+		m.addConfig("second")
 		m.write("roles/monitoring", map[string]any{"fallback_configs": "second"})
 		m.ResetCounts()
 		test(m)
+	})
+}
+
+// addConfig adds a config with a user of its own, which is not verified.
+func (m *mount) addConfig(name string) {
+	m.t.Helper()
+	m.write("config/"+name, map[string]any{
+		"url": m.server.URL, "user_api_token": m.AddUser(name + "-user"), "password_max_age": 0, "verify": false,
 	})
 }
 
@@ -118,9 +124,7 @@ func TestADeadUserIsFoundWithinAMinute(t *testing.T) {
 		m.expectFrom("default", m.read(nil))
 		m.tick()
 		time.Sleep(30 * time.Second)
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(30 * time.Second)
 		m.tick()
 		time.Sleep(time.Second)
@@ -144,9 +148,7 @@ func TestAUserWhoDiesBeforeARotationIsFoundByTheTickThatRotates(t *testing.T) {
 			time.Sleep(time.Minute)
 			m.tick()
 		}
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		m.ResetCounts()
 		m.tick()
@@ -163,15 +165,11 @@ func TestAConfigComesBackAtTheNextRotation(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {
 		m.read(nil)
 		m.tick()
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		m.tick()
 		m.expectFrom("second", m.read(nil))
-		if err := m.SetPasswordExpired("api-user", false); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", false)
 		for range 11 {
 			time.Sleep(time.Minute)
 			m.tick()
@@ -196,9 +194,7 @@ func TestWhereEveryConfigIsOutTheErrorNamesEach(t *testing.T) {
 		m.read(nil)
 		m.tick()
 		for _, user := range []string{"api-user", "second-user"} {
-			if err := m.SetPasswordExpired(user, true); err != nil {
-				t.Fatal(err)
-			}
+			m.setPasswordExpired(user, true)
 		}
 		time.Sleep(time.Minute)
 		m.tick()
@@ -224,9 +220,7 @@ func TestConfigsThatAreAllOutAreTriedSoonWhileThereAreReaders(t *testing.T) {
 				m.read(nil)
 				m.tick()
 				for _, user := range []string{"api-user", "second-user"} {
-					if err := m.SetPasswordExpired(user, true); err != nil {
-						t.Fatal(err)
-					}
+					m.setPasswordExpired(user, true)
 				}
 				for range 3 {
 					time.Sleep(time.Minute)
@@ -236,9 +230,7 @@ func TestConfigsThatAreAllOutAreTriedSoonWhileThereAreReaders(t *testing.T) {
 					m.fails(400, opRead, "creds/monitoring", nil, "none of its configs is in service")
 				}
 				for _, user := range []string{"api-user", "second-user"} {
-					if err := m.SetPasswordExpired(user, false); err != nil {
-						t.Fatal(err)
-					}
+					m.setPasswordExpired(user, false)
 				}
 				for begun := time.Now(); m.status()["out_of_service_since"] != nil; {
 					if time.Since(begun) > test.within {
@@ -292,9 +284,7 @@ func TestAStandbyKnowsWhichConfigIsOut(t *testing.T) {
 		if config, err := servedFrom(); err != nil || config != "default" {
 			t.Fatal(config, err)
 		}
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		m.tick()
 		time.Sleep(time.Second)
@@ -315,9 +305,7 @@ func TestDamagedEntriesOfConfigsThatAreOutAreFoundOutAnew(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {
 		m.read(nil)
 		m.tick()
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		m.tick()
 		m.expectFrom("second", m.read(nil))
@@ -341,9 +329,7 @@ func TestADeadUserIsFoundThoughReadersValidateAllTheTime(t *testing.T) {
 	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
 		m.read(nil)
 		m.tick()
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		for range 300 {
 			m.read(map[string]any{"validate": true})
 			time.Sleep(200 * time.Millisecond)
@@ -365,9 +351,7 @@ func TestAUserThatDoesNotWorkStaysSoWhereItsTokenIsRefusedLater(t *testing.T) {
 			m.tick()
 			time.Sleep(time.Minute)
 		}
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		m.tick()
 		time.Sleep(time.Second)
 		m.expectFrom("second", m.read(nil))
@@ -441,9 +425,7 @@ func TestAConfigComesBackThoughARoleIsDamaged(t *testing.T) {
 		m.read(nil)
 		m.tick()
 		m.expireAndTick()
-		if err := m.SetPasswordExpired("api-user", false); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", false)
 		m.damage("role/damaged")
 		m.start()
 		for range 11 {
@@ -463,9 +445,7 @@ func TestTheLogTellsOnceWhatBecameOfAConfig(t *testing.T) {
 		m.must(opWrite, "config/default/check", nil)
 		m.expectLogged("a config is in service again", false)
 		m.tick()
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		count := func(line string) int { return strings.Count(m.log.String(), line) }
 		var told int
 		for minute := range 60 {
@@ -478,9 +458,7 @@ func TestTheLogTellsOnceWhatBecameOfAConfig(t *testing.T) {
 		if again := count("a config is out of service"); told == 0 || again != told {
 			t.Errorf("the log told of it %d times, and then %d", told, again)
 		}
-		if err := m.SetPasswordExpired("api-user", false); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", false)
 		for range 25 {
 			time.Sleep(time.Minute)
 			m.tick()

@@ -22,9 +22,7 @@ func TestADedicatedRoleLeavesADeadUserWithinAMinute(t *testing.T) {
 		m.write("roles/worker", map[string]any{"credential_type": "dedicated", "fallback_configs": "second"})
 		m.expectFrom("default", m.open(nil).Data)
 		time.Sleep(time.Second)
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(70 * time.Second)
 		m.expectFrom("second", m.open(nil).Data)
 	})
@@ -36,9 +34,7 @@ func TestADeadUserIsLeftWithinAMinuteThoughAllItsTokensEnded(t *testing.T) {
 		m.expectFrom("default", m.read(nil))
 		m.tick()
 		m.Reboot()
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		m.tick()
 		time.Sleep(10 * time.Second)
@@ -54,9 +50,7 @@ func TestADedicatedRoleLeavesADeadUserWithinAMinuteThoughAnswersAreSlow(t *testi
 		release := g.hold(toData)
 		wait := m.beginRead("worker", nil)
 		time.Sleep(time.Second)
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(8 * time.Second)
 		release()
 		if answered := wait(); answered.token() == "" {
@@ -98,9 +92,7 @@ func TestUsersThatSeemDeadAreNotTriedEachMinute(t *testing.T) {
 		m.read(nil)
 		m.tick()
 		for _, user := range []string{"api-user", "second-user"} {
-			if err := m.SetPasswordExpired(user, true); err != nil {
-				t.Fatal(err)
-			}
+			m.setPasswordExpired(user, true)
 		}
 		if tries := m.triesInAnHour(); tries > 12 { // a rotation among them
 			t.Errorf("tried %d times in an hour", tries)
@@ -112,21 +104,15 @@ func TestUsersThatSeemDeadAreNotTriedEachMinute(t *testing.T) {
 // that works.
 func TestAConfigIsJudgedByTheFallbacksOfAllItsRoles(t *testing.T) {
 	withTwoUsers(t, func(k *simulator.Knobs) { k.UserForbidden = true }, func(m *mount) {
-		m.write("config/third", map[string]any{
-			"url": m.server.URL, "user_api_token": m.AddUser("third-user"), "password_max_age": 0, "verify": false,
-		})
-		if err := m.SetPasswordExpired("second-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.addConfig("third")
+		m.setPasswordExpired("second-user", true)
 		for _, role := range m.addRoles(8, map[string]any{"fallback_configs": "second"}) {
 			m.readRole(role)
 		}
 		m.write("roles/monitoring", map[string]any{"fallback_configs": "third"})
 		m.read(nil)
 		m.tick()
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		time.Sleep(time.Minute)
 		m.tick()
 		time.Sleep(5 * time.Second)
@@ -158,9 +144,7 @@ func TestAConfigThatIsOutSinceTheFutureIsTriedWithinTenMinutes(t *testing.T) {
 		m.tick()
 		m.expireAndTick()
 		m.expectFrom("second", m.read(nil))
-		if err := m.SetPasswordExpired("api-user", false); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", false)
 		ahead := strings.Replace(m.outOf("default"), `"since":"2000`, `"since":"2031`, 1)
 		if err := m.storage.Put(context.Background(),
 			&logical.StorageEntry{Key: "out/default", Value: []byte(ahead)}); err != nil {

@@ -325,6 +325,14 @@ func (m *mount) beginRead(role string, data map[string]any) func() outcome {
 	return m.begin(opRead, "creds/"+role, data)
 }
 
+// setPasswordExpired has the password of the user expire, or be set anew.
+func (m *mount) setPasswordExpired(user string, expired bool) {
+	m.t.Helper()
+	if err := m.SetPasswordExpired(user, expired); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
 // beginTick starts a tick and returns a function that waits for it.
 func (m *mount) beginTick() (wait func()) {
 	done := make(chan struct{})

@@ -64,13 +64,13 @@ func TestStatusTellsWhatNeedsAPerson(t *testing.T) {
 		}, "ok", "", ""},
 		"expired password": {func(m *mount) {
 			m.read(nil)
-			_ = m.SetPasswordExpired("api-user", true)
+			m.setPasswordExpired("api-user", true)
 			m.tick()
 		}, "degraded", "the API user's password has expired", "server_error"},
 		"expired password that nobody tells of": {func(m *mount) {
 			m.Change(func(k *simulator.Knobs) { k.UserForbidden = true })
 			m.read(nil)
-			_ = m.SetPasswordExpired("api-user", true)
+			m.setPasswordExpired("api-user", true)
 			m.tick()
 		}, "degraded", "password has most likely expired", "server_error"},
 		"locked user whose tokens work still": {func(m *mount) {
@@ -204,12 +204,12 @@ func TestAReaderIsToldWhoIsToActOnAWarning(t *testing.T) {
 			}
 		}
 		m.write("config/default", map[string]any{"password_max_age": 0})
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		m.check()
 		if warnings := m.warnings(); !strings.HasSuffix(warnings, tell) {
 			t.Errorf("a user who does not work: %s", warnings)
 		}
-		_ = m.SetPasswordExpired("api-user", false)
+		m.setPasswordExpired("api-user", false)
 		m.check()
 		m.server.Stop()
 		time.Sleep(56 * time.Minute)
@@ -223,7 +223,7 @@ func TestAConfigThatRotatesAtEveryTickIsProbed(t *testing.T) {
 	inBubble(t, nil, func(m *mount) {
 		m.write("roles/monitoring", map[string]any{"ttl": "2m", "min_ttl": "1m"})
 		m.read(nil)
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		for range 180 {
 			time.Sleep(30 * time.Second)
 			m.read(nil)
@@ -241,7 +241,7 @@ func TestANewCredentialIsProbedAtTheNextTick(t *testing.T) {
 		m.read(nil)
 		m.tick()
 		token := m.AddUser("other-user")
-		_ = m.SetPasswordExpired("other-user", true)
+		m.setPasswordExpired("other-user", true)
 		m.write("config/default", map[string]any{"user_api_token": token, "verify": false})
 		m.read(nil)
 		time.Sleep(time.Minute)
@@ -258,7 +258,7 @@ func TestAProbeThatWasNotAnsweredIsMadeAgainSoon(t *testing.T) {
 		m.FailNext(simulator.EndpointServiceOrgs, 4, status(503))
 		m.tick()
 		m.ClearFailures()
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		for range 5 {
 			time.Sleep(time.Minute)
 			m.tick()
@@ -367,7 +367,7 @@ func TestACheckThatIsAnsweredEndsTheSilence(t *testing.T) {
 		m.FailNext(simulator.EndpointValidate, 20, status(503))
 		m.fails(503, opRead, "creds/monitoring", map[string]any{"validate": true})
 		m.ClearFailures()
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		m.write("config/default/check", nil)
 		if reasons := strings.Join(m.status()["reasons"].([]string), "\n"); strings.Contains(reasons, "status 503") {
 			t.Error(reasons)
@@ -482,12 +482,12 @@ func TestReadersAreToldOfAUserThatDoesNotWork(t *testing.T) {
 		if got := told(); got != 0 {
 			t.Errorf("of a user that works, %d answers warn", got)
 		}
-		_ = m.SetPasswordExpired("api-user", true)
+		m.setPasswordExpired("api-user", true)
 		m.write("config/default/check", nil)
 		if got := told(); got != 2 {
 			t.Errorf("%d of 2 answers warn", got)
 		}
-		_ = m.SetPasswordExpired("api-user", false)
+		m.setPasswordExpired("api-user", false)
 		m.write("config/default/check", nil)
 		if got := told(); got != 0 {
 			t.Errorf("of a user that works again, %d answers warn", got)
@@ -574,19 +574,13 @@ func TestListOfConfigsTellsTheState(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		m.read(nil)
 		expect("ok")
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		m.tick()
 		expect("degraded")
-		if err := m.SetPasswordExpired("api-user", false); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", false)
 		m.check()
 		expect("ok")
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		m.check()
 		expect("degraded")
 	})

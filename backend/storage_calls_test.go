@@ -61,9 +61,7 @@ func (m *mount) become(state consts.ReplicationState) {
 // killUser makes the user of config default fail, and lets the tick find that.
 func (m *mount) killUser() {
 	m.t.Helper()
-	if err := m.SetPasswordExpired("api-user", true); err != nil {
-		m.t.Fatal(err)
-	}
+	m.setPasswordExpired("api-user", true)
 	time.Sleep(time.Minute)
 	m.tick()
 	synctest.Wait()
@@ -152,9 +150,7 @@ func TestAStandbyHandsOnWithoutAskingAnybody(t *testing.T) {
 		"validate": {nil, func(m *mount) { m.readRole("handed") }, map[string]any{"validate": true}},
 		"a role whose configs are both out": {map[string]any{"fallback_configs": "second"}, func(m *mount) {
 			m.readRole("handed")
-			if err := m.SetPasswordExpired("second-user", true); err != nil {
-				m.t.Fatal(err)
-			}
+			m.setPasswordExpired("second-user", true)
 			m.killUser()
 		}, nil},
 	} {
@@ -238,9 +234,7 @@ func TestATickMakesExactlySoManyStorageCalls(t *testing.T) {
 		"all is well":     {nil, none, asked{lists, 0}},
 		"with a fallback": {withFallback, none, asked{lists, 0}},
 		"a config is out of service": {map[string]any{"fallback_configs": "default"}, func(m *mount) {
-			if err := m.SetPasswordExpired("config-0", true); err != nil {
-				m.t.Fatal(err)
-			}
+			m.setPasswordExpired("config-0", true)
 			m.tick()
 		}, asked{lists, 0}},
 		"a fallback cannot be read": {withFallback, func(m *mount) {

@@ -151,9 +151,7 @@ func TestAnHourWithoutAnyConfigInServiceCostsSoManyCalls(t *testing.T) {
 	const hours = 4
 	withTwoUsers(t, nil, func(m *mount) {
 		m.read(nil)
-		if err := m.SetPasswordExpired("second-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("second-user", true)
 		m.killUser()
 		m.tick()
 		synctest.Wait()

@@ -322,9 +322,7 @@ func TestADataCallThatIsAnsweredStandsForAnHour(t *testing.T) {
 func TestADataCallAnsweredWithAHiddenErrorHasFailed(t *testing.T) {
 	inBubble(t, func(k *simulator.Knobs) { k.HideCoreErrors = true }, func(m *mount) {
 		m.read(nil)
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		m.tick()
 		info := m.must(opList, "config/", nil)["key_info"].(map[string]any)["default"].(map[string]any)
 		if info["state"] != "degraded" {
@@ -359,9 +357,7 @@ func TestADataCallWithATokenThatWasEndedTellsNothing(t *testing.T) {
 // that was just opened.
 func TestTheDataCallIsMadeWithADedicatedSessionToo(t *testing.T) {
 	inDedicatedBubble(t, nil, func(m *mount) {
-		if err := m.SetPasswordExpired("api-user", true); err != nil {
-			t.Fatal(err)
-		}
+		m.setPasswordExpired("api-user", true)
 		for range 3 {
 			m.open(nil)
 			time.Sleep(10 * time.Minute)

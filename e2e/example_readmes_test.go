@@ -37,13 +37,7 @@ var readmeTests = map[string]followed{
 
 func TestReadmesOfExamples(t *testing.T) {
 	t.Parallel()
-	procedures := readProcedures(t)
-	for name, follow := range readmeTests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			follow.on(t, procedures[name])
-		})
-	}
+	followAtOnce(t, readmeTests)
 }
 
 // The role that each README writes is taken without a warning, and gives a token.

@@ -94,8 +94,14 @@ func TestRunbook(t *testing.T) {
 
 func TestRunbookWithTick(t *testing.T) {
 	t.Parallel()
+	followAtOnce(t, runbookTestsWithTick)
+}
+
+// followAtOnce follows the procedures beside each other.
+func followAtOnce(t *testing.T, tests map[string]followed) {
+	t.Helper()
 	procedures := readProcedures(t)
-	for name, follow := range runbookTestsWithTick {
+	for name, follow := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			follow.on(t, procedures[name])
