@@ -4,6 +4,8 @@
 # The version has its one home in backend/VERSION, which the plugin embeds.
 
 GO ?= go
+# MODULES are the modules beside the main one that have tests: each brings what the plugin is to do without.
+MODULES := deploy scripts/release scripts/vulnerabilities scripts/picture
 # RACE=-race runs the tests with the race detector; PLUGIN_RACE=1 has it in the plugin process of the end-to-end tests too.
 # Both need a C compiler.
 RACE ?=
@@ -71,10 +73,7 @@ server:
 # at the end which examples were not run, since a program that these need is not here.
 test: server
 	$(GO) test $(RACE) -timeout 60m $$($(GO) list ./... | grep -v /e2e)
-	$(GO) -C deploy test $(RACE) -count=1 ./...
-	$(GO) -C scripts/release test $(RACE) -count=1 ./...
-	$(GO) -C scripts/vulnerabilities test $(RACE) -count=1 ./...
-	$(GO) -C scripts/picture test $(RACE) -count=1 ./...
+	for module in $(MODULES); do $(GO) -C $$module test $(RACE) -count=1 ./... || exit 1; done
 	$(GO) -C e2e test $(RACE) -timeout 60m -count=1
 
 # The race detector makes the model and the matrix several times slower, so they try less with it than here.
@@ -96,10 +95,9 @@ mutants:
 lint:
 	$(GO) test -count=1 ./docs
 	$(GO) tool -modfile=scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
-	cd deploy && $(GO) tool -modfile=../scripts/lint/go.mod golangci-lint run $(LINTFLAGS)
-	cd scripts/release && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
-	cd scripts/vulnerabilities && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
-	cd scripts/picture && $(GO) tool -modfile=../lint/go.mod golangci-lint run $(LINTFLAGS)
+	for module in $(MODULES); do \
+		(cd $$module && $(GO) tool -modfile=$(CURDIR)/scripts/lint/go.mod golangci-lint run $(LINTFLAGS)) || exit 1; \
+	done
 
 vulnerabilities:
 	@$(GO) -C scripts/vulnerabilities run . $(VULNERABILITIES)
