@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -34,9 +35,11 @@ func (m *mount) expireAndTick() {
 	time.Sleep(time.Second)
 }
 
-// outOf returns the stored entry about the config; empty if there is none.
+// outOf returns the stored entry about the config; empty if there is none. It waits for what the engine
+// writes in the background.
 func (m *mount) outOf(config string) string {
 	m.t.Helper()
+	synctest.Wait()
 	entry, err := m.storage.Get(context.Background(), "out/"+config)
 	if err != nil {
 		m.t.Fatal(err)

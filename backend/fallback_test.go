@@ -284,10 +284,7 @@ func TestAStandbyKnowsWhichConfigIsOut(t *testing.T) {
 		if config, err := servedFrom(); err != nil || config != "default" {
 			t.Fatal(config, err)
 		}
-		m.setPasswordExpired("api-user", true)
-		time.Sleep(time.Minute)
-		m.tick()
-		time.Sleep(time.Second)
+		m.expireAndTick()
 		standby.InvalidateKey(context.Background(), "out/default") // the session's comes later
 		if config, err := servedFrom(); !errors.Is(err, logical.ErrReadOnly) {
 			t.Errorf("a token of config %v, or another error: %v", config, err)
@@ -305,9 +302,7 @@ func TestDamagedEntriesOfConfigsThatAreOutAreFoundOutAnew(t *testing.T) {
 	withTwoUsers(t, nil, func(m *mount) {
 		m.read(nil)
 		m.tick()
-		m.setPasswordExpired("api-user", true)
-		time.Sleep(time.Minute)
-		m.tick()
+		m.expireAndTick()
 		m.expectFrom("second", m.read(nil))
 		entry := &logical.StorageEntry{Key: "out/default", Value: []byte("{")}
 		if err := m.storage.Put(context.Background(), entry); err != nil {
